@@ -1,0 +1,90 @@
+"""Everything that can go wrong, in words meant for the person who can mend it.
+
+    NeatError
+    ├── SettingsError          a setting is missing or has a bad value; names the key
+    ├── BadRequest             the sender's fault: answered with 4xx, names the field
+    │   ├── BadLabelConfig     the label config can't be used; says what it needs
+    │   └── UnknownProject     nobody has connected this project yet
+    ├── LabelStudioError       Label Studio could not do what we asked
+    │   ├── LabelStudioUnavailable   down, slow, 5xx or 429: worth another try later
+    │   ├── LabelStudioRefused       401/403: token or rights; another try won't help
+    │   ├── NotFoundInLabelStudio    404: the project, task or file is gone
+    │   └── PredictionsRejected      400 on an import of predictions
+    ├── ImageError             one task's image can't be had or read; marks that task failed
+    ├── EncoderError           the encoder can't be built: unknown name, weights missing
+    ├── TrainingError          a training round failed; the last classifier stays in use
+    └── StoreError             database or data folder unusable
+
+The class says who must act; the message says what happened and what to do about it. Messages
+never carry secrets.
+"""
+
+from __future__ import annotations
+
+
+class NeatError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class SettingsError(NeatError):
+    """A setting is missing or has a value that can't be used; the message names its key."""
+
+
+class BadRequest(NeatError):
+    """The request can't be understood. `field` is the JSON path of what is wrong ("" = the body)."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class BadLabelConfig(BadRequest):
+    """The label config has no single-choice `Choices` on an `Image`, or isn't XML at all."""
+
+
+class UnknownProject(BadRequest):
+    """No such project is connected to this backend."""
+
+
+class LabelStudioError(NeatError):
+    """Label Studio did not do what it was asked."""
+
+
+class LabelStudioUnavailable(LabelStudioError):
+    """No answer, a time-out, 429 or 5xx. `retry_after_seconds` is set when the server named one."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class LabelStudioRefused(LabelStudioError):
+    """401 or 403: the API key is wrong, of a kind that is switched off, or lacks rights."""
+
+
+class NotFoundInLabelStudio(LabelStudioError):
+    """404: what we asked for has been deleted, or the key's user can't see it."""
+
+
+class PredictionsRejected(LabelStudioError):
+    """400 on an import of predictions: a task of the batch no longer exists, or a value is refused."""
+
+
+class ImageError(NeatError):
+    """A task's image can't be fetched or decoded. `transient` says whether another try may help."""
+
+    def __init__(self, message: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class EncoderError(NeatError):
+    """The encoder can't be built; the message names the setting and the offline choice."""
+
+
+class TrainingError(NeatError):
+    """A training round failed, crashed or ran out of time."""
+
+
+class StoreError(NeatError):
+    """The database or the data folder can't be used."""

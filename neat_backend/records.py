@@ -1,0 +1,127 @@
+"""The records that travel between the rooms. Frozen: a room hands them on, never changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+# Actions that this backend files itself, beside those that Label Studio sends.
+SYNC = "NEAT_SYNC"  # read the whole project from Label Studio
+TRAIN = "START_TRAINING"  # Label Studio's own name for it
+RETRY_IMAGES = "NEAT_RETRY_IMAGES"  # try the failed images again
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a Label Studio project."""
+
+    id: int
+    image: str | None  # the value of the image key, as Label Studio gives it; None = missing
+    updated_at: datetime  # timezone-aware, Label Studio's clock
+    has_annotations: bool = False  # Label Studio counts annotations or skips on it
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One annotator's answer on one task; a skip is an annotation that was cancelled."""
+
+    id: int
+    task: int
+    annotator: int | None
+    choices: Mapping[str, tuple[str, ...]]  # control name → choices, for every choices result
+    was_cancelled: bool
+    ground_truth: bool
+    updated_at: datetime  # timezone-aware, Label Studio's clock
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a task is labelled with, all its annotations considered.
+
+    Known: `choice` is the class. Invalid: `invalid` is true, `choice` is None. Neither: unlabelled.
+    """
+
+    task: int
+    choice: str | None = None
+    invalid: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """One row of the inbox: something that happened in Label Studio, or that a person asked for."""
+
+    id: int
+    project: int
+    action: str
+    payload: Mapping[str, Any]  # the body as it came, JSON
+    received_at: datetime
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One unlabelled task with all that its place in the order comes from."""
+
+    task: int
+    rank: int  # 0 = label this one next
+    priority: float  # in [0, 1], higher = label first
+    inconsistency: float  # Eq. 5
+    known_neighbours: int  # how many of the K nearest labelled tasks are of a known class
+    candidate: bool  # held for a known class by the known rule
+    predicted: str | None  # the classifier's class, None before the first round
+
+
+@dataclass(frozen=True)
+class Round:
+    """One query round: what was asked since the last one, and the classifier trained after it."""
+
+    number: int
+    trigger: str  # "batch", "requested", "classes"
+    state: str  # "running", "done", "failed"
+    known: int  # labelled tasks of known classes when it began
+    invalid: int
+    unlabelled: int
+    queried: int = 0  # newly labelled since the round before
+    queried_known: int = 0
+    classes: tuple[str, ...] = ()
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    seconds: float | None = None
+    held_out: int = 0  # labelled tasks kept out of training to measure
+    held_out_correct: int = 0
+    error: str | None = None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the queried tasks that were of known classes (Eq. 6); None if none were queried."""
+        return self.queried_known / self.queried if self.queried else None
+
+    @property
+    def held_out_accuracy(self) -> float | None:
+        return self.held_out_correct / self.held_out if self.held_out else None
+
+
+@dataclass(frozen=True)
+class Project:
+    """One connected project, as the store keeps it."""
+
+    id: int
+    title: str = ""
+    label_config: str = ""
+    sampling: str = ""  # Label Studio's name, e.g. "Uncertainty sampling"
+    extra_params: Mapping[str, Any] = field(default_factory=dict)
+    label_studio_url: str = ""  # as /setup told it; the setting wins
+    access_token: str = field(default="", repr=False)  # as /setup told it; the setting wins
+    backend_url: str = ""  # how Label Studio reaches us: prefix of its webhook's URL
+    state: str = "connecting"  # see store/projects.py
+    detail: str = ""  # the state in words, with the remedy where one is needed
+    progress_done: int = 0
+    progress_total: int = 0
+    progress_eta_seconds: float | None = None
+    revision: int = 0  # last revision of predictions begun
+    model_version: str = ""  # the revision that is switched on in Label Studio
+    applied_event: int = 0  # highest inbox id that the engine has taken in
+    published_event: int = 0  # highest inbox id that what annotators are served reflects
+    synced_at: datetime | None = None
