@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from neat_backend.errors import SettingsError
 
@@ -37,10 +36,10 @@ def _env(*names: str) -> dict[str, Any]:
     return {"validation_alias": AliasChoices(*names), "title": names[0]}
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Settings of one process; `for_project` gives those of one project."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     # Label Studio
     label_studio_url: str = Field(

@@ -1,0 +1,18 @@
+"""What a test needs from the machine, and what happens when the machine hasn't got it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def need(name: str, reason: str) -> None:
+    """Skip the calling test because `name` is missing — or fail it where NEAT_TEST_REQUIRE names it.
+
+    name: one of labelstudio, postgres, browser, gpu. Call it once it is known to be missing.
+    """
+    required = {part.strip() for part in os.environ.get("NEAT_TEST_REQUIRE", "").split(",")}
+    if name in required:
+        pytest.fail(f"NEAT_TEST_REQUIRE names {name}, but {reason}")
+    pytest.skip(f"{name}: {reason}")
