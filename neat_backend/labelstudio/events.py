@@ -1,0 +1,443 @@
+"""What Label Studio sends, as records: webhooks, /setup and /predict.
+
+Two steps. The web process calls `parse_*`: types are checked, bulk is left out, nothing is looked up.
+The worker calls `changes` on the stored event, once it knows which key of a task's data is the image.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from neat_backend.errors import BadRequest
+from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Annotation, Event, Task
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+# Label Studio names the plural where one event is about many, not always consistently: take both.
+_ANNOTATIONS = {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED"}
+_ANNOTATIONS_DELETED = {"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"}
+_TASKS = {"TASK_CREATED", "TASKS_CREATED", "TASK_UPDATED", "TASKS_UPDATED"}
+_TASKS_DELETED = {"TASK_DELETED", "TASKS_DELETED"}
+_PROJECT = {"PROJECT_CREATED", "PROJECT_UPDATED"}
+_OURS = {SYNC, TRAIN, RETRY_IMAGES}
+KNOWN_ACTIONS = frozenset(_ANNOTATIONS | _ANNOTATIONS_DELETED | _TASKS | _TASKS_DELETED | _PROJECT | _OURS)
+
+# What is kept of each object; the rest is bulk.
+_PROJECT_KEYS = (
+    "id",
+    "title",
+    "label_config",
+    "sampling",
+    "model_version",
+    "created_at",
+    "updated_at",
+    "task_number",
+    "total_annotations_number",
+    "skipped_annotations_number",
+)
+_TASK_KEYS = ("id", "data", "project", "created_at", "updated_at", "total_annotations", "cancelled_annotations")
+_ANNOTATION_KEYS = ("id", "task", "was_cancelled", "ground_truth", "created_at", "updated_at")
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A webhook's body, checked and trimmed; `payload` keeps the body's own shape and names."""
+
+    action: str
+    project: int  # 0 only where `known` is false and the body names none
+    payload: dict[str, Any]
+    known: bool  # False = an action that this backend has no use for
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The body of /setup."""
+
+    project: int
+    schema: str  # the label config
+    hostname: str
+    access_token: str
+    extra_params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """The body of /predict."""
+
+    project: int  # 0 = the body names none
+    label_config: str
+    tasks: list[dict[str, Any]]  # as sent; "id" is always there, None where none was sent
+
+
+@dataclass(frozen=True)
+class ProjectFields:
+    """The project's settings as an event carries them."""
+
+    title: str
+    label_config: str
+    sampling: str
+    model_version: str
+    updated_at: datetime  # of two events, the later one is right
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What one event changes.
+
+    tasks: upserts. `has_annotations` is set only where nobody told of the annotations (an import of
+        tasks together with them): read those tasks' annotations.
+    project: comes with nearly every event, changed or not.
+    """
+
+    tasks: tuple[Task, ...] = ()
+    deleted_tasks: tuple[int, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+    deleted_annotations: tuple[int, ...] = ()
+    project: ProjectFields | None = None
+    train: bool = False
+    sync: bool = False
+    retry_images: bool = False
+
+
+def parse_webhook(body: Any) -> Webhook:
+    """Check a webhook's body. Raises BadRequest naming the field; unknown actions are let through."""
+    body = _object(body, "")
+    action = body.get("action")
+    if not isinstance(action, str) or not action:
+        raise BadRequest("the webhook names no action", "action")
+    payload: dict[str, Any] = {}
+    if action in _ANNOTATIONS:
+        payload |= _trimmed(body, ("annotation", "annotations"), _trim_annotation)
+        payload |= _trimmed(body, ("task", "tasks"), _trim_task, required=False)
+    elif action in _ANNOTATIONS_DELETED:
+        payload |= _trimmed(body, ("annotations", "annotation"), _trim_id)
+    elif action in _TASKS:
+        payload |= _trimmed(body, ("tasks", "task"), _trim_task)
+    elif action in _TASKS_DELETED:
+        payload |= _trimmed(body, ("tasks", "task"), _trim_id)
+    known = action in KNOWN_ACTIONS
+    project = _webhook_project(body, payload)
+    if project is None and known:
+        raise BadRequest(
+            "the webhook names no project; switch on “Send payload” for it in Label Studio's settings", "project.id"
+        )
+    if isinstance(body.get("project"), Mapping):
+        payload["project"] = _trim_project(body["project"])
+    return Webhook(action, project or 0, payload, known)
+
+
+def parse_setup(body: Any) -> Setup:
+    """Check the body of /setup. Raises BadRequest naming the field."""
+    body = _object(body, "")
+    return Setup(
+        project=project_id(body.get("project"), "project"),
+        schema=_text(body.get("schema"), "schema"),
+        hostname=_text(body.get("hostname"), "hostname"),
+        access_token=_text(body.get("access_token"), "access_token"),
+        extra_params=_extra_params(body.get("extra_params")),
+    )
+
+
+def parse_predict(body: Any) -> PredictRequest:
+    """Check the body of /predict. Raises BadRequest naming the field."""
+    body = _object(body, "")
+    tasks = body.get("tasks")
+    if not isinstance(tasks, list):
+        raise BadRequest("“tasks” must be a list of tasks", "tasks")
+    checked = []
+    for number, task in enumerate(tasks):
+        path = f"tasks[{number}]"
+        task = _object(task, path)
+        _object(task.get("data"), f"{path}.data")
+        number_id = task.get("id")
+        checked.append({**task, "id": None if number_id is None else _id(number_id, f"{path}.id")})
+    project = body.get("project")
+    return PredictRequest(
+        project=0 if project in (None, "") else project_id(project, "project"),
+        label_config=_text(body.get("label_config"), "label_config"),
+        tasks=checked,
+    )
+
+
+def changes(event: Event, image_key: str) -> Changes:
+    """What `event` changes. Its payload is what `parse_webhook` kept; BadRequest if it is something else."""
+    payload, action = event.payload, event.action
+    fields = None
+    if isinstance(payload.get("project"), Mapping) and "label_config" in payload["project"]:
+        fields = project_from_json(payload["project"])
+    tasks: tuple[Task, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+    deleted_tasks: tuple[int, ...] = ()
+    deleted_annotations: tuple[int, ...] = ()
+    if action in _ANNOTATIONS:
+        annotations = tuple(annotation_from_json(item) for item in _items(payload, "annotation", "annotations"))
+        # The event tells of these tasks' annotations itself, so nothing needs to be read.
+        nested = {item.get("id"): item for item in _items(payload, "task", "tasks")}
+        tasks = tuple(task_from_json({**item, **_NO_COUNTS}, image_key) for item in nested.values())
+    elif action in _ANNOTATIONS_DELETED:
+        deleted_annotations = tuple(_id(item["id"], "annotations.id") for item in _items(payload, *_BOTH_ANNOTATIONS))
+    elif action in _TASKS:
+        tasks = tuple(task_from_json(item, image_key) for item in _items(payload, "tasks", "task"))
+    elif action in _TASKS_DELETED:
+        deleted_tasks = tuple(_id(item["id"], "tasks.id") for item in _items(payload, "tasks", "task"))
+    return Changes(
+        tasks=tasks,
+        deleted_tasks=deleted_tasks,
+        annotations=annotations,
+        deleted_annotations=deleted_annotations,
+        project=fields,
+        train=action == TRAIN,
+        sync=action == SYNC,
+        retry_images=action == RETRY_IMAGES,
+    )
+
+
+_BOTH_ANNOTATIONS = ("annotations", "annotation")
+_NO_COUNTS = {"total_annotations": 0, "cancelled_annotations": 0}
+
+
+def task_from_json(item: Mapping[str, Any], image_key: str) -> Task:
+    """A task as the API or a webhook gives it. Raises BadRequest naming the field."""
+    item = _object(item, "task")
+    counted = _count(item.get("total_annotations")) + _count(item.get("cancelled_annotations"))
+    return Task(
+        id=_id(item.get("id"), "task.id"),
+        image=image_reference(_object(item.get("data"), "task.data"), image_key),
+        updated_at=timestamp(item.get("updated_at") or item.get("created_at"), "task.updated_at"),
+        has_annotations=counted > 0,
+    )
+
+
+def annotation_from_json(item: Mapping[str, Any]) -> Annotation:
+    """An annotation as the API or a webhook gives it. Raises BadRequest naming the field."""
+    item = _object(item, "annotation")
+    choices: dict[str, tuple[str, ...]] = {}
+    for result in _results(item.get("result"), "annotation.result"):
+        name = result["from_name"]
+        choices[name] = choices.get(name, ()) + tuple(result["value"]["choices"])
+    return Annotation(
+        id=_id(item.get("id"), "annotation.id"),
+        task=_id(_bare(item.get("task")), "annotation.task"),
+        annotator=_annotator(item.get("completed_by"), "annotation.completed_by"),
+        choices=choices,
+        was_cancelled=item.get("was_cancelled") is True,
+        ground_truth=item.get("ground_truth") is True,
+        updated_at=timestamp(item.get("updated_at") or item.get("created_at"), "annotation.updated_at"),
+    )
+
+
+def project_from_json(item: Mapping[str, Any]) -> ProjectFields:
+    """A project's settings as the API or a webhook gives them. Raises BadRequest naming the field."""
+    item = _object(item, "project")
+    return ProjectFields(
+        title=_text(item.get("title"), "project.title"),
+        label_config=_text(item.get("label_config"), "project.label_config"),
+        sampling=_text(item.get("sampling"), "project.sampling"),
+        model_version=_text(item.get("model_version"), "project.model_version"),
+        updated_at=timestamp(item.get("updated_at"), "project.updated_at"),
+    )
+
+
+def image_reference(data: Mapping[str, Any], image_key: str) -> str | None:
+    """The image's reference in a task's data; None if there is none.
+
+    image_key: a key, or a path such as `photo.url` or `photos[0]`. A file that was uploaded before the
+    project had a label config lies under `$undefined$`, and Label Studio shows it for whatever key.
+    """
+    value: Any = data.get(image_key)
+    if value is None:
+        value = data
+        for part in re.findall(r"[^.\[\]]+", image_key):
+            if isinstance(value, Mapping):
+                value = value.get(part)
+            elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+                value = value[int(part)]
+            else:
+                value = None
+    if value is None:
+        value = data.get("$undefined$")
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def project_id(value: Any, field: str) -> int:
+    """A project's id, from `7`, `"7"` or Label Studio's `"7.1700000000"` (ID.CREATED)."""
+    if isinstance(value, str):
+        head = value.partition(".")[0]
+        if re.fullmatch(r"[0-9]{1,18}", head):
+            value = int(head)
+    return _id(value, field)
+
+
+def timestamp(value: Any, field: str) -> datetime:
+    """An ISO time as a datetime in UTC; missing = the epoch, without an offset = UTC."""
+    if value in (None, ""):
+        return EPOCH
+    if not isinstance(value, str):
+        raise BadRequest(f"{field} must be a time in ISO format", field)
+    try:
+        # Python 3.10 reads neither "Z" nor other than 3 or 6 digits after the point.
+        text = re.sub(r"\.(\d+)", lambda match: "." + match[1][:6].ljust(6, "0"), value.strip())
+        moment = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise BadRequest(f"{field} must be a time in ISO format", field) from None
+
+
+def _trimmed(
+    body: Mapping[str, Any], names: tuple[str, str], trim: Callable[[Any, str], dict[str, Any]], required: bool = True
+) -> dict[str, Any]:
+    """The first of `names` that the body has, trimmed: an object or a list of them, as it came."""
+    for name in names:
+        value = body.get(name)
+        if isinstance(value, list):
+            return {name: [trim(item, f"{name}[{number}]") for number, item in enumerate(value)]}
+        if value is not None:
+            return {name: trim(value, name)}
+    if required:
+        raise BadRequest(
+            f"the webhook has no “{names[0]}”; switch on “Send payload” for it in Label Studio's settings", names[0]
+        )
+    return {}
+
+
+def _trim_annotation(item: Any, path: str) -> dict[str, Any]:
+    item = _object(item, path)
+    kept = {key: item[key] for key in _ANNOTATION_KEYS if key in item}
+    kept["id"] = _id(item.get("id"), f"{path}.id")
+    kept["task"] = _id(_bare(item.get("task")), f"{path}.task")
+    kept["completed_by"] = _annotator(item.get("completed_by"), f"{path}.completed_by")
+    kept["result"] = _results(item.get("result"), f"{path}.result")
+    _times(item, path)
+    for key in ("was_cancelled", "ground_truth"):
+        if not isinstance(item.get(key), bool | None):
+            raise BadRequest(f"{path}.{key} must be true or false", f"{path}.{key}")
+    return kept
+
+
+def _trim_task(item: Any, path: str) -> dict[str, Any]:
+    item = _object(item, path)
+    _id(item.get("id"), f"{path}.id")
+    _object(item.get("data"), f"{path}.data")
+    for key in ("total_annotations", "cancelled_annotations"):
+        if not isinstance(item.get(key), int | None):
+            raise BadRequest(f"{path}.{key} must be a number", f"{path}.{key}")
+    _times(item, path)
+    return {key: item[key] for key in _TASK_KEYS if key in item}
+
+
+def _trim_id(item: Any, path: str) -> dict[str, Any]:
+    if isinstance(item, int):
+        return {"id": _id(item, path)}
+    return {"id": _id(_object(item, path).get("id"), f"{path}.id")}
+
+
+def _trim_project(item: Mapping[str, Any]) -> dict[str, Any]:
+    for key in ("title", "label_config", "sampling", "model_version"):
+        _text(item.get(key), f"project.{key}")
+    _times(item, "project")
+    return {key: item[key] for key in _PROJECT_KEYS if key in item}
+
+
+def _webhook_project(body: Mapping[str, Any], payload: Mapping[str, Any]) -> int | None:
+    project = body.get("project")
+    if isinstance(project, Mapping):
+        return _id(project.get("id"), "project.id")
+    if project is not None:
+        return project_id(project, "project")
+    for task in _items(payload, "tasks", "task"):
+        if task.get("project") is not None:
+            return _id(task["project"], "task.project")
+    return None
+
+
+def _results(value: Any, path: str) -> list[dict[str, Any]]:
+    """The results of Choices tags, with nothing but what is read of them."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise BadRequest(f"{path} must be a list", path)
+    kept = []
+    for number, result in enumerate(value):
+        at = f"{path}[{number}]"
+        result = _object(result, at)
+        if result.get("type") != "choices":
+            continue
+        name = result.get("from_name")
+        if not isinstance(name, str):
+            raise BadRequest(f"{at}.from_name must be text", f"{at}.from_name")
+        choices = _object(result.get("value"), f"{at}.value").get("choices")
+        if not isinstance(choices, list):
+            raise BadRequest(f"{at}.value.choices must be a list", f"{at}.value.choices")
+        # A nested choice may come as its path, ["animal", "dog"]: the leaf is what was picked.
+        leaves = [choice[-1] if isinstance(choice, list) and choice else choice for choice in choices]
+        if not all(isinstance(choice, str) for choice in leaves):
+            raise BadRequest(f"{at}.value.choices must be texts", f"{at}.value.choices")
+        kept.append({"from_name": name, "type": "choices", "value": {"choices": leaves}})
+    return kept
+
+
+def _annotator(value: Any, path: str) -> int | None:
+    value = _bare(value)
+    return None if value is None else _id(value, path)
+
+
+def _bare(value: Any) -> Any:
+    """The id of something that comes as an id or as an object with one."""
+    return value.get("id") if isinstance(value, Mapping) else value
+
+
+def _extra_params(value: Any) -> dict[str, Any]:
+    if value is None or value == "":
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise BadRequest('extra params must be JSON, such as {"k": 10}', "extra_params") from None
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadRequest('extra params must be a JSON object, such as {"k": 10}', "extra_params")
+    return dict(value)
+
+
+def _items(payload: Mapping[str, Any], *names: str) -> list[Mapping[str, Any]]:
+    for name in names:
+        value = payload.get(name)
+        if value is not None:
+            return value if isinstance(value, list) else [value]
+    return []
+
+
+def _times(item: Mapping[str, Any], path: str) -> None:
+    for key in ("created_at", "updated_at"):
+        timestamp(item.get(key), f"{path}.{key}")
+
+
+def _object(value: Any, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BadRequest(f"{path or 'the body'} must be a JSON object", path)
+    return value
+
+
+def _text(value: Any, path: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRequest(f"{path} must be text", path)
+    return value
+
+
+def _id(value: Any, path: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
+        raise BadRequest(f"{path} must be an id, a whole number above 0", path)
+    return value
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
