@@ -1,0 +1,247 @@
+"""For every task, its K nearest labelled tasks: exact, and kept up as labels come and go.
+
+Features are L2-normalised rows on the 2^-24 grid (`core.features.to_grid`). A product of two grid
+values is a multiple of 2^-48 and every partial sum stays below 2, so a dot product in float64 is
+*exact* whatever the order of summation. The similarity of two tasks is that exact value rounded to
+float32: one number, independent of batch shapes, threads and libraries. Ties go to the smaller id.
+
+Fast single-precision products only *filter*: what they put within their error bound of a row's K-th
+similarity is computed exactly. Adding m labels is one blocked pass over the rows; unlabelling searches
+again only for the rows that had the task as a neighbour. Bulk searches go through a FAISS flat index of
+the labelled tasks, on a GPU when faiss sees one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int32]
+Ids = NDArray[np.int64]
+Features = NDArray[np.float32]
+
+NONE = -1  # no neighbour in this place
+_BLOCK_ROWS = 8192
+_BLOCK_PAIRS = 4096
+_BULK_LABELS = 64  # from here a search of all rows beats adding columns
+_SEARCH_SLACK = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
+
+
+class NeighborTable:
+    """The K nearest labelled rows of every row, the row itself excluded.
+
+    neighbours   int32 [capacity, K]    rows, nearest first; NONE where fewer than K are labelled
+    similarities float32 [capacity, K]  cosine, -inf where there is no neighbour
+    ids          int64 [capacity]       task id of a row
+    labelled, alive  bool [capacity]
+
+    A row keeps its number while its task lives; rows of removed tasks are used again.
+    """
+
+    def __init__(self, dim: int, k: int) -> None:
+        if dim < 1 or k < 1:
+            raise ValueError(f"dim and k must be at least 1, got {dim} and {k}")
+        self.dim, self.k = dim, k
+        self.features: Features = np.zeros((0, dim), np.float32)
+        self.ids: Ids = np.zeros(0, np.int64)
+        self.alive = np.zeros(0, bool)
+        self.labelled = np.zeros(0, bool)
+        self.neighbours: Rows = np.zeros((0, k), np.int32)
+        self.similarities: NDArray[np.float32] = np.zeros((0, k), np.float32)
+        self._row_of: dict[int, int] = {}
+        self._free: list[int] = []
+        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
+        # |fl(x·y) - x·y| ≤ n u |x||y| for a sum of n single-precision products in any order (Higham,
+        # Accuracy and Stability, 3.1), and the float32 rounding of the exact value.
+        self._error = dim * 2.0**-24 * 1.01 + 2.0**-24
+
+    def __len__(self) -> int:
+        """Number of tasks."""
+        return len(self._row_of)
+
+    def __contains__(self, task: int) -> bool:
+        return task in self._row_of
+
+    def rows(self, tasks: Sequence[int] | Ids) -> Rows:
+        """Rows of tasks, all of which must be here (KeyError): int32 [n]."""
+        return np.fromiter((self._row_of[int(t)] for t in tasks), np.int32, len(tasks))
+
+    def add_tasks(self, tasks: Ids, features: Features) -> Rows:
+        """Take in unlabelled tasks with their features [n, dim]; gives their rows.
+
+        Raises ValueError for a task that is here already, or features of another shape or off the grid.
+        """
+        features = np.ascontiguousarray(features, np.float32)
+        if features.shape != (len(tasks), self.dim):
+            raise ValueError(f"features are {features.shape}, expected {(len(tasks), self.dim)}")
+        if len(features) and not (np.ldexp(features[:1], 24) % 1 == 0).all():
+            raise ValueError("features must be on the 2^-24 grid: pass them through to_grid first")
+        for task in tasks:
+            if int(task) in self._row_of:
+                raise ValueError(f"task {task} is in the table already")
+        if len(set(tasks.tolist())) != len(tasks):
+            raise ValueError("a task is given twice")
+        rows = self._take_rows(len(tasks))
+        self.ids[rows] = tasks
+        self.features[rows] = features
+        self.alive[rows] = True
+        self.labelled[rows] = False
+        self._row_of.update(zip(tasks.tolist(), rows.tolist(), strict=True))
+        self._search(rows)
+        return rows
+
+    def remove_tasks(self, tasks: Sequence[int] | Ids) -> Rows:
+        """Forget tasks, labelled or not; gives the rows whose neighbours changed."""
+        rows = self.rows(tasks)
+        touched = self.unlabel(rows[self.labelled[rows]])
+        self.alive[rows] = False
+        self.ids[rows] = 0
+        self.neighbours[rows] = NONE
+        self.similarities[rows] = -np.inf
+        for task in tasks:
+            del self._row_of[int(task)]
+        self._free.extend(rows.tolist())
+        return touched[self.alive[touched]]
+
+    def label(self, rows: Rows) -> Rows:
+        """Make rows neighbours for all others; gives the rows whose neighbours changed."""
+        rows = np.unique(rows[~self.labelled[rows]]).astype(np.int32)
+        if not len(rows):
+            return rows
+        filled = int(self.labelled.sum()) > self.k  # every row has K neighbours besides itself
+        self.labelled[rows] = True
+        self._index.add_with_ids(self.features[rows], rows.astype(np.int64))
+        if len(rows) >= _BULK_LABELS or not filled:
+            return self._search(np.flatnonzero(self.alive).astype(np.int32))
+        return np.concatenate([self._merge(*pairs) for pairs in self._near(rows)] or [rows[:0]])
+
+    def unlabel(self, rows: Rows) -> Rows:
+        """Rows are nobody's neighbours any more; gives the rows whose neighbours changed."""
+        rows = np.unique(rows[self.labelled[rows]]).astype(np.int32)
+        if not len(rows):
+            return rows
+        touched = self.rows_near(rows)
+        self.labelled[rows] = False
+        self._index.remove_ids(rows.astype(np.int64))
+        self._search(touched)
+        return touched
+
+    def rows_near(self, rows: Rows) -> Rows:
+        """The rows that have any of these rows among their neighbours."""
+        wanted = np.zeros(len(self.ids) + 1, bool)
+        wanted[rows] = True  # NONE = -1 looks at the extra last entry, which is False
+        return np.flatnonzero(wanted[self.neighbours].any(axis=1)).astype(np.int32)
+
+    def _take_rows(self, n: int) -> Rows:
+        """n unused rows, growing the arrays by a quarter (or just enough the first time)."""
+        missing = n - len(self._free)
+        if missing > 0:
+            old = len(self.ids)
+            new = old + max(missing, old // 4)
+            for name, fill in (
+                ("features", 0), ("ids", 0), ("alive", False), ("labelled", False),
+                ("neighbours", NONE), ("similarities", -np.inf),
+            ):  # fmt: skip
+                array = getattr(self, name)
+                grown = np.full((new, *array.shape[1:]), fill, array.dtype)
+                grown[:old] = array
+                setattr(self, name, grown)
+            self._free.extend(range(new - 1, old - 1, -1))
+        return np.array([self._free.pop() for _ in range(n)], np.int32)
+
+    def _near(self, labels: Rows) -> Iterator[tuple[Rows, Rows]]:
+        """Pairs (row, label) that may belong in the table, a block of rows at a time."""
+        columns = np.ascontiguousarray(self.features[labels].T)  # [dim, m]
+        for start in range(0, len(self.ids), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            rough = self.features[block] @ columns  # [rows, m]
+            bar = self.similarities[block, -1] - self._error  # [rows]
+            near = (rough >= bar[:, None]) & self.alive[block, None]
+            found, which = np.nonzero(near)
+            rows, chosen = (found + start).astype(np.int32), labels[which]
+            other = rows != chosen
+            if other.any():
+                yield rows[other], chosen[other]
+
+    def _exact(self, rows: Rows, labels: Rows) -> NDArray[np.float32]:
+        """Similarity of each pair, exact in float64 and rounded once: float32 [n]."""
+        result = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), _BLOCK_PAIRS):
+            part = slice(start, start + _BLOCK_PAIRS)
+            left = self.features[rows[part]].astype(np.float64)
+            result[part] = np.einsum("ij,ij->i", left, self.features[labels[part]].astype(np.float64))
+        return result
+
+    def _merge(self, rows: Rows, labels: Rows) -> Rows:
+        """Offer each label to its row; gives the rows that took one."""
+        touched = np.unique(rows)
+        held_rows = np.repeat(touched, self.k)
+        held = self.neighbours[touched].ravel()
+        kept = held != NONE
+        all_rows = np.concatenate([held_rows[kept], rows])
+        all_labels = np.concatenate([held[kept], labels])
+        all_similarities = np.concatenate([self.similarities[touched].ravel()[kept], self._exact(rows, labels)])
+        before = self.neighbours[touched].copy()
+        self._write(touched, all_rows, all_labels, all_similarities)
+        return touched[(before != self.neighbours[touched]).any(axis=1)]
+
+    def _write(self, touched: Rows, rows: Rows, labels: Rows, similarities: NDArray[np.float32]) -> None:
+        """Set the neighbours of `touched` (ascending) to the best K of the pairs given for them."""
+        order = np.lexsort((self.ids[labels], -similarities, rows))
+        rows, labels, similarities = rows[order], labels[order], similarities[order]
+        starts = np.searchsorted(rows, touched)
+        place = np.arange(len(rows)) - starts[np.searchsorted(touched, rows)]
+        best = place < self.k
+        self.neighbours[touched] = NONE
+        self.similarities[touched] = -np.inf
+        self.neighbours[rows[best], place[best]] = labels[best]
+        self.similarities[rows[best], place[best]] = similarities[best]
+
+    def _search(self, rows: Rows) -> Rows:
+        """Find the neighbours of rows from nothing; gives the rows (all taken as changed)."""
+        count = self._index.ntotal
+        index = self._search_index() if len(rows) * count > 1_000_000 else self._index
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            part = np.sort(rows[start : start + _BLOCK_ROWS])
+            asked = min(count, self.k + 1 + _SEARCH_SLACK)
+            if not asked:
+                self.neighbours[part] = NONE
+                self.similarities[part] = -np.inf
+                continue
+            rough, found = index.search(self.features[part], asked)  # [n, asked]
+            repeated = np.repeat(part, asked)
+            labels = found.ravel().astype(np.int32)
+            valid = (labels != NONE) & (labels != repeated)
+            pair_rows, pair_labels = repeated[valid], labels[valid]
+            self._write(part, pair_rows, pair_labels, self._exact(pair_rows, pair_labels))
+            if asked < count:
+                # Whatever FAISS left out is at most its last value plus the error of both computations.
+                unproven = self.similarities[part, -1] <= rough[:, -1] + 2 * self._error
+                self._search_all(part[unproven])
+        return rows
+
+    def _search_all(self, rows: Rows) -> None:
+        """Neighbours of rows among all labelled rows, for those that a short list can't settle."""
+        labels = np.flatnonzero(self.labelled).astype(np.int32)
+        step = max(1, 4_000_000 // max(len(labels), 1))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            rough = self.features[part] @ self.features[labels].T  # [n, L]
+            rough[part[:, None] == labels[None, :]] = -np.inf
+            if len(labels) > self.k:
+                kth = np.partition(rough, len(labels) - self.k, axis=1)[:, len(labels) - self.k]
+                near = rough >= (kth - 2 * self._error)[:, None]
+            else:
+                near = np.isfinite(rough)
+            found, which = np.nonzero(near & np.isfinite(rough))
+            pair_rows, pair_labels = part[found], labels[which]
+            self._write(part, pair_rows, pair_labels, self._exact(pair_rows, pair_labels))
+
+    def _search_index(self) -> faiss.Index:
+        """The labelled index, copied to the GPUs when faiss sees any and the search is worth it."""
+        if faiss.get_num_gpus() == 0:
+            return self._index
+        return faiss.index_cpu_to_all_gpus(self._index)

@@ -1,0 +1,95 @@
+"""How much a task is worth labelling: inconsistency (Eq. 5), the known rule, priority.
+
+All functions take the labels of each task's nearest labelled neighbours as class codes:
+
+    codes  int [n, k]   0 … C-1 = known class, INVALID = labelled invalid, MISSING = fewer than k labelled
+
+Votes are never laid out as an [n, C] matrix: a class without a vote adds e^0 = 1 to the sum of
+exponentials, so counting the k neighbours is enough whatever the number of classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+INVALID = -1
+MISSING = -2
+
+KnownRule = Literal["all", "majority"]
+Floats = NDArray[np.float64]
+Codes = NDArray[np.integer]
+
+
+def known_neighbours(codes: Codes) -> NDArray[np.int64]:
+    """How many of each task's neighbours are of a known class: int64 [n]."""
+    return np.count_nonzero(codes >= 0, axis=1)
+
+
+def inconsistency(codes: Codes, probabilities: NDArray[np.floating] | None, n_classes: int) -> Floats:
+    """Inconsistency between the classifier and the neighbours' votes, Eq. 5: float64 [n].
+
+    I = -sum_c P[c] log softmax(V)[c] = logsumexp(V) - P·V, with V[c] the number of neighbours of
+    class c. It lies in (0, max_inconsistency]; it is 0 only where there is a single class.
+
+    codes: int [n, k]. probabilities: [n, C], rows sum to 1; None = uniform (no classifier yet).
+    Raises ValueError when a code or the width of the probabilities doesn't fit n_classes.
+    """
+    if n_classes < 1:
+        raise ValueError("inconsistency needs at least one class")
+    if codes.size and codes.max() >= n_classes:
+        raise ValueError(f"a neighbour has class code {codes.max()}, but there are {n_classes} classes")
+    if probabilities is not None and probabilities.shape != (len(codes), n_classes):
+        raise ValueError(f"probabilities are {probabilities.shape}, expected {(len(codes), n_classes)}")
+    known = codes >= 0
+    counts = np.zeros(codes.shape, dtype=np.int64)  # [n, k] votes of this neighbour's class
+    first = known.copy()  # [n, k] is this the first neighbour of its class?
+    for i in range(codes.shape[1]):
+        same = (codes == codes[:, i : i + 1]) & known  # [n, k]
+        counts[:, i] = np.count_nonzero(same, axis=1)
+        first[:, i] &= ~same[:, :i].any(axis=1)
+    exponentials = np.exp(np.arange(codes.shape[1] + 1, dtype=np.float64))
+    voted = np.where(first, exponentials[counts], 0.0).sum(axis=1)
+    logsumexp = np.log(voted + (n_classes - np.count_nonzero(first, axis=1)))
+    if probabilities is None:
+        agreement = known_neighbours(codes) / n_classes
+    else:
+        rows = np.arange(len(codes))[:, None]
+        chosen = probabilities[rows, np.maximum(codes, 0)].astype(np.float64)  # [n, k]
+        agreement = np.where(known, chosen, 0.0).sum(axis=1)
+    return np.maximum(logsumexp - agreement, 0.0)
+
+
+def max_inconsistency(k: int, n_classes: int) -> float:
+    """The largest inconsistency there can be: all k votes for a class of probability 0."""
+    return float(np.log(np.exp(float(k)) + n_classes - 1)) if k < 700 else float(k)
+
+
+def candidates(codes: Codes, rule: KnownRule) -> NDArray[np.bool_]:
+    """Which tasks are held to be of a known class (Algorithm 1, line 8): bool [n].
+
+    "all": every labelled neighbour is known (the paper). "majority": known ones outnumber invalid
+    ones (the authors' code). While fewer than k tasks are labelled, those there are decide; with none,
+    nothing is a candidate.
+    """
+    known = known_neighbours(codes)
+    invalid = np.count_nonzero(codes == INVALID, axis=1)
+    if rule == "all":
+        return (invalid == 0) & (known > 0)
+    if rule == "majority":
+        return known > invalid
+    raise ValueError(f"known rule {rule!r} is neither 'all' nor 'majority'")
+
+
+def priority(
+    inconsistency: Floats, known: NDArray[np.integer], candidate: NDArray[np.bool_], k: int, n_classes: int
+) -> Floats:
+    """One number in [0, 1] to order the pool by, higher = label first: float64 [n].
+
+    Candidates come first, by inconsistency: 0.5 + 0.5 J; the others by known neighbours, then by
+    inconsistency: 0.5 (n_known + J) / (k + 1); where J = I / max_inconsistency is in [0, 1].
+    """
+    scaled = np.minimum(inconsistency / max_inconsistency(k, n_classes), 1.0)
+    return np.where(candidate, 0.5 + 0.5 * scaled, 0.5 * (known + scaled) / (k + 1))

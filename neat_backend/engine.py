@@ -1,0 +1,308 @@
+"""One project's live state: labels in, ranking out. Knows nothing of Label Studio, HTTP or files.
+
+The state after any sequence of calls equals that of a fresh engine given the same tasks, labels and
+probabilities: neighbours are exact, and a task's place depends on its own numbers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.core import scores
+from neat_backend.core.neighbors import NONE, NeighborTable, Rows
+from neat_backend.core.scores import INVALID, KnownRule
+from neat_backend.records import Label, Ranked
+
+UNLABELLED = -3  # a row's code when its task has no label; never the code of a neighbour
+
+_PRIORITY_STEPS = 2.0**32  # priorities nearer to each other than this count as equal
+_TIE_STEPS = 2.0**20
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The order of the whole pool at one moment, ascending by task id; arrays of one length n."""
+
+    ids: NDArray[np.int64]
+    priority: NDArray[np.float64]  # strictly between ties too: sort by this, then by id
+    inconsistency: NDArray[np.float64]
+    known_neighbours: NDArray[np.int16]
+    candidate: NDArray[np.bool_]
+    predicted: NDArray[np.int16]  # index into classes; -1 before the first round
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Labelled tasks and the rest; the three never overlap and cover all tasks that the engine holds."""
+
+    known: int
+    invalid: int
+    unlabelled: int
+
+
+class Engine:
+    """Neighbours, votes, class probabilities and the order of the unlabelled tasks.
+
+    dim: length of a feature. classes: known classes, in the order of the label config. k, rule,
+    batch_size (B), seed: the method's settings.
+    """
+
+    def __init__(
+        self, dim: int, classes: Sequence[str], *, k: int = 10, rule: KnownRule = "all", batch_size: int = 50, seed: int = 0
+    ) -> None:  # fmt: skip
+        self.classes = tuple(classes)
+        self.k, self.rule, self.batch_size, self.seed = k, rule, batch_size, seed
+        self.version = 0  # grows with every change
+        self._table = NeighborTable(dim, k)
+        self._labels: dict[int, Label] = {}  # of every labelled task, with or without features
+        self._probabilities = np.zeros((0, len(self.classes)), np.float32)
+        self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED
+        self._trained = np.zeros(0, bool)  # rows that have the classifier's probabilities
+        self._inconsistency = np.zeros(0)
+        self._known = np.zeros(0, np.int16)
+        self._candidate = np.zeros(0, bool)
+        self._order = np.zeros(0)
+
+    def __len__(self) -> int:
+        """Tasks with features."""
+        return len(self._table)
+
+    def __contains__(self, task: int) -> bool:
+        return task in self._table
+
+    # what happens
+
+    def add_tasks(self, tasks: Sequence[int], features: NDArray[np.float32]) -> None:
+        """Take in tasks with features [n, dim] on the grid; a task that is here gets the new features."""
+        ids = np.asarray(tasks, np.int64)
+        here = np.array([int(t) in self._table for t in ids], bool)
+        if here.any():
+            self._rescore(self._table.remove_tasks(ids[here]))
+        rows = self._table.add_tasks(ids, features)
+        self._fit_arrays()
+        self._codes[rows] = UNLABELLED
+        self._trained[rows] = False
+        self._rescore(rows)
+        self._apply([self._labels[int(t)] for t in ids if int(t) in self._labels])
+
+    def remove_tasks(self, tasks: Iterable[int]) -> None:
+        """Forget tasks and their labels; unknown ones are passed over."""
+        gone = [int(t) for t in dict.fromkeys(tasks)]
+        for task in gone:
+            self._labels.pop(task, None)
+        here = [t for t in gone if t in self._table]
+        if here:
+            self._codes[self._table.rows(here)] = UNLABELLED
+            self._rescore(self._table.remove_tasks(here))
+        self.version += bool(gone)
+
+    def set_labels(self, labels: Iterable[Label]) -> None:
+        """Label, relabel or unlabel tasks; the last word on a task counts. Tasks without features wait."""
+        changed = {}
+        for label in labels:
+            if label.choice is not None and label.choice not in self.classes:
+                label = Label(label.task)  # a class that the label config no longer has
+            changed[label.task] = label
+        changed = {t: x for t, x in changed.items() if x != self._labels.get(t, Label(t))}
+        for task, label in changed.items():
+            if label == Label(task):
+                self._labels.pop(task, None)
+            else:
+                self._labels[task] = label
+        self._apply([x for t, x in changed.items() if t in self._table])
+        self.version += bool(changed)
+
+    def set_classes(self, classes: Sequence[str]) -> None:
+        """Follow a new class list: labels of vanished classes are dropped, probabilities carried over."""
+        classes = tuple(classes)
+        if classes == self.classes:
+            return
+        carried = self._carried(self._probabilities, self.classes, classes)
+        self._probabilities = carried
+        self.classes = classes
+        kept = {t: x for t, x in self._labels.items() if x.invalid or x.choice in classes}
+        dropped = [Label(t) for t in self._labels if t not in kept]
+        self._labels = kept
+        self._codes[:] = UNLABELLED
+        self._table.unlabel(self._rows([x.task for x in dropped]))
+        for label in kept.values():
+            if label.task in self._table:
+                self._codes[self._table.rows([label.task])] = self._code(label)
+        self._trained &= carried.sum(axis=1) > 0
+        self._rescore(np.flatnonzero(self._table.alive).astype(np.int32))
+
+    def set_probabilities(
+        self, tasks: Sequence[int] | NDArray[np.int64], probabilities: NDArray[np.float32], classes: Sequence[str]
+    ) -> None:
+        """Take the classifier's class probabilities [n, len(classes)]; tasks not here are passed over.
+
+        Classes that the classifier doesn't know get 0; those that the project no longer has are left
+        out and the rest rescaled.
+        """
+        if probabilities.shape != (len(tasks), len(classes)):
+            raise ValueError(f"probabilities are {probabilities.shape}, expected {(len(tasks), len(classes))}")
+        here = np.array([int(t) in self._table for t in tasks], bool)
+        rows = self._rows([int(t) for t in np.asarray(tasks)[here]])
+        self._probabilities[rows] = self._carried(probabilities[here], tuple(classes), self.classes)
+        self._trained[rows] = self._probabilities[rows].sum(axis=1) > 0
+        self._rescore(rows)
+
+    # what follows from it
+
+    def head(self, n: int | None = None) -> list[int]:
+        """The n unlabelled tasks to label first, best first (default 2B)."""
+        n = 2 * self.batch_size if n is None else n
+        rows = self._pool()
+        if len(rows) > n:
+            rows = rows[np.argpartition(-self._order[rows], n - 1)]
+            last = self._order[rows[n - 1]]
+            rows = np.concatenate([rows[:n], rows[n:][self._order[rows[n:]] == last]])  # all that tie with the last
+        return self._table.ids[self._sorted(rows)][:n].tolist()
+
+    def ranking(self) -> Ranking:
+        """The whole pool's numbers, ascending by task id."""
+        rows = self._pool()
+        rows = rows[np.argsort(self._table.ids[rows])]
+        return Ranking(
+            ids=self._table.ids[rows],
+            priority=self._order[rows],
+            inconsistency=self._inconsistency[rows],
+            known_neighbours=self._known[rows],
+            candidate=self._candidate[rows],
+            predicted=self._predicted(rows),
+            classes=self.classes,
+        )
+
+    def ranked(self, tasks: Sequence[int]) -> list[Ranked]:
+        """Given unlabelled tasks, in the order given; `rank` is their place in that list."""
+        rows = self._table.rows(tasks)
+        predicted = self._predicted(rows)
+        return [
+            Ranked(
+                task=int(task),
+                rank=place,
+                priority=float(self._order[row]),
+                inconsistency=float(self._inconsistency[row]),
+                known_neighbours=int(self._known[row]),
+                candidate=bool(self._candidate[row]),
+                predicted=self.classes[code] if code >= 0 else None,
+            )
+            for place, (task, row, code) in enumerate(zip(tasks, rows, predicted, strict=True))
+        ]
+
+    def neighbours(self, task: int) -> list[tuple[int, float]]:
+        """A task's nearest labelled tasks, nearest first, with their similarities."""
+        row = self._table.rows([task])[0]
+        found = self._table.neighbours[row]
+        held = found != NONE
+        ids = self._table.ids[found[held]].tolist()
+        return list(zip(ids, self._table.similarities[row][held].tolist(), strict=True))
+
+    def labels(self) -> dict[int, Label]:
+        """The labels of all labelled tasks, those without features included."""
+        return dict(self._labels)
+
+    def counts(self) -> Counts:
+        """Known and invalid count every labelled task; unlabelled only those with features."""
+        invalid = sum(label.invalid for label in self._labels.values())
+        return Counts(known=len(self._labels) - invalid, invalid=invalid, unlabelled=len(self._pool()))
+
+    # inside
+
+    def _rows(self, tasks: Sequence[int]) -> Rows:
+        return self._table.rows([t for t in tasks if t in self._table])
+
+    def _pool(self) -> Rows:
+        return np.flatnonzero(self._table.alive & (self._codes == UNLABELLED)).astype(np.int32)
+
+    def _sorted(self, rows: Rows) -> Rows:
+        return rows[np.lexsort((self._table.ids[rows], -self._order[rows]))]
+
+    def _code(self, label: Label) -> int:
+        if label.invalid:
+            return INVALID
+        return UNLABELLED if label.choice is None else self.classes.index(label.choice)
+
+    def _apply(self, labels: Sequence[Label]) -> None:
+        """Bring the table and the votes in line with the labels of tasks that have features."""
+        if not labels:
+            return
+        rows = self._table.rows([x.task for x in labels])
+        codes = np.array([self._code(x) for x in labels], np.int32)
+        was = self._codes[rows].copy()
+        self._codes[rows] = codes
+        added = rows[(was == UNLABELLED) & (codes != UNLABELLED)]
+        removed = rows[(was != UNLABELLED) & (codes == UNLABELLED)]
+        changed = rows[(was != UNLABELLED) & (codes != UNLABELLED) & (was != codes)]
+        touched = [self._table.unlabel(removed), self._table.label(added), rows]
+        if len(changed):
+            touched.append(self._table.rows_near(changed))
+        self._rescore(np.unique(np.concatenate(touched)))
+
+    def _rescore(self, rows: Rows) -> None:
+        """Recompute what a place in the order comes from, for rows whose neighbours or numbers changed."""
+        self.version += 1
+        if not len(rows) or not self.classes:
+            return
+        found = self._table.neighbours[rows]
+        codes = np.where(found == NONE, scores.MISSING, self._codes[found])
+        probabilities = self._probabilities[rows].astype(np.float64)
+        probabilities[~self._trained[rows]] = 1 / len(self.classes)
+        inconsistency = scores.inconsistency(codes, probabilities, len(self.classes))
+        known = scores.known_neighbours(codes)
+        candidate = scores.candidates(codes, self.rule)
+        priority = scores.priority(inconsistency, known, candidate, self.k, len(self.classes))
+        self._inconsistency[rows] = inconsistency
+        self._known[rows] = known
+        self._candidate[rows] = candidate
+        self._order[rows] = self._spread_ties(priority, self._table.ids[rows])
+
+    def _spread_ties(self, priority: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Priorities in which (nearly) equal ones are told apart by a seeded hash of the task's id.
+
+        Before the first labels all tasks are equal, and pools tend to be sorted by class: in the order of
+        ids the first batch would show one class only. The hash lies below the 2^-32 that a priority is
+        rounded to, so it never outweighs a difference.
+        """
+        mixed = ids.astype(np.uint64) + np.uint64((self.seed * 0x9E3779B97F4A7C15) % 2**64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64 (Steele et al. 2014)
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        tie = (mixed >> np.uint64(44)).astype(np.float64) / _TIE_STEPS  # [0, 1)
+        steps = np.minimum(np.round(priority * _PRIORITY_STEPS), _PRIORITY_STEPS - 1)
+        return (steps + tie) / _PRIORITY_STEPS
+
+    def _predicted(self, rows: Rows) -> NDArray[np.int16]:
+        if not self.classes:
+            return np.full(len(rows), -1, np.int16)
+        best = np.argmax(self._probabilities[rows], axis=1)
+        return np.where(self._trained[rows], best, -1).astype(np.int16)
+
+    def _fit_arrays(self) -> None:
+        """Grow the arrays that run beside the table's rows."""
+        size = len(self._table.ids)
+        for name, fill in (
+            ("_probabilities", 0), ("_codes", UNLABELLED), ("_trained", False), ("_inconsistency", 0),
+            ("_known", 0), ("_candidate", False), ("_order", 0),
+        ):  # fmt: skip
+            array = getattr(self, name)
+            if len(array) < size:
+                grown = np.full((size, *array.shape[1:]), fill, array.dtype)
+                grown[: len(array)] = array
+                setattr(self, name, grown)
+
+    @staticmethod
+    def _carried(probabilities: NDArray[np.float32], old: tuple[str, ...], new: tuple[str, ...]) -> NDArray[np.float32]:
+        """Columns of `old` classes put under `new` ones, rows rescaled to sum to 1 (or 0 if nothing is left)."""
+        if old == new:
+            return probabilities.astype(np.float32)
+        result = np.zeros((len(probabilities), len(new)), np.float32)
+        for column, name in enumerate(new):
+            if name in old:
+                result[:, column] = probabilities[:, old.index(name)]
+        total = result.sum(axis=1, keepdims=True)
+        return np.divide(result, total, out=np.zeros_like(result), where=total > 0)

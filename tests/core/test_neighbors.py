@@ -1,0 +1,142 @@
+"""The neighbour table equals an exact search, whatever happened before (invariant 4)."""
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neat_backend.core.neighbors import NONE, NeighborTable
+
+
+def grid(features):
+    """Normalised rows on the 2^-24 grid."""
+    features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return (np.round(np.ldexp(features, 24)) / 2**24).astype(np.float32)
+
+
+def some_features(rng, n, dim, copies=0.0):
+    """Random features, a share of them exact copies of others: ties."""
+    features = rng.normal(size=(n, dim))
+    for i in np.flatnonzero(rng.random(n) < copies):
+        features[i] = features[rng.integers(n)]
+    return grid(features)
+
+
+def exact_neighbours(table):
+    """The same table by brute force in exact arithmetic, as ids."""
+    rows = np.flatnonzero(table.alive)
+    labels = np.flatnonzero(table.alive & table.labelled)
+    result = {}
+    for row in rows:
+        others = labels[labels != row]
+        similarity = table.features[others].astype(np.float64) @ table.features[row].astype(np.float64)
+        similarity = similarity.astype(np.float32)
+        order = np.lexsort((table.ids[others], -similarity))[: table.k]
+        result[int(table.ids[row])] = [(int(table.ids[others[i]]), float(similarity[i])) for i in order]
+    return result
+
+
+def held_neighbours(table):
+    return {
+        int(table.ids[row]): [
+            (int(table.ids[n]), float(s))
+            for n, s in zip(table.neighbours[row], table.similarities[row], strict=True)
+            if n != NONE
+        ]
+        for row in np.flatnonzero(table.alive)
+    }
+
+
+def test_a_table_small_enough_to_see():
+    table = NeighborTable(dim=2, k=2)
+    rows = table.add_tasks(np.array([10, 20, 30, 40]), grid(np.array([[1, 0], [1, 0.1], [0, 1], [1, 1.0]])))
+    table.label(rows[:3])
+    assert [task for task, _ in held_neighbours(table)[40]] == [20, 10]
+    assert [task for task, _ in held_neighbours(table)[10]] == [20, 30]  # never itself
+    table.unlabel(rows[1:2])
+    assert [task for task, _ in held_neighbours(table)[40]] == [10, 30]  # a tie of 10 and 30: the smaller id
+
+
+def test_ties_go_to_the_smaller_id_in_whatever_order_they_were_labelled():
+    table = NeighborTable(dim=4, k=3)
+    rows = table.add_tasks(np.arange(1, 61), grid(np.ones((60, 4))))
+    for row in reversed(rows[10:]):
+        table.label(np.array([row]))
+    assert [task for task, _ in held_neighbours(table)[1]] == [11, 12, 13]
+    assert held_neighbours(table) == exact_neighbours(table)
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["add", "remove", "label", "unlabel"]), st.integers(1, 30), st.integers(0, 2**32 - 1)),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ACTIONS, st.integers(1, 5), st.sampled_from([2, 3, 32]), st.integers(0, 2**32 - 1))
+def test_any_sequence_of_changes_leaves_the_exact_table(actions, k, dim, seed):
+    rng = np.random.default_rng(seed)
+    table = NeighborTable(dim, k)
+    next_id = 1
+    for action, size, action_seed in actions:
+        rng = np.random.default_rng(action_seed)
+        alive = np.flatnonzero(table.alive).astype(np.int32)
+        some = rng.permutation(alive)[:size]
+        before = held_neighbours(table)
+        if action == "add":
+            tasks = next_id + rng.permutation(size)
+            next_id += size
+            touched = table.add_tasks(tasks, some_features(rng, size, dim, copies=0.3))
+        elif action == "remove":
+            touched = table.remove_tasks(table.ids[some])
+        elif action == "label":
+            touched = table.label(some)
+        else:
+            touched = table.unlabel(some)
+        after = held_neighbours(table)
+        changed = {task for task in after if before.get(task) != after[task]}
+        assert changed <= set(table.ids[touched].tolist()) | {t for t in after if t not in before}
+        assert after == exact_neighbours(table)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 80])
+def test_labels_one_by_one_or_at_once_give_one_table(steps):
+    rng = np.random.default_rng(1)
+    features = some_features(rng, 3000, 64, copies=0.1)
+    chosen = rng.permutation(3000)[:400].astype(np.int32)
+    table = NeighborTable(64, 10)
+    rows = table.add_tasks(np.arange(3000), features)
+    for part in np.array_split(rows[chosen], steps):
+        table.label(part)
+    assert held_neighbours(table) == exact_neighbours(table)
+
+
+def test_the_table_agrees_with_a_faiss_flat_search():
+    rng = np.random.default_rng(2)
+    features = some_features(rng, 2000, 128)
+    table = NeighborTable(128, 10)
+    rows = table.add_tasks(np.arange(2000), features)
+    table.label(rows[:50])
+    for row in rows[50:300]:
+        table.label(np.array([row]))
+    index = faiss.IndexFlatIP(128)
+    index.add(features[:300])
+    similarity, found = index.search(features[300:], 10)
+    assert (found == table.ids[table.neighbours[rows[300:]]]).mean() > 0.999  # FAISS rounds; last places may swap
+    np.testing.assert_allclose(similarity, table.similarities[rows[300:]], atol=2e-6)
+
+
+def test_features_off_the_grid_are_refused():
+    table = NeighborTable(dim=2, k=1)
+    with pytest.raises(ValueError, match="grid"):
+        table.add_tasks(np.array([1]), np.array([[1 / 3, 2 / 3]], np.float32))
+
+
+def test_a_task_can_not_be_added_twice():
+    table = NeighborTable(dim=2, k=1)
+    with pytest.raises(ValueError, match="twice"):
+        table.add_tasks(np.array([1, 1]), grid(np.ones((2, 2))))
+    table.add_tasks(np.array([1]), grid(np.ones((1, 2))))
+    with pytest.raises(ValueError, match="already"):
+        table.add_tasks(np.array([1]), grid(np.ones((1, 2))))
