@@ -53,14 +53,21 @@ class Engine:
     """
 
     def __init__(
-        self, dim: int, classes: Sequence[str], *, k: int = 10, rule: KnownRule = "all", batch_size: int = 50, seed: int = 0
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        classes: Sequence[str],
+        *,
+        k: int = 10,
+        rule: KnownRule = "all",
+        batch_size: int = 50,
+        seed: int = 0,
+    ) -> None:
         self.classes = tuple(classes)
         self.k, self.rule, self.batch_size, self.seed = k, rule, batch_size, seed
         self.version = 0  # grows with every change
         self._table = NeighborTable(dim, k)
         self._labels: dict[int, Label] = {}  # of every labelled task, with or without features
-        self._probabilities = np.zeros((0, len(self.classes)), np.float32)
+        self._probabilities: NDArray[np.float32] = np.zeros((0, len(self.classes)), np.float32)
         self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED
         self._trained = np.zeros(0, bool)  # rows that have the classifier's probabilities
         self._inconsistency = np.zeros(0)

@@ -125,7 +125,7 @@ class NeighborTable:
             return rows
         touched = self.rows_near(rows)
         self.labelled[rows] = False
-        self._index.remove_ids(rows.astype(np.int64))
+        self._index.remove_ids(faiss.IDSelectorBatch(rows.astype(np.int64)))
         self._search(touched)
         return touched
 
