@@ -1,0 +1,522 @@
+"""Label Studio behind a small contract: what this backend asks of it, and nothing else.
+
+The SDK does authentication (legacy tokens, and personal access tokens that have to be exchanged and
+renewed) and the small calls. What is called often or reads much goes over the SDK's own connection
+directly, because the SDK has no way to ask for fewer fields, and that makes the difference: a page of
+1,000 tasks takes 0.3 s with the fields that are needed and 1.5 s with all of them.
+
+Every error that comes from outside leaves as one of `errors.LabelStudioError`, or from `fetch_bytes` as
+`ImageError`. Nothing is retried here, except once with a fresh access token.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from label_studio_sdk import LabelStudio
+from label_studio_sdk.core.api_error import ApiError
+
+from neat_backend.errors import (
+    BadRequest,
+    ImageError,
+    LabelStudioError,
+    LabelStudioRefused,
+    LabelStudioUnavailable,
+    NotFoundInLabelStudio,
+    PredictionsRejected,
+)
+from neat_backend.labelstudio.events import annotation_from_json, task_from_json
+from neat_backend.records import Annotation, Task
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Ids are sent in the query string; a server may refuse one that is longer than 4 kB.
+_IDS_PER_CALL = 200
+_TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations"
+# The list of fields holds for tasks and for the annotations inside them alike.
+_ANNOTATION_FIELDS = "id,annotations,task,completed_by,result,was_cancelled,ground_truth,created_at,updated_at"
+_PROJECT_FIELDS = (
+    "id,title,label_config,sampling,model_version,task_number,total_annotations_number,skipped_annotations_number"
+)
+_REMEDY = (
+    "check LABEL_STUDIO_API_KEY: it must be the access token of a user who may edit the project "
+    "(Label Studio: Account & Settings > Personal Access Token; legacy tokens are off in new organisations)"
+)
+_HIDDEN_COLUMNS = [
+    f"tasks:{name}"
+    for name in (
+        "inner_id",
+        "annotations_results",
+        "annotations_ids",
+        "predictions_results",
+        "total_predictions",
+        "file_upload",
+        "storage_filename",
+        "created_at",
+        "updated_at",
+        "updated_by",
+        "avg_lead_time",
+        "draft_exists",
+    )
+]
+
+
+@dataclass(frozen=True)
+class ProjectInfo:
+    """A project as Label Studio has it now; the counts tell cheaply whether something was missed."""
+
+    id: int
+    title: str
+    label_config: str
+    sampling: str
+    model_version: str
+    task_count: int
+    annotation_count: int  # without skips
+    skipped_count: int
+
+
+class LabelStudioClient:
+    """One Label Studio server, as one user. Safe to share between threads."""
+
+    def __init__(self, base_url: str, api_key: str, timeout_seconds: float = 30) -> None:
+        """Raises LabelStudioError for an unusable URL, LabelStudioRefused for a key that is missing or expired."""
+        if not base_url.startswith(("http://", "https://")) or not urlsplit(base_url).hostname:
+            raise LabelStudioError(f"{base_url!r} is no URL of a Label Studio server; set LABEL_STUDIO_URL")
+        if not api_key.strip():
+            raise LabelStudioRefused(f"there is no API key for Label Studio; {_REMEDY}")
+        self.base_url = base_url.rstrip("/")
+        self.timeout_seconds = timeout_seconds
+        # A redirect would take the token along, so none is followed (and an API has no reason for one).
+        self._http = httpx.Client(timeout=timeout_seconds, follow_redirects=False)
+        self._elsewhere = httpx.Client(timeout=timeout_seconds, follow_redirects=False)
+        self._sdk = self._call(
+            "reading the API key",
+            lambda: LabelStudio(
+                # With the slash, a path in the URL survives the SDK's own joining of paths.
+                base_url=self.base_url + "/",
+                api_key=api_key.strip(),
+                httpx_client=self._http,
+                timeout=timeout_seconds,
+                max_retries=0,
+            ),
+        )
+
+    def close(self) -> None:
+        self._http.close()
+        self._elsewhere.close()
+
+    # --- who and what
+
+    def whoami(self) -> str:
+        """The e-mail address of the user whose key this is; the cheapest check of URL and key."""
+        return str(self._call("asking who we are", self._sdk.users.whoami).email)
+
+    def project(self, project: int) -> ProjectInfo:
+        body = self._get(f"/api/projects/{project}/", {"include": _PROJECT_FIELDS})
+        return self._read(
+            lambda: ProjectInfo(
+                id=int(body["id"]),
+                title=body.get("title") or "",
+                label_config=body.get("label_config") or "",
+                sampling=body.get("sampling") or "",
+                model_version=body.get("model_version") or "",
+                task_count=int(body["task_number"] or 0),
+                annotation_count=int(body["total_annotations_number"] or 0),
+                skipped_count=int(body["skipped_annotations_number"] or 0),
+            )
+        )
+
+    def tasks(self, project: int, image_key: str, page_size: int = 1000) -> Iterator[list[Task]]:
+        """All tasks of a project by id, page by page.
+
+        Each page asks for the ids above the last one, so that tasks which are deleted or created
+        meanwhile shift nothing: none is left out, none comes twice.
+        """
+        params = {"fields": "task_only", "include": _TASK_FIELDS, "resolve_uri": "false"}
+        for page in self._pages(project, params, [], page_size):
+            yield self._read(lambda items: [task_from_json(item, image_key) for item in items], page)
+
+    def annotations(
+        self, project: int, tasks: Sequence[int] | None = None, page_size: int = 1000
+    ) -> Iterator[list[Annotation]]:
+        """All annotations and skips of a project, or those of the given tasks; about 700 a second.
+
+        Asks for the tasks that have an annotation (a skip is one), with only the fields that are read,
+        and no predictions. An export is as fast but leaves a file on the server each time.
+        """
+        params = {"fields": "all", "include": _ANNOTATION_FIELDS, "resolve_uri": "false"}
+        if tasks is None:
+            annotated = [_filter("annotations_ids", "empty", "List", False)]
+            pages: Iterator[list[dict[str, Any]]] = self._pages(project, params, annotated, page_size)
+        else:
+            pages = self._selected(project, params, tasks)
+        for page in pages:
+            # The filter joins tasks with annotations, so a task with two of them is listed twice.
+            once = {item["id"]: item for item in page if isinstance(item, dict) and "id" in item}
+            yield self._read(_annotations_of, once.values())
+
+    def existing_tasks(self, project: int, tasks: Sequence[int]) -> set[int]:
+        """Which of these tasks the project still has."""
+        params = {"fields": "task_only", "include": "id", "resolve_uri": "false"}
+        return {int(item["id"]) for page in self._selected(project, params, tasks) for item in page}
+
+    # --- predictions
+
+    def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
+        """Import predictions (Label Studio's JSON: task, result, score, model_version); how many were created.
+
+        It can be fewer than were sent: see `publisher`. Raises PredictionsRejected when a task is gone.
+        """
+        seconds = self.timeout_seconds + 0.01 * len(predictions)
+        path = f"/api/projects/{project}/import/predictions"
+        body = self._send("POST", path, list(predictions), timeout_seconds=seconds, bad=PredictionsRejected)
+        return self._read(lambda: int(body["created"]))
+
+    def tasks_with_prediction(self, project: int, version: str, tasks: Sequence[int]) -> set[int]:
+        """Which of these tasks have a prediction whose model version contains `version`."""
+        if not tasks:
+            return set()
+        params = {"fields": "task_only", "include": "id", "resolve_uri": "false"}
+        filters = [
+            _filter("predictions_model_versions", "contains", "List", [version]),
+            _filter("id", "in", "Number", {"min": min(tasks), "max": max(tasks)}),
+        ]
+        found = {int(item["id"]) for page in self._pages(project, params, filters, 1000) for item in page}
+        return found & set(tasks)
+
+    def prediction_count(self, project: int, version: str) -> int:
+        body = self._get(f"/api/projects/{project}/model-versions/", {})
+        return self._read(lambda: int(body.get(version, 0)))
+
+    def delete_model_version(self, project: int, version: str) -> None:
+        """Delete all predictions of a version: about 10 ms each, during which Label Studio answers nothing else
+        that writes where it runs on SQLite."""
+        seconds = self.timeout_seconds + 0.05 * self.prediction_count(project, version)
+        path = f"/api/projects/{project}/model-versions/"
+        self._send("DELETE", path, {"model_version": version}, timeout_seconds=seconds)
+
+    def set_model_version(self, project: int, version: str) -> None:
+        """Switch the project to a version. Label Studio refuses one that has no predictions (LabelStudioError)."""
+        self._send("PATCH", f"/api/projects/{project}/", {"model_version": version})
+
+    # --- setting a project up
+
+    def set_sampling(self, project: int, sampling: str) -> None:
+        """Label Studio's own name, such as "Uncertainty sampling"."""
+        self._send("PATCH", f"/api/projects/{project}/", {"sampling": sampling})
+
+    def ensure_tab(self, project: int, title: str, ordering: Sequence[str]) -> bool:
+        """Make a Data Manager tab with the unlabelled tasks in this order, unless one has the title.
+
+        ordering: Label Studio's names, such as "-tasks:predictions_score". Whether a tab was created;
+        one that exists is left as its users have made it.
+        """
+        views = self._get("/api/dm/views/", {"project": project})
+        titles = self._read(lambda: [(view.get("data") or {}).get("title") for view in views])
+        if title in titles:
+            return False
+        if not titles:
+            # Label Studio makes its own first tab only in a project without any.
+            self._create_tab(project, {"title": "Default"})
+        unlabelled = [
+            _filter("total_annotations", "equal", "Number", 0),
+            _filter("cancelled_annotations", "equal", "Number", 0),
+        ]
+        self._create_tab(
+            project,
+            {
+                "title": title,
+                "ordering": list(ordering),
+                "filters": {"conjunction": "and", "items": unlabelled},
+                "hiddenColumns": {"explore": _HIDDEN_COLUMNS, "labeling": _HIDDEN_COLUMNS},
+            },
+        )
+        return True
+
+    def _create_tab(self, project: int, data: dict[str, Any]) -> None:
+        data = {"type": "list", "target": "tasks", **data}
+        self._send("POST", "/api/dm/views/", {"project": project, "data": data})
+
+    def webhook_urls(self, project: int) -> list[str]:
+        """Where the project's webhooks go."""
+        hooks = self._call("listing webhooks", lambda: self._sdk.webhooks.list(project=project))
+        return [hook.url for hook in hooks if hook.project == project]
+
+    def ensure_webhook(self, project: int, url: str, headers: Mapping[str, str]) -> str:
+        """Make sure that the project's events reach `url` with these headers.
+
+        Label Studio makes a webhook itself when a backend is connected, but one without headers. A
+        webhook counts as ours when its URL, or at least its URL's path, is that of `url` (we may be known
+        under another host name there). "present", "repaired" or "created"; "missing" when there is none
+        and `url` is only a path.
+        """
+        hooks = self._call("listing webhooks", lambda: self._sdk.webhooks.list(project=project))
+        path = urlsplit(url).path.rstrip("/")
+        ours = [hook for hook in hooks if hook.project == project and urlsplit(hook.url).path.rstrip("/") == path]
+        exact = [hook for hook in ours if hook.url.rstrip("/") == url.rstrip("/")]
+        answer = "present"
+        for hook in exact or ours:
+            present = {name: str(value) for name, value in (hook.headers or {}).items()}
+            change: dict[str, Any] = {}
+            if any(present.get(name) != value for name, value in headers.items()):
+                change["headers"] = {**present, **headers}
+            if not (hook.is_active and hook.send_payload and hook.send_for_all_actions):
+                change |= {"is_active": True, "send_payload": True, "send_for_all_actions": True}
+            if change:
+                self._send("PATCH", f"/api/webhooks/{hook.id}/", change)
+                answer = "repaired"
+        if ours:
+            return answer
+        if not url.startswith(("http://", "https://")):
+            return "missing"
+        body = {
+            "project": project,
+            "url": url,
+            "headers": dict(headers),
+            "send_payload": True,
+            "send_for_all_actions": True,
+        }
+        self._send("POST", "/api/webhooks/", body)
+        return "created"
+
+    # --- files
+
+    def fetch_bytes(self, path_or_url: str, limit_bytes: int, timeout_seconds: float | None = None) -> bytes:
+        """The file at a path on Label Studio or at an http(s) URL. Raises ImageError.
+
+        The API key goes to Label Studio's own scheme, host and port only. Redirects are followed (Label
+        Studio sends one to the signed URL of a file in cloud storage) without taking the key along.
+        """
+        deadline = time.monotonic() + 4 * (timeout_seconds or self.timeout_seconds)
+        url = self._absolute(path_or_url)
+        for _ in range(6):
+            ours = _origin(url) == _origin(self.base_url)
+            place = "Label Studio" if ours else (urlsplit(url).hostname or "the server")
+            try:
+                headers = self._headers() if ours else {"User-Agent": "neat-backend"}
+                client = self._http if ours else self._elsewhere
+                timeout = timeout_seconds or self.timeout_seconds
+                with client.stream("GET", url, headers=headers, timeout=timeout) as response:
+                    if not response.is_redirect:
+                        return _body(response, limit_bytes, deadline, place)
+                    url = urljoin(url, response.headers["location"])
+            except LabelStudioError as error:
+                raise ImageError(str(error), transient=isinstance(error, LabelStudioUnavailable)) from None
+            except httpx.TimeoutException:
+                raise ImageError(f"{place} took too long to send the image", transient=True) from None
+            except httpx.UnsupportedProtocol:
+                raise ImageError(f"{place} redirects the image to an address that is not http(s)") from None
+            except httpx.HTTPError as error:
+                raise ImageError(f"no image from {place}: {_said(error)}", transient=True) from None
+            except (httpx.InvalidURL, ValueError):
+                raise ImageError(f"the image's address can't be used: {path_or_url[:200]!r}") from None
+        raise ImageError("the image's address redirects too often")
+
+    def _absolute(self, path_or_url: str) -> str:
+        if not path_or_url.startswith("/"):
+            return path_or_url
+        prefix = urlsplit(self.base_url).path
+        if prefix and path_or_url.startswith(prefix + "/"):
+            return self.base_url[: -len(prefix)] + path_or_url
+        return self.base_url + path_or_url
+
+    # --- underneath
+
+    def _pages(
+        self, project: int, params: Mapping[str, Any], filters: list[dict[str, Any]], page_size: int
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Tasks that match the filters by id, each page the ones after the last id of the page before."""
+        last = 0
+        while True:
+            items = [*filters, _filter("id", "greater", "Number", last)]
+            query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
+            body = self._task_page(project, params, query, page_size)
+            page = self._read(lambda answer: list(answer["tasks"]), body)
+            if not page:
+                return
+            yield page
+            last = self._read(lambda items: max(int(item["id"]) for item in items), page)
+            # The server may allow only smaller pages than were asked for: its count is what tells the end.
+            if len(page) >= body.get("total", len(page) + 1):
+                return
+
+    def _selected(
+        self, project: int, params: Mapping[str, Any], tasks: Sequence[int]
+    ) -> Iterator[list[dict[str, Any]]]:
+        ids = sorted(set(tasks))
+        for start in range(0, len(ids), _IDS_PER_CALL):
+            included = ids[start : start + _IDS_PER_CALL]
+            query = {"selectedItems": {"all": False, "included": included}, "ordering": ["tasks:id"]}
+            body = self._task_page(project, params, query, len(included))
+            yield self._read(lambda answer: list(answer["tasks"]), body)
+
+    def _task_page(self, project: int, params: Mapping[str, Any], query: Mapping[str, Any], size: int) -> Any:
+        compact = json.dumps(query, separators=(",", ":"))
+        return self._get("/api/tasks/", {**params, "project": project, "page_size": size, "query": compact})
+
+    def _headers(self) -> dict[str, str]:
+        return self._call("exchanging the API key", self._sdk._client_wrapper.get_headers)
+
+    def _get(self, path: str, params: Mapping[str, Any]) -> Any:
+        return self._send("GET", path, None, params=params)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        params: Mapping[str, Any] | None = None,
+        timeout_seconds: float | None = None,
+        bad: type[LabelStudioError] = LabelStudioError,
+    ) -> Any:
+        def do() -> Any:
+            response = self._http.request(
+                method,
+                self.base_url + path,
+                params=params,
+                json=body,
+                headers=self._sdk._client_wrapper.get_headers(),
+                timeout=timeout_seconds or self.timeout_seconds,
+            )
+            if response.status_code >= 300:
+                raise ApiError(
+                    status_code=response.status_code, headers=dict(response.headers), body=response.text[:2000]
+                )
+            return response.json() if response.content else None
+
+        return self._call(f"{method} {path}", do, bad)
+
+    def _call(self, what: str, do: Callable[[], T], bad: type[LabelStudioError] = LabelStudioError) -> T:
+        """Run a call with foreign errors translated (400 to `bad`); once more where an access token ran out early."""
+        try:
+            try:
+                return do()
+            except ApiError as error:
+                if error.status_code != 401 or not self._forget_access_token():
+                    raise
+                return do()
+        except ApiError as error:
+            raise self._translated(what, error, bad) from None
+        except httpx.TimeoutException:
+            raise LabelStudioUnavailable(f"Label Studio took too long ({what})") from None
+        except httpx.HTTPError as error:
+            raise LabelStudioUnavailable(
+                f"can't reach Label Studio at {self.base_url} ({_said(error)}); "
+                "is it up, and is LABEL_STUDIO_URL right?"
+            ) from None
+        except httpx.InvalidURL as error:
+            raise LabelStudioError(f"LABEL_STUDIO_URL can't be used: {error}") from None
+        except ValueError:  # not JSON, or not of the shape that the SDK expects
+            raise LabelStudioUnavailable(
+                f"the server at {self.base_url} gave an answer that is not Label Studio's ({what})"
+            ) from None
+
+    def _forget_access_token(self) -> bool:
+        """Drop the access token that stands for a personal access token; False if the key is a legacy one.
+
+        Where our clock is behind the server's, the server finds it expired before the SDK does.
+        """
+        sdk = getattr(self, "_sdk", None)
+        if sdk is None or sdk._client_wrapper._tokens_client._access_token is None:
+            return False
+        sdk._client_wrapper._tokens_client._access_token = None
+        return True
+
+    def _translated(self, what: str, error: ApiError, bad: type[LabelStudioError]) -> LabelStudioError:
+        status = error.status_code or 0
+        said = _excerpt(error.body)
+        if status in (401, 403):
+            return LabelStudioRefused(f"Label Studio refused us ({status}, {what}): {said}; {_REMEDY}")
+        if status == 404:
+            return NotFoundInLabelStudio(f"Label Studio has no such thing, or the API key's user can't see it ({what})")
+        if status == 429 or status >= 500:
+            headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+            return LabelStudioUnavailable(
+                f"Label Studio answered {status} ({what}): {said}", _seconds(headers.get("retry-after"))
+            )
+        if 300 <= status < 400:
+            place = (error.headers or {}).get("location", "elsewhere")
+            return LabelStudioError(f"Label Studio redirects to {place}; set LABEL_STUDIO_URL to where it really is")
+        if status < 300:
+            return LabelStudioUnavailable(
+                f"the server at {self.base_url} gave an answer that is not Label Studio's ({what})"
+            )
+        return (bad if status == 400 else LabelStudioError)(f"Label Studio answered {status} ({what}): {said}")
+
+    def _read(self, read: Callable[..., T], *answer: Any) -> T:
+        """Take an answer apart; one of another shape than Label Studio's means that something is broken there."""
+        try:
+            return read(*answer)
+        except (AttributeError, KeyError, TypeError, ValueError, BadRequest) as error:
+            raise LabelStudioUnavailable(
+                f"the server at {self.base_url} gave an answer that is not Label Studio's ({_said(error)})"
+            ) from None
+
+
+def _annotations_of(tasks: Iterable[Mapping[str, Any]]) -> list[Annotation]:
+    return [annotation_from_json({"task": task["id"], **item}) for task in tasks for item in task["annotations"]]
+
+
+def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _body(response: httpx.Response, limit_bytes: int, deadline: float, place: str) -> bytes:
+    """The answer's body, given up as soon as it is too large or takes too long."""
+    status = response.status_code
+    if status >= 300:
+        if status in (401, 403):
+            remedy = _REMEDY if place == "Label Studio" else "the image's address needs a permission we don't have"
+            raise ImageError(f"{place} refused the image ({status}); {remedy}")
+        transient = status in (408, 425, 429) or status >= 500
+        raise ImageError(f"{place} answered {status} for the image", transient=transient)
+    size = response.headers.get("content-length", "")
+    too_large = ImageError(f"the image file is larger than {limit_bytes:,} bytes (NEAT_MAX_IMAGE_BYTES)")
+    if size.isdigit() and int(size) > limit_bytes:
+        raise too_large
+    parts: list[bytes] = []
+    total = 0
+    for part in response.iter_bytes():
+        total += len(part)
+        if total > limit_bytes:
+            raise too_large
+        if time.monotonic() > deadline:
+            raise ImageError(f"{place} took too long to send the image", transient=True)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or ""), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _excerpt(body: Any) -> str:
+    """What Label Studio said, short enough for a log line."""
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            return "no details" if "<" in body else body[:300]
+    if isinstance(body, Mapping):
+        body = body.get("validation_errors") or body.get("detail") or body
+    return str(body)[:300]
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return max(0.0, float(value)) if value else None
+    except ValueError:
+        return None  # a date; the caller has its own idea of when to try again
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
