@@ -1,0 +1,494 @@
+"""Arrays beside the database: features, small images, class probabilities, engine snapshots.
+
+A kind of array ("features/<key>", "images/64", "probabilities/000003") is a folder of segments,
+`data_dir/projects/<id>/<kind>/<number>-<random>.<generation>.npz`, each written once and never
+changed. A segment holds ids, the keys of what they were made from, and one value for each; where
+segments name the same id, the later one counts. Files are plain uncompressed .npz (`numpy.load`
+opens them) whose checksums are verified at every read; one that fails is set aside as `.corrupt`
+and counts as absent, so that what it held is made again.
+
+Several processes may append to and read one kind. No file is needed to be consistent with another:
+a crash at any moment loses at most the segment that was being written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from neat_backend.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+SMALL_BYTES = 16 * 2**20  # segments below this are worth merging
+MERGED_BYTES = 128 * 2**20  # a merge stops growing here
+MANY_SMALL = 64  # that many small segments in a row are merged by the next append
+BLOCK_BYTES = 8 * 2**20  # read at a time
+STALE_SECONDS = 3600  # a temporary file this old belongs to a writer that died
+
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]*")
+_SEGMENT = re.compile(r"(\d{10})-([0-9a-f]{8})\.(\d+)\.npz")
+
+
+def image_key(ref: str) -> int:
+    """A number for an image's reference: 64 bits of BLAKE2b, signed as the databases like it."""
+    digest = hashlib.blake2b(ref.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Values by task."""
+
+    ids: np.ndarray  # int64[n], ascending, distinct
+    keys: np.ndarray  # int64[n], image_key of the image that the value was made from
+    values: np.ndarray  # [n, …]
+
+
+class _Corrupt(Exception):
+    """A file that is not what was written."""
+
+
+class ProjectArrays:
+    """The arrays of one project."""
+
+    def __init__(self, data_dir: Path, project: int) -> None:
+        self.root = Path(data_dir) / "projects" / str(int(project))
+
+    # segments
+
+    def append(self, kind: str, ids: Any, keys: Any, values: Any) -> None:
+        """Add values: ids int[n], keys int[n], values [n, …]; kept on disk when this returns.
+
+        An id given twice counts as its last. All values of a kind have one trailing shape and one
+        dtype. Raises StoreError for others, and when the disk is full or can't be written.
+        """
+        ids, keys, values = (np.asarray(ids, np.int64), np.asarray(keys, np.int64), np.asarray(values))
+        if not (ids.ndim == keys.ndim == 1 and values.ndim >= 1 and len(ids) == len(keys) == len(values)):
+            raise StoreError(f"{kind}: ids {ids.shape}, keys {keys.shape} and values {values.shape} don't match")
+        if values.dtype.hasobject:
+            raise StoreError(f"{kind}: values must be numbers, not {values.dtype}")
+        if not len(ids):
+            return
+        rows = _last_of_each(ids)
+        if len(rows) < len(ids) or np.any(rows[1:] < rows[:-1]):
+            ids, keys, values = ids[rows], keys[rows], values[rows]
+        folder = self._path(kind)
+        names = _segments(folder)
+        for path in reversed(names):
+            try:
+                with _opened(path) as file:
+                    _same_layout(kind, file.layout("values"), values)
+                break
+            except FileNotFoundError:
+                continue
+            except _Corrupt as error:
+                _set_aside(path, error)
+        number = _number(names[-1])[0] + 1 if names else 1
+        name = f"{number:010d}-{secrets.token_hex(4)}.0.npz"
+        _write(folder / name, {"ids": ids, "keys": keys, "values": values})
+        if len(names) >= MANY_SMALL and any(len(run) >= MANY_SMALL for run in _runs(names)):
+            self.compact(kind)
+
+    def load(self, kind: str) -> Segment:
+        """The newest value of every id, ascending ids. Nothing there: values has shape (0,).
+
+        Needs memory for the result and a few megabytes.
+        """
+        folder = self._path(kind)
+        while True:
+            try:
+                return _merge(kind, _segments(folder))
+            except FileNotFoundError:
+                continue  # merged into another by now: look again
+
+    def segments(self, kind: str) -> Iterator[Segment]:
+        """The same in pieces, one segment in memory at a time. No id comes twice."""
+        folder = self._path(kind)
+        done = np.empty(0, np.int64)
+        while True:
+            try:
+                for path, rows, ids, keys in _plan(_segments(folder)):
+                    fresh = ~np.isin(ids, done)
+                    if not fresh.any():
+                        continue
+                    values = _values(path, rows)[fresh]
+                    yield Segment(ids[fresh], keys[fresh], values)
+                    done = np.concatenate([done, ids[fresh]])
+                return
+            except FileNotFoundError:
+                continue
+
+    def index(self, kind: str) -> dict[int, int]:
+        """id → key of its newest value, the values left unread."""
+        folder = self._path(kind)
+        while True:
+            try:
+                found: dict[int, int] = {}
+                for path in _segments(folder):
+                    columns = _columns(path)
+                    if columns is not None:
+                        found.update(zip(columns[0].tolist(), columns[1].tolist(), strict=True))
+                return found
+            except FileNotFoundError:
+                continue
+
+    def compact(self, kind: str) -> None:
+        """Merge small neighbouring segments and clear away what dead writers left."""
+        folder = self._path(kind)
+        _remove_stale(folder)
+        for run in _runs(_segments(folder)):
+            if len(run) < 2:
+                continue
+            try:
+                merged = _merge(kind, run)
+            except FileNotFoundError:
+                return  # someone else is at it
+            number, random, generation = _number(run[-1])
+            # Right after its last member in the order, so that it hides none that came later.
+            target = folder / f"{number:010d}-{random}.{generation + 1}.npz"
+            if len(merged.ids):
+                _write(target, {"ids": merged.ids, "keys": merged.keys, "values": merged.values})
+            for path in run:
+                path.unlink(missing_ok=True)
+
+    def drop(self, kind: str) -> None:
+        """Delete a kind, at once for every reader."""
+        folder = self._path(kind)
+        for left in folder.parent.glob(".dropped-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        away = folder.parent / f".dropped-{secrets.token_hex(4)}"
+        with suppress(FileNotFoundError), _foreign_errors(folder):
+            folder.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
+
+    def drop_except(self, prefix: str, keep: Set[str] | Sequence[str]) -> None:
+        """Delete the kinds `prefix/x` whose x is not in `keep`."""
+        folder = self._path(prefix)
+        if folder.is_dir():
+            for path in sorted(folder.iterdir()):
+                if path.is_dir() and not path.name.startswith(".") and path.name not in keep:
+                    self.drop(f"{prefix}/{path.name}")
+
+    def drop_all(self) -> None:
+        """Delete all arrays of the project."""
+        self.drop(".")
+
+    # snapshots
+
+    def write_snapshot(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays together under a name, in place of what was there."""
+        _write(self._path(f"snapshots/{name}").with_name(f"{name}.npz"), arrays)
+
+    def read_snapshot(self, name: str) -> dict[str, np.ndarray] | None:
+        """What was written last; None when there is nothing or it is damaged."""
+        path = self._path(f"snapshots/{name}").with_name(f"{name}.npz")
+        try:
+            with _opened(path) as file:
+                return {key: file.array(key) for key in file.names}
+        except FileNotFoundError:
+            return None
+        except _Corrupt as error:
+            _set_aside(path, error)
+            return None
+
+    def folder(self, name: str) -> Path:
+        """A folder of the project for other files, made if need be."""
+        path = self._path(name)
+        _make_folder(path)
+        return path
+
+    def _path(self, kind: str) -> Path:
+        if kind == ".":
+            return self.root
+        parts = kind.split("/")
+        if not all(_PART.fullmatch(part) for part in parts):
+            raise StoreError(f"{kind!r} can't name arrays")
+        return self.root.joinpath(*parts)
+
+
+# segments of one folder
+
+
+def _number(path: Path) -> tuple[int, str, int]:
+    match = _SEGMENT.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), match[2], int(match[3])
+
+
+def _segments(folder: Path) -> list[Path]:
+    """Segment files, in the order in which later ones count."""
+    with suppress(FileNotFoundError), _foreign_errors(folder):
+        return sorted((path for path in folder.iterdir() if _SEGMENT.fullmatch(path.name)), key=_number)
+    return []
+
+
+def _runs(paths: Sequence[Path]) -> list[list[Path]]:
+    """Small segments that stand next to each other, in groups worth merging."""
+    runs: list[list[Path]] = [[]]
+    total = 0
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            size = SMALL_BYTES
+        if size >= SMALL_BYTES or total + size > MERGED_BYTES:
+            runs.append([])
+            total = 0
+        if size < SMALL_BYTES:
+            runs[-1].append(path)
+            total += size
+    return [run for run in runs if run]
+
+
+def _last_of_each(ids: np.ndarray) -> np.ndarray:
+    """Rows of the last occurrence of each id, by ascending id."""
+    _, rows = np.unique(ids[::-1], return_index=True)
+    return len(ids) - 1 - rows
+
+
+def _columns(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """ids and keys of a segment; None when it is damaged, and then it is set aside."""
+    try:
+        with _opened(path) as file:
+            ids, keys = file.array("ids"), file.array("keys")
+            file.layout("values")
+            return ids, keys
+    except _Corrupt as error:
+        _set_aside(path, error)
+        return None
+
+
+def _plan(paths: Sequence[Path]) -> list[tuple[Path, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each segment the rows that no later one replaces, with their ids and keys."""
+    columns = [(path, *found) for path in paths if (found := _columns(path)) is not None]
+    if not columns:
+        return []
+    every = np.concatenate([ids for _, ids, _ in columns])
+    winners = np.zeros(len(every), bool)
+    winners[_last_of_each(every)] = True
+    plan, start = [], 0
+    for path, ids, keys in columns:
+        rows = np.flatnonzero(winners[start : start + len(ids)])
+        start += len(ids)
+        if len(rows):
+            plan.append((path, rows, ids[rows], keys[rows]))
+    return plan
+
+
+def _values(path: Path, rows: np.ndarray) -> np.ndarray:
+    """Some rows of a segment's values; a damaged one is set aside and raises FileNotFoundError."""
+    try:
+        with _opened(path) as file:
+            return file.array("values")[rows]
+    except _Corrupt as error:
+        _set_aside(path, error)
+        raise FileNotFoundError(path) from error
+
+
+def _merge(kind: str, paths: Sequence[Path]) -> Segment:
+    """Newest per id. FileNotFoundError when a file has gone, or has just been set aside."""
+    plan = _plan(paths)
+    if not plan:
+        return Segment(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    ids = np.concatenate([part[2] for part in plan])
+    keys = np.concatenate([part[3] for part in plan])
+    order = np.argsort(ids, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    values: np.ndarray | None = None
+    start = 0
+    for path, rows, _, _ in plan:
+        try:
+            with _opened(path) as file:
+                shape, dtype = file.layout("values")
+                if values is None:
+                    values = np.empty((len(ids), *shape[1:]), dtype)
+                _same_layout(kind, (shape, dtype), values)
+                for first, block in file.blocks("values"):
+                    low, high = np.searchsorted(rows, (first, first + len(block)))
+                    values[place[start + low : start + high]] = block[rows[low:high] - first]
+        except _Corrupt as error:
+            _set_aside(path, error)
+            raise FileNotFoundError(path) from error
+        start += len(rows)
+    assert values is not None
+    return Segment(ids[order], keys[order], values)
+
+
+def _same_layout(kind: str, layout: tuple[tuple[int, ...], np.dtype[Any]], values: np.ndarray) -> None:
+    shape, dtype = layout
+    if shape[1:] != values.shape[1:] or dtype != values.dtype:
+        raise StoreError(
+            f"{kind} holds {dtype}{list(shape[1:])}, not {values.dtype}{list(values.shape[1:])}: drop it first"
+        )
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Rename a damaged file out of the way; whoever does it logs it."""
+    with suppress(OSError):
+        path.rename(path.with_name(path.name + ".corrupt"))
+        log.error("%s is damaged (%s): set aside as .corrupt, its content counts as absent", path, error)
+
+
+def _remove_stale(folder: Path) -> None:
+    for path in folder.glob(".tmp-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
+
+
+# files
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """One .npz, complete under its name and on disk when this returns, or not there at all."""
+    _make_folder(path.parent)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with _foreign_errors(path):
+            with open(temporary, "xb") as file:
+                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+                    for name, array in arrays.items():
+                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                            np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+    except ValueError as error:
+        raise StoreError(f"{path.name}: only arrays of numbers and text can be kept: {error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+class _File:
+    """An open .npz, every byte of use checked against the archive's CRC-32."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        with _damage():
+            self._members = {info.filename.removesuffix(".npy"): info for info in zipfile.ZipFile(file).infolist()}
+        self.names = list(self._members)
+
+    def layout(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype."""
+        with _damage():
+            shape, _, dtype, _ = self._start(name)
+            return shape, dtype
+
+    def array(self, name: str) -> np.ndarray:
+        with _damage():
+            shape, fortran, dtype, crc = self._start(name)
+            flat = np.empty(int(np.prod(shape)), dtype)
+            view = memoryview(flat).cast("B") if flat.nbytes else memoryview(b"")
+            for start in range(0, flat.nbytes, BLOCK_BYTES):
+                piece = view[start : start + BLOCK_BYTES]
+                if self._file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
+                    raise _Corrupt("it ends early")
+                crc = zlib.crc32(piece, crc)
+            self._check(name, crc)
+            return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+
+    def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows) a few megabytes at a time. Damage shows only at the end."""
+        with _damage():
+            shape, _, dtype, crc = self._start(name)
+            row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+            step = max(1, BLOCK_BYTES // max(1, row_bytes))
+        for first in range(0, shape[0], step):
+            count = min(step, shape[0] - first)
+            with _damage():
+                data = self._file.read(count * row_bytes)
+                if len(data) != count * row_bytes:
+                    raise _Corrupt("it ends early")
+                crc = zlib.crc32(data, crc)
+                block = np.frombuffer(data, dtype).reshape(count, *shape[1:])
+            yield first, block
+        self._check(name, crc)
+
+    def _start(self, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+        """Go to the first byte of the data: shape, Fortran order, dtype, CRC of the header."""
+        info = self._members.get(name)
+        if info is None:
+            raise _Corrupt(f"it has no {name}")
+        self._file.seek(info.header_offset)
+        local = self._file.read(30)
+        if local[:4] != b"PK\3\4":
+            raise _Corrupt("its zip headers don't agree")
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
+        self._file.seek(start)
+        version = np.lib.format.read_magic(self._file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(self._file)
+        header_bytes = self._file.tell() - start
+        if dtype.hasobject or info.file_size != header_bytes + dtype.itemsize * int(np.prod(shape)):
+            raise _Corrupt("its headers don't agree")
+        self._file.seek(start)
+        return shape, fortran, dtype, zlib.crc32(self._file.read(header_bytes))
+
+    def _check(self, name: str, crc: int) -> None:
+        if crc != self._members[name].CRC:
+            raise _Corrupt(f"the checksum of {name} is wrong")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_File]:
+    with _foreign_errors(path), open(path, "rb") as file:
+        yield _File(file)
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Whatever the parsers stumble over is damage; what the disk refuses is not."""
+    try:
+        yield
+    except (zipfile.BadZipFile, ValueError, TypeError, KeyError, EOFError, OverflowError, MemoryError) as error:
+        raise _Corrupt(str(error) or type(error).__name__) from error
+    except (struct.error, NotImplementedError, SyntaxError, UnicodeDecodeError, RuntimeError) as error:
+        raise _Corrupt(str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def _foreign_errors(path: Path) -> Iterator[None]:
+    """The system's refusals in our words. FileNotFoundError passes: it has a meaning here."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"The data folder can't be used: {path}: {error.strerror or error}") from error
+
+
+def _make_folder(path: Path) -> None:
+    """mkdir -p that is still there after a power cut."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    with _foreign_errors(path):
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,123 @@
+"""The connected projects: what is known of each, the state it is in, and who works on it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from neat_backend.errors import UnknownProject
+from neat_backend.records import Project
+from neat_backend.store import schema
+from neat_backend.store.sql import clock, insert
+
+CONNECTING = "connecting"  # /setup has come; label config and rights not checked yet
+SYNCING = "syncing"  # tasks and annotations are being read from Label Studio
+EMBEDDING = "embedding"  # images are being fetched and encoded; labels are taken in meanwhile
+READY = "ready"  # every label is answered by a new order
+BLOCKED = "blocked"  # a person must act; `detail` says what
+AWAY = "away"  # Label Studio does not answer; tried again by itself
+
+_table = schema.projects
+_FIELDS = tuple(field.name for field in fields(Project))
+_SETTABLE = frozenset(_FIELDS) - {"id"}
+
+
+def get(conn: Connection, id: int) -> Project | None:
+    row = conn.execute(_select().where(_table.c.id == id)).first()
+    return None if row is None else _project(row)
+
+
+def all(conn: Connection) -> list[Project]:
+    """Every connected project, by id."""
+    return [_project(row) for row in conn.execute(_select().order_by(_table.c.id))]
+
+
+def save_connection(conn: Connection, id: int, **fields: Any) -> Project:
+    """The project with `fields` set, made if it is new. An unknown field raises TypeError."""
+    _check(fields)
+    row = asdict(Project(id)) | fields
+    statement = insert(conn, _table).values(row)
+    if fields:
+        statement = statement.on_conflict_do_update(index_elements=["id"], set_=fields)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=["id"])
+    conn.execute(statement)
+    project = get(conn, id)
+    assert project is not None
+    return project
+
+
+def update(conn: Connection, id: int, **fields: Any) -> None:
+    """Set `fields`. An unknown field raises TypeError, an unknown project UnknownProject."""
+    _check(fields)
+    statement = sa.update(_table).where(_table.c.id == id).values(fields or {"id": id})
+    if conn.execute(statement).rowcount == 0:
+        raise UnknownProject(f"Project {id} is not connected to this backend")
+
+
+def delete(conn: Connection, id: int) -> None:
+    """Forget the project with all its rows, its events too. The arrays are not touched."""
+    for table in (
+        schema.annotations,
+        schema.tasks,
+        schema.rounds,
+        schema.revisions,
+        schema.events,
+        schema.inbox_heads,
+    ):
+        conn.execute(sa.delete(table).where(table.c.project == id))
+    conn.execute(sa.delete(_table).where(_table.c.id == id))
+
+
+def acquire_lease(conn: Connection, id: int, owner: str, seconds: float, now: datetime | None = None) -> bool:
+    """Become, or stay, the one who works on the project for the next `seconds`.
+
+    False while another owner's lease runs, and for a project that is not connected. `now`: the
+    database's clock unless given.
+    """
+    now = now or clock(conn)
+    statement = (
+        sa.update(_table)
+        .where(
+            _table.c.id == id,
+            sa.or_(_table.c.lease_owner.is_(None), _table.c.lease_owner == owner, _table.c.lease_until <= now),
+        )
+        .values(lease_owner=owner, lease_until=now + timedelta(seconds=seconds))
+    )
+    return conn.execute(statement).rowcount == 1
+
+
+def release_lease(conn: Connection, id: int, owner: str) -> None:
+    """Give the lease back; nothing happens if it has gone to someone else."""
+    conn.execute(
+        sa.update(_table)
+        .where(_table.c.id == id, _table.c.lease_owner == owner)
+        .values(lease_owner=None, lease_until=None)
+    )
+
+
+def lease_owner(conn: Connection, id: int, now: datetime | None = None) -> str | None:
+    """Who works on the project; None when nobody does or the lease has run out."""
+    now = now or clock(conn)
+    owner: str | None = conn.execute(
+        sa.select(_table.c.lease_owner).where(_table.c.id == id, _table.c.lease_until > now)
+    ).scalar()
+    return owner
+
+
+def _select() -> sa.Select[Any]:
+    return sa.select(*(_table.c[name] for name in _FIELDS))
+
+
+def _project(row: Row[Any]) -> Project:
+    return Project(**row._mapping)
+
+
+def _check(fields: dict[str, Any]) -> None:
+    unknown = sorted(set(fields) - _SETTABLE)
+    if unknown:
+        raise TypeError(f"a project has no field {', '.join(unknown)}")
