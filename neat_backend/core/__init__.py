@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: encoders, neighbours, scores, classifier. Nothing here knows of servers."""
