@@ -210,6 +210,18 @@ class Engine:
         ids = self._table.ids[found[held]].tolist()
         return list(zip(ids, self._table.similarities[row][held].tolist(), strict=True))
 
+    def tasks(self) -> list[int]:
+        """All tasks with features, labelled or not, in no order."""
+        return self._table.ids[self._table.alive].tolist()
+
+    def unlabelled(self, tasks: Iterable[int]) -> set[int]:
+        """Those of the tasks that are in the pool: with features, without a label."""
+        return {t for t in tasks if t in self._table and t not in self._labels}
+
+    def untrained(self) -> list[int]:
+        """Tasks without the classifier's probabilities, ascending."""
+        return np.sort(self._table.ids[self._table.alive & ~self._trained]).tolist()
+
     def labels(self) -> dict[int, Label]:
         """The labels of all labelled tasks, those without features included."""
         return dict(self._labels)

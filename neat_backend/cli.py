@@ -1,0 +1,203 @@
+"""The command line: `neat-backend COMMAND --help` shows each command with examples."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from neat_backend import __version__
+from neat_backend.errors import NeatError
+from neat_backend.service import Service
+from neat_backend.settings import Settings
+from neat_backend.store.database import Database
+
+app = typer.Typer(
+    help="Label Studio ML backend for open-set image annotation (NEAT).", no_args_is_help=True, add_completion=True
+)
+out, err = Console(), Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+ProjectId = Annotated[int, typer.Argument(help="Label Studio's project id.")]
+
+
+def main() -> None:
+    """Entry point: errors that this package raises on purpose are printed in plain words, exit code 1."""
+    try:
+        app()
+    except NeatError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    err.print(f"[bold red]error:[/] {message}", highlight=False)
+    sys.exit(1)
+
+
+def set_up_logging(settings: Settings) -> None:
+    """One line per event on stderr, with time and level."""
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def service() -> Service:
+    """The service over the database that the settings name."""
+    settings = Settings.from_env()
+    database = Database(settings.sqlalchemy_url)
+    database.migrate()
+    return Service(settings, database)
+
+
+def show(data: Any, as_json: bool, text: str = "") -> None:
+    """Print data as JSON, or the text made for people."""
+    if as_json:
+        print(json.dumps(data, indent=2, default=str))
+    elif text:
+        out.print(text, highlight=False)
+
+
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def serve() -> None:
+    """Run web and worker together; what dies is started again. Stop with Ctrl-C.
+
+    Settings come from the environment, see the README. Example:
+
+    LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY=… neat-backend serve
+    """
+    from neat_backend import serve as supervisor
+
+    settings = Settings.from_env()
+    set_up_logging(settings)
+    raise typer.Exit(supervisor.serve(settings))
+
+
+@app.command()
+def worker() -> None:
+    """Run a worker alone, beside web processes on the same database: `gunicorn _wsgi:app`."""
+    from neat_backend import worker as room
+
+    settings = Settings.from_env()
+    set_up_logging(settings)
+    room.run(settings)
+
+
+@app.command()
+def status(
+    project: Annotated[int | None, typer.Argument(help="Label Studio's project id; all if left out.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show progress until the project is ready.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say where things stand: state, progress with time left, labels, rounds.
+
+    Examples: neat-backend status · neat-backend status 3 --follow
+    """
+    asked = service()
+    if project is not None and follow:
+        _follow(asked, project)
+    found = asked.projects() if project is None else [asked.status(project)]
+    if as_json:
+        show(found if project is None else found[0], True)
+        return
+    if not found:
+        out.print("No project is connected yet: paste this backend's URL into Label Studio (Settings → Model).")
+        return
+    table = Table("project", "state", "tasks", "known", "invalid", "failed", "waiting events", "served")
+    for one in found:
+        row = asked.status(one["id"])
+        labels = row["labelled"]
+        table.add_row(
+            f"{row['id']} {row['title']}", f"{row['state']} {row['detail']}".strip(), str(row["tasks"]["tasks"]),
+            str(labels["known"]), str(labels["invalid"]), str(row["tasks"]["failed"]), str(row["queue"]["count"]),
+            row["model_version"] or "-",
+        )  # fmt: skip
+    out.print(table)
+
+
+def _follow(asked: Service, project: int) -> None:
+    """A progress bar until the project is ready; plain lines where the output is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as progress:
+        bar = progress.add_task("…", total=None)
+        while True:
+            now = asked.status(project)
+            total = now["progress"]["total"] or None
+            progress.update(bar, description=now["state"], completed=now["progress"]["done"], total=total)
+            if now["state"] == "blocked":
+                raise NeatError(now["detail"])
+            if now["state"] == "ready" and now["caught_up"]:
+                return
+            time.sleep(0.5)
+
+
+@app.command()
+def rank(
+    project: ProjectId,
+    limit: Annotated[int, typer.Option(min=1, help="How many tasks.")] = 20,
+    offset: Annotated[int, typer.Option(min=0, help="How many to pass over.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Print the tasks to label next, best first. Example: neat-backend rank 3 --limit 10"""
+    ranked = service().ranking(project, limit, offset)
+    if as_json:
+        show(ranked, True)
+        return
+    table = Table("rank", "task", "priority", "inconsistency", "known neighbours", "candidate", "predicted")
+    for one in ranked:
+        table.add_row(
+            str(one["rank"]), str(one["task"]), f"{one['priority']:.4f}", f"{one['inconsistency']:.3f}",
+            str(one["known_neighbours"]), "yes" if one["candidate"] else "no", one["predicted"] or "-",
+        )  # fmt: skip
+    out.print(table)
+
+
+@app.command()
+def train(project: ProjectId) -> None:
+    """Ask for a training round now, as Label Studio's button does. Example: neat-backend train 3"""
+    show(None, False, f"training asked for (event {service().train(project)})")
+
+
+@app.command()
+def sync(project: ProjectId) -> None:
+    """Ask for the whole project to be read from Label Studio again. Example: neat-backend sync 3"""
+    show(None, False, f"synchronisation asked for (event {service().sync(project)})")
+
+
+@app.command("retry-images")
+def retry_images(project: ProjectId) -> None:
+    """Ask for the failed images to be tried again. Example: neat-backend retry-images 3"""
+    show(None, False, f"asked for (event {service().retry_images(project)})")
+
+
+@app.command()
+def config(as_json: Json = False) -> None:
+    """Print the settings in force, secrets hidden, each with the variable that sets it."""
+    settings = Settings.from_env()
+    values = {title: getattr(settings, name) for name, title in Settings.titles().items()}
+    if as_json:
+        show(values, True)
+        return
+    table = Table("variable", "value")
+    for title, value in values.items():
+        table.add_row(title, str(value))
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,639 @@
+"""One project while it is live: its engine in memory, and what moves it.
+
+    apply   events of the inbox → store and engine, in one transaction with their being marked applied
+    bulk    reading the project, embedding images, probabilities of new tasks
+    rounds  starts a training when one is due, takes in its result
+    publish ranking → snapshot for the web process → head in Label Studio
+    tidy    the tail's scores, old revisions
+
+Each is a step that `worker.py` repeats in a thread of its own; all touch the engine under one lock and
+for milliseconds. Everything here can be thrown away at any moment: `load` builds it again from the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+
+import numpy as np
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from neat_backend import embedding, sync
+from neat_backend.core.encoders import Encoder
+from neat_backend.engine import Counts, Engine, Ranking
+from neat_backend.errors import BadLabelConfig, ImageError, NeatError, StoreError
+from neat_backend.labelstudio import events as ls_events
+from neat_backend.labelstudio import label_config
+from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.images import ImageFetcher, decode, thumbnail
+from neat_backend.labelstudio.label_config import LabelConfig
+from neat_backend.labelstudio.publisher import Publisher
+from neat_backend.publishing import Order, Publishing
+from neat_backend.records import Event, Project, Ranked
+from neat_backend.rounds import Rounds
+from neat_backend.settings import Settings
+from neat_backend.store import inbox, projects, tasks
+from neat_backend.store.arrays import ProjectArrays, image_key
+from neat_backend.store.database import Database
+
+log = logging.getLogger(__name__)
+
+EVENTS_AT_ONCE = 500
+POISON_ATTEMPTS = 3  # an event that fails so often is set aside
+IMAGE_ATTEMPTS = 3  # tries for an image whose failure may pass
+IMAGE_RETRY_SECONDS = 10.0
+PROGRESS_SECONDS = 1.0
+LOG_PROGRESS_SECONDS = 10.0
+
+
+class LeaseLost(NeatError):
+    """Another worker owns the project now: stop at once, write nothing more."""
+
+
+@dataclass
+class Effects:
+    """What a batch of events did to the store, to be done to the engine."""
+
+    through: int = 0  # highest event id
+    relabelled: set[int] = field(default_factory=set)
+    deleted: set[int] = field(default_factory=set)
+    image_changed: set[int] = field(default_factory=set)
+    new_images: bool = False
+    with_annotations: set[int] = field(default_factory=set)
+    project: ls_events.ProjectFields | None = None
+    train: bool = False
+    sync: bool = False
+
+
+class LiveProject:
+    """The live state of one project. `load` first; then the steps, each from one thread at a time."""
+
+    def __init__(
+        self, project: Project, owner: str, settings: Settings, database: Database,
+        encoder: Callable[[], Encoder], connect: Callable[[Project], LabelStudioClient],
+    ) -> None:  # fmt: skip
+        self.id = project.id
+        self.owner = owner
+        self.settings = settings
+        self.database = database
+        self.arrays = ProjectArrays(settings.data_dir, project.id)
+        self.lock = threading.RLock()
+        self.stopping = threading.Event()
+        self.loaded = threading.Event()
+        self.last_used = time.monotonic()
+        self._make_encoder, self._connect = encoder, connect
+        self._bulk_wanted = threading.Event()
+        self._sync_wanted = True  # whatever happened while nobody looked
+        self._annotations_wanted: set[int] = set()
+        self._image_attempts: dict[int, int] = {}
+        self._retry_images_at = 0.0
+        self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
+        self._bulk_state = ""
+        self._problems: dict[str, tuple[str, str]] = {}
+        self._shown: tuple[str, str] | None = None
+        self._progress_at = self._logged_at = 0.0
+        self._label_config = project.label_config
+        self._sampling = project.sampling
+        self._applied = 0
+        self._batch: list[int] = []  # NEAT_RERANK=round: the fixed order until the next round
+        self._seen: tuple[object, ...] = ()  # what the last publishing step looked at, when it was done with it
+        self._engine: Engine | None = None
+        self._config: LabelConfig | None = None
+        self._client: LabelStudioClient | None = None
+        self._encoder: Encoder | None = None
+        self._publishing: Publishing | None = None
+        self._rounds: Rounds | None = None
+
+    # building it
+
+    def load(self) -> None:
+        """Build everything from the store. Raises NeatError, saying what is missing, until it can."""
+        with self.database.read() as conn:
+            project = projects.get(conn, self.id)
+            if project is None:
+                raise LeaseLost(f"project {self.id} is not connected any more")
+        self._client = self._connect(project)
+        try:
+            config = self._parse(project.label_config)
+        except BadLabelConfig:  # none yet, or it has been repaired since
+            info = self._client.project(self.id)
+            project = replace(project, label_config=info.label_config, sampling=info.sampling)
+            self._update(label_config=info.label_config, sampling=info.sampling, title=info.title)
+            config = self._parse(project.label_config)
+        self._encoder = self._make_encoder()
+        engine = Engine(
+            self._encoder.dim, config.classes, k=self.settings.k, rule=self.settings.known_rule,
+            batch_size=self.settings.batch_size, seed=self.settings.seed,
+        )  # fmt: skip
+        with self.lock:
+            self._label_config, self._sampling = project.label_config, project.sampling
+            self._config, self._engine = config, engine
+            self._publishing = Publishing(
+                self.id, Publisher(self._client, self.id, config), self.database,
+                interval_seconds=self.settings.publish_interval_seconds,
+                batch_size=self.settings.batch_size, tail=self.settings.publish_tail,
+            )  # fmt: skip
+            self._rounds = Rounds(self.id, self.settings, self.database, self.arrays)
+            self._refresh()
+            self._rounds.load(engine)
+            with self.database.read() as conn:
+                waiting = inbox.pending(conn, self.id, 1)
+                self._applied = waiting[0].id - 1 if waiting else inbox.received_through(conn, self.id)
+        self.loaded.set()
+        log.info("project %d: loaded, %d tasks with features", self.id, len(engine))
+
+    def _parse(self, xml: str) -> LabelConfig:
+        return label_config.parse(xml, self.settings.invalid_choices, self.settings.control)
+
+    def _refresh(self) -> None:
+        """Bring the engine in line with the store: tasks, features, labels."""
+        assert self._engine is not None
+        assert self._config is not None
+        assert self._encoder is not None
+        with self.database.read() as conn:
+            images = tasks.task_images(conn, self.id)
+        live = {task for task, _, _ in images}
+        with self.lock:
+            self._engine.remove_tasks([t for t in self._engine.tasks() if t not in live])
+            usable = [(t, ref) for t, ref, state in images if state == "ready"]
+            self._take_stored([(t, ref) for t, ref in usable if t not in self._engine])
+            self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config))
+
+    def _take_stored(self, images: Sequence[tuple[int, str | None]]) -> set[int]:
+        """Give the engine the features that are stored already for these images; those it got."""
+        assert self._engine is not None
+        assert self._encoder is not None
+        if not images:
+            return set()
+        side = self.settings.image_size
+        kind = embedding.features_kind(self._encoder.key)
+        have = embedding.stored(self.arrays, kind, images)
+        have &= embedding.stored(self.arrays, embedding.thumbnails_kind(side), images)
+        segment = self.arrays.load(kind)
+        mask = np.isin(segment.ids, np.fromiter(have, np.int64, len(have)))
+        if mask.any():
+            self._engine.add_tasks(segment.ids[mask], segment.values[mask])
+        missing = [t for t, _ in images if t not in have]
+        if missing:  # stored state says ready, but the arrays were lost or are of another encoder
+            with self.database.begin() as conn:
+                tasks.set_image_state(conn, self.id, missing, "pending")
+        return have
+
+    # events
+
+    def apply_step(self) -> bool:
+        """Take in what has piled up in the inbox; True if there was anything."""
+        with self.database.read() as conn:
+            waiting = inbox.pending(conn, self.id, EVENTS_AT_ONCE)
+        if not waiting:
+            return False
+        self.last_used = time.monotonic()
+        try:
+            effects = self._store(waiting)
+        except (DBAPIError, StoreError, LeaseLost):
+            raise
+        except Exception:
+            log.exception("project %d: a batch of %d events failed, taking them one by one", self.id, len(waiting))
+            effects = self._store_one_by_one(waiting)
+        self._take_in(effects)
+        return True
+
+    def _store(self, waiting: Sequence[Event]) -> Effects:
+        """Events → store, in one transaction with their being marked applied."""
+        effects = Effects()
+        with self.database.begin() as conn:
+            if projects.lease_owner(conn, self.id) != self.owner:
+                raise LeaseLost(f"project {self.id} belongs to another worker now")
+            for event in waiting:
+                self._store_event(conn, event, effects)
+            inbox.mark_applied(conn, [event.id for event in waiting])
+            projects.update(conn, self.id, applied_event=waiting[-1].id)
+        effects.through = waiting[-1].id
+        return effects
+
+    def _store_one_by_one(self, waiting: Sequence[Event]) -> Effects:
+        """The same for a batch with a bad event in it: that one is tried again, then set aside."""
+        total = Effects()
+        for event in waiting:
+            try:
+                effects = self._store([event])
+            except (DBAPIError, StoreError, LeaseLost):
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                with self.database.begin() as conn:
+                    attempts = inbox.record_attempt(conn, event.id, reason)
+                    if attempts >= POISON_ATTEMPTS:
+                        inbox.set_aside(conn, event.id, reason)
+                if attempts < POISON_ATTEMPTS:
+                    break  # the order is kept: what follows waits for its next try
+                log.error("project %d: event %d (%s) set aside: %s", self.id, event.id, event.action, reason)
+                total.through = event.id
+                continue
+            total.through = effects.through
+            for name in ("relabelled", "deleted", "image_changed", "with_annotations"):
+                getattr(total, name).update(getattr(effects, name))
+            total.new_images |= effects.new_images
+            total.train |= effects.train
+            total.sync |= effects.sync
+            total.project = effects.project or total.project
+        return total
+
+    def _store_event(self, conn: Connection, event: Event, effects: Effects) -> None:
+        assert self._config is not None
+        change = ls_events.changes(event, self._config.image_key)
+        if change.tasks:
+            done = tasks.upsert_tasks(conn, self.id, change.tasks, event.id)
+            effects.image_changed.update(done.image_changed)
+            effects.relabelled.update(done.new, done.revived, done.image_changed)
+            effects.new_images |= bool(done.new or done.revived or done.image_changed)
+            effects.deleted.difference_update(done.new, done.revived)
+            effects.with_annotations.update(t.id for t in change.tasks if t.has_annotations)
+        if change.deleted_tasks:
+            effects.deleted.update(tasks.delete_tasks(conn, self.id, change.deleted_tasks, event.id))
+        if change.annotations:
+            effects.relabelled |= tasks.upsert_annotations(conn, self.id, change.annotations, event.id)
+        if change.deleted_annotations:
+            effects.relabelled |= tasks.delete_annotations(conn, self.id, change.deleted_annotations, event.id)
+        if change.retry_images:
+            effects.new_images |= bool(tasks.retry_failed(conn, self.id))
+        if change.project is not None:
+            effects.project = change.project
+        effects.train |= change.train
+        effects.sync |= change.sync
+
+    def _take_in(self, effects: Effects) -> None:
+        """What the store has taken in, for the engine too."""
+        assert self._engine is not None
+        assert self._config is not None
+        assert self._rounds is not None
+        with self.lock:
+            self._engine.remove_tasks(effects.deleted | effects.image_changed)
+            relabelled = effects.relabelled - effects.deleted
+            if relabelled:
+                self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config, relabelled))
+            if effects.project is not None:
+                self._follow_project(effects.project)
+            if effects.train:
+                self._rounds.request()
+            self._applied = max(self._applied, effects.through)
+        self._annotations_wanted |= effects.with_annotations
+        self._sync_wanted |= effects.sync
+        if effects.new_images or effects.sync or effects.with_annotations:
+            self._bulk_wanted.set()
+
+    def _follow_project(self, fields: ls_events.ProjectFields) -> None:
+        """The project's settings came with an event: follow what changed."""
+        changed = {}
+        if fields.sampling and fields.sampling != self._sampling:
+            self._sampling = changed["sampling"] = fields.sampling
+            log.info("project %d: sampling is now %r", self.id, fields.sampling)
+        if fields.label_config and fields.label_config != self._label_config:
+            self._label_config = changed["label_config"] = fields.label_config
+        if changed:
+            self._update(**changed)
+        if "label_config" in changed:
+            self._use_label_config(fields.label_config)
+
+    def _use_label_config(self, xml: str) -> None:
+        """Switch to another label config; one that can't be used is said, and the old one stays."""
+        assert self._engine is not None
+        assert self._publishing is not None
+        assert self._rounds is not None
+        try:
+            config = self._parse(xml)
+        except BadLabelConfig as error:
+            self.problem("label config", projects.BLOCKED, str(error))
+            return
+        self.solved("label config")
+        before, self._config = self._config, config
+        if config == before:
+            return
+        log.info("project %d: classes are now %s", self.id, ", ".join(config.classes))
+        self._publishing.publisher = Publisher(self._publishing.publisher.client, self.id, config)
+        if config.classes != self._engine.classes:
+            self._engine.set_classes(config.classes)
+            self._rounds.request("classes")
+            self._batch = []
+        self._engine.set_labels(sync.resolve_labels(self.database, self.id, config))
+        if before is not None and config.image_key != before.image_key:
+            self._sync_wanted = True  # other images: read the tasks again
+            self._bulk_wanted.set()
+
+    # reading and embedding
+
+    def bulk_step(self) -> bool:
+        """One piece of the work that takes long; True if there was any."""
+        if self._sync_wanted:
+            self._sync()
+        elif self._annotations_wanted:
+            wanted, self._annotations_wanted = self._annotations_wanted, set()
+            try:
+                sync.read_annotations(self.id, sorted(wanted), self._api, self.database)
+            except NeatError:
+                self._annotations_wanted |= wanted
+                raise
+            self._relabel(wanted)
+        elif self._embed():
+            pass
+        elif self._fill_probabilities():
+            pass
+        elif self._reconcile_due():
+            self._reconcile()
+        else:
+            self._bulk(projects.READY)
+            self._bulk_wanted.clear()
+            return False
+        return True
+
+    def wait_for_bulk(self, seconds: float) -> None:
+        self._bulk_wanted.wait(seconds)
+
+    @property
+    def _api(self) -> LabelStudioClient:
+        assert self._client is not None
+        return self._client
+
+    def _sync(self) -> None:
+        self._bulk(projects.SYNCING)
+        with self.database.read() as conn:
+            project = projects.get(conn, self.id)
+        first = project is not None and project.synced_at is None
+        sync.ensure_webhook(self.id, self.settings, self._api, self.database)
+        if first and self.settings.configure_project:
+            sync.configure(self.id, self._api, self.database)
+        self._sync_wanted = False
+        try:
+            found = sync.read_project(self.id, self.settings, self._api, self.database, self._progress)
+        except NeatError:
+            self._sync_wanted = True
+            raise
+        with self.database.read() as conn:
+            project = projects.get(conn, self.id)
+        with self.lock:
+            if project is not None:
+                self._sampling, self._label_config = project.sampling, project.label_config
+            if found.config != self._config:
+                self._use_label_config(self._label_config)
+            self._refresh()
+        self._update(synced_at=datetime.now(timezone.utc))
+        # Label Studio makes its own webhook after /setup was answered: look again now.
+        sync.ensure_webhook(self.id, self.settings, self._api, self.database)
+
+    def _relabel(self, of_tasks: Iterable[int]) -> None:
+        assert self._engine is not None
+        assert self._config is not None
+        with self.lock:
+            self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config, of_tasks))
+
+    def _embed(self) -> bool:
+        """Embed what is pending; True if there was anything to do now."""
+        assert self._engine is not None
+        assert self._encoder is not None
+        with self.database.read() as conn:
+            pending = tasks.pending_images(conn, self.id)
+        retried = any(task in self._image_attempts for task, _ in pending)
+        if retried and time.monotonic() < self._retry_images_at:
+            pending = [(task, ref) for task, ref in pending if task not in self._image_attempts]
+        if not pending:
+            return False
+        self._bulk(projects.EMBEDDING)
+        with self.lock:
+            self._engine.remove_tasks([task for task, _ in pending if task in self._engine])
+            have = self._take_stored(pending)
+            self._relabel([task for task, _ in pending])
+        self._images_ready(have)
+        todo = [(task, ref) for task, ref in pending if task not in have]
+        if not todo:
+            return True
+        with ImageFetcher(
+            self._api, self.settings.max_image_bytes, self.settings.max_image_pixels,
+            self.settings.request_timeout_seconds,
+        ) as fetcher:  # fmt: skip
+            progress = embedding.embed(
+                todo,
+                load=lambda task, ref: decode(fetcher.fetch(task, ref), self.settings.max_image_pixels),
+                thumbnail=thumbnail,
+                encoder=self._encoder,
+                arrays=self.arrays,
+                side=self.settings.image_size,
+                batch_size=self.settings.encode_batch_size,
+                downloads=self.settings.downloads,
+                on_stored=self._on_embedded,
+                on_failed=self._on_image_failed,
+                on_progress=lambda p: self._progress(p.done + p.failed, p.total, p.eta_seconds),
+                stopped=self.stopping.is_set,
+            )
+        log.info(
+            "project %d: %d images embedded, %d failed, %.1f images/s",
+            self.id, progress.done, progress.failed, progress.images_per_second,
+        )  # fmt: skip
+        return True
+
+    def _on_embedded(self, done: embedding.Embedded) -> None:
+        """Images are stored: into the engine, unless their task went or changed meanwhile."""
+        assert self._engine is not None
+        assert self._encoder is not None
+        with self.lock:
+            with self.database.read() as conn:
+                now = dict(tasks.images_of(conn, self.id, done.tasks.tolist()))
+            keys = self.arrays.index(embedding.features_kind(self._encoder.key))
+            current = np.array([now.get(int(t)) is not None and keys.get(int(t)) == image_key(now[int(t)] or "")
+                                for t in done.tasks], bool)  # fmt: skip
+            ids = done.tasks[current]
+            self._engine.add_tasks(ids, done.features[current])
+            self._images_ready(ids.tolist())
+            self._relabel(ids.tolist())
+        for task in ids.tolist():
+            self._image_attempts.pop(task, None)
+
+    def _images_ready(self, of_tasks: Iterable[int]) -> None:
+        ids = list(of_tasks)
+        if ids:
+            with self.database.begin() as conn:
+                tasks.set_image_state(conn, self.id, ids, "ready")
+
+    def _on_image_failed(self, task: int, error: ImageError) -> None:
+        attempts = self._image_attempts.get(task, 0) + 1
+        if error.transient and attempts < IMAGE_ATTEMPTS:
+            self._image_attempts[task] = attempts
+            self._retry_images_at = time.monotonic() + IMAGE_RETRY_SECONDS * 3 ** (attempts - 1)
+            return
+        self._image_attempts.pop(task, None)
+        log.warning("project %d, task %d: image failed: %s", self.id, task, error)
+        with self.database.begin() as conn:
+            tasks.set_image_state(conn, self.id, [task], "failed", str(error))
+
+    def _fill_probabilities(self) -> bool:
+        """Class probabilities for tasks that were embedded after the last round."""
+        assert self._engine is not None
+        assert self._rounds is not None
+        with self.lock:
+            missing = self._engine.untrained()
+        return bool(missing) and self._rounds.fill(self._engine, self.lock, missing)
+
+    def _reconcile_due(self) -> bool:
+        return self.settings.reconcile_seconds > 0 and time.monotonic() >= self._reconcile_at
+
+    def _reconcile(self) -> None:
+        """Compare counters with Label Studio's: a webhook that was lost shows as a difference."""
+        self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
+        info = self._api.project(self.id)
+        with self.database.read() as conn:
+            if inbox.pending(conn, self.id, 1):
+                return  # not caught up: nothing to compare yet
+            counts = tasks.counts(conn, self.id)
+        theirs = (info.task_count, info.annotation_count, info.skipped_count)
+        ours = (counts.tasks, counts.annotations, counts.skips)
+        if theirs != ours or info.label_config != self._label_config:
+            log.warning(
+                "project %d: Label Studio counts %s tasks, annotations, skips and we %s; reading it again",
+                self.id, theirs, ours,
+            )  # fmt: skip
+            self._sync_wanted = True
+        elif info.sampling != self._sampling:
+            with self.lock:
+                self._sampling = info.sampling
+            self._update(sampling=info.sampling)
+
+    # rounds
+
+    def rounds_step(self) -> bool:
+        """Take in a finished training, start one that is due; True if anything happened."""
+        assert self._engine is not None
+        assert self._rounds is not None
+        finished = self._rounds.finish(self._engine, self.lock)
+        if finished:
+            self._batch = []
+            self._bulk_wanted.set()
+        return self._rounds.start(self._engine, self.lock, idle=self._bulk_state == projects.READY) or finished
+
+    # publishing
+
+    def publish_step(self) -> bool:
+        """Make the present order the one that is served; True if nothing is left to do for it."""
+        assert self._engine is not None
+        assert self._publishing is not None
+        with self.lock:
+            seen = (self._engine.version, self._applied, self._sampling, self._bulk_state, len(self._batch))
+            if seen == self._seen:
+                return True
+            order = Order(
+                self._head(), self._applied, self._sampling, hold=self._bulk_state == projects.EMBEDDING
+            )  # fmt: skip
+            ranking = self._engine.ranking()
+            counts = self._engine.counts()
+        self._write_snapshot(order, ranking, counts)
+        if self._publishing.step(order, self._left_pool):
+            self._seen = seen
+        if self._publishing.vanished:
+            self._publishing.vanished.clear()
+            self._sync_wanted = True
+            self._bulk_wanted.set()
+        return self._seen == seen
+
+    def _head(self) -> list[Ranked]:
+        """What to serve, best first: live, or what is left of the round's fixed batch."""
+        assert self._engine is not None
+        if self.settings.rerank == "live":
+            return self._engine.ranked(self._engine.head())
+        left = self._engine.unlabelled(self._batch)
+        self._batch = [task for task in self._batch if task in left] or self._engine.head()
+        return self._engine.ranked(self._batch)
+
+    def _left_pool(self, served: Sequence[int]) -> set[int]:
+        assert self._engine is not None
+        with self.lock:
+            return set(served) - self._engine.unlabelled(served)
+
+    def _write_snapshot(self, order: Order, ranking: Ranking, counts: Counts) -> None:
+        """The order as the web process answers questions from it."""
+        with self.database.read() as conn:
+            project = projects.get(conn, self.id)
+        self.arrays.write_snapshot(
+            "ranking",
+            {
+                "ids": ranking.ids,
+                "priority": ranking.priority,
+                "inconsistency": ranking.inconsistency,
+                "known_neighbours": ranking.known_neighbours,
+                "candidate": ranking.candidate,
+                "predicted": ranking.predicted,
+                "head": np.array([r.task for r in order.head], np.int64),
+                "classes": np.array(ranking.classes, np.str_),
+                "labelled_known": np.array(counts.known, np.int64),
+                "labelled_invalid": np.array(counts.invalid, np.int64),
+                "event": np.array(order.event, np.int64),
+                "model_version": np.array(project.model_version if project else "", np.str_),
+            },
+        )
+
+    def tidy_step(self) -> bool:
+        """One piece of publishing that nobody waits for; True if there was any."""
+        assert self._publishing is not None
+        return self._publishing.background_step(self._first, self._sampling)
+
+    def _first(self, n: int) -> list[Ranked]:
+        assert self._engine is not None
+        with self.lock:
+            return self._engine.ranked(self._engine.head(n))
+
+    # what people see
+
+    def problem(self, where: str, state: str, detail: str) -> None:
+        """Something keeps a part from working: show it until it is solved."""
+        self._problems[where] = (state, detail)
+        self._show()
+
+    def solved(self, where: str) -> None:
+        if self._problems.pop(where, None):
+            self._show()
+
+    def _bulk(self, state: str) -> None:
+        if state != self._bulk_state:
+            self._bulk_state = state
+            self._progress_at = self._logged_at = 0.0
+            self._update(progress_done=0, progress_total=0, progress_eta_seconds=None)
+            self._show()
+
+    def _show(self) -> None:
+        worst = sorted(self._problems.values(), key=lambda p: p[0] != projects.BLOCKED)
+        state, detail = worst[0] if worst else (self._bulk_state or projects.CONNECTING, "")
+        if (state, detail) != self._shown:
+            self._shown = (state, detail)
+            self._update(state=state, detail=detail)
+
+    def _progress(self, done: int, total: int, eta_seconds: float | None = None) -> None:
+        now = time.monotonic()
+        if now - self._progress_at < PROGRESS_SECONDS and done < total:
+            return
+        self._progress_at = now
+        self._update(progress_done=done, progress_total=total, progress_eta_seconds=eta_seconds)
+        if now - self._logged_at >= LOG_PROGRESS_SECONDS:
+            self._logged_at = now
+            left = "" if eta_seconds is None else f", {eta_seconds:.0f} s left"
+            log.info("project %d: %s, %d of %d%s", self.id, self._bulk_state, done, total, left)
+
+    def _update(self, **fields: object) -> None:
+        with self.database.begin() as conn:
+            projects.update(conn, self.id, **fields)
+
+    def is_busy(self) -> bool:
+        """Is there anything that would be interrupted by putting the project away?"""
+        return (
+            not self.loaded.is_set()
+            or self._sync_wanted
+            or self._bulk_state != projects.READY
+            or (self._rounds is not None and self._rounds.is_training)
+        )
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self._bulk_wanted.set()
+        if self._rounds is not None:
+            self._rounds.stop()

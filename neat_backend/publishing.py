@@ -1,0 +1,160 @@
+"""When to publish what. How it is done is labelstudio/publisher.py's business.
+
+Annotators are served from the *head*, the first 2B of the ranking, in the revision that is switched on.
+A new head is published at once if the last one is older than the interval, else when it is over: label
+bursts coalesce. What annotators are served stays right without a call to Label Studio while the
+published head, less what has been labelled since, is still how the new one begins. Scores for the tail
+and the removal of old revisions wait until it is quiet, in a thread of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from neat_backend.errors import LabelStudioUnavailable, NotFoundInLabelStudio
+from neat_backend.labelstudio.publisher import Prediction, Publisher
+from neat_backend.records import Ranked
+from neat_backend.store import projects, revisions
+from neat_backend.store.database import Database
+from neat_backend.sync import UNCERTAINTY
+
+log = logging.getLogger(__name__)
+
+HOLD_SECONDS = 30.0  # between publications while images are still being embedded
+QUIET_SECONDS = 10.0  # nothing new for so long: time for the tail
+TAIL_CHUNK = 1000  # predictions in one background call
+MANY_REVISIONS = 10  # so many old ones are removed even when it isn't quiet
+
+
+@dataclass(frozen=True)
+class Order:
+    """What annotators should be served: the head of the ranking and what it reflects."""
+
+    head: Sequence[Ranked]  # best first
+    event: int  # highest inbox event it reflects
+    sampling: str  # the project's sampling: decides which end of the score is served first
+    hold: bool = False  # more is coming soon (images being embedded): don't hurry
+
+
+def score(priority: float, sampling: str) -> float:
+    """The score to write for a priority, in [0, 1]: uncertainty sampling serves the lowest first."""
+    return min(max(1.0 - priority if sampling == UNCERTAINTY else priority, 0.0), 1.0)
+
+
+def predictions(tasks: Sequence[Ranked], sampling: str) -> list[Prediction]:
+    """The classifier's class for a candidate, empty for the others; the score orders them."""
+    return [Prediction(t.task, score(t.priority, sampling), t.predicted if t.candidate else None) for t in tasks]
+
+
+class Publishing:
+    """Keeps one project's order in Label Studio; driven by two threads, one for heads, one for the rest."""
+
+    def __init__(
+        self, project: int, publisher: Publisher, database: Database, *, interval_seconds: float, batch_size: int,
+        tail: int, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.project = project
+        self.interval_seconds, self.batch_size, self.tail = interval_seconds, batch_size, tail
+        self.publisher = publisher
+        self.dropped = 0  # predictions that Label Studio refused, since the start
+        self.vanished: set[int] = set()  # tasks that turned out to be gone; whoever reads them clears them
+        self._database = database
+        self._clock = clock
+        self._served: list[int] = []  # task ids of the published head, best first
+        self._served_sampling = ""
+        self._version = ""  # the revision that is switched on, "" = none by this process yet
+        self._published_at = float("-inf")
+        self._tail_sent: set[int] = set()
+        self._tail_done = True
+        self._event = -1
+
+    def step(self, order: Order, left_pool: Callable[[Sequence[int]], set[int]]) -> bool:
+        """Publish the order if it must be and may be now; True when annotators are served this order.
+
+        left_pool: of the tasks given, those that are no longer unlabelled.
+        Raises LabelStudioError when Label Studio fails; nothing is switched on half-done.
+        """
+        gone = left_pool(self._served)
+        self._served = [task for task in self._served if task not in gone]
+        if not self._serves(order):
+            waited = self._clock() - self._published_at
+            if waited < (max(self.interval_seconds, HOLD_SECONDS) if order.hold else self.interval_seconds):
+                return False
+            if order.head:
+                self._publish(order)
+        self._reflects(order.event)
+        return True
+
+    def _serves(self, order: Order) -> bool:
+        """Is what is left of the published head how this order begins, and long enough?"""
+        ids = [ranked.task for ranked in order.head]
+        enough = len(self._served) >= min(self.batch_size, len(ids))
+        same = self._served == ids[: len(self._served)]
+        return bool(self._version) and self._served_sampling == order.sampling and enough and same
+
+    def _publish(self, order: Order) -> None:
+        started = self._clock()
+        with self._database.begin() as conn:
+            version = revisions.begin(conn, self.project)
+        try:
+            imported = self.publisher.import_revision(version, predictions(order.head, order.sampling))
+            self.dropped += len(imported.dropped_tasks)
+            self.vanished.update(imported.dropped_tasks)
+            if not imported.accepted:
+                raise LabelStudioUnavailable(f"Label Studio took none of {len(order.head)} predictions")
+            self.publisher.switch(version)
+        except BaseException:
+            with self._database.begin() as conn:
+                revisions.abandon(conn, self.project, version)
+            raise
+        with self._database.begin() as conn:
+            revisions.switched(conn, self.project, version)
+        dropped = set(imported.dropped_tasks)
+        self._served = [ranked.task for ranked in order.head if ranked.task not in dropped]
+        self._served_sampling = order.sampling
+        self._version = version
+        self._published_at = self._clock()
+        self._tail_sent, self._tail_done = set(self._served), self.tail == 0
+        log.info(
+            "project %d: %s on, %d tasks in order, event %d, %.2f s",
+            self.project, version, len(self._served), order.event, self._clock() - started,
+        )  # fmt: skip
+
+    def _reflects(self, event: int) -> None:
+        if event != self._event:
+            with self._database.begin() as conn:
+                projects.update(conn, self.project, published_event=event)
+            self._event = event
+
+    # the background
+
+    def background_step(self, tail: Callable[[int], Sequence[Ranked]], sampling: str) -> bool:
+        """Do one piece of the work that nobody waits for; True when there was any.
+
+        tail: n → the first n tasks of the ranking, best first.
+        """
+        with self._database.read() as conn:
+            old = revisions.to_delete(conn, self.project)
+        quiet = self._clock() - self._published_at >= QUIET_SECONDS
+        if old and (quiet or len(old) > MANY_REVISIONS):
+            try:
+                self.publisher.delete(old[0])
+            except NotFoundInLabelStudio:
+                pass
+            with self._database.begin() as conn:
+                revisions.deleted(conn, self.project, old[0])
+            return True
+        if not quiet or self._tail_done or not self._version:
+            return False
+        version = self._version
+        wanted = [t for t in tail(self.tail + len(self._served)) if t.task not in self._tail_sent][:TAIL_CHUNK]
+        if wanted:
+            imported = self.publisher.import_revision(version, predictions(wanted, sampling))
+            self.dropped += len(imported.dropped_tasks)
+        if version == self._version:
+            self._tail_sent.update(t.task for t in wanted)
+            self._tail_done = len(wanted) < TAIL_CHUNK or len(self._tail_sent) >= self.tail + len(self._served)
+        return bool(wanted)

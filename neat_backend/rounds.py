@@ -1,0 +1,181 @@
+"""Query rounds of one project: when to train, what came of it.
+
+A round is due after every B new labels, when somebody presses "Start training", or when the class list
+changes. Training runs in a process of its own (training.py); here it is only started and taken in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+
+from neat_backend import embedding
+from neat_backend.engine import Engine
+from neat_backend.errors import TrainingError
+from neat_backend.records import Round
+from neat_backend.settings import Settings
+from neat_backend.store import rounds
+from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store.database import Database
+from neat_backend.training import TrainingJob, TrainingProcess
+
+log = logging.getLogger(__name__)
+
+BATCH, REQUESTED, CLASSES = "batch", "requested", "classes"  # what a round was triggered by
+_FILL_AT_ONCE = 2048  # images classified in one go for tasks that came after a round
+
+
+class Rounds:
+    """The rounds of one project. The caller serialises `start` and `finish`."""
+
+    def __init__(self, project: int, settings: Settings, database: Database, arrays: ProjectArrays) -> None:
+        self.project = project
+        self.settings, self.database, self.arrays = settings, database, arrays
+        self._training: tuple[Round, TrainingProcess, float] | None = None
+        self._wanted = ""
+        self._counted = 0  # labels at the beginning of the last round
+        self._known = 0
+        self._done: Round | None = None  # the round whose probabilities are in use
+
+    def load(self, engine: Engine) -> None:
+        """Take up where the store says that things stand; a round that was interrupted is begun again."""
+        with self.database.begin() as conn:
+            interrupted = rounds.abandon_running(conn, self.project)
+            last = [r for r in rounds.all(conn, self.project) if r.state == "done" or r.error != "interrupted"]
+            self._done = rounds.latest(conn, self.project)
+        if last:
+            self._counted, self._known = last[-1].known + last[-1].invalid, last[-1].known
+        if interrupted:
+            self.request()
+        if self._done is not None:
+            self._use_probabilities(engine, self._done)
+
+    @property
+    def is_training(self) -> bool:
+        return self._training is not None
+
+    def request(self, trigger: str = REQUESTED) -> None:
+        """Train as soon as the present training, if any, is over."""
+        self._wanted = self._wanted or trigger
+
+    def start(self, engine: Engine, lock: contextlib.AbstractContextManager[object], idle: bool) -> bool:
+        """Begin a round if one is due. idle: no images are waiting to be embedded."""
+        if self._training is not None:
+            return False
+        with lock:
+            counts, classes = engine.counts(), engine.classes
+            labelled = counts.known + counts.invalid
+            trigger = self._wanted
+            if not trigger and idle and labelled - self._counted >= self.settings.batch_size:
+                trigger = BATCH
+            if not trigger:
+                return False
+            known = {t: x.choice for t, x in engine.labels().items() if x.choice is not None and t in engine}
+        present = set(known.values())
+        if len(present) < 2 and trigger != REQUESTED:
+            # Nothing to tell apart yet: go on by neighbours alone and look again after the next label.
+            self._wanted = ""
+            return False
+        self._wanted = ""
+        with self.database.begin() as conn:
+            begun = rounds.start(
+                conn, self.project, trigger=trigger, known=counts.known, invalid=counts.invalid,
+                unlabelled=counts.unlabelled, queried=max(labelled - self._counted, 0),
+                queried_known=min(max(counts.known - self._known, 0), max(labelled - self._counted, 0)),
+                classes=classes,
+            )  # fmt: skip
+        self._counted, self._known = labelled, counts.known
+        if len(present) < 2:
+            self._fail(begun, f"needs labelled images of at least two classes, has {len(present)}")
+            return True
+        ids = np.array(sorted(known), np.int64)
+        codes = np.array([classes.index(known[int(t)] or "") for t in ids], np.int64)
+        folder = self.arrays.folder("training") / f"{begun.number:06d}"
+        job = TrainingJob(
+            data_dir=str(self.settings.data_dir), project=self.project, round=begun.number, classes=classes,
+            image_size=self.settings.image_size, epochs=self.settings.epochs, seed=self.settings.seed,
+            holdout=self.settings.holdout, device=self.settings.device,
+        )  # fmt: skip
+        process = TrainingProcess(job, folder, time_limit_seconds=self.settings.train_time_limit_seconds)
+        process.start(ids, codes)
+        self._training = (begun, process, time.monotonic())
+        log.info("project %d: round %d (%s), training on %d images", self.project, begun.number, trigger, len(ids))
+        return True
+
+    def finish(self, engine: Engine, lock: contextlib.AbstractContextManager[object]) -> bool:
+        """Take in the training that has ended, if one has."""
+        if self._training is None:
+            return False
+        begun, process, started = self._training
+        try:
+            result = process.poll()
+        except TrainingError as error:
+            self._training = None
+            self._fail(begun, str(error))
+            return True
+        if result is None:
+            return False
+        self._training = None
+        with lock:
+            self._use_probabilities(engine, begun)
+        with self.database.begin() as conn:
+            rounds.finish(
+                conn, self.project, begun.number, seconds=time.monotonic() - started,
+                held_out=result.held_out, held_out_correct=result.held_out_correct,
+            )  # fmt: skip
+        self._done = begun
+        self.arrays.drop_except("probabilities", {f"{begun.number:06d}"})
+        for model in self._models():
+            if model != self._model(begun):
+                model.unlink(missing_ok=True)
+        log.info("project %d: round %d done in %.1f s", self.project, begun.number, time.monotonic() - started)
+        return True
+
+    def fill(self, engine: Engine, lock: contextlib.AbstractContextManager[object], missing: list[int]) -> bool:
+        """Probabilities for tasks that the last round did not see; True if any were made."""
+        done = self._done
+        if done is None or self._training is not None or not self._model(done).exists():
+            return False
+        from neat_backend.core.classifier import Classifier  # imports torch: only where it is needed
+
+        thumbnails = self.arrays.load(embedding.thumbnails_kind(self.settings.image_size))
+        mask = np.isin(thumbnails.ids, np.array(missing, np.int64))
+        if not mask.any():
+            return False
+        classifier = Classifier.load(self._model(done), self.settings.device)
+        at = np.flatnonzero(mask)
+        for part in np.array_split(at, max(1, len(at) // _FILL_AT_ONCE)):
+            probabilities = classifier.predict_proba(thumbnails.values[part])
+            self.arrays.append(self._kind(done), thumbnails.ids[part], thumbnails.keys[part], probabilities)
+            with lock:
+                engine.set_probabilities(thumbnails.ids[part], probabilities, done.classes)
+        return True
+
+    def stop(self) -> None:
+        """End a running training; the round is begun again at the next load."""
+        if self._training is not None:
+            self._training[1].stop()
+            self._training = None
+
+    def _use_probabilities(self, engine: Engine, done: Round) -> None:
+        segment = self.arrays.load(self._kind(done))
+        if len(segment.ids):
+            engine.set_probabilities(segment.ids, segment.values, done.classes)
+
+    def _fail(self, begun: Round, reason: str) -> None:
+        log.warning("project %d: round %d failed: %s", self.project, begun.number, reason)
+        with self.database.begin() as conn:
+            rounds.fail(conn, self.project, begun.number, reason)
+
+    def _kind(self, of: Round) -> str:
+        return f"probabilities/{of.number:06d}"
+
+    def _model(self, of: Round) -> Path:
+        return self.arrays.folder("models") / f"{of.number:06d}.safetensors"
+
+    def _models(self) -> list[Path]:
+        return sorted(self.arrays.folder("models").glob("*.safetensors"))

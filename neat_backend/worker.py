@@ -1,0 +1,286 @@
+"""The worker process: owns projects, one owner per project at a time, and keeps them live.
+
+Every project that this worker owns gets threads that repeat the steps of `LiveProject`. The main loop
+here renews leases, takes up projects that need somebody, and puts the least recently used ones away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+from sqlalchemy.exc import DBAPIError
+
+from neat_backend.core.encoders import Encoder, build_encoder
+from neat_backend.errors import (
+    BadLabelConfig,
+    EncoderError,
+    LabelStudioRefused,
+    LabelStudioUnavailable,
+    NeatError,
+    NotFoundInLabelStudio,
+    SettingsError,
+    StoreError,
+)
+from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.live import LeaseLost, LiveProject
+from neat_backend.records import Project
+from neat_backend.settings import Settings
+from neat_backend.store import inbox, projects
+from neat_backend.store.database import Database
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 15.0
+POLL_SECONDS = 0.05  # how soon an event is seen
+LOOK_SECONDS = 0.5  # how soon a project is taken up
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
+KEEP_EVENTS_SECONDS = 7 * 24 * 3600.0
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; then stop cleanly."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    database = Database(settings.sqlalchemy_url)
+    database.migrate()
+    worker = Worker(settings, database)
+    try:
+        worker.run(stopping)
+    finally:
+        worker.stop()
+        database.dispose()
+
+
+class Worker:
+    """Owns projects and runs their threads. `run` returns when told to stop."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings, self.database = settings, database
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._live: dict[int, tuple[LiveProject, list[threading.Thread]]] = {}
+        self._visited: set[int] = set()  # projects read at least once since the start
+        self._encoder: Encoder | None = None
+        self._encoder_lock = threading.Lock()
+        self._renewed_at = 0.0
+
+    def run(self, stopping: threading.Event) -> None:
+        log.info("worker %s started", self.owner)
+        pruned_at = 0.0
+        while not stopping.is_set():
+            try:
+                self._renew()
+                self._take_up()
+                if time.monotonic() - pruned_at > 3600:
+                    self._prune()
+                    pruned_at = time.monotonic()
+            except (DBAPIError, StoreError) as error:
+                log.error("the database can't be used, trying again: %s", error)
+                stopping.wait(FIRST_BACKOFF_SECONDS)
+            stopping.wait(LOOK_SECONDS)
+
+    def stop(self) -> None:
+        """Put all projects away and give their leases back."""
+        for number in list(self._live):
+            self._put_away(number)
+        log.info("worker %s stopped", self.owner)
+
+    # which projects
+
+    def _take_up(self) -> None:
+        """Make those projects live that have events waiting or have not been read yet."""
+        with self.database.read() as conn:
+            waiting = set(inbox.projects_with_work(conn))
+            known = projects.all(conn)
+        for number in set(self._live) - {project.id for project in known}:
+            self._put_away(number)
+        for project in sorted(known, key=lambda p: p.id not in waiting):
+            if project.id in self._live or (project.id in self._visited and project.id not in waiting):
+                continue
+            if len(self._live) >= self.settings.max_live_projects and not self._make_room():
+                return
+            if self._lease(project.id):
+                self._start(project)
+
+    def _make_room(self) -> bool:
+        """Put away the project that nobody has needed for longest, if one is at rest."""
+        resting = [live for live, _ in self._live.values() if not live.is_busy()]
+        if not resting:
+            return False
+        oldest = min(resting, key=lambda live: live.last_used)
+        log.info("project %d: put away to make room", oldest.id)
+        self._put_away(oldest.id)
+        return True
+
+    def _lease(self, number: int) -> bool:
+        with self.database.begin() as conn:
+            if projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS):
+                return True
+            holder = projects.lease_owner(conn, number)
+            if holder is None or not _is_dead(holder):
+                return False
+            log.info("project %d: its worker %s is dead, taking over", number, holder)
+            projects.release_lease(conn, number, holder)
+            return projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS)
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed_at < LEASE_SECONDS / 3:
+            return
+        for number in list(self._live):
+            with self.database.begin() as conn:
+                ours = projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS)
+            if not ours:
+                log.warning("project %d: another worker has taken it over", number)
+                self._put_away(number)
+        self._renewed_at = time.monotonic()
+
+    def _prune(self) -> None:
+        with self.database.begin() as conn:
+            inbox.prune(conn, datetime.now(timezone.utc) - timedelta(seconds=KEEP_EVENTS_SECONDS))
+
+    # their threads
+
+    def _start(self, project: Project) -> None:
+        try:
+            settings = self.settings.for_project(project.extra_params)
+        except SettingsError as error:  # checked when they were sent, so they come from another version
+            log.error("project %d: going on without its extra params: %s", project.id, error)
+            settings = self.settings
+        live = LiveProject(project, self.owner, settings, self.database, self._shared_encoder, self._connect)
+        self._visited.add(project.id)
+        steps: list[tuple[str, Callable[[], bool], Callable[[], None]]] = [
+            ("apply", live.apply_step, lambda: _pause(live, POLL_SECONDS)),
+            ("bulk", live.bulk_step, lambda: live.wait_for_bulk(LOOK_SECONDS)),
+            ("rounds", live.rounds_step, lambda: _pause(live, 0.2)),
+            ("publish", lambda: not live.publish_step(), lambda: _pause(live, POLL_SECONDS)),
+            ("tidy", live.tidy_step, lambda: _pause(live, 1.0)),
+        ]
+        threads = [
+            threading.Thread(
+                target=_repeat, args=(live, name, step, idle), name=f"{name}-{project.id}", daemon=True
+            )
+            for name, step, idle in steps
+        ]  # fmt: skip
+        loader = threading.Thread(target=_load, args=(live,), name=f"load-{project.id}", daemon=True)
+        self._live[project.id] = (live, [loader, *threads])
+        for thread in (loader, *threads):
+            thread.start()
+
+    def _put_away(self, number: int) -> None:
+        live, threads = self._live.pop(number)
+        live.stop()
+        for thread in threads:
+            thread.join(timeout=5)
+        try:
+            with self.database.begin() as conn:
+                projects.release_lease(conn, number, self.owner)
+        except (DBAPIError, StoreError) as error:
+            log.warning("project %d: its lease runs out by itself: %s", number, error)
+
+    def _shared_encoder(self) -> Encoder:
+        """One encoder for all projects, built when the first needs it."""
+        with self._encoder_lock:
+            if self._encoder is None:
+                started = time.monotonic()
+                settings = self.settings
+                self._encoder = build_encoder(settings.encoder, settings.encoder_weights, settings.device)
+                log.info("encoder %s ready in %.1f s", self._encoder.key, time.monotonic() - started)
+            return self._encoder
+
+    def _connect(self, project: Project) -> LabelStudioClient:
+        url = self.settings.label_studio_url or project.label_studio_url
+        key = self.settings.label_studio_api_key.get_secret_value() or project.access_token
+        if not url or not key:
+            raise SettingsError(
+                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not set, and Label Studio's connection named none:"
+                " set both (the key: Account & Settings → Access Token in Label Studio)"
+            )
+        return LabelStudioClient(url, key, self.settings.request_timeout_seconds)
+
+
+def _pause(live: LiveProject, seconds: float) -> None:
+    live.stopping.wait(seconds)
+
+
+def _load(live: LiveProject) -> None:
+    """Build the project's state, however often it takes."""
+    _repeat(live, "load", lambda: (live.load(), False)[1], lambda: None, once=True)
+
+
+def _repeat(
+    live: LiveProject, name: str, step: Callable[[], bool], idle: Callable[[], None], once: bool = False
+) -> None:  # fmt: skip
+    """Repeat a step until the project is put away; errors are shown, waited out and tried again."""
+    backoff = FIRST_BACKOFF_SECONDS
+    if not once:
+        while not live.loaded.wait(0.2):
+            if live.stopping.is_set():
+                return
+    while not live.stopping.is_set():
+        try:
+            more = step()
+        except LeaseLost as error:
+            log.warning("%s", error)
+            live.stop()
+            return
+        except LabelStudioUnavailable as error:
+            problem, wait = (projects.AWAY, str(error)), error.retry_after_seconds or backoff
+        except (LabelStudioRefused, BadLabelConfig, SettingsError, EncoderError) as error:
+            problem, wait = (projects.BLOCKED, str(error)), backoff
+        except NotFoundInLabelStudio as error:
+            problem, wait = (projects.BLOCKED, f"{error} (deleted, or not visible to the API key's user)"), backoff
+        except NeatError as error:
+            problem, wait = (projects.BLOCKED, str(error)), backoff
+        except DBAPIError as error:
+            log.error("project %d: %s: the database failed, trying again: %s", live.id, name, error.orig)
+            live.stopping.wait(backoff)
+            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+            continue
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end the thread that others wait for
+            log.exception("project %d: %s failed", live.id, name)
+            problem, wait = (projects.BLOCKED, f"internal error in {name}: {error}; see the log"), backoff
+        else:
+            backoff = FIRST_BACKOFF_SECONDS
+            _show(live, lambda: live.solved(name))
+            if once:
+                return
+            if not more:
+                idle()
+            continue
+        log.warning("project %d: %s: %s; trying again in %.0f s", live.id, name, problem[1], wait)
+        _show(live, lambda problem=problem: live.problem(name, *problem))  # type: ignore[misc]
+        live.stopping.wait(wait)
+        backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+
+
+def _show(live: LiveProject, change: Callable[[], None]) -> None:
+    """Tell people about a problem or its end; that the database fails is no reason to stop trying."""
+    try:
+        change()
+    except (DBAPIError, NeatError) as error:
+        log.warning("project %d: its state can't be shown: %s", live.id, error)
+
+
+def _is_dead(owner: str) -> bool:
+    """Is the worker of this lease a process of this host that no longer exists?"""
+    host, _, rest = owner.partition(":")
+    number = rest.partition(":")[0]
+    if host != socket.gethostname() or not number.isdigit():
+        return False
+    if int(number) == os.getpid():
+        return True  # an earlier process that had our number
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
