@@ -331,13 +331,20 @@ class LabelStudioClient:
     # --- underneath
 
     def _pages(
-        self, project: int, params: Mapping[str, Any], filters: list[dict[str, Any]], page_size: int
+        self,
+        project: int,
+        params: Mapping[str, Any],
+        filters: list[dict[str, Any]],
+        page_size: int,
+        selected: Mapping[str, Any] | None = None,
     ) -> Iterator[list[dict[str, Any]]]:
         """Tasks that match the filters by id, each page the ones after the last id of the page before."""
         last = 0
         while True:
             items = [*filters, _filter("id", "greater", "Number", last)]
-            query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
+            query: dict[str, Any] = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
+            if selected is not None:
+                query["selectedItems"] = selected
             body = self._task_page(project, params, query, page_size)
             page = self._read(lambda answer: list(answer["tasks"]), body)
             if not page:
@@ -354,9 +361,7 @@ class LabelStudioClient:
         ids = sorted(set(tasks))
         for start in range(0, len(ids), _IDS_PER_CALL):
             included = ids[start : start + _IDS_PER_CALL]
-            query = {"selectedItems": {"all": False, "included": included}, "ordering": ["tasks:id"]}
-            body = self._task_page(project, params, query, len(included))
-            yield self._read(lambda answer: list(answer["tasks"]), body)
+            yield from self._pages(project, params, [], len(included), {"all": False, "included": included})
 
     def _task_page(self, project: int, params: Mapping[str, Any], query: Mapping[str, Any], size: int) -> Any:
         compact = json.dumps(query, separators=(",", ":"))

@@ -1,0 +1,355 @@
+"""A real Label Studio, started from a virtual environment of its own, for the demo and the end-to-end tests.
+
+Label Studio pins too many packages to share an environment with this one. Its program is what the
+variable NEAT_LABEL_STUDIO names, else `.label-studio/venv/bin/label-studio` in the working folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
+
+log = logging.getLogger(__name__)
+
+PROGRAM_IN_REPOSITORY = Path(".label-studio/venv/bin/label-studio")
+
+
+def find_label_studio() -> Path | None:
+    """The `label-studio` program, or None where it is not installed."""
+    named = os.environ.get("NEAT_LABEL_STUDIO", "")
+    program = Path(named) if named else PROGRAM_IN_REPOSITORY
+    return program.absolute() if program.is_file() and os.access(program, os.X_OK) else None
+
+
+class LabelStudioServer:
+    """A context manager: inside it, Label Studio answers at `url`, with a user who has `token`.
+
+    A folder that has been used before goes on where it was left (with its own users). Nothing is
+    reported to anyone: analytics, error reports and update checks are off.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        username: str = "neat@example.com",
+        password: str = "",
+        token: str = "",
+        program: Path | None = None,
+        document_root: Path | None = None,
+        timeout_seconds: float = 300,
+        progress: Callable[[str, float], None] = lambda doing, seconds_left: None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        folder: for its database, uploads and log. Made if missing.
+        port: 0 = any free one.
+        password, token: made up if empty.
+        document_root: folder whose sub-folders can be local-files storages; default `folder/files`.
+        progress: called about once a second with what is going on and an estimate of the seconds left.
+        environment: more variables for Label Studio.
+        """
+        self.folder = folder.absolute()
+        self.port = port or _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.username = username
+        self.password = password or secrets.token_urlsafe(12)
+        self.token = token or secrets.token_hex(20)
+        self.document_root = (document_root or self.folder / "files").absolute()
+        self.log_file = self.folder / "label-studio.log"
+        self._program = program
+        self._timeout_seconds = timeout_seconds
+        self._progress = progress
+        self._environment = dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> LabelStudioServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start and wait until it answers. Raises LabelStudioError with the end of its log if it does not."""
+        program = self._program or find_label_studio()
+        if program is None:
+            raise LabelStudioError(
+                "Label Studio is not installed; install it in an environment of its own "
+                f"(`uv venv --python 3.11 {PROGRAM_IN_REPOSITORY.parent.parent}`, then `uv pip install label-studio` "
+                "in it), or let NEAT_LABEL_STUDIO name its `label-studio` program"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.document_root.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + self._timeout_seconds
+        if not (self.folder / "label_studio.sqlite3").exists():
+            self._prepare_database(program, deadline)
+        command = [str(program), "start", "--enable-legacy-api-token", "--no-browser", "-p", str(self.port)]
+        self._process = self._spawn(command, self._variables(self.folder))
+        try:
+            self._wait("Starting Label Studio", 10, self._answers, self._process, deadline)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop it, politely first."""
+        if self._process is not None:
+            _end(self._process)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(self.url + "/health", timeout=5, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _prepare_database(self, program: Path, deadline: float) -> None:
+        """Put a migrated, empty database into the folder: a copy of one that is kept beside the environment."""
+        kept = _kept_database(program)
+        if not kept.is_file():
+            self._migrate(program, kept, deadline)
+        if kept.is_file():
+            shutil.copyfile(kept, self.folder / "label_studio.sqlite3")
+
+    def _migrate(self, program: Path, kept: Path, deadline: float) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            # Any command migrates first; this one then finds no such user, and leaves none behind.
+            command = [str(program), "user", "--username", "nobody@example.com"]
+            process = self._spawn(command, self._variables(Path(scratch)))
+            try:
+                self._wait(
+                    "Preparing Label Studio's database (once)", 60, lambda: process.poll() == 0, process, deadline
+                )
+            finally:
+                _end(process)
+            made = Path(scratch) / "label_studio.sqlite3"
+            # Others may be doing the same; a rename lets each of them see a whole file or none.
+            with contextlib.suppress(OSError):
+                partial = kept.with_name(f"{kept.name}.{os.getpid()}")
+                shutil.copyfile(made, partial)
+                partial.replace(kept)
+            if not kept.is_file():
+                shutil.copyfile(made, self.folder / made.name)
+
+    def _spawn(self, command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as log_file:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=dict(variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _variables(self, data_folder: Path) -> dict[str, str]:
+        """Label Studio reads many variables, also under plain names such as HOST: it gets none of ours."""
+        kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
+        return {
+            **{name: os.environ[name] for name in kept if name in os.environ},
+            "LABEL_STUDIO_BASE_DATA_DIR": str(data_folder),
+            "LABEL_STUDIO_HOST": self.url,
+            "LABEL_STUDIO_USERNAME": self.username,
+            "LABEL_STUDIO_PASSWORD": self.password,
+            "LABEL_STUDIO_USER_TOKEN": self.token,
+            "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(self.document_root),
+            # Without these, neither a webhook nor a backend on this machine or a private network works.
+            "SSRF_PROTECTION_ENABLED": "false",
+            "ML_BLOCK_LOCAL_IP": "false",
+            "COLLECT_ANALYTICS": "false",
+            "LATEST_VERSION_CHECK": "false",
+            "SENTRY_DSN": "",
+            "FRONTEND_SENTRY_DSN": "",
+            "PYTHONUNBUFFERED": "1",
+            **self._environment,
+        }
+
+    def _wait(
+        self,
+        doing: str,
+        usual_seconds: float,
+        done: Callable[[], bool],
+        process: subprocess.Popen[bytes],
+        deadline: float,
+    ) -> None:
+        began = time.monotonic()
+        told = 0.0
+        while not done():
+            now = time.monotonic()
+            if process.poll() not in (None, 0) or (process.poll() == 0 and not done()):
+                raise LabelStudioError(f"Label Studio stopped with status {process.returncode}. {self._last_words()}")
+            if now > deadline:
+                raise LabelStudioError(
+                    f"Label Studio did not answer within {self._timeout_seconds:.0f} s. {self._last_words()}"
+                )
+            if now - told >= 1:
+                self._progress(doing, max(1.0, usual_seconds - (now - began)))
+                told = now
+            time.sleep(0.2)
+
+    def _last_words(self) -> str:
+        lines = self.log_file.read_text(errors="replace").splitlines() if self.log_file.is_file() else []
+        return f"The end of {self.log_file}:\n" + "\n".join(lines[-20:])
+
+
+class Annotator:
+    """Works in Label Studio as a person does: the calls that its pages make."""
+
+    def __init__(self, url: str, token: str, timeout_seconds: float = 120) -> None:
+        """token: a legacy token, as LabelStudioServer has it."""
+        self._http = httpx.Client(
+            base_url=url, headers={"Authorization": f"Token {token}"}, timeout=timeout_seconds, trust_env=False
+        )
+
+    def create_project(self, title: str, label_config: str, **settings: Any) -> int:
+        return int(
+            self.call("POST", "/api/projects/", {"title": title, "label_config": label_config, **settings})["id"]
+        )
+
+    def update_project(self, project: int, **settings: Any) -> None:
+        self.call("PATCH", f"/api/projects/{project}/", settings)
+
+    def delete_project(self, project: int) -> None:
+        self.call("DELETE", f"/api/projects/{project}/")
+
+    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Import tasks, `{"data": {…}}` with annotations or without; their ids, in order."""
+        path = f"/api/projects/{project}/import?return_task_ids=true"
+        return [int(task) for task in self.call("POST", path, list(tasks))["task_ids"]]
+
+    def upload_images(self, project: int, files: Sequence[Path]) -> list[int]:
+        """Upload image files: each becomes a task. Ids of the new tasks."""
+        path = f"/api/projects/{project}/import?return_task_ids=true"
+        opened = [("file", (file.name, file.read_bytes())) for file in files]
+        answer = self._answer(self._http.post(path, files=opened))
+        return [int(task) for task in answer["task_ids"]]
+
+    def add_local_files(self, project: int, folder: Path) -> int:
+        """Connect a folder below the server's document root, so that its files can be seen."""
+        body = {"project": project, "path": str(folder.absolute()), "use_blob_urls": True}
+        return int(self.call("POST", "/api/storages/localfiles/", body)["id"])
+
+    def connect_backend(
+        self,
+        project: int,
+        url: str,
+        title: str = "NEAT",
+        extra_params: Mapping[str, Any] | None = None,
+        user: str = "",
+        password: str = "",
+    ) -> int:
+        """Connect an ML backend to the project; its id."""
+        body: dict[str, Any] = {"project": project, "url": url, "title": title}
+        if extra_params:
+            body["extra_params"] = dict(extra_params)
+        if user:
+            body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
+        return int(self.call("POST", "/api/ml/", body)["id"])
+
+    def start_training(self, backend: int) -> None:
+        self.call("POST", f"/api/ml/{backend}/train", {})
+
+    def next_task(self, project: int) -> int | None:
+        """The task that "Label All Tasks" would open now; None when there is nothing left."""
+        response = self._http.get(f"/api/projects/{project}/next/")
+        return None if response.status_code == 404 else int(self._answer(response)["id"])
+
+    def annotate(self, task: int, choice: str, control: str = "class", to_name: str = "image", **more: Any) -> int:
+        """Submit a choice; the annotation's id."""
+        body = {"result": choices_result(choice, control, to_name), **more}
+        return int(self.call("POST", f"/api/tasks/{task}/annotations/", body)["id"])
+
+    def skip(self, task: int) -> int:
+        body = {"result": [], "was_cancelled": True}
+        return int(self.call("POST", f"/api/tasks/{task}/annotations/", body)["id"])
+
+    def update_annotation(
+        self, annotation: int, choice: str, control: str = "class", to_name: str = "image", **more: Any
+    ) -> None:
+        body = {"result": choices_result(choice, control, to_name), **more}
+        self.call("PATCH", f"/api/annotations/{annotation}/", body)
+
+    def delete_annotation(self, annotation: int) -> None:
+        """As the Data Manager does it; the single delete of the labelling page is the same to webhooks."""
+        self.call("DELETE", f"/api/annotations/{annotation}/")
+
+    def delete_tasks(self, project: int, tasks: Sequence[int]) -> None:
+        self._action(project, "delete_tasks", tasks)
+
+    def delete_annotations_of(self, project: int, tasks: Sequence[int]) -> None:
+        self._action(project, "delete_tasks_annotations", tasks)
+
+    def retrieve_predictions(self, project: int, tasks: Sequence[int]) -> None:
+        self._action(project, "retrieve_tasks_predictions", tasks)
+
+    def tabs(self, project: int) -> list[dict[str, Any]]:
+        return list(self.call("GET", f"/api/dm/views/?project={project}"))
+
+    def predictions(self, project: int) -> list[dict[str, Any]]:
+        return list(self.call("GET", f"/api/predictions/?project={project}"))
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Any other call of the API."""
+        return self._answer(self._http.request(method, path, json=body))
+
+    def _action(self, project: int, action: str, tasks: Sequence[int]) -> None:
+        body = {"selectedItems": {"all": False, "included": list(tasks)}, "project": str(project)}
+        self.call("POST", f"/api/dm/actions/?id={action}&project={project}", body)
+
+    @staticmethod
+    def _answer(response: httpx.Response) -> Any:
+        if response.status_code >= 500:
+            raise LabelStudioUnavailable(f"{response.request.url}: {response.status_code} {response.text[:500]}")
+        if response.status_code >= 300:
+            raise LabelStudioError(f"{response.request.url}: {response.status_code} {response.text[:500]}")
+        return response.json() if response.content else None
+
+
+def choices_result(choice: str, control: str = "class", to_name: str = "image") -> list[dict[str, Any]]:
+    """An annotation's result in Label Studio's JSON."""
+    return [{"from_name": control, "to_name": to_name, "type": "choices", "value": {"choices": [choice]}}]
+
+
+def _kept_database(program: Path) -> Path:
+    """Where the migrated, empty database of this installation is kept; named by Label Studio's version."""
+    environment = program.absolute().parent.parent
+    found = sorted(environment.glob("lib/python*/site-packages/label_studio-*.dist-info"))
+    version = found[0].name.removeprefix("label_studio-").removesuffix(".dist-info") if found else "unknown"
+    return environment.with_name(f"{environment.name}.migrated-{version}.sqlite3")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,182 @@
+"""From a task to its image: fetched wherever Label Studio has it, decoded whatever it is.
+
+All that can go wrong is an ImageError in words for the person who can mend it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from neat_backend.errors import ImageError
+
+log = logging.getLogger(__name__)
+
+# Formats that Pillow reads by itself; some of its others start programs (EPS) or only know a header.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+_RETRY_AFTER_SECONDS = (0.3, 1.0)
+
+
+class _Client(Protocol):
+    """The part of LabelStudioClient that is used here."""
+
+    def fetch_bytes(self, path_or_url: str, limit_bytes: int, timeout_seconds: float | None = None) -> bytes: ...
+
+
+class ImageFetcher:
+    """Fetches the image files of tasks. Safe to share between threads; connections are the client's."""
+
+    def __init__(
+        self,
+        client: _Client,
+        max_bytes: int,
+        timeout_seconds: float = 30,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client = client
+        self._max_bytes = max_bytes
+        self._timeout_seconds = timeout_seconds
+        self._sleep = sleep
+
+    def fetch(self, task: int, ref: str | None) -> bytes:
+        """The file that a task's image key points to. Raises ImageError.
+
+        ref: a path on Label Studio (uploads, local files), an http(s) URL, a data: URL, or the URL of
+            a cloud storage (s3, gs, azure-blob, …), which Label Studio resolves with its own credentials.
+        """
+        if ref is None or not ref.strip():
+            raise ImageError("the task has no image: its data lacks the key that the label config's Image names")
+        ref = ref.strip()
+        scheme = _scheme(ref)
+        if scheme == "data":
+            return self._inline(ref)
+        if scheme in ("http", "https") or (ref.startswith("/") and not ref.startswith("//")):
+            return self._download(ref)
+        if scheme in ("", "file", "ftp", "javascript", "blob", "about"):
+            raise ImageError(
+                f"the image's address can't be used: {ref[:200]!r}; it must be a URL, an upload, or a file of a "
+                "storage that is connected to the project in Label Studio"
+            )
+        encoded = base64.urlsafe_b64encode(ref.encode()).decode()
+        try:
+            return self._download(f"/tasks/{task}/resolve/?fileuri={encoded}")
+        except ImageError as error:
+            if "answered 404" in str(error):
+                raise ImageError(
+                    f"Label Studio can't resolve {ref[:200]!r}; connect that {scheme} storage to the project, "
+                    "and check its credentials"
+                ) from None
+            raise
+
+    def _download(self, address: str) -> bytes:
+        for wait_seconds in _RETRY_AFTER_SECONDS:
+            try:
+                return self._client.fetch_bytes(address, self._max_bytes, self._timeout_seconds)
+            except ImageError as error:
+                if not error.transient:
+                    raise
+                log.info("%s: trying again in %.1f s", error, wait_seconds)
+            self._sleep(wait_seconds)
+        return self._client.fetch_bytes(address, self._max_bytes, self._timeout_seconds)
+
+    def _inline(self, ref: str) -> bytes:
+        head, comma, body = ref.partition(",")
+        if not comma or not head.lower().startswith("data:image/"):
+            raise ImageError("the task's data: URL is not an image")
+        # Four characters carry three bytes.
+        if len(body) * 3 // 4 > self._max_bytes * (1 if ";base64" in head.lower() else 4):
+            raise ImageError(f"the image in the task's data is larger than {self._max_bytes:,} bytes")
+        if ";base64" not in head.lower():
+            return unquote_to_bytes(body)
+        try:
+            return base64.b64decode(unquote_to_bytes(body), validate=True)
+        except (binascii.Error, ValueError):
+            raise ImageError("the image in the task's data is not valid base64") from None
+
+
+def decode(data: bytes, max_pixels: int) -> Image.Image:
+    """An image file as RGB, upright, its transparent parts white. Raises ImageError."""
+    if not data:
+        raise ImageError("the image file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if image.width * image.height > max_pixels:
+            raise ImageError(
+                f"the image has {image.width} × {image.height} pixels, more than {max_pixels:,} (NEAT_MAX_IMAGE_PIXELS)"
+            )
+        image.load()
+        return _rgb(_upright(image))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        # Pillow's own limit, twice 89 million; it holds whatever ours is.
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ImageError(f"the image has more than {limit:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"the file is not an image that can be read ({_looks_like(data)})") from None
+    except Exception as error:  # decoders of broken files raise almost anything
+        raise ImageError(f"the image file is damaged or cut short ({error})") from error
+
+
+def thumbnail(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
+    """The central square of an RGB image at `side` × `side` pixels: uint8 [side, side, 3]."""
+    square = min(image.size)
+    left, top = (image.width - square) / 2, (image.height - square) / 2
+    small = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + square, top + square))
+    return np.asarray(small, dtype=np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing against the pixels
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Deep greyscale values [h, w] as bytes. A 12-bit picture in 16-bit numbers comes out dark but whole."""
+    numbers = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    top, bottom = float(numbers.max(initial=0)), float(numbers.min(initial=0))
+    if values.dtype.kind == "f" and bottom >= 0 and top <= 1:
+        numbers = numbers * 255
+    elif bottom < 0 or top > 65535:
+        numbers = (numbers - bottom) * (255 / max(top - bottom, 1e-12))
+    elif top > 255 or values.dtype == np.uint16:
+        numbers = numbers / 257
+    return np.rint(numbers).clip(0, 255).astype(np.uint8)
+
+
+def _scheme(ref: str) -> str:
+    """The scheme of a URL in lower case, "" where there is none."""
+    match = re.match(r"(data|javascript|blob|about|file)(?=:)|([a-z][a-z0-9+._-]*)(?=://)", ref, re.IGNORECASE)
+    return match[0].lower() if match else ""
+
+
+def _looks_like(data: bytes) -> str:
+    start = data[:200].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page: the address may need a login"
+    if b"<svg" in data[:1000].lower():
+        return "it is an SVG drawing, which is not supported"
+    return "it is cut short, or of an unknown format"

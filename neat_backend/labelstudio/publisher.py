@@ -1,0 +1,150 @@
+"""A ranking's predictions into Label Studio, counted.
+
+Label Studio refuses in two ways. A task that is gone fails the whole call with 400. A choice that its
+label config does not have (any more) is dropped in silence, and only the count is short. Either way what
+landed is looked up, and only what is missing is sent again: without the tasks that are gone, and then
+without choices, since a score is what the order needs. So nothing is ever there twice.
+
+When to publish what is not decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from neat_backend.errors import PredictionsRejected
+from neat_backend.labelstudio.label_config import LabelConfig
+
+log = logging.getLogger(__name__)
+
+# A call has a fixed part that grows with the project, so few are made; one as large as this takes 1 s.
+PREDICTIONS_PER_CALL = 1000
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one task shows: its score, and the choice that is filled in for the annotator, if any."""
+
+    task: int
+    score: float  # in [0, 1]; Label Studio drops anything else in silence
+    choice: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.score) and 0 <= self.score <= 1):
+            raise ValueError(f"the score of task {self.task} is {self.score}, not in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of the predictions of one revision; a dropped task is gone, or refused whatever it is given."""
+
+    accepted: int
+    dropped_tasks: tuple[int, ...] = ()
+
+
+class _Client(Protocol):
+    """The part of LabelStudioClient that is used here."""
+
+    def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int: ...
+
+    def tasks_with_prediction(self, project: int, version: str, tasks: Sequence[int]) -> set[int]: ...
+
+    def existing_tasks(self, project: int, tasks: Sequence[int]) -> set[int]: ...
+
+    def set_model_version(self, project: int, version: str) -> None: ...
+
+    def delete_model_version(self, project: int, version: str) -> None: ...
+
+
+class Publisher:
+    """Publishes to one project."""
+
+    def __init__(self, client: _Client, project: int, config: LabelConfig) -> None:
+        self._client = client
+        self._project = project
+        self._config = config
+
+    def import_revision(self, version: str, predictions: Sequence[Prediction]) -> Imported:
+        """Import predictions under a model version that these tasks have no prediction of yet.
+
+        Raises ValueError when a task comes twice, LabelStudioUnavailable when Label Studio went away:
+        some may have landed then, and the version should be given up.
+        """
+        if len({prediction.task for prediction in predictions}) < len(predictions):
+            raise ValueError("a task has more than one prediction in the same revision")
+        dropped: list[int] = []
+        for chunk in _chunks(predictions):
+            dropped += self._import_chunk(version, chunk)
+        if dropped:
+            log.warning(
+                "project %d: Label Studio took %d of %d predictions of %s; not those of tasks %s",
+                self._project,
+                len(predictions) - len(dropped),
+                len(predictions),
+                version,
+                ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else ""),
+            )
+        return Imported(len(predictions) - len(dropped), tuple(dropped))
+
+    def switch(self, version: str) -> None:
+        """Make Label Studio show and sort by this version."""
+        self._client.set_model_version(self._project, version)
+
+    def delete(self, version: str) -> None:
+        """Delete a version's predictions; slow, about 10 ms each."""
+        self._client.delete_model_version(self._project, version)
+
+    def _import_chunk(self, version: str, chunk: Sequence[Prediction]) -> list[int]:
+        """The tasks whose prediction Label Studio would not take."""
+        pending = {prediction.task: prediction for prediction in chunk}
+        with_choices = True
+        dropped: list[int] = []
+        # Tasks may vanish again and again while this runs; three more tries are enough in earnest.
+        for _ in range(4):
+            items = [self._json(version, prediction, with_choices) for prediction in pending.values()]
+            try:
+                created = self._client.import_predictions(self._project, items)
+                rejected = False
+            except PredictionsRejected as error:
+                log.info("project %d: %s", self._project, error)
+                created, rejected = 0, True
+            if created == len(items):
+                return dropped
+            for task in self._client.tasks_with_prediction(self._project, version, sorted(pending)):
+                pending.pop(task, None)
+            gone = set(pending) - self._client.existing_tasks(self._project, sorted(pending))
+            for task in sorted(gone):
+                dropped.append(task)
+                del pending[task]
+            if not pending:
+                return dropped
+            # What is refused though every task is there, is refused for its choice.
+            with_choices = with_choices and rejected and bool(gone)
+        return dropped + sorted(pending)
+
+    def _json(self, version: str, prediction: Prediction, with_choices: bool) -> dict[str, Any]:
+        result = []
+        if with_choices and prediction.choice is not None:
+            result.append(
+                {
+                    "from_name": self._config.control,
+                    "to_name": self._config.to_name,
+                    "type": "choices",
+                    "value": {"choices": [prediction.choice]},
+                }
+            )
+        return {
+            "task": prediction.task,
+            "score": float(prediction.score),
+            "model_version": version,
+            "result": result,
+        }
+
+
+def _chunks(predictions: Sequence[Prediction]) -> Iterator[Sequence[Prediction]]:
+    for start in range(0, len(predictions), PREDICTIONS_PER_CALL):
+        yield predictions[start : start + PREDICTIONS_PER_CALL]
