@@ -1,0 +1,389 @@
+"""What the web, the command line and model.py share: every question and every order, as one function.
+
+Imports neither torch nor Label Studio's SDK: everything here is answered from the store, and everything
+that takes long is filed in the inbox for the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, UnknownProject
+from neat_backend.labelstudio import label_config
+from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
+from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
+from neat_backend.settings import Settings
+from neat_backend.store import inbox, projects, rounds, tasks
+from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store.database import Database
+
+log = logging.getLogger(__name__)
+
+UNCERTAINTY = "Uncertainty sampling"  # Label Studio's name for serving the lowest score first
+WAITING = "waiting to be read from Label Studio"
+NO_VERSION = "neat"  # the model version until a revision has been published
+SYNC_AGAIN_SECONDS = 600  # Label Studio posts /setup whenever somebody looks at its settings page
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between two looks for a task that is being scored
+
+
+class Service:
+    """All that can be asked of the backend, over one database and data folder."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self.database = database
+
+    # Label Studio's questions and news
+
+    def connect(self, setup: Setup, backend_url: str) -> str:
+        """Take in a connection (/setup); returns the model version that is switched on.
+
+        The project is read by the worker; here it is only asked to. A label config that can't be used is
+        kept, with the project blocked, so that the repaired one (PROJECT_UPDATED) finds it.
+        Raises BadLabelConfig, or BadRequest for extra params that can't be used.
+        """
+        try:
+            settings = self.settings.for_project(setup.extra_params)
+        except SettingsError as error:
+            raise BadRequest(str(error), "extra_params") from error
+        fields: dict[str, Any] = {
+            "label_config": setup.schema,
+            "label_studio_url": setup.hostname,
+            "access_token": setup.access_token,
+            "extra_params": setup.extra_params,
+            "backend_url": backend_url,
+        }
+        try:
+            label_config.parse(setup.schema, settings.invalid_choices, settings.control)
+        except BadLabelConfig as error:
+            with self.database.begin() as conn:
+                projects.save_connection(conn, setup.project, **fields, state=projects.BLOCKED, detail=str(error))
+            log.warning("project %d can't be used: %s", setup.project, error)
+            raise BadLabelConfig(str(error), error.field or "schema") from error
+
+        with self.database.read() as conn:
+            known = projects.get(conn, setup.project)
+        if known is not None and not _needs_sync(known, fields):
+            return known.model_version or NO_VERSION
+        with self.database.begin() as conn:
+            if known is None or known.state == projects.BLOCKED:
+                fields |= {"state": projects.CONNECTING, "detail": WAITING}
+            project = projects.save_connection(conn, setup.project, **fields)
+            self._file_sync(conn, setup.project)
+        log.info("project %d connected from %s", setup.project, setup.hostname or "Label Studio")
+        return project.model_version or NO_VERSION
+
+    def accept(self, webhook: Webhook) -> int:
+        """File a webhook; returns its event's id once it is durable, 0 for an action of no use here."""
+        if not webhook.known:
+            log.debug("webhook %s ignored", webhook.action)
+            return 0
+        with self.database.begin() as conn:
+            self._discover(conn, webhook.project)
+            event = inbox.append(conn, webhook.project, webhook.action, webhook.payload)
+        log.debug("project %d: event %d, %s", webhook.project, event, webhook.action)
+        return event
+
+    def predict(self, request: PredictRequest) -> list[dict[str, Any]]:
+        """One prediction per task, in order, from the scores at hand.
+
+        Tasks that were never heard of are filed, and waited for at most `predict_wait_seconds` in all when
+        the project is up and running. What has no score by then gets one that puts it last.
+        """
+        if not request.tasks:
+            return []
+        number = request.project or _project_of(request.tasks)
+        with self.database.read() as conn:
+            known = projects.get(conn, number)
+        if known is None:
+            with self.database.begin() as conn:
+                known = self._discover(conn, number)
+        project = known
+        ids = {task["id"] for task in request.tasks if task["id"] is not None}
+        ranking = self._ranking(number)
+        filed = self._file_unknown(project, request.tasks, ids - _known(ranking, ids))
+        if filed and project.state == projects.READY:
+            ranking = self._wait_for(number, filed, ranking)
+            project = self._project(number)
+
+        settings = self.settings.for_project(project.extra_params)
+        config: label_config.LabelConfig | None = None
+        try:
+            xml = request.label_config or project.label_config
+            config = label_config.parse(xml, settings.invalid_choices, settings.control)
+        except BadLabelConfig as error:
+            log.warning("project %d: predictions without classes: %s", number, error)
+        return _predictions(project, request.tasks, ranking, config)
+
+    def versions(self, project: int | None) -> list[str]:
+        """The switched-on model version of `project`, or those of all projects."""
+        with self.database.read() as conn:
+            found = projects.all(conn) if project is None else [_found(conn, project)]
+        return sorted({each.model_version or NO_VERSION for each in found})
+
+    # orders
+
+    def train(self, project: int) -> int:
+        """Ask for a training round; returns the event's id. Raises UnknownProject."""
+        return self._file(project, TRAIN)
+
+    def sync(self, project: int) -> int:
+        """Ask for the whole project to be read again; returns the event's id. Raises UnknownProject."""
+        return self._file(project, SYNC)
+
+    def retry_images(self, project: int) -> int:
+        """Ask for the failed images to be tried again; returns the event's id. Raises UnknownProject."""
+        return self._file(project, RETRY_IMAGES)
+
+    # what is known
+
+    def projects(self) -> list[dict[str, Any]]:
+        """The status of every connected project, by id."""
+        with self.database.read() as conn:
+            return [self._status(conn, project) for project in sorted(projects.all(conn), key=lambda each: each.id)]
+
+    def status(self, project: int) -> dict[str, Any]:
+        """All that there is to say about a project, JSON-ready. Raises UnknownProject.
+
+        `caught_up`: everything received so far is in what annotators are served.
+        """
+        with self.database.read() as conn:
+            return self._status(conn, _found(conn, project))
+
+    def rounds(self, project: int) -> list[dict[str, Any]]:
+        """The project's query rounds, first to last, JSON-ready. Raises UnknownProject."""
+        with self.database.read() as conn:
+            _found(conn, project)
+            return [_round(each) for each in rounds.all(conn, project)]
+
+    def ranking(self, project: int, limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:
+        """Unlabelled tasks with their scores, best first, ties by smaller id. Raises UnknownProject.
+
+        The first ones are the published head, in its order.
+        """
+        self._project(project)
+        ranking = self._ranking(project)
+        if ranking is None:
+            return []
+        order = _order(ranking)[offset : offset + limit]
+        return [asdict(_ranked(ranking, int(at), offset + number)) for number, at in enumerate(order)]
+
+    def failed_images(self, project: int) -> list[dict[str, Any]]:
+        """Tasks whose image can't be had, with the reason. Raises UnknownProject."""
+        with self.database.read() as conn:
+            _found(conn, project)
+            return [_json(each) for each in tasks.failed_images(conn, project)]
+
+    def check_label_config(self, xml: str) -> label_config.LabelConfig:
+        """The label config as this backend reads it. Raises BadLabelConfig."""
+        return label_config.parse(xml, self.settings.invalid_choices, self.settings.control)
+
+    # helpers
+
+    def _project(self, project: int) -> Project:
+        with self.database.read() as conn:
+            return _found(conn, project)
+
+    def _discover(self, conn: Connection, project: int) -> Project:
+        """The project; one that /setup never told us of (the answer to it was lost) is read from now on."""
+        known = projects.get(conn, project)
+        if known is not None:
+            return known
+        log.info("project %d: heard of it without /setup; it will be read from Label Studio", project)
+        found = projects.save_connection(conn, project, state=projects.CONNECTING, detail=WAITING)
+        self._file_sync(conn, project)
+        return found
+
+    def _file_sync(self, conn: Connection, project: int) -> None:
+        if not inbox.has_pending(conn, project, SYNC):
+            inbox.append(conn, project, SYNC, _payload(project))
+
+    def _file(self, project: int, action: str) -> int:
+        with self.database.begin() as conn:
+            _found(conn, project)
+            event = inbox.append(conn, project, action, _payload(project))
+        log.info("project %d: event %d, %s", project, event, action)
+        return event
+
+    def _ranking(self, project: int) -> dict[str, Any] | None:
+        return ProjectArrays(self.settings.data_dir, project).read_snapshot("ranking")
+
+    def _file_unknown(self, project: Project, asked: Sequence[Mapping[str, Any]], unscored: set[int]) -> set[int]:
+        """File those of the `unscored` tasks that the store doesn't have; returns their ids."""
+        if not unscored:
+            return set()
+        with self.database.read() as conn:
+            unknown = unscored - set(tasks.task_ids(conn, project.id))
+            syncing = bool(unknown) and inbox.has_pending(conn, project.id, SYNC)
+        if not unknown or syncing:  # the sync reads them anyway
+            return unknown
+        body = {
+            "action": "TASKS_CREATED",
+            "tasks": [task for task in asked if task["id"] in unknown],
+            **_payload(project.id),
+        }
+        self.accept(parse_webhook(body))
+        return unknown
+
+    def _wait_for(self, project: int, ids: set[int], ranking: dict[str, Any] | None) -> dict[str, Any] | None:
+        until = time.monotonic() + self.settings.predict_wait_seconds
+        pause = FIRST_LOOK_SECONDS
+        while _known(ranking, ids) != ids and (left := until - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, LONGEST_LOOK_SECONDS)
+            ranking = self._ranking(project)
+        return ranking
+
+    def _status(self, conn: Connection, project: Project) -> dict[str, Any]:
+        depth = inbox.depth(conn, project.id)
+        received = inbox.received_through(conn, project.id)
+        ranking = self._ranking(project.id)
+        return {
+            "id": project.id,
+            "title": project.title,
+            "state": project.state,
+            "detail": project.detail,
+            "progress": {
+                "done": project.progress_done,
+                "total": project.progress_total,
+                "eta_seconds": project.progress_eta_seconds,
+            },
+            "sampling": project.sampling,
+            "model_version": project.model_version or NO_VERSION,
+            "tasks": asdict(tasks.counts(conn, project.id)),
+            "labelled": {
+                "known": int(ranking["labelled_known"].item()) if ranking else 0,
+                "invalid": int(ranking["labelled_invalid"].item()) if ranking else 0,
+            },
+            "unlabelled": len(ranking["ids"]) if ranking else 0,
+            "classes": [str(name) for name in ranking["classes"]] if ranking else [],
+            "queue": asdict(depth),
+            "received_through": received,
+            "applied_event": project.applied_event,
+            "published_event": project.published_event,
+            "caught_up": project.published_event >= received,
+            "synced_at": _json(project.synced_at),
+            "rounds": [_round(each) for each in rounds.all(conn, project.id)],
+        }
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """Which end of the score scale Label Studio serves first for a project."""
+
+    lowest_first: bool
+
+    def score(self, priority: float) -> float:
+        priority = min(1.0, max(0.0, priority))
+        return 1.0 - priority if self.lowest_first else priority
+
+
+def _predictions(
+    project: Project,
+    asked: Sequence[Mapping[str, Any]],
+    ranking: dict[str, Any] | None,
+    config: label_config.LabelConfig | None,
+) -> list[dict[str, Any]]:
+    direction = _Direction(project.sampling == UNCERTAINTY)
+    version = project.model_version or NO_VERSION
+    places = {} if ranking is None else {int(task): at for at, task in enumerate(ranking["ids"])}
+    answers = []
+    for task in asked:
+        at = places.get(task["id"])
+        result: list[dict[str, Any]] = []
+        score = direction.score(0.0)
+        if ranking is not None and at is not None:
+            score = direction.score(float(ranking["priority"][at]))
+            predicted = _class(ranking, at)
+            if config is not None and bool(ranking["candidate"][at]) and predicted in config.classes:
+                value = {"choices": [predicted]}
+                result = [{"from_name": config.control, "to_name": config.to_name, "type": "choices", "value": value}]
+        answers.append({"result": result, "score": score, "model_version": version})
+    return answers
+
+
+def _needs_sync(known: Project, fields: Mapping[str, Any]) -> bool:
+    """Whether a /setup brings something new, or the last reading is long ago."""
+    if known.synced_at is None or known.state == projects.BLOCKED:
+        return True
+    if any(getattr(known, name) != value for name, value in fields.items()):
+        return True
+    return datetime.now(timezone.utc) - known.synced_at > timedelta(seconds=SYNC_AGAIN_SECONDS)
+
+
+def _found(conn: Connection, project: int) -> Project:
+    found = projects.get(conn, project)
+    if found is None:
+        raise UnknownProject(f"project {project} is not connected to this backend", "project")
+    return found
+
+
+def _project_of(asked: Sequence[Mapping[str, Any]]) -> int:
+    for task in asked:
+        if isinstance(task.get("project"), int) and task["project"] > 0:
+            return int(task["project"])
+    raise BadRequest("neither the body nor a task names the project", "project")
+
+
+def _payload(project: int) -> dict[str, Any]:
+    return {"project": {"id": project}}
+
+
+def _known(ranking: dict[str, Any] | None, ids: set[int]) -> set[int]:
+    """Those of `ids` that have a score."""
+    if ranking is None or not ids:
+        return set()
+    wanted = np.fromiter(ids, dtype=np.int64, count=len(ids))
+    return {int(task) for task in wanted[np.isin(wanted, ranking["ids"])]}
+
+
+def _order(ranking: dict[str, Any]) -> np.ndarray:
+    """Places in the ranking's arrays, best first: the published head, then by priority and smaller id."""
+    ids: np.ndarray = ranking["ids"]  # [n], ascending
+    head: np.ndarray = ranking["head"][np.isin(ranking["head"], ids)]
+    first = np.searchsorted(ids, head)
+    rest = np.lexsort((ids, -ranking["priority"].astype(np.float64)))
+    return np.concatenate([first, rest[~np.isin(rest, first)]])
+
+
+def _ranked(ranking: dict[str, Any], at: int, rank: int) -> Ranked:
+    return Ranked(
+        task=int(ranking["ids"][at]),
+        rank=rank,
+        priority=float(ranking["priority"][at]),
+        inconsistency=float(ranking["inconsistency"][at]),
+        known_neighbours=int(ranking["known_neighbours"][at]),
+        candidate=bool(ranking["candidate"][at]),
+        predicted=_class(ranking, at),
+    )
+
+
+def _class(ranking: dict[str, Any], at: int) -> str | None:
+    predicted = int(ranking["predicted"][at])
+    return str(ranking["classes"][predicted]) if predicted >= 0 else None
+
+
+def _round(each: Round) -> dict[str, Any]:
+    row: dict[str, Any] = _json(asdict(each))
+    return row | {"precision": each.precision, "held_out_accuracy": each.held_out_accuracy}
+
+
+def _json(value: Any) -> Any:
+    """Datetimes as ISO text, records as objects; everything else as it is."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return _json(asdict(value))
+    return value

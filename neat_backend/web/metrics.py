@@ -1,0 +1,90 @@
+"""GET /metrics for Prometheus.
+
+What a process counts itself (events, acknowledgement times) is added up over gunicorn's workers
+through prometheus-client's multi-process files, where PROMETHEUS_MULTIPROC_DIR names a folder for
+them (`neat-backend serve` does). Everything else is read from the database at every scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.values import MutexValue, ValueClass
+
+from neat_backend.labelstudio.events import KNOWN_ACTIONS
+from neat_backend.service import Service
+
+
+class Metrics:
+    """The counters of one app."""
+
+    def __init__(self, service: Service) -> None:
+        self._registry = CollectorRegistry()
+        self._stored = Stored(service)
+        self._events = Counter(
+            "neat_events",
+            "Webhooks, by action and by what became of them",
+            ["action", "outcome"],
+            registry=self._registry,
+        )
+        self._acknowledge = Histogram(
+            "neat_acknowledge_seconds",
+            "From a webhook's arrival to its acknowledgement; Label Studio gives up after 1 s",
+            buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            registry=self._registry,
+        )
+
+    def webhook(self, action: str, outcome: str, seconds: float) -> None:
+        """Count one webhook. outcome: accepted, ignored, rejected or failed."""
+        self._events.labels(action if action in KNOWN_ACTIONS else "other", outcome).inc()
+        self._acknowledge.observe(seconds)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        counted = self._registry
+        if ValueClass is not MutexValue:  # multi-process: the files of every worker, this one's included
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted)
+        stored = CollectorRegistry()
+        stored.register(self._stored)
+        return generate_latest(counted) + generate_latest(stored)
+
+
+class Stored(Collector):
+    """What the database knows, read when it is asked for."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return []  # so that registering reads nothing
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        depth = GaugeMetricFamily("neat_inbox_events", "Events that wait to be applied", labels=["project"])
+        age = GaugeMetricFamily("neat_inbox_oldest_seconds", "Age of the oldest waiting event", labels=["project"])
+        aside = GaugeMetricFamily("neat_inbox_set_aside", "Events set aside after failing", labels=["project"])
+        tasks = GaugeMetricFamily("neat_tasks", "Tasks, by what is known of their image", labels=["project", "image"])
+        labelled = GaugeMetricFamily("neat_labelled_tasks", "Labelled tasks", labels=["project", "label"])
+        behind = GaugeMetricFamily(
+            "neat_publish_behind_events", "Events received that what annotators are served lacks", labels=["project"]
+        )
+        states: dict[str, int] = {}
+        for status in self._service.projects():
+            project = [str(status["id"])]
+            states[status["state"]] = states.get(status["state"], 0) + 1
+            depth.add_metric(project, status["queue"]["count"])
+            age.add_metric(project, status["queue"]["oldest_seconds"])
+            aside.add_metric(project, status["queue"]["set_aside"])
+            behind.add_metric(project, max(0, status["received_through"] - status["published_event"]))
+            for image in ("pending", "ready", "failed"):
+                tasks.add_metric([*project, image], status["tasks"][image])
+            for label in ("known", "invalid"):
+                labelled.add_metric([*project, label], status["labelled"][label])
+        by_state = GaugeMetricFamily("neat_projects", "Connected projects, by state", labels=["state"])
+        for state, count in sorted(states.items()):
+            by_state.add_metric([state], count)
+        yield from (by_state, depth, age, aside, behind, tasks, labelled)

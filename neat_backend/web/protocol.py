@@ -1,0 +1,96 @@
+"""The routes that Label Studio calls: parse, hand over, answer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+from flask.typing import ResponseReturnValue
+
+from neat_backend import __version__
+from neat_backend.errors import BadRequest
+from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_webhook, project_id
+from neat_backend.service import Service
+from neat_backend.web.bodies import json_body
+from neat_backend.web.metrics import Metrics
+
+
+def routes(service: Service, metrics: Metrics) -> Blueprint:
+    blueprint = Blueprint("protocol", __name__)
+
+    @blueprint.get("/health")
+    def health() -> ResponseReturnValue:
+        # Label Studio waits one second: nothing here may wait for the database.
+        return jsonify(status="UP", model_class="NeatModel", version=__version__)
+
+    @blueprint.get("/")
+    def home() -> ResponseReturnValue:
+        return health()
+
+    @blueprint.post("/setup")
+    def setup() -> ResponseReturnValue:
+        try:
+            version = service.connect(parse_setup(json_body()), request.url_root.rstrip("/"))
+        except BadRequest as error:
+            return refused(error)
+        return jsonify(model_version=version)
+
+    @blueprint.post("/predict")
+    def predict() -> ResponseReturnValue:
+        results = service.predict(parse_predict(json_body()))
+        return jsonify(results=results, model_version=results[0]["model_version"] if results else None)
+
+    @blueprint.post("/webhook")
+    def webhook() -> ResponseReturnValue:
+        began, action, outcome = time.perf_counter(), "", "failed"
+        try:
+            event = parse_webhook(json_body())
+            action = event.action
+            number = service.accept(event)
+            outcome = "accepted" if number else "ignored"
+        except BadRequest:
+            outcome = "rejected"
+            raise
+        finally:
+            metrics.webhook(action, outcome, time.perf_counter() - began)
+        return jsonify(status=outcome, event=number), 201 if number else 200
+
+    @blueprint.post("/train")
+    def train() -> ResponseReturnValue:
+        # Label Studio before 1.4.1 sends all annotations along; they are read from its API instead.
+        return jsonify(event=service.train(body_project())), 201
+
+    @blueprint.route("/versions", methods=["GET", "POST"])
+    def versions() -> ResponseReturnValue:
+        # Label Studio's GET names no project: then it is told the versions of all.
+        if request.method == "POST":
+            return jsonify(versions=service.versions(body_project()))
+        asked = request.args.get("project")
+        return jsonify(versions=service.versions(project_id(asked, "project") if asked else None))
+
+    @blueprint.post("/job_status")
+    def job_status() -> ResponseReturnValue:
+        # Asked about jobs that another backend once named at this address; 410 = removed.
+        return jsonify(error="this backend keeps no jobs; see /api/projects", field=""), 410
+
+    @blueprint.get("/metrics")
+    def scrape() -> ResponseReturnValue:
+        return Response(metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return blueprint
+
+
+def body_project() -> int:
+    body: Any = json_body()
+    if not isinstance(body, dict):
+        raise BadRequest("the body must be a JSON object")
+    return project_id(body.get("project"), "project")
+
+
+def refused(error: BadRequest) -> ResponseReturnValue:
+    """400 with the words in the status line too: it is all of the answer that Label Studio shows people."""
+    response = jsonify(error=str(error), field=error.field)
+    words = " ".join(str(error).split()).encode("ascii", "replace").decode()
+    response.status = f"400 {words[:300]}"
+    return response

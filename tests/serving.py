@@ -1,0 +1,123 @@
+"""What the tests of the service and the web share: a small project, its ranking, Label Studio's bodies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neat_backend.settings import Settings
+from neat_backend.store import projects
+from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store.database import Database
+
+CONFIG = (
+    '<View><Image name="image" value="$image"/><Choices name="class" toName="image" choice="single">'
+    '<Choice value="dog"/><Choice value="cat"/><Choice value="invalid"/></Choices></View>'
+)
+NO_CHOICES = '<View><Image name="image" value="$image"/></View>'
+
+
+def make_settings(folder: Path, **fields: Any) -> Settings:
+    return Settings.from_env({}, data_dir=folder / "data", predict_wait_seconds=0.4, **fields)
+
+
+def make_database(settings: Settings) -> Database:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.sqlalchemy_url)
+    database.migrate()
+    return database
+
+
+def setup_body(project: int = 7, **fields: Any) -> dict[str, Any]:
+    return {
+        "project": f"{project}.1795417238",
+        "schema": CONFIG,
+        "hostname": "http://localhost:8080",
+        "access_token": "0123456789abcdef0123456789abcdef01234567",
+        "extra_params": None,
+        **fields,
+    }
+
+
+def project_body(project: int = 7, **fields: Any) -> dict[str, Any]:
+    return {"id": project, "title": "dogs", "label_config": CONFIG, "sampling": "Sequential sampling", **fields}
+
+
+def task_body(task: int, project: int = 7) -> dict[str, Any]:
+    return {
+        "id": task,
+        "data": {"image": f"/data/upload/{task}.png"},
+        "project": project,
+        "updated_at": "2026-11-23T07:00:56.915991Z",
+        "total_annotations": 0,
+        "cancelled_annotations": 0,
+    }
+
+
+def tasks_created(*tasks: int, project: int = 7) -> dict[str, Any]:
+    return {
+        "action": "TASKS_CREATED",
+        "tasks": [task_body(task, project) for task in tasks],
+        "project": project_body(project),
+    }
+
+
+def annotation_created(task: int, choice: str = "dog", project: int = 7) -> dict[str, Any]:
+    result = {"from_name": "class", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+    return {
+        "action": "ANNOTATION_CREATED",
+        "annotation": {
+            "id": 1000 + task,
+            "task": task,
+            "result": [result],
+            "was_cancelled": False,
+            "ground_truth": False,
+            "completed_by": 1,
+            "updated_at": "2026-11-23T07:00:56.865213Z",
+        },
+        "task": task_body(task, project),
+        "project": project_body(project),
+    }
+
+
+def predict_body(*tasks: int | None, project: int = 7) -> dict[str, Any]:
+    bodies = [{**task_body(task or 1, project), "id": task} for task in tasks]
+    return {"tasks": bodies, "project": f"{project}.1795417238", "label_config": CONFIG, "params": {"context": None}}
+
+
+def write_ranking(settings: Settings, project: int = 7, **changed: Any) -> None:
+    """Tasks 1, 2, 3, 5; best first 5, 2 (the head), then 3, 1 of equal priority, reversed by nothing but the id."""
+    arrays = {
+        "ids": np.array([1, 2, 3, 5], np.int64),
+        "priority": np.array([0.2, 0.75, 0.2, 0.9], np.float32),
+        "inconsistency": np.array([1.0, 2.0, 1.0, 3.0], np.float32),
+        "known_neighbours": np.array([1, 10, 1, 10], np.int16),
+        "candidate": np.array([False, True, False, True]),
+        "predicted": np.array([0, 1, -1, 0], np.int16),
+        "head": np.array([5, 2], np.int64),
+        "classes": np.array(["dog", "cat"]),
+        "labelled_known": np.array(4),
+        "labelled_invalid": np.array(1),
+        "event": np.array(0),
+        "model_version": np.array("neat-r000003"),
+        **changed,
+    }
+    ProjectArrays(settings.data_dir, project).write_snapshot("ranking", arrays)
+
+
+def make_ready(database: Database, project: int = 7, **fields: Any) -> None:
+    """As the worker leaves a project that is up and running."""
+    from datetime import datetime, timezone
+
+    values: dict[str, Any] = {
+        "state": projects.READY,
+        "detail": "",
+        "synced_at": datetime.now(timezone.utc),
+        "model_version": "neat-r000003",
+        "sampling": "Uncertainty sampling",
+        **fields,
+    }
+    with database.begin() as conn:
+        projects.update(conn, project, **values)
