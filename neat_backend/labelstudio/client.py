@@ -11,6 +11,7 @@ Every error that comes from outside leaves as one of `errors.LabelStudioError`, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -40,6 +41,7 @@ T = TypeVar("T")
 
 # Ids are sent in the query string; a server may refuse one that is longer than 4 kB.
 _IDS_PER_CALL = 200
+_DELETED_AT_ONCE = 100
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations"
 # The list of fields holds for tasks and for the annotations inside them alike.
 _ANNOTATION_FIELDS = "id,annotations,task,completed_by,result,was_cancelled,ground_truth,created_at,updated_at"
@@ -197,11 +199,22 @@ class LabelStudioClient:
         return self._read(lambda: int(body.get(version, 0)))
 
     def delete_model_version(self, project: int, version: str) -> None:
-        """Delete all predictions of a version: about 10 ms each, during which Label Studio answers nothing else
-        that writes where it runs on SQLite."""
-        seconds = self.timeout_seconds + 0.05 * self.prediction_count(project, version)
+        """Delete all predictions of a version, so that whoever is labelling hardly notices.
+
+        Label Studio deletes a version at 10 ms a prediction, but in one transaction, and where its
+        database is SQLite nobody can submit an annotation until it is over: half a minute for 2,000. So
+        a large version is taken apart one by one first, 80 ms each, which others don't feel.
+        """
+        if self.prediction_count(project, version) > _DELETED_AT_ONCE:
+            body = self._get("/api/predictions/", {"project": project})
+            ids = self._read(
+                lambda items: [int(item["id"]) for item in items if item["model_version"] == version], body
+            )
+            for prediction in ids[:-_DELETED_AT_ONCE]:
+                with contextlib.suppress(NotFoundInLabelStudio):
+                    self._send("DELETE", f"/api/predictions/{prediction}/", None)
         path = f"/api/projects/{project}/model-versions/"
-        self._send("DELETE", path, {"model_version": version}, timeout_seconds=seconds)
+        self._send("DELETE", path, {"model_version": version})
 
     def set_model_version(self, project: int, version: str) -> None:
         """Switch the project to a version. Label Studio refuses one that has no predictions (LabelStudioError)."""

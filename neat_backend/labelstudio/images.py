@@ -35,19 +35,31 @@ class _Client(Protocol):
 
 
 class ImageFetcher:
-    """Fetches the image files of tasks. Safe to share between threads; connections are the client's."""
+    """Fetches the images of tasks. Safe to share between threads; the connections are the client's."""
 
     def __init__(
         self,
         client: _Client,
         max_bytes: int,
+        max_pixels: int,
         timeout_seconds: float = 30,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
         self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
         self._timeout_seconds = timeout_seconds
         self._sleep = sleep
+
+    def __enter__(self) -> ImageFetcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to give back: connections stay with the client."""
+
+    def load(self, task: int, ref: str | None) -> Image.Image:
+        """Fetch and decode. Raises ImageError."""
+        return decode(self.fetch(task, ref), self._max_pixels)
 
     def fetch(self, task: int, ref: str | None) -> bytes:
         """The file that a task's image key points to. Raises ImageError.

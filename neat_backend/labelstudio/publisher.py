@@ -64,9 +64,9 @@ class Publisher:
     """Publishes to one project."""
 
     def __init__(self, client: _Client, project: int, config: LabelConfig) -> None:
-        self._client = client
-        self._project = project
-        self._config = config
+        self.client = client
+        self.project = project
+        self.config = config
 
     def import_revision(self, version: str, predictions: Sequence[Prediction]) -> Imported:
         """Import predictions under a model version that these tasks have no prediction of yet.
@@ -82,7 +82,7 @@ class Publisher:
         if dropped:
             log.warning(
                 "project %d: Label Studio took %d of %d predictions of %s; not those of tasks %s",
-                self._project,
+                self.project,
                 len(predictions) - len(dropped),
                 len(predictions),
                 version,
@@ -92,11 +92,11 @@ class Publisher:
 
     def switch(self, version: str) -> None:
         """Make Label Studio show and sort by this version."""
-        self._client.set_model_version(self._project, version)
+        self.client.set_model_version(self.project, version)
 
     def delete(self, version: str) -> None:
-        """Delete a version's predictions; slow, about 10 ms each."""
-        self._client.delete_model_version(self._project, version)
+        """Delete a version's predictions, without making annotators wait: up to 0.1 s each."""
+        self.client.delete_model_version(self.project, version)
 
     def _import_chunk(self, version: str, chunk: Sequence[Prediction]) -> list[int]:
         """The tasks whose prediction Label Studio would not take."""
@@ -107,16 +107,16 @@ class Publisher:
         for _ in range(4):
             items = [self._json(version, prediction, with_choices) for prediction in pending.values()]
             try:
-                created = self._client.import_predictions(self._project, items)
+                created = self.client.import_predictions(self.project, items)
                 rejected = False
             except PredictionsRejected as error:
-                log.info("project %d: %s", self._project, error)
+                log.info("project %d: %s", self.project, error)
                 created, rejected = 0, True
             if created == len(items):
                 return dropped
-            for task in self._client.tasks_with_prediction(self._project, version, sorted(pending)):
+            for task in self.client.tasks_with_prediction(self.project, version, sorted(pending)):
                 pending.pop(task, None)
-            gone = set(pending) - self._client.existing_tasks(self._project, sorted(pending))
+            gone = set(pending) - self.client.existing_tasks(self.project, sorted(pending))
             for task in sorted(gone):
                 dropped.append(task)
                 del pending[task]
@@ -131,8 +131,8 @@ class Publisher:
         if with_choices and prediction.choice is not None:
             result.append(
                 {
-                    "from_name": self._config.control,
-                    "to_name": self._config.to_name,
+                    "from_name": self.config.control,
+                    "to_name": self.config.to_name,
                     "type": "choices",
                     "value": {"choices": [prediction.choice]},
                 }
