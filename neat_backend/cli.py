@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -85,7 +86,7 @@ def serve() -> None:
 
     settings = Settings.from_env()
     set_up_logging(settings)
-    raise typer.Exit(supervisor.serve(settings))
+    raise typer.Exit(supervisor.run(settings))
 
 
 @app.command()
@@ -124,7 +125,7 @@ def status(
         labels = row["labelled"]
         table.add_row(
             f"{row['id']} {row['title']}", f"{row['state']} {row['detail']}".strip(), str(row["tasks"]["tasks"]),
-            str(labels["known"]), str(labels["invalid"]), str(row["tasks"]["failed"]), str(row["queue"]["count"]),
+            str(labels["known"]), str(labels["invalid"]), str(row["tasks"]["failed"]), str(row["inbox"]["count"]),
             row["model_version"] or "-",
         )  # fmt: skip
     out.print(table)
@@ -183,6 +184,31 @@ def sync(project: ProjectId) -> None:
 def retry_images(project: ProjectId) -> None:
     """Ask for the failed images to be tried again. Example: neat-backend retry-images 3"""
     show(None, False, f"asked for (event {service().retry_images(project)})")
+
+
+@app.command()
+def demo(
+    annotate: Annotated[int, typer.Option(min=0, help="Let a simulated annotator label so many tasks.")] = 0,
+    stop: Annotated[bool, typer.Option("--exit", help="Stop when that is done, instead of staying up.")] = False,
+    images: Annotated[int, typer.Option(min=50, max=1797, help="How many sample images.")] = 600,
+    folder: Annotated[Path, typer.Option(help="Where everything is kept; delete it to start afresh.")] = Path(".demo"),
+    as_json: Json = False,
+) -> None:
+    """Start Label Studio and this backend with sample images, connected and ranked.
+
+    Examples: neat-backend demo · neat-backend demo --annotate 80 --exit --json
+    """
+    from neat_backend.demo import run as demonstration
+
+    with demonstration.Demo(folder, images, err) as running:
+        result = running.annotate(annotate) if annotate else None
+        if result is not None:
+            show(result.as_dict(), as_json, result.as_text())
+        if not stop:
+            err.print("\nCtrl-C stops everything; the next start goes on where this one ends.")
+            running.wait()
+    if result is not None and not result.order_ok:
+        raise typer.Exit(1)
 
 
 @app.command()

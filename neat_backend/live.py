@@ -520,7 +520,7 @@ class LiveProject:
         assert self._engine is not None
         assert self._publishing is not None
         with self.lock:
-            seen = (self._engine.version, self._applied, self._sampling, self._bulk_state, len(self._batch))
+            seen = (self._engine.version, self._applied, self._sampling, self._bulk_state)
             if seen == self._seen:
                 return True
             order = Order(
@@ -528,8 +528,12 @@ class LiveProject:
             )  # fmt: skip
             ranking = self._engine.ranking()
             counts = self._engine.counts()
-        self._write_snapshot(order, ranking, counts)
-        if self._publishing.step(order, self._left_pool):
+        try:
+            served = self._publishing.step(order, self._left_pool)
+        finally:
+            self._write_snapshot(order, ranking, counts)
+        if served:
+            self._publishing.reflects(order.event)
             self._seen = seen
         if self._publishing.vanished:
             self._publishing.vanished.clear()

@@ -75,7 +75,8 @@ class Publishing:
         """Publish the order if it must be and may be now; True when annotators are served this order.
 
         left_pool: of the tasks given, those that are no longer unlabelled.
-        Raises LabelStudioError when Label Studio fails; nothing is switched on half-done.
+        Raises LabelStudioError when Label Studio fails; nothing is switched on half-done. Say `reflects`
+        once whoever asks us for the order gets this one too.
         """
         gone = left_pool(self._served)
         self._served = [task for task in self._served if task not in gone]
@@ -85,7 +86,6 @@ class Publishing:
                 return False
             if order.head:
                 self._publish(order)
-        self._reflects(order.event)
         return True
 
     def _serves(self, order: Order) -> bool:
@@ -123,7 +123,8 @@ class Publishing:
             self.project, version, len(self._served), order.event, self._clock() - started,
         )  # fmt: skip
 
-    def _reflects(self, event: int) -> None:
+    def reflects(self, event: int) -> None:
+        """Note that what annotators are served reflects the inbox up to this event."""
         if event != self._event:
             with self._database.begin() as conn:
                 projects.update(conn, self.project, published_event=event)

@@ -1,0 +1,53 @@
+# `make demo` and `make test` work as the first command in a fresh clone; both install what they need.
+# ARGS goes to the demo and to pytest: make demo ARGS="--annotate 80 --exit --json", make test ARGS="-k engine".
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+LABEL_STUDIO := .label-studio/venv
+
+.PHONY: demo test lint bench lock clean
+.DELETE_ON_ERROR:
+
+demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready
+	@$(BIN)/neat-backend demo $(ARGS)
+
+test: $(BIN)/.ready $(LABEL_STUDIO)/.ready
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(BIN)/.ready
+	$(BIN)/neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512
+	$(BIN)/neat-backend bench ingest --seconds 5
+
+# uv does the installing: the one on the PATH, else one that is put into the environment itself.
+$(BIN)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; name one: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo 'python3-venv is missing: apt-get install python3-venv'; exit 1; }
+	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	@echo 'Installing the backend (once; PyTorch is large, this takes a minute or two) ...'
+	@$(call uv) pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
+	@$(call uv) pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(LABEL_STUDIO)/.ready: label-studio.lock | $(BIN)/.ready
+	@mkdir -p $(dir $(LABEL_STUDIO))
+	@test -x $(LABEL_STUDIO)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO)
+	@echo 'Installing Label Studio in an environment of its own (once) ...'
+	@$(call uv) pip install --quiet --python $(LABEL_STUDIO)/bin/python --no-deps -r label-studio.lock
+	@touch $@
+
+uv = $$(command -v uv || echo $(CURDIR)/$(BIN)/uv)
+
+# The locks carry no index addresses. overrides.txt lifts the stale pins of label-studio-ml.
+lock: $(BIN)/.ready
+	$(call uv) pip compile pyproject.toml --universal --extra dev --python-version 3.10 --overrides overrides.txt \
+	  --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
+	echo 'label-studio==1.23.2' | $(call uv) pip compile - --universal --python-version 3.10 \
+	  --no-emit-index-url --no-header --upgrade --quiet -o label-studio.lock
+
+clean:
+	rm -rf .venv .label-studio .demo build dist *.egg-info

@@ -1,0 +1,297 @@
+"""The demo: a real Label Studio, this backend, sample images, a connected project — and an annotator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.demo.samples import INVALID, LABEL_CONFIG, Sample, make_samples
+from neat_backend.errors import NeatError
+
+USERNAME, PASSWORD = "demo@example.com", "neat-demo-password"
+PER = 20  # labels in one figure of precision
+CATCH_UP_SECONDS = 60.0
+
+# The demo's backend: an encoder that needs no download, small rounds so that some are seen.
+SETTINGS = {
+    "NEAT_ENCODER": "efficientnet_lite0",
+    "NEAT_BATCH_SIZE": "20",
+    "NEAT_EPOCHS": "20",
+    "NEAT_PUBLISH_INTERVAL": "0.5",
+}
+
+
+@dataclass
+class Result:
+    """What the simulated annotator saw."""
+
+    annotations: int = 0
+    order_ok: bool = True  # every task served was the one that the backend ranked first
+    served_first: int = 0
+    out_of_order: list[dict[str, int | None]] = field(default_factory=list)
+    precision_per_20: list[float] = field(default_factory=list)
+    share_of_known_in_pool: float = 0.0  # what random choice would get
+    seconds_to_served: dict[str, float] = field(default_factory=dict)  # annotation sent → new order served
+    rounds_trained: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def as_text(self) -> str:
+        waits = self.seconds_to_served
+        return (
+            f"{self.annotations} labels in {self.seconds:.0f} s; {self.served_first} times the task served was the one"
+            f" ranked first{'' if self.order_ok else ' — the order was WRONG: ' + str(self.out_of_order)}\n"
+            f"share of known classes per {PER} labels: {', '.join(f'{p:.2f}' for p in self.precision_per_20)}"
+            f" (random would get {self.share_of_known_in_pool:.2f})\n"
+            f"from a label to the new order: median {waits['median']:.2f} s, 95 % within {waits['p95']:.2f} s\n"
+            f"rounds trained: {self.rounds_trained}"
+        )
+
+
+class Demo:
+    """A context manager: inside it, Label Studio and the backend run, connected, every image ranked."""
+
+    def __init__(self, folder: Path, images: int, console: Console) -> None:
+        self.folder, self.images, self.console = folder.absolute(), images, console
+        self.state_file = self.folder / "demo.json"
+        self._server: LabelStudioServer | None = None
+        self._backend: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Demo:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = json.loads(self.state_file.read_text()) if self.state_file.exists() else {}
+        server = LabelStudioServer(
+            self.folder / "label-studio",
+            port=_usable_port(state.get("label_studio_port", 0)),
+            username=USERNAME,
+            password=PASSWORD,
+            token=state.get("token", ""),
+            progress=lambda doing, left: self.console.print(f"{doing} … about {left:.0f} s left", highlight=False),
+        )
+        self._server = server
+        server.start()
+        self.annotator = Annotator(server.url, server.token)
+        port = _usable_port(state.get("backend_port", 0))
+        self.backend_url = f"http://127.0.0.1:{port}"
+        self._start_backend(server, port)
+
+        self.samples = make_samples(server.document_root / "digits", self.images)
+        project = state.get("project")
+        if project is None:
+            project = self._create_project(server)
+        self.project = int(project)
+        if port != state.get("backend_port"):
+            for backend in self.annotator.call("GET", f"/api/ml?project={self.project}"):
+                self.annotator.call("DELETE", f"/api/ml/{backend['id']}")
+            self.annotator.connect_backend(self.project, self.backend_url)
+        self.state_file.write_text(
+            json.dumps({
+                "project": self.project, "token": server.token,
+                "label_studio_port": server.port, "backend_port": port,
+            })
+        )  # fmt: skip
+        self._wait_until_ranked()
+        self.console.print(
+            f"\n[bold]Label in NEAT's order:[/]  {server.url}/projects/{self.project}/data  →  “Label All Tasks”\n"
+            f"log in as              {USERNAME} / {PASSWORD}\n"
+            f"[bold]The backend:[/]            {self.backend_url}/api/projects/{self.project}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+    def _create_project(self, server: LabelStudioServer) -> int:
+        project = self.annotator.create_project("NEAT demo: find 2, 4, 6 and 9", LABEL_CONFIG)
+        self.annotator.add_local_files(project, server.document_root / "digits")
+        tasks = [{"data": {"image": f"/data/local-files/?d=digits/{sample.file}"}} for sample in self.samples]
+        self.annotator.import_tasks(project, tasks)
+        return project
+
+    def _start_backend(self, server: LabelStudioServer, port: int) -> None:
+        env = {
+            **os.environ,
+            **SETTINGS,
+            "LABEL_STUDIO_URL": server.url,
+            "LABEL_STUDIO_API_KEY": server.token,
+            "NEAT_DATA_DIR": str(self.folder / "backend"),
+            "DATABASE_URL": "",
+            "BASIC_AUTH_USER": "",
+            "BASIC_AUTH_PASS": "",
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+        }
+        with (self.folder / "backend.log").open("ab") as log_file:
+            self._backend = subprocess.Popen(
+                [sys.executable, "-m", "neat_backend.cli", "serve"], env=env, stdin=subprocess.DEVNULL,
+                stdout=log_file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{self.backend_url}/health", timeout=2, trust_env=False).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            if self._backend.poll() is not None or time.monotonic() > deadline:
+                raise NeatError(f"the backend did not start; its log is {self.folder / 'backend.log'}")
+            time.sleep(0.2)
+
+    def status(self) -> dict[str, Any]:
+        return dict(self._ask(f"/api/projects/{self.project}"))
+
+    def ranked_first(self) -> int | None:
+        """The task that the backend puts first."""
+        ranking = self._ask(f"/api/projects/{self.project}/ranking?limit=1")
+        return int(ranking[0]["task"]) if ranking else None
+
+    def _ask(self, path: str) -> Any:
+        answer = httpx.get(self.backend_url + path, timeout=30, trust_env=False)
+        answer.raise_for_status()
+        return answer.json()
+
+    def _wait_until_ranked(self) -> None:
+        """A progress bar with the time left until every image is in the order that Label Studio serves."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console) as progress:
+            bar = progress.add_task("connecting", total=None)
+            deadline = time.monotonic() + 600
+            while True:
+                status = self.status()
+                total = status["progress"]["total"] or None
+                progress.update(bar, description=status["state"], completed=status["progress"]["done"], total=total)
+                ready = status["state"] == "ready" and status["caught_up"] and status["synced_at"]
+                if ready and status["tasks"]["pending"] == 0 and status["model_version"] != "neat":
+                    return
+                if status["state"] == "blocked" and time.monotonic() > deadline - 570:
+                    raise NeatError(f"the backend is blocked: {status['detail']}")
+                if time.monotonic() > deadline:
+                    raise NeatError(f"still {status['state']} after 10 minutes; see {self.folder / 'backend.log'}")
+                time.sleep(0.25)
+
+    def annotate(self, count: int) -> Result:
+        """Label like a person who presses "Label All Tasks": take what is served, answer by the truth.
+
+        After each label it waits until the order that reflects it is served, and times that.
+        """
+        tasks = {t["id"]: Path(t["data"]["image"]).name for t in self._all_tasks()}
+        truth = {sample.file: sample for sample in self.samples}
+        result = Result(share_of_known_in_pool=_known_share(list(truth.values())))
+        before = self.status()
+        labelled, trained = _labelled(before), _trained(before)
+        hits, waits, began = [], [], time.monotonic()
+        for _ in range(count):
+            expected = {self.ranked_first()}
+            task = self.annotator.next_task(self.project)
+            if task is None:
+                break
+            expected.add(self.ranked_first())
+            deadline = time.monotonic() + 2
+            while task not in expected and time.monotonic() < deadline:  # a round may have ended just then
+                time.sleep(0.1)
+                expected.add(self.ranked_first())
+            if task in expected:
+                result.served_first += 1
+            else:
+                result.out_of_order.append({"served": task, "ranked_first": self.ranked_first()})
+            choice = truth[tasks[task]].choice
+            sent = time.monotonic()
+            self.annotator.annotate(task, choice)
+            labelled += 1
+            self._wait_until_served(labelled)
+            waits.append(time.monotonic() - sent)
+            hits.append(choice != INVALID)
+        result.annotations = len(hits)
+        result.order_ok = not result.out_of_order
+        result.precision_per_20 = [round(float(np.mean(hits[i : i + PER])), 3) for i in range(0, len(hits), PER)]
+        result.seconds = round(time.monotonic() - began, 1)
+        if waits:
+            figures = {"median": np.median(waits), "p95": np.quantile(waits, 0.95), "max": np.max(waits)}
+            result.seconds_to_served = {name: round(float(value), 3) for name, value in figures.items()}
+        result.rounds_trained = _trained(self.status()) - trained
+        return result
+
+    def _wait_until_served(self, labelled: int) -> None:
+        deadline = time.monotonic() + CATCH_UP_SECONDS
+        while True:
+            status = self.status()
+            if _labelled(status) >= labelled and status["caught_up"]:
+                return
+            if time.monotonic() > deadline:
+                raise NeatError(f"a label has not reached the order within {CATCH_UP_SECONDS:.0f} s: {status}")
+            time.sleep(0.02)
+
+    def _all_tasks(self) -> list[dict[str, Any]]:
+        path = f"/api/tasks?project={self.project}&page_size=5000&fields=task_only"
+        return list(self.annotator.call("GET", path)["tasks"])
+
+    def wait(self) -> None:
+        """Stay up until Ctrl-C, SIGTERM, or the backend ends."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            while self._backend is not None and self._backend.poll() is None:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            self.console.print("stopping")
+
+    def _stop(self) -> None:
+        if self._backend is not None and self._backend.poll() is None:
+            self._backend.terminate()
+            try:
+                self._backend.wait(30)
+            except subprocess.TimeoutExpired:
+                self._backend.kill()
+        if self._server is not None:
+            self._server.stop()
+
+
+def _known_share(samples: list[Sample]) -> float:
+    return round(sum(sample.choice != INVALID for sample in samples) / len(samples), 3)
+
+
+def _labelled(status: dict[str, Any]) -> int:
+    return int(status["labelled"]["known"]) + int(status["labelled"]["invalid"])
+
+
+def _trained(status: dict[str, Any]) -> int:
+    return sum(one["state"] == "done" for one in status["rounds"])
+
+
+def _usable_port(wanted: int) -> int:
+    """The port of the last run if it is free, else any free one."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise NeatError("no free port")
