@@ -22,7 +22,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise SettingsError(f"NEAT_DEVICE={name!r}: must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError(
-            f"NEAT_DEVICE={name!r}: this machine shows {torch.cuda.device_count()} CUDA devices; use auto"
+            f"NEAT_DEVICE={name!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices here; use auto"
         )
     return device
 
@@ -36,5 +36,5 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16"))

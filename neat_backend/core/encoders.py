@@ -44,9 +44,12 @@ EFFICIENTNET_SIDE = 128
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# What open_clip tells about each of its weights, apart from the side.
+CLIP_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+
 # What reading a file of weights, or loading it into a network it does not fit, may raise.
-_WEIGHT_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError)
-_WEIGHT_ERRORS += (SafetensorError, pickle.UnpicklingError)
+_WEIGHT_ERRORS: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError)
+_WEIGHT_ERRORS += (AttributeError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -188,9 +191,7 @@ def _clip(name: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, st
             model_name,
             pretrained=tag if weights is None else str(weights.absolute()),
             force_quick_gelu=bool(config.get("quick_gelu")),  # open_clip itself only warns of the wrong activation
-            force_preprocess_cfg={
-                key: config[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in config
-            },
+            force_preprocess_cfg={key: config[key] for key in CLIP_PREPROCESSING if key in config},
             pretrained_text=False,
             require_pretrained=True,
         )
@@ -199,9 +200,7 @@ def _clip(name: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, st
     cut = open_clip.get_model_preprocess_cfg(model)
     side = cut["size"] if isinstance(cut["size"], int) else cut["size"][0]
     if cut["resize_mode"] not in ("shortest", "squash") or cut["size"] not in (side, (side, side), [side, side]):
-        raise EncoderError(
-            f"NEAT_ENCODER={name!r}: its images are cut in a way that is not supported; use another model"
-        )
+        raise EncoderError(f"NEAT_ENCODER={name!r} cuts its images in a way that is not supported; use another")
     preprocessing = Preprocessing(
         side,
         side,

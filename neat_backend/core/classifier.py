@@ -1,0 +1,230 @@
+"""The classifier of the known classes: ResNet-18 trained from scratch, as the paper does it.
+
+SGD with momentum 0.9 and weight decay 5e-4, batches of 128, learning rate 0.01 halved every 20 epochs;
+random crop, horizontal flip, rotation up to 15°. Everything random comes from one seed: the same images,
+labels and seed give the same weights on a CPU.
+
+Runs in channels-last, and in bfloat16 where `devices.bfloat16_is_faster` says so (AMX, recent GPUs); weights,
+BatchNorm statistics, the loss and the softmax stay float32. Speeds measured are in that function's docstring.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import resnet18
+
+from neat_backend.core.devices import bfloat16_is_faster, resolve_device
+
+BATCH_SIZE = 128
+LEARNING_RATE = 0.01
+HALVED_EVERY_EPOCHS = 20
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+ROTATION_DEGREES = 15
+ORDINARY_STEM_FROM = 64  # pixels; below, the 7×7 stride-2 stem and its max-pool would leave nothing to look at
+PREDICT_BATCH_SIZE = 256
+FORMAT = "neat-classifier-1"
+
+MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+
+
+class Classifier:
+    """A trained ResNet-18 for images of one side; made by `fit` or `Classifier.load`.
+
+    n_classes   C, the number of its outputs
+    side        pixels of the square images that it takes
+    classes     the names of the outputs if the caller has set them, else empty; `save` keeps them
+    """
+
+    def __init__(self, network: nn.Module, n_classes: int, side: int, device: torch.device) -> None:
+        self.n_classes = n_classes
+        self.side = side
+        self.classes: tuple[str, ...] = ()
+        self.device = device
+        self._network = network.eval()
+
+    @torch.inference_mode()
+    def predict_proba(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 [n, s, s, 3] -> float32 [n, C]; rows sum to 1. Raises ValueError for images of another side."""
+        pixels = _pixels(images, self.side)  # [n, 3, s, s]
+        probabilities = np.empty((len(pixels), self.n_classes), dtype=np.float32)
+        for start in range(0, len(pixels), PREDICT_BATCH_SIZE):
+            batch = pixels[start : start + PREDICT_BATCH_SIZE].to(self.device).float() / 255  # [b, 3, s, s]
+            with _precision(self.device):
+                logits = self._network(_normalise(batch))  # [b, C]
+            probabilities[start : start + len(batch)] = logits.float().softmax(dim=1).cpu().numpy()
+        return probabilities
+
+    def save(self, path: Path) -> None:
+        """Write the weights with classes and side to `path`: a reader sees the old file or the new one, whole."""
+        metadata = {
+            "format": FORMAT,
+            "n_classes": str(self.n_classes),
+            "side": str(self.side),
+            "classes": json.dumps(self.classes),
+        }
+        tensors = {key: value.contiguous().cpu() for key, value in self._network.state_dict().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(save(tensors, metadata))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto") -> Classifier:
+        """What `save` has written. Raises FileNotFoundError, and ValueError for any other file."""
+        if not path.is_file():
+            raise FileNotFoundError(f"no classifier at {path}")
+        place = resolve_device(device)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise ValueError(f"{path} is not a classifier saved here")
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            n_classes, side = int(metadata["n_classes"]), int(metadata["side"])
+            network = _network(n_classes, side)
+            network.load_state_dict(state)
+        except (SafetensorError, RuntimeError, KeyError) as error:
+            raise ValueError(f"{path} is not a classifier saved here: {error}") from error
+        classifier = cls(_placed(network, place), n_classes, side, place)
+        classifier.classes = tuple(json.loads(metadata["classes"]))
+        return classifier
+
+
+def fit(
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    n_classes: int,
+    *,
+    epochs: int = 100,
+    seed: int = 0,
+    device: str = "auto",
+    on_epoch: Callable[[int, int, float], None] | None = None,
+) -> Classifier:
+    """Train from scratch on uint8 `images` [n, s, s, 3] with `labels` [n] in 0..n_classes-1.
+
+    A class without a label is allowed, and so are one class and one image. `on_epoch(epoch, epochs, loss)` is
+    called after each epoch, counted from 1, with the mean loss. Raises ValueError when there is nothing to
+    learn from, when shapes don't match, and for labels out of range.
+    """
+    targets = _targets(images, labels, n_classes)  # [n]
+    side = images.shape[1]
+    place = resolve_device(device)
+    pixels = _pixels(images, side).to(place)  # uint8 [n, 3, s, s]
+    targets = targets.to(place)
+    with torch.random.fork_rng(devices=[]):  # initial weights from the seed, the caller's generator as it was
+        torch.manual_seed(seed)
+        network = _placed(_network(n_classes, side), place)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device sees the same augmentation
+    optimiser = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, HALVED_EVERY_EPOCHS, gamma=0.5)
+    network.train()
+    for epoch in range(1, epochs + 1):
+        total = torch.zeros((), device=place)
+        seen = 0
+        for chosen in _batches(len(pixels), generator):  # chosen: [b]
+            chosen = chosen.to(place)
+            batch = augment(pixels[chosen], generator)  # [b, 3, s, s]
+            with _precision(place):
+                logits = network(_normalise(batch))  # [b, C]
+            loss = F.cross_entropy(logits.float(), targets[chosen])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            total += loss.detach() * len(chosen)
+            seen += len(chosen)
+        schedule.step()
+        if on_epoch is not None:
+            on_epoch(epoch, epochs, float(total) / seen)
+    return Classifier(network, n_classes, side, place)
+
+
+def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """uint8 [b, 3, s, s] -> float32 [b, 3, s, s] in [0, 1]: shifted, flipped, rotated, each image its own way.
+
+    The crop with padding 4 of a 32-pixel image is a shift by up to 4 whole pixels; other sides shift by up to
+    s/8. What comes in from outside is black. One affine map per image does all three.
+    """
+    b, side = len(pixels), pixels.shape[-1]
+    reach = max(1, side // 8)  # pixels
+    shift = torch.randint(-reach, reach + 1, (b, 2), generator=generator) * (2 / side)  # the image spans -1..1
+    flip = torch.randint(0, 2, (b,), generator=generator) * 2.0 - 1  # ±1
+    angle = torch.deg2rad((torch.rand(b, generator=generator) * 2 - 1) * ROTATION_DEGREES)
+    cos, sin = angle.cos(), angle.sin()
+    across = torch.stack([flip * cos, -flip * sin, shift[:, 0]], dim=1)  # [b, 3]
+    down = torch.stack([sin, cos, shift[:, 1]], dim=1)  # [b, 3]
+    theta = torch.stack([across, down], dim=1).to(pixels.device)  # [b, 2, 3]: from output to input position
+    grid = F.affine_grid(theta, [b, 3, side, side], align_corners=False)  # [b, s, s, 2]
+    return F.grid_sample(pixels.float() / 255, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _batches(n: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """0..n-1 in a random order, 128 at a time; BatchNorm can't learn from a single image, so none comes alone."""
+    order = torch.randperm(n, generator=generator)
+    if n == 1:
+        order = order.repeat(2)
+    batches = list(order.split(BATCH_SIZE))
+    if len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    yield from batches
+
+
+def _network(n_classes: int, side: int) -> nn.Module:
+    network: Any = resnet18(num_classes=n_classes)
+    if side < ORDINARY_STEM_FROM:
+        network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
+    return network
+
+
+def _placed(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _precision(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_is_faster(device))
+
+
+def _normalise(images: torch.Tensor) -> torch.Tensor:
+    images = (images - MEAN.to(images.device)) / STD.to(images.device)  # [b, 3, s, s]
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _pixels(images: npt.NDArray[np.uint8], side: int) -> torch.Tensor:
+    """uint8 [n, s, s, 3] -> uint8 [n, 3, s, s], channels last in memory; no copy if it can be helped."""
+    if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 [n, {side}, {side}, 3]; these are {images.dtype} {list(images.shape)}")
+    return torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2)
+
+
+def _targets(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], n_classes: int) -> torch.Tensor:
+    if n_classes < 1:
+        raise ValueError("there must be at least one class")
+    if not len(images):
+        raise ValueError("there are no labelled images to train on")
+    if images.ndim != 4 or labels.shape != (len(images),):
+        raise ValueError(f"images {list(images.shape)} and labels {list(labels.shape)} don't go together")
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise ValueError(f"labels must be in 0..{n_classes - 1}; these are in {labels.min()}..{labels.max()}")
+    return torch.from_numpy(labels.astype(np.int64))
