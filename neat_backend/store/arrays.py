@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import secrets
 import shutil
 import struct
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +81,7 @@ class ProjectArrays:
         An id given twice counts as its last. All values of a kind have one trailing shape and one
         dtype. Raises StoreError for others, and when the disk is full or can't be written.
         """
-        ids, keys, values = (np.asarray(ids, np.int64), np.asarray(keys, np.int64), np.asarray(values))
+        ids, keys, values = (np.asarray(ids, np.int64), np.asarray(keys, np.int64), np.asarray(values, order="C"))
         if not (ids.ndim == keys.ndim == 1 and values.ndim >= 1 and len(ids) == len(keys) == len(values)):
             raise StoreError(f"{kind}: ids {ids.shape}, keys {keys.shape} and values {values.shape} don't match")
         if values.dtype.hasobject:
@@ -341,7 +344,7 @@ def _same_layout(kind: str, layout: tuple[tuple[int, ...], np.dtype[Any]], value
 
 def _set_aside(path: Path, error: Exception) -> None:
     """Rename a damaged file out of the way; whoever does it logs it."""
-    with suppress(OSError):
+    with suppress(FileNotFoundError), _foreign_errors(path):
         path.rename(path.with_name(path.name + ".corrupt"))
         log.error("%s is damaged (%s): set aside as .corrupt, its content counts as absent", path, error)
 
@@ -358,21 +361,31 @@ def _remove_stale(folder: Path) -> None:
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """One .npz, complete under its name and on disk when this returns, or not there at all."""
-    _make_folder(path.parent)
+    for attempt in range(3):
+        try:
+            _make_folder(path.parent)
+            with _foreign_errors(path):
+                _write_here(path, arrays)
+            return
+        except FileNotFoundError as error:  # the folder was dropped under our feet: into a new one
+            if attempt == 2:
+                raise StoreError(f"{path.parent} vanishes while it is written to") from error
+        except ValueError as error:
+            raise StoreError(f"{path.name}: only arrays of numbers and text can be kept: {error}") from error
+
+
+def _write_here(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with _foreign_errors(path):
-            with open(temporary, "xb") as file:
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                    for name, array in arrays.items():
-                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                            np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
-    except ValueError as error:
-        raise StoreError(f"{path.name}: only arrays of numbers and text can be kept: {error}") from error
+        with open(temporary, "xb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -381,8 +394,9 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 class _File:
     """An open .npz, every byte of use checked against the archive's CRC-32."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: BufferedReader) -> None:
         self._file = file
+        self._size = os.fstat(file.fileno()).st_size
         with _damage():
             self._members = {info.filename.removesuffix(".npy"): info for info in zipfile.ZipFile(file).infolist()}
         self.names = list(self._members)
@@ -396,11 +410,11 @@ class _File:
     def array(self, name: str) -> np.ndarray:
         with _damage():
             shape, fortran, dtype, crc = self._start(name)
-            flat = np.empty(int(np.prod(shape)), dtype)
-            view = memoryview(flat).cast("B") if flat.nbytes else memoryview(b"")
+            flat = np.empty(math.prod(shape), dtype)
+            view = flat.view(np.uint8) if flat.nbytes else np.empty(0, np.uint8)
             for start in range(0, flat.nbytes, BLOCK_BYTES):
-                piece = view[start : start + BLOCK_BYTES]
-                if self._file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
+                piece = memoryview(view[start : start + BLOCK_BYTES].data)
+                if self._file.readinto(piece) != len(piece):
                     raise _Corrupt("it ends early")
                 crc = zlib.crc32(piece, crc)
             self._check(name, crc)
@@ -409,8 +423,10 @@ class _File:
     def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) a few megabytes at a time. Damage shows only at the end."""
         with _damage():
-            shape, _, dtype, crc = self._start(name)
-            row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+            shape, fortran, dtype, crc = self._start(name)
+            if fortran:
+                raise _Corrupt(f"{name} is not in rows")
+            row_bytes = dtype.itemsize * math.prod(shape[1:])
             step = max(1, BLOCK_BYTES // max(1, row_bytes))
         for first in range(0, shape[0], step):
             count = min(step, shape[0] - first)
@@ -438,7 +454,8 @@ class _File:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(self._file)
         header_bytes = self._file.tell() - start
-        if dtype.hasobject or info.file_size != header_bytes + dtype.itemsize * int(np.prod(shape)):
+        size = header_bytes + dtype.itemsize * math.prod(shape)
+        if dtype.hasobject or info.file_size != size or start + size > self._size:
             raise _Corrupt("its headers don't agree")
         self._file.seek(start)
         return shape, fortran, dtype, zlib.crc32(self._file.read(header_bytes))
@@ -459,9 +476,9 @@ def _damage() -> Iterator[None]:
     """Whatever the parsers stumble over is damage; what the disk refuses is not."""
     try:
         yield
-    except (zipfile.BadZipFile, ValueError, TypeError, KeyError, EOFError, OverflowError, MemoryError) as error:
+    except (zipfile.BadZipFile, struct.error, ValueError, TypeError, KeyError, IndexError, EOFError) as error:
         raise _Corrupt(str(error) or type(error).__name__) from error
-    except (struct.error, NotImplementedError, SyntaxError, UnicodeDecodeError, RuntimeError) as error:
+    except (NotImplementedError, OverflowError, SyntaxError, RuntimeError, tokenize.TokenError) as error:
         raise _Corrupt(str(error) or type(error).__name__) from error
 
 

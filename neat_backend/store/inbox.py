@@ -17,12 +17,12 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Row
+from sqlalchemy import ColumnElement, Connection
 
 from neat_backend.errors import StoreError
 from neat_backend.records import Event
 from neat_backend.store import schema
-from neat_backend.store.sql import chunks, clock, insert, plain_ids
+from neat_backend.store.sql import among, chunks, clock, insert, plain_ids
 
 QUEUED = "queued"  # acknowledged, not yet taken in
 APPLIED = "applied"  # the engine's state has it
@@ -184,15 +184,15 @@ def _move(conn: Connection, ids: Collection[int], source: str, **values: Any) ->
     parts = list(chunks(plain_ids(ids)))
     wrong = []
     for part in parts:
-        rows = conn.execute(sa.select(_table.c.id, _table.c.state).where(_table.c.id.in_(part)).with_for_update())
+        rows = conn.execute(sa.select(_table.c.id, _table.c.state).where(among(_table.c.id, part)).with_for_update())
         states: dict[int, str] = {row.id: row.state for row in rows}
         wrong += [f"{id} is {states.get(id, 'not there')}" for id in part if states.get(id) != source]
     if wrong:
         shown = ", ".join(wrong[:5]) + (", …" if len(wrong) > 5 else "")
         raise StoreError(f"Events must be {source} for this: {shown}")
     for part in parts:
-        conn.execute(sa.update(_table).where(_table.c.id.in_(part)).values(values))
+        conn.execute(sa.update(_table).where(among(_table.c.id, part)).values(values))
 
 
-def _event(row: Row[Any]) -> Event:
+def _event(row: Any) -> Event:
     return Event(row.id, row.project, row.action, row.payload, row.received_at, row.attempts)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from neat_backend.errors import UnknownProject
 from neat_backend.records import Project
@@ -113,7 +113,7 @@ def _select() -> sa.Select[Any]:
     return sa.select(*(_table.c[name] for name in _FIELDS))
 
 
-def _project(row: Row[Any]) -> Project:
+def _project(row: Any) -> Project:
     return Project(**row._mapping)
 
 

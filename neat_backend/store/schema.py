@@ -1,7 +1,5 @@
 """The tables. A change here needs a migration beside it; a test compares the two."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime, timezone
 from typing import Any
@@ -42,6 +40,13 @@ class UtcDateTime(TypeDecorator[datetime]):
         return aware.astimezone(timezone.utc)
 
 
+def plain(text: str | None) -> str | None:
+    """The text that a PlainText column gives back for `text`."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
 class PlainText(TypeDecorator[str]):
     """Text. NUL and lone surrogates, which PostgreSQL or UTF-8 can't hold, become U+FFFD."""
 
@@ -49,9 +54,7 @@ class PlainText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or (value.isascii() and "\0" not in value):
-            return value
-        return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        return plain(value)
 
 
 class Json(TypeDecorator[Any]):

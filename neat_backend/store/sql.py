@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, Select, Table
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from neat_backend.errors import UnknownProject
@@ -16,7 +17,7 @@ from neat_backend.store.schema import projects
 
 T = TypeVar("T")
 
-CHUNK = 900  # ids in one statement; builds of SQLite before 3.32 take 999 variables
+CHUNK = 1000  # rows that one statement is about
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
@@ -28,6 +29,16 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
 def plain_ids(ids: Iterable[int] | np.ndarray) -> list[int]:
     """Distinct ids, ascending, as Python ints (the drivers know nothing of numpy's)."""
     return np.unique(np.fromiter(ids, dtype=np.int64)).tolist()
+
+
+def among(column: Column[Any], ids: Iterable[int]) -> ColumnElement[bool]:
+    """column IN ids, the numbers written out.
+
+    SQLite counts variables, and PostgreSQL looks up constants in a hash table but compares with
+    variables one by one.
+    """
+    values = sa.bindparam(None, [int(id) for id in ids], type_=sa.BigInteger, expanding=True, literal_execute=True)
+    return column.in_(values)
 
 
 def clock(conn: Connection) -> datetime:
@@ -57,10 +68,13 @@ def put(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> No
 
 
 def int_columns(conn: Connection, statement: Select[Any], width: int = 1) -> np.ndarray:
-    """The result's first `width` columns, all integers, as int64[width, n]; read in a stream."""
+    """The result, `width` columns of integers, as int64[width, n]; read in a stream."""
     result = conn.execute(statement.execution_options(yield_per=10_000))
-    parts = [np.array(part, dtype=np.int64).reshape(len(part), -1)[:, :width] for part in result.partitions()]
-    return np.concatenate(parts).T if parts else np.empty((width, 0), dtype=np.int64)
+    parts = [
+        np.fromiter(chain.from_iterable(part), np.int64, len(part) * width).reshape(-1, width).T
+        for part in result.partitions()
+    ]
+    return np.concatenate(parts, axis=1) if parts else np.empty((width, 0), dtype=np.int64)
 
 
 def enter_project(conn: Connection, project: int) -> None:

@@ -1,0 +1,210 @@
+"""The database: one URL, transactions, migrations. SQLite and PostgreSQL behave the same from here up."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import URL, Connection, Engine, event
+
+from neat_backend.errors import StoreError
+
+BUSY_SECONDS = 30  # longest wait for another writer of the SQLite file
+CONNECT_SECONDS = 10  # longest wait for a PostgreSQL server
+MIGRATIONS = Path(__file__).parent / "migrations"
+_ADVISORY_LOCK = 6_045_201_833  # any number, as long as nobody else in the database takes it
+
+_KIND = "neat_kind"  # execution option that tells _begin_sqlite what sort of transaction is wanted
+
+
+class Database:
+    """Connections to one database. Usable from many threads; after a fork it opens new ones."""
+
+    def __init__(self, url: str) -> None:
+        """No connection is made yet. Raises StoreError for a URL that can't be used."""
+        self._url = _parsed(url)
+        self._sqlite = self._url.get_backend_name() == "sqlite"
+        self.shown = self._url.render_as_string(hide_password=True)
+        self._engine = _engine(self._url, self.shown)
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    def migrate(self) -> None:
+        """Make or update the tables. Processes that start together take turns."""
+        from alembic import command  # here, because every importer of the store would pay for it
+        from alembic.config import Config
+        from alembic.util.exc import CommandError
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        try:
+            with self._taking_turns(), self.begin() as conn:
+                if not self._sqlite:
+                    conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+                config.attributes["connection"] = conn
+                command.upgrade(config, "head")
+        except CommandError as error:
+            raise StoreError(
+                f"The database {self.shown} can't be updated: {error}. A newer neat-backend has used it: "
+                "run that version, or restore a backup made before it"
+            ) from error
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at the end, rolled back by an exception.
+
+        Whatever the database refuses comes out as StoreError. On SQLite there is one writer at a
+        time, so keep it short: webhooks wait for it.
+        """
+        with self._errors(), self._connect(write=True) as conn, conn.begin():
+            yield conn
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads, and sees one moment of the database throughout."""
+        with self._errors(), self._connect(write=False) as conn, conn.begin():
+            yield conn
+
+    def dispose(self) -> None:
+        """Close the connections. The next use opens new ones."""
+        self._engine.dispose()
+
+    def _connect(self, write: bool) -> Connection:
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():  # the parent's connections are the parent's to close
+                    self._engine.dispose(close=False)
+                    self._pid = os.getpid()
+        conn = self._engine.connect()
+        if self._sqlite:
+            return conn.execution_options(**{_KIND: "write" if write else "read"})
+        if write:
+            return conn
+        return conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(self._in_words(error)) from error
+
+    def _in_words(self, error: sa.exc.SQLAlchemyError) -> str:
+        if isinstance(error, sa.exc.TimeoutError):
+            return f"The database {self.shown}: all connections are in use"
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        if self._url.password:
+            reason = reason.replace(str(self._url.password), "***")
+        remedy = ""
+        for sign, advice in _REMEDIES.items():
+            if sign in reason.lower():
+                remedy = f" ({advice})"
+                break
+        return f"The database {self.shown} can't be used: {reason}{remedy}"
+
+    @contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        """For SQLite: make the folder, and keep others out while the file itself comes into being.
+
+        PostgreSQL has its lock inside the transaction.
+        """
+        if not self._sqlite:
+            yield
+            return
+        path = Path(str(self._url.database)).absolute()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = open(path.with_name(path.name + ".lock"), "a")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise StoreError(f"The database's folder {path.parent} can't be used: {error.strerror}") from error
+        with lock:
+            try:
+                import fcntl
+            except ImportError:  # Windows: SQLite's own lock has to do
+                yield
+                return
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+_REMEDIES = {
+    "no such table": "its tables have not been made: run `neat-backend migrate`, or start the worker",
+    "does not exist": "check the database's name, and that its tables have been made",
+    "disk is full": "free some space; nothing was half written",
+    "no space left": "free some space; nothing was half written",
+    "readonly database": "the process may not write there: check the owner of the file and its folder",
+    "unable to open": "check that the folder exists and that the process may write there",
+    "is locked": f"another process held it for {BUSY_SECONDS} s",
+    "connection refused": "is PostgreSQL running there?",
+    "authentication failed": "check user and password in DATABASE_URL",
+    "resolve": "check the host name in DATABASE_URL",
+    "malformed": "the file is damaged: restore a backup, or delete it and connect the projects anew",
+    "not a database": "the file is something else, or damaged",
+}
+
+
+def _parsed(text: str) -> URL:
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):  # their message may hold the password
+        raise StoreError("DATABASE_URL is not a URL such as postgresql://user:password@host:5432/name") from None
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise StoreError(f"DATABASE_URL must start with postgresql:// or sqlite:///, not {url.drivername}://")
+    if url.get_backend_name() == "sqlite" and (url.database or ":memory:") == ":memory:":
+        raise StoreError("DATABASE_URL names no file: sqlite:///path/to/neat.sqlite3")
+    return url
+
+
+def _engine(url: URL, shown: str) -> Engine:
+    options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True, "max_overflow": 20}
+    if url.get_backend_name() == "sqlite":
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 is needed")
+        options |= {"pool_pre_ping": False, "connect_args": {"timeout": BUSY_SECONDS}}
+    elif "connect_timeout" not in url.query:
+        options["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
+    try:
+        engine = sa.create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        raise StoreError(f"{shown} needs the package {error.name}: pip install 'neat-backend[postgres]'") from error
+    except (sa.exc.SQLAlchemyError, TypeError, ValueError) as error:
+        raise StoreError(f"DATABASE_URL {shown} can't be used: {type(error).__name__}") from None
+    if url.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _open_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # sqlite3 would decide itself when to begin
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    # Going over to WAL, the file's very first time, doesn't honour the busy time-out.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    cursor.close()
+
+
+def _begin_sqlite(conn: Connection) -> None:
+    # A writer takes the lock at once: one that began by reading could not get it without starting over.
+    write = conn.get_execution_options().get(_KIND) == "write"
+    conn.exec_driver_sql(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

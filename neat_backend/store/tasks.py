@@ -1,0 +1,453 @@
+"""Tasks and annotations as Label Studio last told them, whatever the order it was told in.
+
+Webhooks come twice, late and out of order, and a synchronisation reads while they come. So each
+mutation carries `seen`, the number of the inbox event that told it, or the inbox's
+`received_through` when the synchronisation began to read, and each row keeps two answers apart:
+
+- what it contains: the newest `updated_at` wins, then the later `seen`;
+- whether it exists: for a task the later `seen` wins, a tie means deleted. An annotation that was
+  deleted comes back only when a synchronisation that began later has found it, since Label Studio
+  never uses an id twice.
+
+Both are maxima, so updates and deletions may be applied in any order, and twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection
+
+from neat_backend.records import Annotation, Task
+from neat_backend.store import schema
+from neat_backend.store.schema import NEVER
+from neat_backend.store.sql import among, chunks, enter_project, int_columns, plain_ids, put
+
+PENDING = "pending"  # the image has not been encoded yet
+READY = "ready"  # its features are kept
+FAILED = "failed"  # it can't be had or read; `image_error` says why
+DELETED = "deleted"  # the task is gone: a tombstone, so that a late webhook can't bring it back
+_LIVE = (PENDING, READY, FAILED)
+
+_tasks = schema.tasks
+_annotations = schema.annotations
+
+
+@dataclass(frozen=True)
+class Upserted:
+    """What an upsert of tasks changed, by task id, ascending."""
+
+    new: list[int]
+    image_changed: list[int]
+    revived: list[int]  # were deleted, or heard of first as deleted
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    task: int
+    image: str | None
+    error: str
+
+
+@dataclass(frozen=True)
+class TaskCounts:
+    """Live tasks; pending + ready + failed = tasks."""
+
+    tasks: int
+    pending: int
+    ready: int
+    failed: int
+    annotated: int  # with at least one live annotation, skips included
+
+
+# tasks
+
+
+def upsert_tasks(conn: Connection, project: int, tasks: Sequence[Task], seen: int) -> Upserted:
+    """Take in tasks as Label Studio gave them. A new, changed or revived image becomes pending."""
+    enter_project(conn, project)
+    new: list[int] = []
+    image_changed: list[int] = []
+    revived: list[int] = []
+    for part in chunks(tasks):
+        before = _rows(conn, _tasks, project, (task.id for task in part))
+        write: dict[int, dict[str, Any]] = {}
+        touch: dict[frozenset[str], list[int]] = {}
+        for task in part:
+            row = write.get(task.id) or before.get(task.id)
+            content = {
+                "updated_at": task.updated_at,
+                "has_annotations": task.has_annotations,
+                "image": schema.plain(task.image),
+                "content_seen": seen,
+            }
+            if row is None:
+                new.append(task.id)
+                write[task.id] = {
+                    "project": project,
+                    "id": task.id,
+                    "state": PENDING,
+                    "seen": seen,
+                    "image_error": "",
+                    **content,
+                }
+                continue
+            after = dict(row)
+            if _newer(row, task.updated_at, seen):
+                after |= content
+            if row["state"] == DELETED:
+                if seen > row["seen"]:
+                    revived.append(task.id)
+                    after |= {"state": PENDING, "image_error": ""}
+            elif after["image"] != row["image"]:
+                image_changed.append(task.id)
+                after |= {"state": PENDING, "image_error": ""}
+            after["seen"] = max(row["seen"], seen)
+            _sort_in(after, row, write, touch)
+        _store(conn, _tasks, project, write, touch, seen)
+    fresh = set(new) | set(revived)
+    return Upserted(sorted(set(new)), sorted(set(image_changed) - fresh), sorted(set(revived) - set(new)))
+
+
+def delete_tasks(conn: Connection, project: int, ids: Collection[int], seen: int) -> list[int]:
+    """Tombstones for these tasks, also for ones never heard of. The ids that were live until now."""
+    enter_project(conn, project)
+    deleted: list[int] = []
+    for part in chunks(plain_ids(ids)):
+        before = _rows(conn, _tasks, project, part)
+        deleted += [id for id, row in sorted(before.items()) if row["state"] != DELETED and row["seen"] <= seen]
+        conn.execute(
+            sa.update(_tasks)
+            .where(_tasks.c.project == project, among(_tasks.c.id, part), _tasks.c.seen <= seen)
+            .values(state=DELETED, seen=seen, image_error="")
+        )
+        unheard = [id for id in part if id not in before]
+        put(conn, _tasks, [_unheard_task(project, id, seen) for id in unheard])
+    return deleted
+
+
+def delete_missing_tasks(conn: Connection, project: int, present: np.ndarray, seen: int) -> list[int]:
+    """Tombstones for the live tasks that a synchronisation did not find, nor any event after it began.
+
+    present: int64[n], all the ids that it found. The ids deleted now.
+    """
+    enter_project(conn, project)
+    known = int_columns(conn, sa.select(_tasks.c.id).where(*_live_tasks(project), _tasks.c.seen <= seen))[0]
+    missing = np.setdiff1d(known, np.asarray(present, np.int64)).tolist()
+    for part in chunks(missing):
+        conn.execute(
+            sa.update(_tasks)
+            .where(_tasks.c.project == project, among(_tasks.c.id, part))
+            .values(state=DELETED, seen=seen, image_error="")
+        )
+    return missing
+
+
+def task_ids(conn: Connection, project: int) -> np.ndarray:
+    """Live tasks: int64[n], ascending."""
+    return np.sort(int_columns(conn, sa.select(_tasks.c.id).where(*_live_tasks(project)))[0])
+
+
+def task_images(conn: Connection, project: int) -> list[tuple[int, str | None, str]]:
+    """(id, image, image state) of the live tasks, ascending ids."""
+    statement = (
+        sa.select(_tasks.c.id, _tasks.c.image, _tasks.c.state)
+        .where(_tasks.c.project == project, _tasks.c.state != DELETED)
+        .order_by(_tasks.c.id)
+    )
+    return [(id, image, state) for id, image, state in _stream(conn, statement)]
+
+
+def counts(conn: Connection, project: int) -> TaskCounts:
+    statement = sa.select(_tasks.c.state, sa.func.count()).where(*_live_tasks(project)).group_by(_tasks.c.state)
+    states: dict[str, int] = dict(conn.execute(statement).tuples().all())
+    annotated = conn.execute(
+        sa.select(sa.func.count(_annotations.c.task.distinct()))
+        .join(_tasks, sa.and_(_tasks.c.project == _annotations.c.project, _tasks.c.id == _annotations.c.task))
+        .where(_annotations.c.project == project, _annotations.c.live, _tasks.c.state != DELETED)
+    ).scalar_one()
+    return TaskCounts(
+        sum(states.values()), states.get(PENDING, 0), states.get(READY, 0), states.get(FAILED, 0), annotated
+    )
+
+
+# their images
+
+
+def set_image_state(
+    conn: Connection,
+    project: int,
+    ids: Iterable[int],
+    state: str,
+    error: str = "",
+    images: Mapping[int, str | None] | None = None,
+) -> None:
+    """Note how the images of live tasks fared.
+
+    images: what was worked on, by task. A task whose image is another by now keeps its state.
+    """
+    if state not in _LIVE:
+        raise ValueError(f"{state!r} is no image state")
+    values = {"state": state, "image_error": error}
+    for part in chunks(plain_ids(ids)):
+        if images is not None:
+            rows = _rows(conn, _tasks, project, part)
+            part = [id for id in part if id in rows and rows[id]["image"] == schema.plain(images.get(id))]
+        conn.execute(
+            sa.update(_tasks)
+            .where(_tasks.c.project == project, among(_tasks.c.id, part), _tasks.c.state != DELETED)
+            .values(values)
+        )
+
+
+def pending_images(conn: Connection, project: int) -> list[tuple[int, str | None]]:
+    """(task, image) of the images still to be encoded, ascending tasks."""
+    statement = (
+        sa.select(_tasks.c.id, _tasks.c.image)
+        .where(_tasks.c.project == project, _tasks.c.state == PENDING)
+        .order_by(_tasks.c.id)
+    )
+    return [(id, image) for id, image in _stream(conn, statement)]
+
+
+def failed_images(conn: Connection, project: int) -> list[FailedImage]:
+    """By ascending task."""
+    statement = (
+        sa.select(_tasks.c.id, _tasks.c.image, _tasks.c.image_error)
+        .where(_tasks.c.project == project, _tasks.c.state == FAILED)
+        .order_by(_tasks.c.id)
+    )
+    return [FailedImage(id, image, error) for id, image, error in _stream(conn, statement)]
+
+
+def retry_failed(conn: Connection, project: int) -> int:
+    """failed → pending; how many."""
+    statement = sa.update(_tasks).where(_tasks.c.project == project, _tasks.c.state == FAILED)
+    return conn.execute(statement.values(state=PENDING, image_error="")).rowcount
+
+
+def reset_images(conn: Connection, project: int) -> None:
+    """All live tasks → pending, as after a change of encoder."""
+    conn.execute(sa.update(_tasks).where(*_live_tasks(project)).values(state=PENDING, image_error=""))
+
+
+# annotations
+
+
+def upsert_annotations(
+    conn: Connection, project: int, annotations: Sequence[Annotation], seen: int, authoritative: bool = False
+) -> set[int]:
+    """Take in annotations; the tasks, known or not, whose live annotations are others now.
+
+    authoritative: read from Label Studio by a synchronisation, not told by an event.
+    """
+    enter_project(conn, project)
+    affected: set[int] = set()
+    for part in chunks(annotations):
+        before = _rows(conn, _annotations, project, (annotation.id for annotation in part))
+        write: dict[int, dict[str, Any]] = {}
+        touch: dict[frozenset[str], list[int]] = {}
+        for annotation in part:
+            row = write.get(annotation.id) or before.get(annotation.id)
+            content = {
+                "task": annotation.task,
+                "annotator": annotation.annotator,
+                "choices": {name: list(choices) for name, choices in annotation.choices.items()},
+                "was_cancelled": annotation.was_cancelled,
+                "ground_truth": annotation.ground_truth,
+                "updated_at": annotation.updated_at,
+                "content_seen": seen,
+            }
+            if row is None:
+                affected.add(annotation.task)
+                write[annotation.id] = {
+                    "project": project,
+                    "id": annotation.id,
+                    "live": True,
+                    "seen": seen,
+                    "synced_seen": seen if authoritative else NEVER,
+                    "deleted_seen": NEVER,
+                    **content,
+                }
+                continue
+            after = dict(row)
+            if _newer(row, annotation.updated_at, seen):
+                after |= content
+            after["seen"] = max(row["seen"], seen)
+            if authoritative:
+                after["synced_seen"] = max(row["synced_seen"], seen)
+            after["live"] = after["deleted_seen"] < max(after["synced_seen"], 0)
+            shown, was_shown = _shown(after), _shown(row)
+            if shown != was_shown:
+                affected |= {row["task"] for row in (after, row) if row["live"]}
+            _sort_in(after, row, write, touch)
+        _store(conn, _annotations, project, write, touch, seen)
+    return affected
+
+
+def delete_annotations(conn: Connection, project: int, ids: Collection[int], seen: int) -> set[int]:
+    """Tombstones for these annotations, also for ones never heard of. The tasks that lost one."""
+    enter_project(conn, project)
+    affected: set[int] = set()
+    for part in chunks(plain_ids(ids)):
+        before = _rows(conn, _annotations, project, part)
+        affected |= {row["task"] for row in before.values() if row["live"] and row["synced_seen"] <= seen}
+        _bury_annotations(conn, project, part, seen)
+        unheard = [id for id in part if id not in before]
+        put(conn, _annotations, [_unheard_annotation(project, id, seen) for id in unheard])
+    return affected
+
+
+def delete_missing_annotations(conn: Connection, project: int, present: np.ndarray, seen: int) -> set[int]:
+    """Tombstones for live annotations that a synchronisation did not find, nor any event after it began.
+
+    present: int64[n], all the ids that it found. The tasks that lost one.
+    """
+    enter_project(conn, project)
+    statement = sa.select(_annotations.c.id, _annotations.c.task).where(
+        _annotations.c.project == project, _annotations.c.live, _annotations.c.seen <= seen
+    )
+    known, owners = int_columns(conn, statement, width=2)
+    missing = ~np.isin(known, np.asarray(present, np.int64))
+    for part in chunks(known[missing].tolist()):
+        _bury_annotations(conn, project, part, seen)
+    return set(owners[missing].tolist())
+
+
+def annotations_of(conn: Connection, project: int, tasks: Collection[int] | None = None) -> dict[int, list[Annotation]]:
+    """Live annotations of live tasks, by task, each list by time and id; all tasks unless given.
+
+    Tasks without any are left out.
+    """
+    statement = (
+        sa.select(_annotations)
+        .join(_tasks, sa.and_(_tasks.c.project == _annotations.c.project, _tasks.c.id == _annotations.c.task))
+        .where(_annotations.c.project == project, _annotations.c.live, _tasks.c.state != DELETED)
+        .order_by(_annotations.c.task, _annotations.c.updated_at, _annotations.c.id)
+    )
+    found: dict[int, list[Annotation]] = {}
+    parts = [None] if tasks is None else list(chunks(plain_ids(tasks)))
+    for part in parts:
+        one = statement if part is None else statement.where(among(_annotations.c.task, part))
+        for row in _stream(conn, one):
+            found.setdefault(row.task, []).append(_annotation(row))
+    return found
+
+
+def _annotation(row: Any) -> Annotation:
+    return Annotation(
+        id=row.id,
+        task=row.task,
+        annotator=row.annotator,
+        choices={name: tuple(choices) for name, choices in row.choices.items()},
+        was_cancelled=row.was_cancelled,
+        ground_truth=row.ground_truth,
+        updated_at=row.updated_at,
+    )
+
+
+def _shown(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """What `annotations_of` gives of it."""
+    if not row["live"]:
+        return None
+    names = ("task", "annotator", "choices", "was_cancelled", "ground_truth", "updated_at")
+    return tuple(row[name] for name in names)
+
+
+def _bury_annotations(conn: Connection, project: int, ids: Sequence[int], seen: int) -> None:
+    later = _annotations.c.synced_seen > seen
+    conn.execute(
+        sa.update(_annotations)
+        .where(_annotations.c.project == project, among(_annotations.c.id, ids), _annotations.c.deleted_seen < seen)
+        .values(deleted_seen=seen, live=sa.and_(_annotations.c.live, later))
+    )
+
+
+def _unheard_task(project: int, id: int, seen: int) -> dict[str, Any]:
+    return {
+        "project": project,
+        "id": id,
+        "state": DELETED,
+        "seen": seen,
+        "content_seen": NEVER,
+        "updated_at": None,
+        "has_annotations": False,
+        "image": None,
+        "image_error": "",
+    }
+
+
+def _unheard_annotation(project: int, id: int, seen: int) -> dict[str, Any]:
+    return {
+        "project": project,
+        "id": id,
+        "live": False,
+        "seen": NEVER,
+        "synced_seen": NEVER,
+        "deleted_seen": seen,
+        "content_seen": NEVER,
+        "task": None,
+        "annotator": None,
+        "choices": {},
+        "was_cancelled": False,
+        "ground_truth": False,
+        "updated_at": None,
+    }
+
+
+def _newer(row: Mapping[str, Any], updated_at: Any, seen: int) -> bool:
+    return row["updated_at"] is None or (updated_at, seen) >= (row["updated_at"], row["content_seen"])
+
+
+def _rows(conn: Connection, table: sa.Table, project: int, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """The rows there are of at most a chunk of ids."""
+    statement = sa.select(table).where(table.c.project == project, among(table.c.id, ids))
+    return {row["id"]: dict(row) for row in conn.execute(statement).mappings()}
+
+
+def _sort_in(
+    after: dict[str, Any],
+    row: Mapping[str, Any],
+    write: dict[int, dict[str, Any]],
+    touch: dict[frozenset[str], list[int]],
+) -> None:
+    """Where a row that was there goes: `write` when it says something new, else `touch`, by columns.
+
+    A synchronisation mostly finds what is known already; one UPDATE then does for hundreds of rows.
+    """
+    changed = frozenset(name for name in row if after[name] != row[name])
+    if row["id"] in write or not changed <= {"seen", "content_seen", "synced_seen"}:
+        write[row["id"]] = after
+    elif changed:
+        touch.setdefault(changed, []).append(row["id"])
+
+
+def _store(
+    conn: Connection,
+    table: sa.Table,
+    project: int,
+    write: Mapping[int, dict[str, Any]],
+    touch: Mapping[frozenset[str], list[int]],
+    seen: int,
+) -> None:
+    put(conn, table, list(write.values()))
+    for columns, ids in touch.items():
+        ids = [id for id in ids if id not in write]
+        conn.execute(
+            sa.update(table)
+            .where(table.c.project == project, among(table.c.id, ids))
+            .values(dict.fromkeys(columns, seen))
+        )
+
+
+def _live_tasks(project: int) -> tuple[ColumnElement[bool], ...]:
+    """Spelt with IN, so that the index by state finds them without looking at the rows."""
+    return _tasks.c.project == project, _tasks.c.state.in_(_LIVE)
+
+
+def _stream(conn: Connection, statement: sa.Select[Any]) -> Iterable[Any]:
+    return conn.execute(statement.execution_options(yield_per=10_000))
