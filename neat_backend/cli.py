@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from neat_backend import __version__
+from neat_backend import __version__, bench
 from neat_backend.errors import NeatError
 from neat_backend.service import Service
 from neat_backend.settings import Settings
@@ -23,6 +23,7 @@ from neat_backend.store.database import Database
 app = typer.Typer(
     help="Label Studio ML backend for open-set image annotation (NEAT).", no_args_is_help=True, add_completion=True
 )
+app.add_typer(bench.app, name="bench")
 out, err = Console(), Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -86,7 +87,7 @@ def serve() -> None:
 
     settings = Settings.from_env()
     set_up_logging(settings)
-    raise typer.Exit(supervisor.run(settings))
+    raise typer.Exit(supervisor.serve(settings))
 
 
 @app.command()

@@ -84,7 +84,7 @@ class Engine:
 
     # what happens
 
-    def add_tasks(self, tasks: Sequence[int], features: NDArray[np.float32]) -> None:
+    def add_tasks(self, tasks: Sequence[int] | NDArray[np.int64], features: NDArray[np.float32]) -> None:
         """Take in tasks with features [n, dim] on the grid; a task that is here gets the new features."""
         ids = np.asarray(tasks, np.int64)
         here = np.array([int(t) in self._table for t in ids], bool)

@@ -339,9 +339,7 @@ class LiveProject:
                 self._annotations_wanted |= wanted
                 raise
             self._relabel(wanted)
-        elif self._embed():
-            pass
-        elif self._fill_probabilities():
+        elif self._embed() or self._fill_probabilities():
             pass
         elif self._reconcile_due():
             self._reconcile()
@@ -441,7 +439,7 @@ class LiveProject:
         assert self._encoder is not None
         with self.lock:
             with self.database.read() as conn:
-                now = dict(tasks.images_of(conn, self.id, done.tasks.tolist()))
+                now = dict(tasks.pending_images(conn, self.id))
             keys = self.arrays.index(embedding.features_kind(self._encoder.key))
             current = np.array([now.get(int(t)) is not None and keys.get(int(t)) == image_key(now[int(t)] or "")
                                 for t in done.tasks], bool)  # fmt: skip
@@ -488,8 +486,8 @@ class LiveProject:
             if inbox.pending(conn, self.id, 1):
                 return  # not caught up: nothing to compare yet
             counts = tasks.counts(conn, self.id)
-        theirs = (info.task_count, info.annotation_count, info.skipped_count)
-        ours = (counts.tasks, counts.annotations, counts.skips)
+        theirs = (info.task_count,)
+        ours = (counts.tasks,)
         if theirs != ours or info.label_config != self._label_config:
             log.warning(
                 "project %d: Label Studio counts %s tasks, annotations, skips and we %s; reading it again",

@@ -9,6 +9,7 @@ and the removal of old revisions wait until it is quiet, in a thread of their ow
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -141,10 +142,8 @@ class Publishing:
             old = revisions.to_delete(conn, self.project)
         quiet = self._clock() - self._published_at >= QUIET_SECONDS
         if old and (quiet or len(old) > MANY_REVISIONS):
-            try:
+            with contextlib.suppress(NotFoundInLabelStudio):
                 self.publisher.delete(old[0])
-            except NotFoundInLabelStudio:
-                pass
             with self._database.begin() as conn:
                 revisions.deleted(conn, self.project, old[0])
             return True

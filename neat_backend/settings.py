@@ -1,7 +1,7 @@
 """All settings, and the only reader of the environment.
 
-Each field's title is the environment variable's name; the README's table is generated from here
-and a test keeps the two equal. Bad values raise `SettingsError` naming key, value and remedy.
+Each field's first alias is its environment variable; the README's table is generated from here and a
+test keeps the two equal. Bad values raise `SettingsError` naming key, value and remedy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from neat_backend.errors import SettingsError
 
@@ -32,8 +33,14 @@ PER_PROJECT = (
 )
 
 
-def _env(*names: str) -> dict[str, Any]:
-    return {"validation_alias": AliasChoices(*names), "title": names[0]}
+def _env(name: str, *older_names: str) -> AliasChoices:
+    """The variable of a field; the other names are taken too, because users know them."""
+    return AliasChoices(name, *older_names)
+
+
+def _names(info: FieldInfo) -> list[str]:
+    assert isinstance(info.validation_alias, AliasChoices)
+    return [str(choice) for choice in info.validation_alias.choices]
 
 
 class Settings(BaseModel):
@@ -43,115 +50,169 @@ class Settings(BaseModel):
 
     # Label Studio
     label_studio_url: str = Field(
-        "", **_env("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"), description="Where Label Studio is, as seen from here"
+        "",
+        validation_alias=_env("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
+        description="Where Label Studio is, as seen from here",
     )
     label_studio_api_key: SecretStr = Field(
         SecretStr(""),
-        **_env("LABEL_STUDIO_API_KEY"),
+        validation_alias=_env("LABEL_STUDIO_API_KEY"),
         description="Legacy or personal access token of a user who may edit the projects",
     )
     configure_project: bool = Field(
         True,
-        **_env("NEAT_CONFIGURE_PROJECT"),
+        validation_alias=_env("NEAT_CONFIGURE_PROJECT"),
         description="Set uncertainty sampling and make the tab “NEAT: next batch” when a project connects",
     )
     request_timeout_seconds: float = Field(
-        30, gt=0, **_env("NEAT_REQUEST_TIMEOUT"), description="Longest wait for one answer of Label Studio"
+        30,
+        gt=0,
+        validation_alias=_env("NEAT_REQUEST_TIMEOUT"),
+        description="Longest wait for one answer of Label Studio",
     )
     reconcile_seconds: float = Field(
         60,
         ge=0,
-        **_env("NEAT_RECONCILE_SECONDS"),
+        validation_alias=_env("NEAT_RECONCILE_SECONDS"),
         description="How often a project's counters are compared with Label Studio's, to find lost webhooks; 0 = never",
     )
 
     # this service
-    host: str = Field("0.0.0.0", **_env("HOST"), description="Address to listen on")
-    port: int = Field(9090, ge=0, le=65535, **_env("PORT"), description="Port to listen on")
-    workers: int = Field(1, ge=1, **_env("WORKERS"), description="gunicorn worker processes")
-    threads: int = Field(8, ge=1, **_env("THREADS"), description="Threads of each gunicorn worker")
-    basic_auth_user: str = Field("", **_env("BASIC_AUTH_USER"), description="User name for basic auth; empty = none")
-    basic_auth_pass: SecretStr = Field(SecretStr(""), **_env("BASIC_AUTH_PASS"), description="Password for basic auth")
+    host: str = Field("0.0.0.0", validation_alias=_env("HOST"), description="Address to listen on")
+    port: int = Field(9090, ge=0, le=65535, validation_alias=_env("PORT"), description="Port to listen on")
+    workers: int = Field(1, ge=1, validation_alias=_env("WORKERS"), description="gunicorn worker processes")
+    threads: int = Field(8, ge=1, validation_alias=_env("THREADS"), description="Threads of each gunicorn worker")
+    basic_auth_user: str = Field(
+        "", validation_alias=_env("BASIC_AUTH_USER"), description="User name for basic auth; empty = none"
+    )
+    basic_auth_pass: SecretStr = Field(
+        SecretStr(""), validation_alias=_env("BASIC_AUTH_PASS"), description="Password for basic auth"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", **_env("LOG_LEVEL"), description="DEBUG, INFO, WARNING or ERROR"
+        "INFO", validation_alias=_env("LOG_LEVEL"), description="DEBUG, INFO, WARNING or ERROR"
     )
     predict_wait_seconds: float = Field(
-        5, ge=0, **_env("NEAT_PREDICT_WAIT"), description="Longest wait of /predict for a task that was not known"
+        5,
+        ge=0,
+        validation_alias=_env("NEAT_PREDICT_WAIT"),
+        description="Longest wait of /predict for a task that was not known",
     )
 
     # where things are kept
     data_dir: Path = Field(
-        Path("data"), **_env("NEAT_DATA_DIR", "MODEL_DIR"), description="Folder for the database, features and models"
+        Path("data"),
+        validation_alias=_env("NEAT_DATA_DIR", "MODEL_DIR"),
+        description="Folder for the database, features and models",
     )
     database_url: str = Field(
-        "", **_env("DATABASE_URL"), description="postgresql://… for PostgreSQL; empty = SQLite in the data folder"
+        "",
+        validation_alias=_env("DATABASE_URL"),
+        description="postgresql://… for PostgreSQL; empty = SQLite in the data folder",
     )
     max_live_projects: int = Field(
-        8, ge=1, **_env("NEAT_MAX_LIVE_PROJECTS"), description="Projects kept in memory; the least recently used leave"
+        8,
+        ge=1,
+        validation_alias=_env("NEAT_MAX_LIVE_PROJECTS"),
+        description="Projects kept in memory; the least recently used leave",
     )
 
     # features
     encoder: str = Field(
         "clip:ViT-B-32/openai",
-        **_env("NEAT_ENCODER"),
+        validation_alias=_env("NEAT_ENCODER"),
         description="clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50 or efficientnet_lite0 (needs no download)",
     )
     encoder_weights: Path | None = Field(
-        None, **_env("NEAT_ENCODER_WEIGHTS"), description="Local file with the encoder's weights, instead of a download"
+        None,
+        validation_alias=_env("NEAT_ENCODER_WEIGHTS"),
+        description="Local file with the encoder's weights, instead of a download",
     )
-    device: str = Field("auto", **_env("NEAT_DEVICE"), description="auto, cpu, cuda or cuda:N")
-    encode_batch_size: int = Field(32, ge=1, **_env("NEAT_ENCODE_BATCH_SIZE"), description="Images encoded at a time")
-    downloads: int = Field(8, ge=1, **_env("NEAT_DOWNLOADS"), description="Images fetched at the same time")
+    device: str = Field("auto", validation_alias=_env("NEAT_DEVICE"), description="auto, cpu, cuda or cuda:N")
+    encode_batch_size: int = Field(
+        32, ge=1, validation_alias=_env("NEAT_ENCODE_BATCH_SIZE"), description="Images encoded at a time"
+    )
+    downloads: int = Field(
+        8, ge=1, validation_alias=_env("NEAT_DOWNLOADS"), description="Images fetched at the same time"
+    )
     max_image_bytes: int = Field(
-        50_000_000, ge=1, **_env("NEAT_MAX_IMAGE_BYTES"), description="Larger image files are refused"
+        50_000_000, ge=1, validation_alias=_env("NEAT_MAX_IMAGE_BYTES"), description="Larger image files are refused"
     )
     max_image_pixels: int = Field(
-        100_000_000, ge=1, **_env("NEAT_MAX_IMAGE_PIXELS"), description="Images with more pixels are refused"
+        100_000_000,
+        ge=1,
+        validation_alias=_env("NEAT_MAX_IMAGE_PIXELS"),
+        description="Images with more pixels are refused",
     )
 
     # the method
-    k: int = Field(10, ge=1, le=1000, **_env("NEAT_K"), description="Neighbours looked at (K of the paper)")
+    k: int = Field(
+        10, ge=1, le=1000, validation_alias=_env("NEAT_K"), description="Neighbours looked at (K of the paper)"
+    )
     known_rule: Literal["all", "majority"] = Field(
         "all",
-        **_env("NEAT_KNOWN_RULE"),
+        validation_alias=_env("NEAT_KNOWN_RULE"),
         description="all = candidate when all K neighbours are known (paper); majority = when most are",
     )
     batch_size: int = Field(
-        50, ge=1, **_env("NEAT_BATCH_SIZE"), description="Labels in a query round (B); the classifier trains after each"
+        50,
+        ge=1,
+        validation_alias=_env("NEAT_BATCH_SIZE"),
+        description="Labels in a query round (B); the classifier trains after each",
     )
     rerank: Literal["live", "round"] = Field(
         "live",
-        **_env("NEAT_RERANK"),
+        validation_alias=_env("NEAT_RERANK"),
         description="live = new order after every label; round = fixed batch of B (paper)",
     )
     invalid_choices: tuple[str, ...] = Field(
         ("invalid", "unknown", "other", "none of these", "reject"),
-        **_env("NEAT_INVALID_CHOICES"),
-        description="Choices that mean “none of my classes”, unless the label config marks one with invalid=\"true\"",
+        validation_alias=_env("NEAT_INVALID_CHOICES"),
+        description='Choices that mean “none of my classes”, unless the label config marks one with invalid="true"',
     )
     control: str = Field(
-        "", **_env("NEAT_CONTROL"), description="Name of the Choices tag to use when a label config has several"
+        "",
+        validation_alias=_env("NEAT_CONTROL"),
+        description="Name of the Choices tag to use when a label config has several",
     )
-    seed: int = Field(0, ge=0, **_env("NEAT_SEED"), description="Seed of training and of every random choice")
+    seed: int = Field(
+        0, ge=0, validation_alias=_env("NEAT_SEED"), description="Seed of training and of every random choice"
+    )
 
     # classifier
     image_size: int = Field(
-        64, ge=16, le=512, **_env("NEAT_IMAGE_SIZE"), description="Side in pixels of the classifier's images"
+        64,
+        ge=16,
+        le=512,
+        validation_alias=_env("NEAT_IMAGE_SIZE"),
+        description="Side in pixels of the classifier's images",
     )
-    epochs: int = Field(100, ge=1, **_env("NEAT_EPOCHS"), description="Epochs of one training")
+    epochs: int = Field(100, ge=1, validation_alias=_env("NEAT_EPOCHS"), description="Epochs of one training")
     holdout: float = Field(
-        0.1, ge=0, le=0.5, **_env("NEAT_HOLDOUT"), description="Share of known labels kept to measure accuracy"
+        0.1,
+        ge=0,
+        le=0.5,
+        validation_alias=_env("NEAT_HOLDOUT"),
+        description="Share of known labels kept to measure accuracy",
     )
     train_time_limit_seconds: float = Field(
-        7200, gt=0, **_env("NEAT_TRAIN_TIME_LIMIT"), description="A training that takes longer is stopped"
+        7200,
+        gt=0,
+        validation_alias=_env("NEAT_TRAIN_TIME_LIMIT"),
+        description="A training that takes longer is stopped",
     )
 
     # publishing
     publish_interval_seconds: float = Field(
-        2, ge=0, **_env("NEAT_PUBLISH_INTERVAL"), description="Shortest time between two publications of a project"
+        2,
+        ge=0,
+        validation_alias=_env("NEAT_PUBLISH_INTERVAL"),
+        description="Shortest time between two publications of a project",
     )
     publish_tail: int = Field(
-        10_000, ge=0, **_env("NEAT_PUBLISH_TAIL"), description="Tasks after the head that get a score when it is quiet"
+        10_000,
+        ge=0,
+        validation_alias=_env("NEAT_PUBLISH_TAIL"),
+        description="Tasks after the head that get a score when it is quiet",
     )
 
     @field_validator("invalid_choices", mode="before")
@@ -185,9 +246,7 @@ class Settings(BaseModel):
         env = os.environ if env is None else env
         values: dict[str, Any] = {}
         for name, info in cls.model_fields.items():
-            alias = info.validation_alias
-            names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
-            for key in names:
+            for key in _names(info):
                 if env.get(key, "") != "":
                     values[name] = env[key]
                     break
@@ -220,7 +279,7 @@ class Settings(BaseModel):
     @classmethod
     def titles(cls) -> dict[str, str]:
         """Field name → environment variable."""
-        return {name: str(info.title) for name, info in cls.model_fields.items()}
+        return {name: _names(info)[0] for name, info in cls.model_fields.items()}
 
     @classmethod
     def _checked(cls, values: Mapping[str, Any]) -> Settings:

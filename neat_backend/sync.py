@@ -83,9 +83,7 @@ def read_project(
     return Synced(config, len(present), len(annotations), len(deleted))
 
 
-def read_annotations(
-    project: int, of_tasks: Sequence[int], client: LabelStudioClient, database: Database
-) -> None:
+def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioClient, database: Database) -> None:
     """Read the annotations of a few tasks: those imported together with their annotations."""
     with database.read() as conn:
         seen = inbox.received_through(conn, project)

@@ -212,7 +212,12 @@ def _pause(live: LiveProject, seconds: float) -> None:
 
 def _load(live: LiveProject) -> None:
     """Build the project's state, however often it takes."""
-    _repeat(live, "load", lambda: (live.load(), False)[1], lambda: None, once=True)
+
+    def load() -> bool:
+        live.load()
+        return False
+
+    _repeat(live, "load", load, lambda: None, once=True)
 
 
 def _repeat(
@@ -244,7 +249,7 @@ def _repeat(
             live.stopping.wait(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
             continue
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not end the thread that others wait for
+        except Exception as error:  # a fault of ours must not end the thread that others wait for
             log.exception("project %d: %s failed", live.id, name)
             problem, wait = (projects.BLOCKED, f"internal error in {name}: {error}; see the log"), backoff
         else:
