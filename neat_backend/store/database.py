@@ -94,12 +94,14 @@ class Database:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            raise StoreError(self._in_words(error)) from error
+            # PostgreSQL adds the values of a row that it refuses, tokens too: not into a traceback.
+            cause = None if "DETAIL:" in str(error) else error
+            raise StoreError(self._in_words(error)) from cause
 
     def _in_words(self, error: sa.exc.SQLAlchemyError) -> str:
         if isinstance(error, sa.exc.TimeoutError):
             return f"The database {self.shown}: all connections are in use"
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = " ".join(str(getattr(error, "orig", None) or error).partition("DETAIL:")[0].split())
         if self._url.password:
             reason = reason.replace(str(self._url.password), "***")
         remedy = ""

@@ -45,8 +45,9 @@ def begin(conn: Connection, project: int) -> str:
 
 def switched(conn: Connection, project: int, version: str) -> None:
     """importing → on; the one before becomes old, and the project's model_version is this."""
-    conn.execute(sa.update(_table).where(_table.c.project == project, _table.c.state == ON).values(state=OLD))
     _move(conn, project, version, IMPORTING, ON)
+    others = _table.c.project == project, _table.c.state == ON, _table.c.version != version
+    conn.execute(sa.update(_table).where(*others).values(state=OLD))
     conn.execute(sa.update(_projects).where(_projects.c.id == project).values(model_version=version))
 
 

@@ -164,7 +164,7 @@ def task_images(conn: Connection, project: int) -> list[tuple[int, str | None, s
 
 def counts(conn: Connection, project: int) -> TaskCounts:
     statement = sa.select(_tasks.c.state, sa.func.count()).where(*_live_tasks(project)).group_by(_tasks.c.state)
-    states: dict[str, int] = dict(conn.execute(statement).tuples().all())
+    states = {state: count for state, count in conn.execute(statement)}  # noqa: C416 - rows aren't pairs
     annotated = conn.execute(
         sa.select(sa.func.count(_annotations.c.task.distinct()))
         .join(_tasks, sa.and_(_tasks.c.project == _annotations.c.project, _tasks.c.id == _annotations.c.task))
