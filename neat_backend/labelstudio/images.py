@@ -24,7 +24,7 @@ from neat_backend.errors import ImageError
 log = logging.getLogger(__name__)
 
 # Formats that Pillow reads by itself; some of its others start programs (EPS) or only know a header.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
 _RETRY_AFTER_SECONDS = (0.3, 1.0)
 
 
@@ -122,7 +122,9 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("the image file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        Image.init()
+        # Pillow trips over a format that it was built without.
+        image = Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
         if image.width * image.height > max_pixels:
             raise ImageError(
                 f"the image has {image.width} × {image.height} pixels, more than {max_pixels:,} (NEAT_MAX_IMAGE_PIXELS)"
@@ -144,8 +146,9 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
 def thumbnail(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     """The central square of an RGB image at `side` × `side` pixels: uint8 [side, side, 3]."""
     square = min(image.size)
-    left, top = (image.width - square) / 2, (image.height - square) / 2
-    small = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + square, top + square))
+    left, top = (image.width - square) // 2, (image.height - square) // 2
+    middle = image.crop((left, top, left + square, top + square))
+    small = middle.resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(small, dtype=np.uint8)
 
 

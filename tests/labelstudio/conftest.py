@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.labelstudio.client import LabelStudioClient
+from tests.labelstudio.server import shared_label_studio, stop_label_studio
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> LabelStudioServer:
+    return shared_label_studio(tmp_path_factory.mktemp("label-studio"))
+
+
+@pytest.fixture(scope="session")
+def person(label_studio: LabelStudioServer) -> Annotator:
+    return Annotator(label_studio.url, label_studio.token)
+
+
+@pytest.fixture(scope="session")
+def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
+    client = LabelStudioClient(label_studio.url, label_studio.token)
+    yield client
+    client.close()
+
+
+def pytest_sessionfinish() -> None:
+    stop_label_studio()

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import itertools
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neat_backend.errors import BadLabelConfig
+from neat_backend.labelstudio.label_config import LabelConfig, parse, resolve
+from neat_backend.records import Annotation, Label
+
+NAMED = ("invalid", "none of these")
+DOGS = LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",))
+NO_INVALID = LabelConfig("class", "image", "image", ("dog", "cat"), ())
+IMAGE = '<Image name="image" value="$image"/>'
+
+
+def config(body: str) -> str:
+    return f"<View>{body}</View>"
+
+
+def choices(body: str, attributes: str = "") -> str:
+    return config(f'{IMAGE}<Choices name="class" toName="image" {attributes}>{body}</Choices>')
+
+
+def test_classes_and_the_named_invalid_choice():
+    xml = choices('<Choice value="dog"/><Choice value="cat"/><Choice value=" None of These "/>', 'choice="single"')
+    assert parse(xml, NAMED) == LabelConfig("class", "image", "image", ("dog", "cat"), ("None of These",))
+
+
+def test_a_marked_choice_wins_over_the_names():
+    xml = choices('<Choice value="dog"/><Choice value="invalid"/><Choice value="junk" invalid="true"/>')
+    assert parse(xml, NAMED) == LabelConfig("class", "image", "image", ("dog", "invalid"), ("junk",))
+
+
+def test_a_choice_is_called_by_its_alias_as_results_are():
+    assert parse(choices('<Choice value="Dog 🐶" alias="dog"/>'), NAMED).classes == ("dog",)
+
+
+def test_nested_choices_are_their_leaves_and_inherit_the_mark():
+    xml = choices(
+        '<View><Choice value="pets"><Choice value="dog"/><Choice value="cat"/></Choice></View>'
+        '<Choice value="junk" invalid="true"><Choice value="blurred"/></Choice>'
+    )
+    assert parse(xml, ()) == LabelConfig("class", "image", "image", ("dog", "cat"), ("blurred",))
+
+
+def test_the_first_suitable_control_unless_one_is_named():
+    xml = config(
+        '<Image name="photo" value="$data.url"/><Text name="text" value="$text"/>'
+        '<Choices name="mood" toName="text"><Choice value="good"/></Choices>'
+        '<Choices name="tags" toName="photo" choice="multiple"><Choice value="big"/></Choices>'
+        '<Choices name="region" toName="photo" perRegion="true"><Choice value="left"/></Choices>'
+        '<Choices name="animal" toName="photo"><Choice value="dog"/></Choices>'
+        '<Choices name="plant" toName="photo" choice="single-radio"><Choice value="oak"/></Choices>'
+    )
+    assert parse(xml, NAMED) == LabelConfig("animal", "photo", "data.url", ("dog",), ())
+    assert parse(xml, NAMED, "plant").classes == ("oak",)
+    for control, why in {"tags": "several choices", "region": "perRegion", "mood": "Image", "gone": "animal"}.items():
+        with pytest.raises(BadLabelConfig, match=why):
+            parse(xml, NAMED, control)
+
+
+@pytest.mark.parametrize(
+    ("xml", "why"),
+    [
+        ("", "empty"),
+        ("<View>", "not XML"),
+        ("dogs", "not XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>', "DOCTYPE"),
+        (config(IMAGE), "no Choices tag"),
+        (config('<Choices name="a" toName="t"><Choice value="b"/></Choices>'), "no Image tag"),
+        (choices('<Choice value="a"/>', 'choice="multiple"'), "single"),
+        (choices(""), "no Choice with a value"),
+        (choices('<Choice value="invalid"/>'), "only choices that mean invalid"),
+        (config('<Image name="image" value="photo.png"/><Choices name="a" toName="image"/>'), "value="),
+    ],
+)
+def test_a_config_that_cannot_be_used_says_why(xml, why):
+    with pytest.raises(BadLabelConfig, match=why):
+        parse(xml, NAMED)
+
+
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def annotation(choice, minute=0, by=1, skip=False, truth=False, number=None):
+    picked = () if choice is None else (choice,) if isinstance(choice, str) else tuple(choice)
+    number = minute + 1 if number is None else number
+    return Annotation(number, 7, by, {"class": picked}, skip, truth, START + timedelta(minutes=minute))
+
+
+DOG, CAT, INVALID, NOTHING = Label(7, "dog"), Label(7, "cat"), Label(7, invalid=True), Label(7)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "label"),
+    [
+        ([], NOTHING),
+        ([annotation("dog")], DOG),
+        ([annotation("invalid")], INVALID),
+        ([annotation("wolf")], NOTHING),
+        ([annotation(None)], NOTHING),
+        ([annotation(["dog", "cat"])], NOTHING),
+        ([annotation(None, skip=True)], NOTHING),
+        ([annotation("dog", skip=True)], NOTHING),
+        # an annotator's latest counts, even where it is no vote
+        ([annotation("dog", 0), annotation("cat", 1)], CAT),
+        ([annotation("dog", 0), annotation(None, 1)], NOTHING),
+        # the majority, and the latest of a tie
+        ([annotation("dog", 0, 1), annotation("dog", 1, 2), annotation("cat", 2, 3)], DOG),
+        ([annotation("dog", 0, 1), annotation("cat", 1, 2)], CAT),
+        ([annotation("cat", 0, 1), annotation("dog", 1, 2), annotation("dog", 2, 3), annotation("cat", 3, 4)], CAT),
+        # without an annotator, each is one of its own
+        ([annotation("dog", 0, None), annotation("dog", 1, None), annotation("cat", 2, None)], DOG),
+        # ground truth first, the latest of several; one that is no vote is none
+        ([annotation("dog", 0, 1, truth=True), annotation("cat", 1, 2), annotation("cat", 2, 3)], DOG),
+        ([annotation("dog", 0, 1, truth=True), annotation("cat", 1, 2, truth=True)], CAT),
+        ([annotation("wolf", 0, 1, truth=True), annotation("cat", 1, 2)], CAT),
+    ],
+)
+def test_resolving_several_annotations(annotations, label):
+    assert resolve(7, annotations, DOGS) == label
+
+
+def test_a_skip_means_invalid_only_where_no_choice_does():
+    skip = [annotation(None, skip=True)]
+    assert resolve(7, skip, NO_INVALID) == INVALID
+    assert resolve(7, skip, DOGS) == NOTHING
+    assert resolve(7, [*skip, annotation("dog", 1, 2), annotation("dog", 2, 3)], NO_INVALID) == DOG
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["dog", "cat", "invalid", "wolf"]), st.integers(0, 3), st.integers(1, 3)), max_size=5
+    )
+)
+def test_the_order_in_which_annotations_are_known_does_not_matter(drawn):
+    annotations = [annotation(choice, minute, by, number=n) for n, (choice, minute, by) in enumerate(drawn, 1)]
+    labels = {resolve(7, order, DOGS) for order in itertools.permutations(annotations)}
+    assert len(labels) == 1
