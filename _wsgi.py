@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -53,17 +52,17 @@ def settings_of(flags: argparse.Namespace) -> Settings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start web and worker; returns the exit code."""
+    from neat_backend.cli import set_up_logging
+    from neat_backend.serve import serve
+    from neat_backend.web.app import create_app
+
     flags = arguments(argv)
     try:
         settings = settings_of(flags)
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        set_up_logging(settings)
         if flags.check:
-            from neat_backend.web.app import create_app
-
             create_app(settings)
             print("The settings, the database and the app are in order.")
-        from neat_backend.serve import serve
-
         return serve(settings)
     except NeatError as error:
         print(error, file=sys.stderr)

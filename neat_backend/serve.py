@@ -52,7 +52,6 @@ def serve(
     """
     from neat_backend.store.database import Database  # SQLAlchemy and Alembic: not needed by the children's start
 
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = Database(settings.sqlalchemy_url)
     try:
         database.migrate()
@@ -119,7 +118,7 @@ def web_command(settings: Settings, fd: int) -> list[str]:
     if os.path.isdir("/dev/shm"):
         options["--worker-tmp-dir"] = "/dev/shm"  # a slow disk must not look like a hung worker
     flat = [str(part) for option in options.items() for part in option]
-    factory = "neat_backend.web.app:create_app()"
+    factory = "neat_backend.web.app:create_app(migrated=True)"
     return [sys.executable, "-m", "gunicorn", *flat, "--no-control-socket", factory]
 
 
@@ -135,7 +134,7 @@ def environment(settings: Settings, base: Mapping[str, str] | None = None) -> di
             env.pop(str(key), None)
         text = _as_text(getattr(settings, name))
         if text:
-            env[str(info.title)] = text
+            env[Settings.titles()[name]] = text
     return env
 
 

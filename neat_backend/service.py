@@ -320,7 +320,7 @@ def _needs_sync(known: Project, fields: Mapping[str, Any]) -> bool:
 
 
 def _found(conn: Connection, project: int) -> Project:
-    found = projects.get(conn, project)
+    found = projects.get(conn, project) if 0 < project < 2**63 else None  # larger: no database's number
     if found is None:
         raise UnknownProject(f"project {project} is not connected to this backend", "project")
     return found

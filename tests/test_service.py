@@ -147,7 +147,7 @@ class TestConnect:
         connect(service, schema=two, extra_params={"control": "mood"})
         assert service.status(7)["state"] == projects.CONNECTING
 
-    @pytest.mark.parametrize("rest_seconds", [0.0, 0.05])
+    @pytest.mark.parametrize("rest_seconds", [0.02, 0.1])
     def test_is_quick_beside_a_busy_writer(self, service: Service, rest_seconds: float) -> None:
         connect(service)
         stop = threading.Event()

@@ -22,18 +22,20 @@ MAX_BODY_BYTES = 64 * 1024 * 1024  # a TASKS_CREATED of 5,000 tasks with 10 kB o
 RETRY_AFTER_SECONDS = 5
 
 
-def create_app(settings: Settings | None = None, database: Database | None = None) -> Flask:
+def create_app(settings: Settings | None = None, database: Database | None = None, *, migrated: bool = False) -> Flask:
     """The Flask app. Without `settings` they come from the environment, and logging is set up as they say.
 
+    migrated: the tables are known to be up to date; as they are taken to be in a `database` that is given.
     Raises SettingsError, or StoreError when the database can't be brought up to date.
     """
     if settings is None:
         settings = Settings.from_env()
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
     if database is None:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
         database = Database(settings.sqlalchemy_url)
-        database.migrate()
+        if not migrated:
+            database.migrate()
 
     app = Flask("neat_backend.web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES

@@ -1,0 +1,218 @@
+"""`neat-backend serve` as real processes: started, killed, stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from neat_backend.errors import SettingsError
+from neat_backend.serve import environment, listen, web_command
+from neat_backend.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+# A worker that does nothing, and one that dies at once.
+IDLE = [sys.executable, "-c", "import time; time.sleep(1000)"]
+STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"]
+BROKEN = [sys.executable, "-c", "raise SystemExit(3)"]
+
+
+class Serving:
+    """A supervisor in a process of its own, and what it says."""
+
+    def __init__(self, folder: Path, worker: list[str], grace_seconds: float = 5) -> None:
+        code = (
+            "import logging, sys; from neat_backend.serve import serve; from neat_backend.settings import Settings;"
+            "logging.basicConfig(level='INFO');"
+            f"sys.exit(serve(Settings.from_env(), worker_command={worker!r}, grace_seconds={grace_seconds}))"
+        )
+        env = {**os.environ, "NEAT_DATA_DIR": str(folder / "data"), "PORT": "0", "HOST": "127.0.0.1", "WORKERS": "2"}
+        self.output = folder / "output"
+        with open(self.output, "w") as file:
+            self.process = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=file, cwd=ROOT)
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def url(self) -> str:
+        return wait_for(lambda: re.search(r"listening on (http://\S+:\d+)", self.said), self)[1]
+
+    def started(self, name: str, times: int = 1) -> int:
+        """The process id of the child after it was started so often."""
+
+        def look() -> list[str] | None:
+            found = re.findall(rf"{name} started, process (\d+)", self.said)
+            return found if len(found) >= times else None
+
+        return int(wait_for(look, self)[times - 1])
+
+    def healthy(self) -> bool:
+        return bool(wait_for(lambda: answers(self.url()), self))
+
+
+def wait_for(look: Callable[[], object], serving: Serving, seconds: float = 15) -> object:  # type: ignore[type-arg]
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s; so far:\n{serving.said}")
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that it started, by /proc."""
+    found, waiting = [], [pid]
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            waiting += [int(child) for child in task.read_text().split()]
+    return found
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
+    made: list[Serving] = []
+
+    def make(worker: list[str], **options: float) -> Serving:
+        made.append(Serving(tmp_path, worker, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.process.poll() is None:
+            each.process.kill()
+        each.process.wait()
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
+
+
+def test_what_is_killed_comes_back_and_sigterm_leaves_nothing(serving: Callable[..., Serving]) -> None:
+    served = serving(IDLE)
+    assert served.healthy()
+
+    os.kill(served.started("worker"), signal.SIGKILL)
+    assert served.started("worker", times=2)
+    assert re.search(r"worker was killed by signal 9 .*starting it again in 0\.5 s", served.said)
+
+    web = served.started("web")
+    os.kill(web, signal.SIGKILL)
+    assert served.started("web", times=2) != web
+    assert served.healthy()
+
+    everyone = family(served.process.pid)
+    assert len(everyone) >= 5  # supervisor, gunicorn and its two workers, worker
+    served.process.terminate()
+    assert served.process.wait(timeout=10) == 0
+    assert not [pid for pid in everyone if alive(pid)]
+
+
+def test_sigint_stops_it_too_and_a_stubborn_child_is_killed(serving: Callable[..., Serving]) -> None:
+    served = serving(STUBBORN, grace_seconds=1)
+    assert served.healthy()
+    everyone = family(served.process.pid)
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(timeout=10) == 0
+    assert "worker did not stop within 1 s and is killed" in served.said
+    assert not [pid for pid in everyone if alive(pid)]
+
+
+def test_a_child_that_keeps_dying_is_restarted_ever_more_slowly(serving: Callable[..., Serving]) -> None:
+    served = serving(BROKEN)
+    served.started("worker", times=3)
+    pauses = re.findall(r"worker ended with exit code 3 after \d+ s; starting it again in (\S+) s", served.said)
+    assert pauses[:2] == ["0.5", "1.0"]
+
+
+def test_no_child_outlives_a_killed_supervisor(serving: Callable[..., Serving]) -> None:
+    served = serving(IDLE)
+    assert served.healthy()
+    everyone = family(served.process.pid)
+    served.process.kill()
+    wait_for(lambda: not [pid for pid in everyone[1:] if alive(pid)], served)
+
+
+def test_counters_of_all_workers_are_added_up(serving: Callable[..., Serving]) -> None:
+    served = serving(IDLE)
+    assert served.healthy()
+    body = b'{"action": "START_TRAINING", "project": {"id": 7}}'
+    for _ in range(20):
+        urllib.request.urlopen(
+            urllib.request.Request(
+                f"{served.url()}/webhook", body, {"Content-Type": "application/json", "Connection": "close"}
+            ),
+            timeout=5,
+        ).close()
+    for _ in range(5):  # whichever worker answers
+        with urllib.request.urlopen(f"{served.url()}/metrics", timeout=5) as answer:
+            assert b'neat_events_total{action="START_TRAINING",outcome="accepted"} 20.0' in answer.read()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"PORT={port}"):
+            listen("127.0.0.1", port)
+    with pytest.raises(SettingsError, match=r"HOST='no\.such\.host\.invalid'"):
+        listen("no.such.host.invalid", 0)
+
+
+class TestEnvironment:
+    def test_the_children_get_the_same_settings(self, tmp_path: Path) -> None:
+        settings = Settings.from_env(
+            {},
+            data_dir=tmp_path,
+            label_studio_url="http://ls:8080",
+            label_studio_api_key="secret",
+            invalid_choices=("none, really", "other"),
+            configure_project=False,
+            encoder_weights=tmp_path / "weights.pt",
+            k=7,
+            predict_wait_seconds=0.25,
+        )
+        assert Settings.from_env(environment(settings, {})) == settings
+
+    def test_the_defaults_survive_too(self) -> None:
+        settings = Settings.from_env({}, data_dir=Path.cwd() / "data")
+        assert Settings.from_env(environment(settings, {})) == settings
+
+    def test_a_setting_wins_over_what_the_environment_says_under_any_name(self) -> None:
+        base = {"LABEL_STUDIO_HOST": "http://old", "MODEL_DIR": "/old", "BASIC_AUTH_USER": "old", "PATH": "/bin"}
+        env = environment(Settings.from_env({}), base)
+        assert "LABEL_STUDIO_HOST" not in env
+        assert "MODEL_DIR" not in env
+        assert "BASIC_AUTH_USER" not in env
+        assert env["PATH"] == "/bin"
+
+    def test_no_secret_is_in_a_command_line(self) -> None:
+        settings = Settings.from_env({}, basic_auth_user="ann", basic_auth_pass="hidden", label_studio_api_key="secret")
+        command = " ".join(web_command(settings, 3))
+        assert "hidden" not in command
+        assert "secret" not in command

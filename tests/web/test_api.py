@@ -1,0 +1,90 @@
+"""The API for people and programs."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from neat_backend.service import Service
+from neat_backend.store import rounds
+from tests.serving import make_ready, setup_body, write_ranking
+
+
+@pytest.fixture(autouse=True)
+def connected(client: FlaskClient, service: Service) -> None:
+    client.post("/setup", json=setup_body())
+    make_ready(service.database, title="dogs")
+    write_ranking(service.settings)
+
+
+def test_projects_and_one_project_tell_the_same(client: FlaskClient) -> None:
+    (listed,), single = client.get("/api/projects").json["projects"], client.get("/api/projects/7").json  # type: ignore[index]
+    assert single is not None
+    listed["queue"].pop("oldest_seconds")
+    single["queue"].pop("oldest_seconds")
+    assert listed == single
+    assert single["title"] == "dogs"
+
+
+def test_ranking_in_pages(client: FlaskClient) -> None:
+    answer = client.get("/api/projects/7/ranking?limit=2&offset=1").json
+    assert answer is not None
+    assert [(row["task"], row["rank"]) for row in answer["ranking"]] == [(2, 1), (1, 2)]
+    assert (answer["limit"], answer["offset"]) == (2, 1)
+    rest = client.get("/api/projects/7/ranking").json
+    assert rest is not None
+    assert [row["task"] for row in rest["ranking"]] == [5, 2, 1, 3]
+
+
+@pytest.mark.parametrize("query", ["limit=-1", "limit=ten", "limit=10001", "offset=1.5", "offset=%C2%B2", "limit=+1"])
+def test_odd_pages_are_refused(client: FlaskClient, query: str) -> None:
+    answer = client.get(f"/api/projects/7/ranking?{query}")
+    assert answer.status_code == 400
+    assert answer.json is not None
+    assert answer.json["field"] == query.partition("=")[0]
+
+
+def test_rounds_with_precision_and_accuracy(client: FlaskClient, service: Service) -> None:
+    with service.database.begin() as conn:
+        rounds.start(
+            conn, 7, trigger="batch", known=40, invalid=10, unlabelled=50, queried=50, queried_known=40, classes=["dog"]
+        )
+        rounds.finish(conn, 7, 1, seconds=3.5, held_out=4, held_out_correct=3)
+    answer = client.get("/api/projects/7/rounds").json
+    assert answer is not None
+    (row,) = answer["rounds"]
+    assert (row["number"], row["state"], row["precision"], row["held_out_accuracy"]) == (1, "done", 0.8, 0.75)
+    assert row["classes"] == ["dog"]
+    assert row["started_at"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("order", ["train", "sync", "retry-images"])
+def test_orders_are_filed(client: FlaskClient, order: str) -> None:
+    before = client.get("/api/projects/7").json
+    answer = client.post(f"/api/projects/7/{order}")
+    assert answer.status_code == 202
+    after = client.get("/api/projects/7").json
+    assert before is not None
+    assert after is not None
+    assert after["received_through"] == answer.json["event"] == before["received_through"] + 1  # type: ignore[index]
+
+
+def test_failed_images(client: FlaskClient) -> None:
+    assert client.get("/api/projects/7/failed-images").json == {"failed_images": []}
+
+
+@pytest.mark.parametrize("path", ["", "/ranking", "/rounds", "/failed-images"])
+def test_an_unknown_project_is_404(client: FlaskClient, path: str) -> None:
+    answer = client.get(f"/api/projects/404{path}")
+    assert answer.status_code == 404
+    assert answer.json is not None
+    assert set(answer.json) == {"error", "field"}
+
+
+@pytest.mark.parametrize("order", ["train", "sync", "retry-images"])
+def test_orders_for_an_unknown_project_are_404(client: FlaskClient, order: str) -> None:
+    assert client.post(f"/api/projects/404/{order}").status_code == 404
+
+
+def test_a_project_id_beyond_every_database_is_404(client: FlaskClient) -> None:
+    assert client.get(f"/api/projects/{10**30}").status_code == 404
