@@ -7,12 +7,14 @@ segments name the same id, the later one counts. Files are plain uncompressed .n
 opens them) whose checksums are verified at every read; one that fails is set aside as `.corrupt`
 and counts as absent, so that what it held is made again.
 
-Several processes may append to and read one kind. No file is needed to be consistent with another:
+Several processes may append to, merge and read one kind: what changes a folder's list of files, and
+what reads it, takes the project's lock for that moment. No file is needed to be consistent with another:
 a crash at any moment loses at most the segment that was being written.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import math
@@ -25,7 +27,7 @@ import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -35,6 +37,11 @@ from typing import Any
 import numpy as np
 
 from neat_backend.errors import StoreError
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process at a time
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -92,20 +99,17 @@ class ProjectArrays:
         if len(rows) < len(ids) or np.any(rows[1:] < rows[:-1]):
             ids, keys, values = ids[rows], keys[rows], values[rows]
         folder = self._path(kind)
-        names = _segments(folder)
-        for path in reversed(names):
-            try:
-                with _opened(path) as file:
-                    _same_layout(kind, file.layout("values"), values)
-                break
-            except FileNotFoundError:
-                continue
-            except _Corrupt as error:
-                _set_aside(path, error)
-        number = _number(names[-1])[0] + 1 if names else 1
-        name = f"{number:010d}-{secrets.token_hex(4)}.0.npz"
-        _write(folder / name, {"ids": ids, "keys": keys, "values": values})
-        if len(names) >= MANY_SMALL and any(len(run) >= MANY_SMALL for run in _runs(names)):
+
+        def place(temporary: Path) -> None:
+            # Under the lock, so that the order of the numbers is the order of the appends.
+            paths = _segments(folder)
+            _check_layout(kind, paths, values)
+            number = _number(paths[-1])[0] + 1 if paths else 1
+            os.replace(temporary, folder / f"{number:010d}-{secrets.token_hex(4)}.0.npz")
+
+        self._write(folder, {"ids": ids, "keys": keys, "values": values}, place)
+        paths = self._segments(folder)
+        if len(paths) >= MANY_SMALL and any(len(run) >= MANY_SMALL for run in _runs(paths)):
             self.compact(kind)
 
     def load(self, kind: str) -> Segment:
@@ -116,7 +120,7 @@ class ProjectArrays:
         folder = self._path(kind)
         while True:
             try:
-                return _merge(kind, _segments(folder))
+                return _merge(kind, self._segments(folder))
             except FileNotFoundError:
                 continue  # merged into another by now: look again
 
@@ -126,7 +130,7 @@ class ProjectArrays:
         done = np.empty(0, np.int64)
         while True:
             try:
-                for path, rows, ids, keys in _plan(_segments(folder)):
+                for path, rows, ids, keys in _plan(self._segments(folder)):
                     fresh = ~np.isin(ids, done)
                     if not fresh.any():
                         continue
@@ -143,7 +147,7 @@ class ProjectArrays:
         while True:
             try:
                 found: dict[int, int] = {}
-                for path in _segments(folder):
+                for path in self._segments(folder):
                     columns = _columns(path)
                     if columns is not None:
                         found.update(zip(columns[0].tolist(), columns[1].tolist(), strict=True))
@@ -155,20 +159,9 @@ class ProjectArrays:
         """Merge small neighbouring segments and clear away what dead writers left."""
         folder = self._path(kind)
         _remove_stale(folder)
-        for run in _runs(_segments(folder)):
-            if len(run) < 2:
-                continue
-            try:
-                merged = _merge(kind, run)
-            except FileNotFoundError:
-                return  # someone else is at it
-            number, random, generation = _number(run[-1])
-            # Right after its last member in the order, so that it hides none that came later.
-            target = folder / f"{number:010d}-{random}.{generation + 1}.npz"
-            if len(merged.ids):
-                _write(target, {"ids": merged.ids, "keys": merged.keys, "values": merged.values})
-            for path in run:
-                path.unlink(missing_ok=True)
+        for run in _runs(self._segments(folder)):
+            if len(run) >= 2:
+                self._merge_run(kind, folder, run)
 
     def drop(self, kind: str) -> None:
         """Delete a kind, at once for every reader."""
@@ -196,11 +189,12 @@ class ProjectArrays:
 
     def write_snapshot(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays together under a name, in place of what was there."""
-        _write(self._path(f"snapshots/{name}").with_name(f"{name}.npz"), arrays)
+        path = self._snapshot(name)
+        self._write(path.parent, arrays, lambda temporary: os.replace(temporary, path))
 
     def read_snapshot(self, name: str) -> dict[str, np.ndarray] | None:
         """What was written last; None when there is nothing or it is damaged."""
-        path = self._path(f"snapshots/{name}").with_name(f"{name}.npz")
+        path = self._snapshot(name)
         try:
             with _opened(path) as file:
                 return {key: file.array(key) for key in file.names}
@@ -217,12 +211,73 @@ class ProjectArrays:
         return path
 
     def _path(self, kind: str) -> Path:
+        """The folder of a kind. StoreError for a name that could lead elsewhere."""
         if kind == ".":
             return self.root
         parts = kind.split("/")
         if not all(_PART.fullmatch(part) for part in parts):
             raise StoreError(f"{kind!r} can't name arrays")
         return self.root.joinpath(*parts)
+
+    def _snapshot(self, name: str) -> Path:
+        return self._path(f"snapshots/{name}").with_name(f"{name}.npz")
+
+    def _segments(self, folder: Path) -> list[Path]:
+        """Listed under the lock: a folder that changes meanwhile may show neither old nor new files."""
+        with _foreign_errors(folder), self._locked(exclusive=False):
+            return _segments(folder)
+
+    def _merge_run(self, kind: str, folder: Path, run: Sequence[Path]) -> None:
+        try:
+            merged = _merge(kind, run)
+        except FileNotFoundError:
+            return  # someone else is at it
+        number, random, generation = _number(run[-1])
+        # Right after its last member in the order, so that it hides none that came later.
+        target = folder / f"{number:010d}-{random}.{generation + 1}.npz"
+
+        def place(temporary: Path) -> None:
+            if all(path.exists() for path in run):
+                os.replace(temporary, target)
+                _sync_folder(folder)
+                for path in run:
+                    path.unlink()
+
+        self._write(folder, {"ids": merged.ids, "keys": merged.keys, "values": merged.values}, place)
+
+    def _write(self, folder: Path, arrays: Mapping[str, np.ndarray], place: Callable[[Path], None]) -> None:
+        """Write one .npz and have `place` name it: on disk when this returns, or not there at all."""
+        for attempt in range(3):
+            try:
+                _make_folder(folder)
+                with _foreign_errors(folder), _temporary(folder, arrays) as temporary:
+                    with self._locked(exclusive=True):
+                        place(temporary)
+                    _sync_folder(folder)
+                return
+            except FileNotFoundError as error:  # the folder was dropped under our feet: into a new one
+                if attempt == 2:
+                    raise StoreError(f"{folder} vanishes while it is written to") from error
+
+    @contextmanager
+    def _locked(self, exclusive: bool) -> Iterator[None]:
+        """The project's lock on its folders' contents, held for a few milliseconds."""
+        if fcntl is None:
+            yield
+            return
+        try:
+            lock = open(self.root / ".lock", "ab" if exclusive else "rb")  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            if exclusive:
+                raise
+            yield  # nobody has written yet
+            return
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            try:
+                yield
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)  # also if a fork holds the file open meanwhile
 
 
 # segments of one folder
@@ -334,6 +389,17 @@ def _merge(kind: str, paths: Sequence[Path]) -> Segment:
     return Segment(ids[order], keys[order], values)
 
 
+def _check_layout(kind: str, paths: Sequence[Path], values: np.ndarray) -> None:
+    """StoreError unless `values` are of the shape and dtype that the kind has."""
+    for path in reversed(paths):
+        try:
+            with _opened(path) as file:
+                _same_layout(kind, file.layout("values"), values)
+            return
+        except _Corrupt as error:
+            _set_aside(path, error)
+
+
 def _same_layout(kind: str, layout: tuple[tuple[int, ...], np.dtype[Any]], values: np.ndarray) -> None:
     shape, dtype = layout
     if shape[1:] != values.shape[1:] or dtype != values.dtype:
@@ -359,33 +425,22 @@ def _remove_stale(folder: Path) -> None:
 # files
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """One .npz, complete under its name and on disk when this returns, or not there at all."""
-    for attempt in range(3):
-        try:
-            _make_folder(path.parent)
-            with _foreign_errors(path):
-                _write_here(path, arrays)
-            return
-        except FileNotFoundError as error:  # the folder was dropped under our feet: into a new one
-            if attempt == 2:
-                raise StoreError(f"{path.parent} vanishes while it is written to") from error
-        except ValueError as error:
-            raise StoreError(f"{path.name}: only arrays of numbers and text can be kept: {error}") from error
-
-
-def _write_here(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+@contextmanager
+def _temporary(folder: Path, arrays: Mapping[str, np.ndarray]) -> Iterator[Path]:
+    """A complete .npz on disk, under a name that nobody reads; gone afterwards unless renamed."""
+    temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with open(temporary, "xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 for name, array in arrays.items():
+                    array = np.asarray(array)
+                    if array.dtype.hasobject:
+                        raise StoreError(f"{name}: only arrays of numbers and text can be kept")
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+                        np.lib.format.write_array(member, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -446,9 +501,10 @@ class _File:
             raise _Corrupt(f"it has no {name}")
         self._file.seek(info.header_offset)
         local = self._file.read(30)
-        if local[:4] != b"PK\3\4":
+        name_bytes, extra_bytes = struct.unpack("<HH", local[26:30])
+        if local[:4] != b"PK\3\4" or self._file.read(name_bytes) != info.orig_filename.encode():
             raise _Corrupt("its zip headers don't agree")
-        start = info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
+        start = info.header_offset + 30 + name_bytes + extra_bytes
         self._file.seek(start)
         version = np.lib.format.read_magic(self._file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -480,6 +536,10 @@ def _damage() -> Iterator[None]:
         raise _Corrupt(str(error) or type(error).__name__) from error
     except (NotImplementedError, OverflowError, SyntaxError, RuntimeError, tokenize.TokenError) as error:
         raise _Corrupt(str(error) or type(error).__name__) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a seek to where no file can be
+            raise
+        raise _Corrupt("its offsets are wrong") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from neat_backend.errors import StoreError, UnknownProject
+from neat_backend.errors import StoreError
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
 from neat_backend.store.schema import metadata
@@ -107,7 +107,7 @@ def test_sqlite_is_set_to_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_an_exception_undoes_the_transaction(db: Database) -> None:
-    with pytest.raises(KeyError), db.begin() as conn:
+    with pytest.raises(KeyError), db.begin() as conn:  # noqa: PT012
         projects.save_connection(conn, 7)
         inbox.append(conn, 7, "X", {})
         raise KeyError
@@ -170,7 +170,7 @@ def test_after_a_fork_both_processes_go_on(db: Database) -> None:
             with db.begin() as conn:
                 inbox.append(conn, 1, "CHILD", {})
             os._exit(0)
-        except BaseException:  # noqa: BLE001 - a child must not go on as a second pytest
+        except BaseException:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     with db.begin() as conn:

@@ -157,7 +157,7 @@ def test_four_threads_append_while_another_transaction_is_open(db: Database) -> 
             for i in range(25):
                 with db.begin() as conn:
                     ids[n].append(inbox.append(conn, 1 + i % 2, f"T{n}", {"i": i}))
-        except BaseException as error:  # noqa: BLE001 - shown below
+        except BaseException as error:
             failed.append(error)
 
     threads = [threading.Thread(target=append, args=(n,)) for n in ids]
@@ -191,7 +191,7 @@ def test_no_event_appears_below_one_that_was_seen(db: Database) -> None:
                 with db.begin() as conn:
                     inbox.append(conn, 1, "X", {})
                     time.sleep(0.001)  # the longer a transaction, the likelier another overtakes it
-        except BaseException as error:  # noqa: BLE001 - shown below
+        except BaseException as error:
             failed.append(error)
 
     threads = [threading.Thread(target=append) for _ in range(4)]
