@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -90,12 +91,14 @@ class Demo:
     def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = json.loads(self.state_file.read_text()) if self.state_file.exists() else {}
+        state.setdefault("token", secrets.token_hex(20))
+        self._remember(state)  # Label Studio's user is made with it at the first start
         server = LabelStudioServer(
             self.folder / "label-studio",
             port=_usable_port(state.get("label_studio_port", 0)),
             username=USERNAME,
             password=PASSWORD,
-            token=state.get("token", ""),
+            token=state["token"],
             progress=lambda doing, left: self.console.print(f"{doing} … about {left:.0f} s left", highlight=False),
         )
         self._server = server
@@ -114,12 +117,8 @@ class Demo:
             for backend in self.annotator.call("GET", f"/api/ml?project={self.project}"):
                 self.annotator.call("DELETE", f"/api/ml/{backend['id']}")
             self.annotator.connect_backend(self.project, self.backend_url)
-        self.state_file.write_text(
-            json.dumps({
-                "project": self.project, "token": server.token,
-                "label_studio_port": server.port, "backend_port": port,
-            })
-        )  # fmt: skip
+        state |= {"project": self.project, "label_studio_port": server.port, "backend_port": port}
+        self._remember(state)
         self._wait_until_ranked()
         self.console.print(
             f"\n[bold]Label in NEAT's order:[/]  {server.url}/projects/{self.project}/data  →  “Label All Tasks”\n"
@@ -127,6 +126,9 @@ class Demo:
             f"[bold]The backend:[/]            {self.backend_url}/api/projects/{self.project}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+
+    def _remember(self, state: dict[str, Any]) -> None:
+        self.state_file.write_text(json.dumps(state))
 
     def _create_project(self, server: LabelStudioServer) -> int:
         project = self.annotator.create_project("NEAT demo: find 2, 4, 6 and 9", LABEL_CONFIG)
@@ -190,6 +192,8 @@ class Demo:
                 ready = status["state"] == "ready" and status["caught_up"] and status["synced_at"]
                 if ready and status["tasks"]["pending"] == 0 and status["model_version"] != "neat":
                     return
+                if ready and status["tasks"]["failed"] == status["tasks"]["tasks"] > 0:
+                    raise NeatError(f"no image could be read; see {self.folder / 'backend.log'}")
                 if status["state"] == "blocked" and time.monotonic() > deadline - 570:
                     raise NeatError(f"the backend is blocked: {status['detail']}")
                 if time.monotonic() > deadline:

@@ -155,7 +155,7 @@ def thumbnail(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing against the pixels
+    except Exception:  # a damaged EXIF block says nothing against the pixels
         return image
 
 

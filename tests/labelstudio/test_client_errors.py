@@ -1,0 +1,223 @@
+"""What becomes of every way in which a server can fail; without Label Studio."""
+
+from __future__ import annotations
+
+import stat
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from neat_backend.demo.label_studio import LabelStudioServer, find_label_studio
+from neat_backend.errors import (
+    ImageError,
+    LabelStudioError,
+    LabelStudioRefused,
+    LabelStudioUnavailable,
+    NotFoundInLabelStudio,
+    PredictionsRejected,
+)
+from neat_backend.labelstudio.client import LabelStudioClient
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Server:
+    def __init__(self):
+        self.reset()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.requests += 1
+                time.sleep(outer.wait_seconds)
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(outer.status)
+                for name, value in {"Content-Length": str(len(outer.body)), **outer.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(outer.body)
+
+            do_POST = do_PATCH = do_DELETE = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def reset(self):
+        self.status, self.body, self.headers, self.wait_seconds = 200, b"{}", {}, 0.0
+        self.requests = 0
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def one_server():
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def client(one_server):
+    return LabelStudioClient(one_server.url, KEY, timeout_seconds=0.5)
+
+
+@pytest.fixture
+def server(one_server):
+    one_server.reset()
+    return one_server
+
+
+CALLS = {
+    "whoami": lambda client: client.whoami(),
+    "project": lambda client: client.project(1),
+    "tasks": lambda client: list(client.tasks(1, "image")),
+    "annotations": lambda client: list(client.annotations(1)),
+    "import": lambda client: client.import_predictions(1, [{"task": 1}]),
+    "count": lambda client: client.prediction_count(1, "v"),
+    "tab": lambda client: client.ensure_tab(1, "t", []),
+    "webhook": lambda client: client.ensure_webhook(1, "http://a/webhook", {}),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, LabelStudioRefused),
+        (403, LabelStudioRefused),
+        (404, NotFoundInLabelStudio),
+        (429, LabelStudioUnavailable),
+        (500, LabelStudioUnavailable),
+        (502, LabelStudioUnavailable),
+        (418, LabelStudioError),
+    ],
+)
+def test_every_status_becomes_one_of_our_errors(server, client, call, status, error):
+    server.status, server.body = status, b"<html>secret</html>"
+    with pytest.raises(error) as caught:
+        CALLS[call](client)
+    assert KEY not in str(caught.value)
+    assert "<html>" not in str(caught.value)
+    # nothing is tried again behind the caller's back
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b'{"tasks": [{"id"', b"[3]", b"null", b"\xff\xfe", b""])
+def test_an_answer_that_is_not_label_studios_counts_as_unavailable(server, client, call, body):
+    server.body = body
+    with pytest.raises(LabelStudioUnavailable):
+        CALLS[call](client)
+
+
+def test_an_answer_that_breaks_off(server, client):
+    server.headers, server.body = {"Content-Length": "1000"}, b'{"id": 1'
+    with pytest.raises(LabelStudioUnavailable):
+        client.project(1)
+    with pytest.raises(ImageError) as caught:
+        client.fetch_bytes("/data/upload/a.png", 10_000)
+    assert caught.value.transient
+
+
+def test_too_slow_or_not_there(server, client):
+    server.wait_seconds = 0.8
+    with pytest.raises(LabelStudioUnavailable, match="too long"):
+        client.project(1)
+    with pytest.raises(ImageError) as caught:
+        client.fetch_bytes("/a.png", 100)
+    assert caught.value.transient
+    with pytest.raises(LabelStudioUnavailable, match="LABEL_STUDIO_URL"):
+        LabelStudioClient("http://127.0.0.1:1", KEY).whoami()
+
+
+def test_a_busy_server_says_when_to_come_back(server, client):
+    server.status, server.headers = 429, {"Retry-After": "7"}
+    with pytest.raises(LabelStudioUnavailable) as caught:
+        client.project(1)
+    assert caught.value.retry_after_seconds == 7
+
+
+def test_a_bad_call_says_what_label_studio_said(server, client):
+    server.status = 400
+    server.body = b'{"detail": "Validation error", "validation_errors": {"model_version": ["no such"]}}'
+    with pytest.raises(LabelStudioError, match="no such"):
+        client.set_model_version(1, "v")
+    with pytest.raises(PredictionsRejected, match="no such"):
+        client.import_predictions(1, [{"task": 1}])
+
+
+def test_a_redirect_is_a_wrong_url_not_a_place_to_take_the_key_to(server, client):
+    server.status, server.headers = 301, {"Location": "https://other.example/"}
+    with pytest.raises(LabelStudioError, match="LABEL_STUDIO_URL"):
+        client.project(1)
+
+
+@pytest.mark.parametrize("url", ["", "label-studio:8080", "ftp://a", "http://"])
+def test_a_url_that_cannot_be_one(url):
+    with pytest.raises(LabelStudioError, match="LABEL_STUDIO_URL"):
+        LabelStudioClient(url, KEY)
+
+
+def test_an_expired_personal_access_token_is_refused_at_once():
+    # {"token_type": "refresh", "exp": 1}
+    expired = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCIsImV4cCI6MX0.c2ln"
+    with pytest.raises(LabelStudioRefused, match="expired"):
+        LabelStudioClient("http://127.0.0.1:1", expired)
+
+
+def test_a_file_that_says_it_is_too_large_is_not_read(server, client):
+    server.body = b"x" * 2000
+    assert client.fetch_bytes("/a", 2000) == server.body
+    with pytest.raises(ImageError, match="larger"):
+        client.fetch_bytes("/a", 1999)
+
+
+def test_paths_below_a_label_studio_that_is_below_a_path():
+    client = LabelStudioClient("https://host.example/ls/", KEY)
+    assert client._absolute("/data/upload/a") == "https://host.example/ls/data/upload/a"
+    assert client._absolute("/ls/data/upload/a") == "https://host.example/ls/data/upload/a"
+    assert client._absolute("http://x/a") == "http://x/a"
+
+
+# --- the demo's server
+
+
+def test_a_program_that_dies_shows_its_last_words(tmp_path, monkeypatch):
+    program = tmp_path / "label-studio"
+    program.write_text("#!/bin/sh\necho the database is on fire\nexit 3\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("NEAT_LABEL_STUDIO", str(program))
+    assert find_label_studio() == program
+    with pytest.raises(LabelStudioError, match=r"(?s)status 3.*on fire"), LabelStudioServer(tmp_path / "data"):
+        pass
+
+
+def test_a_program_that_never_answers_is_given_up_and_ended(tmp_path):
+    program = tmp_path / "label-studio"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "label_studio.sqlite3").touch()
+    told = []
+    server = LabelStudioServer(
+        tmp_path / "data", program=program, timeout_seconds=0.5, progress=lambda doing, left: told.append((doing, left))
+    )
+    with pytest.raises(LabelStudioError, match="did not answer"), server:
+        pass
+    assert server._process is None
+    assert told[0][0] == "Starting Label Studio"
+
+
+def test_without_label_studio_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEAT_LABEL_STUDIO", str(tmp_path / "none"))
+    assert find_label_studio() is None
+    with pytest.raises(LabelStudioError, match="NEAT_LABEL_STUDIO"), LabelStudioServer(tmp_path / "data"):
+        pass
