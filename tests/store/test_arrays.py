@@ -114,7 +114,8 @@ def test_a_segment_file_is_an_ordinary_npz(arrays: ProjectArrays) -> None:
 )
 def test_the_newest_value_of_each_id_counts(tmp_path_factory: pytest.TempPathFactory, steps: list[object]) -> None:
     data_dir = tmp_path_factory.mktemp("arrays")
-    arrays, expected = ProjectArrays(data_dir, 1), {}
+    arrays = ProjectArrays(data_dir, 1)
+    expected: dict[int, int] = {}
     for version, step in enumerate(steps):
         if step == "compact":
             arrays.compact(KIND)
