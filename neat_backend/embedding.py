@@ -44,6 +44,7 @@ class Embedded:
     """Images that are encoded and stored."""
 
     tasks: NDArray[np.int64]  # [n]
+    keys: NDArray[np.int64]  # [n], image_key of what was encoded
     features: NDArray[np.float32]  # [n, dim]
 
 
@@ -119,7 +120,7 @@ def embed(
             arrays.append(thumbnails_kind(side), tasks, keys, np.stack([w[2] for w in waiting]))
             arrays.append(features_kind(encoder.key), tasks, keys, features)
             waiting.clear()
-            on_stored(Embedded(tasks, features))
+            on_stored(Embedded(tasks, keys, features))
         flushed = time.monotonic()
 
     with ThreadPoolExecutor(downloads, thread_name_prefix="image") as pool:

@@ -37,7 +37,7 @@ from neat_backend.publishing import Order, Publishing
 from neat_backend.records import Event, Project, Ranked
 from neat_backend.rounds import Rounds
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, tasks
+from neat_backend.store import inbox, projects, revisions, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.database import Database
 
@@ -141,7 +141,9 @@ class LiveProject:
             self._rounds = Rounds(self.id, self.settings, self.database, self.arrays)
             self._refresh()
             self._rounds.load(engine)
-            with self.database.read() as conn:
+            with self.database.begin() as conn:
+                for version in revisions.importing(conn, self.id):  # begun by a process that was killed
+                    revisions.abandon(conn, self.id, version)
                 waiting = inbox.pending(conn, self.id, 1)
                 self._applied = waiting[0].id - 1 if waiting else inbox.received_through(conn, self.id)
         self.loaded.set()
@@ -436,13 +438,13 @@ class LiveProject:
     def _on_embedded(self, done: embedding.Embedded) -> None:
         """Images are stored: into the engine, unless their task went or changed meanwhile."""
         assert self._engine is not None
-        assert self._encoder is not None
         with self.lock:
             with self.database.read() as conn:
-                now = dict(tasks.pending_images(conn, self.id))
-            keys = self.arrays.index(embedding.features_kind(self._encoder.key))
-            current = np.array([now.get(int(t)) is not None and keys.get(int(t)) == image_key(now[int(t)] or "")
-                                for t in done.tasks], bool)  # fmt: skip
+                images = tasks.images_of(conn, self.id, done.tasks.tolist())
+            now = [images.get(task) for task in done.tasks.tolist()]
+            current = np.array(
+                [ref is not None and image_key(ref) == key for ref, key in zip(now, done.keys, strict=True)]
+            )
             ids = done.tasks[current]
             self._engine.add_tasks(ids, done.features[current])
             self._images_ready(ids.tolist())
@@ -486,8 +488,8 @@ class LiveProject:
             if inbox.pending(conn, self.id, 1):
                 return  # not caught up: nothing to compare yet
             counts = tasks.counts(conn, self.id)
-        theirs = (info.task_count,)
-        ours = (counts.tasks,)
+        theirs = (info.task_count, info.annotation_count, info.skipped_count)
+        ours = (counts.tasks, counts.annotations, counts.skips)
         if theirs != ours or info.label_config != self._label_config:
             log.warning(
                 "project %d: Label Studio counts %s tasks, annotations, skips and we %s; reading it again",

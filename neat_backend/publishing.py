@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from neat_backend.errors import LabelStudioUnavailable, NotFoundInLabelStudio
-from neat_backend.labelstudio.publisher import Prediction, Publisher
+from neat_backend.labelstudio.publisher import Prediction, Publisher, score
 from neat_backend.records import Ranked
 from neat_backend.store import projects, revisions
 from neat_backend.store.database import Database
-from neat_backend.sync import UNCERTAINTY
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +37,6 @@ class Order:
     event: int  # highest inbox event it reflects
     sampling: str  # the project's sampling: decides which end of the score is served first
     hold: bool = False  # more is coming soon (images being embedded): don't hurry
-
-
-def score(priority: float, sampling: str) -> float:
-    """The score to write for a priority, in [0, 1]: uncertainty sampling serves the lowest first."""
-    return min(max(1.0 - priority if sampling == UNCERTAINTY else priority, 0.0), 1.0)
 
 
 def predictions(tasks: Sequence[Ranked], sampling: str) -> list[Prediction]:
@@ -138,6 +132,8 @@ class Publishing:
 
         tail: n → the first n tasks of the ranking, best first.
         """
+        if not self._version:
+            return False  # what is old can't be told before something new is on: a crash may have hidden a switch
         with self._database.read() as conn:
             old = revisions.to_delete(conn, self.project)
         quiet = self._clock() - self._published_at >= QUIET_SECONDS
@@ -147,7 +143,7 @@ class Publishing:
             with self._database.begin() as conn:
                 revisions.deleted(conn, self.project, old[0])
             return True
-        if not quiet or self._tail_done or not self._version:
+        if not quiet or self._tail_done:
             return False
         version = self._version
         wanted = [t for t in tail(self.tail + len(self._served)) if t.task not in self._tail_sent][:TAIL_CHUNK]

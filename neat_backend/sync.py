@@ -16,6 +16,7 @@ import numpy as np
 
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
+from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.records import Label
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TAB_TITLE = "NEAT: next batch"
-UNCERTAINTY = "Uncertainty sampling"
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ class Demo:
     def ranked_first(self) -> int | None:
         """The task that the backend puts first."""
         ranking = self._ask(f"/api/projects/{self.project}/ranking?limit=1")
-        return int(ranking[0]["task"]) if ranking else None
+        return int(ranking["ranking"][0]["task"]) if ranking["ranking"] else None
 
     def _ask(self, path: str) -> Any:
         answer = httpx.get(self.backend_url + path, timeout=30, trust_env=False)

@@ -272,16 +272,21 @@ class LabelStudioClient:
         """Make sure that the project's events reach `url` with these headers.
 
         Label Studio makes a webhook itself when a backend is connected, but one without headers. A
-        webhook counts as ours when its URL, or at least its URL's path, is that of `url` (we may be known
-        under another host name there). "present", "repaired" or "created"; "missing" when there is none
-        and `url` is only a path.
+        webhook counts as ours when its URL is `url`, or else that of the project's only ML backend (we
+        may be known under another name there); the headers are credentials, so no other one gets them.
+        "present", "repaired" or "created"; "missing" when there is none and `url` is only a path.
         """
-        path = urlsplit(url).path.rstrip("/")
-        ours = [hook for hook in self._webhooks(project) if urlsplit(hook["url"]).path.rstrip("/") == path]
-        exact = [hook for hook in ours if hook["url"].rstrip("/") == url.rstrip("/")]
+        hooks = self._webhooks(project)
+        ours = [hook for hook in hooks if hook["url"].rstrip("/") == url.rstrip("/")]
+        if not ours:
+            backends = self._read(
+                lambda items: [str(item["url"]) for item in items], self._get("/api/ml", {"project": project})
+            )
+            known_as = {backends[0].rstrip("/") + "/webhook"} if len(backends) == 1 else set()
+            ours = [hook for hook in hooks if hook["url"].rstrip("/") in known_as]
         always = {"is_active": True, "send_payload": True, "send_for_all_actions": True}
         answer = "present"
-        for hook in exact or ours:
+        for hook in ours:
             change: dict[str, Any] = {name: value for name, value in always.items() if hook.get(name) is not value}
             present = hook.get("headers") or {}
             if any(present.get(name) != value for name, value in headers.items()):

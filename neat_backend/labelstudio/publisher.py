@@ -21,6 +21,8 @@ from neat_backend.labelstudio.label_config import LabelConfig
 
 log = logging.getLogger(__name__)
 
+UNCERTAINTY = "Uncertainty sampling"  # Label Studio's name for serving the lowest score first
+
 # A call has a fixed part that grows with the project, so few are made; one as large as this takes 1 s.
 PREDICTIONS_PER_CALL = 1000
 
@@ -36,6 +38,19 @@ class Prediction:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.score) and 0 <= self.score <= 1):
             raise ValueError(f"the score of task {self.task} is {self.score}, not in [0, 1]")
+
+
+def score(priority: float, sampling: str) -> float:
+    """The score to write for a priority, both in [0, 1]: which end is served first is the sampling's choice."""
+    return min(max(1.0 - priority if sampling == UNCERTAINTY else priority, 0.0), 1.0)
+
+
+def result(choice: str | None, config: LabelConfig) -> list[dict[str, Any]]:
+    """A choice as a prediction's result in Label Studio's JSON; None = nothing is filled in."""
+    if choice is None:
+        return []
+    value = {"choices": [choice]}
+    return [{"from_name": config.control, "to_name": config.to_name, "type": "choices", "value": value}]
 
 
 @dataclass(frozen=True)
@@ -127,21 +142,11 @@ class Publisher:
         return dropped + sorted(pending)
 
     def _json(self, version: str, prediction: Prediction, with_choices: bool) -> dict[str, Any]:
-        result = []
-        if with_choices and prediction.choice is not None:
-            result.append(
-                {
-                    "from_name": self.config.control,
-                    "to_name": self.config.to_name,
-                    "type": "choices",
-                    "value": {"choices": [prediction.choice]},
-                }
-            )
         return {
             "task": prediction.task,
             "score": float(prediction.score),
             "model_version": version,
-            "result": result,
+            "result": result(prediction.choice if with_choices else None, self.config),
         }
 
 

@@ -62,6 +62,8 @@ class TaskCounts:
     ready: int
     failed: int
     annotated: int  # with at least one live annotation, skips included
+    annotations: int  # live ones of live tasks, without skips
+    skips: int
 
 
 # tasks
@@ -162,16 +164,31 @@ def task_images(conn: Connection, project: int) -> list[tuple[int, str | None, s
     return [(id, image, state) for id, image, state in _stream(conn, statement)]
 
 
+def images_of(conn: Connection, project: int, ids: Iterable[int]) -> dict[int, str | None]:
+    """The images of those of the tasks that are live."""
+    found: dict[int, str | None] = {}
+    for part in chunks(plain_ids(ids)):
+        statement = sa.select(_tasks.c.id, _tasks.c.image).where(
+            _tasks.c.project == project, _tasks.c.id.in_(part), _tasks.c.state != DELETED
+        )
+        found |= {id: image for id, image in conn.execute(statement)}
+    return found
+
+
 def counts(conn: Connection, project: int) -> TaskCounts:
     statement = sa.select(_tasks.c.state, sa.func.count()).where(*_live_tasks(project)).group_by(_tasks.c.state)
     states = {state: count for state, count in conn.execute(statement)}  # noqa: C416 - rows aren't pairs
-    annotated = conn.execute(
-        sa.select(sa.func.count(_annotations.c.task.distinct()))
+    answered = conn.execute(
+        sa.select(
+            sa.func.count(_annotations.c.task.distinct()),
+            sa.func.count(sa.case((_annotations.c.was_cancelled, None), else_=1)),
+            sa.func.count(sa.case((_annotations.c.was_cancelled, 1))),
+        )
         .join(_tasks, sa.and_(_tasks.c.project == _annotations.c.project, _tasks.c.id == _annotations.c.task))
         .where(_annotations.c.project == project, _annotations.c.live, _tasks.c.state != DELETED)
-    ).scalar_one()
+    ).one()
     return TaskCounts(
-        sum(states.values()), states.get(PENDING, 0), states.get(READY, 0), states.get(FAILED, 0), annotated
+        sum(states.values()), states.get(PENDING, 0), states.get(READY, 0), states.get(FAILED, 0), *answered
     )
 
 

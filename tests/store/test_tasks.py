@@ -112,21 +112,21 @@ def test_a_synchronisation_deletes_what_it_did_not_find_but_nothing_newer(db: Da
 
 def test_image_states_are_kept_and_counted(db: Database) -> None:
     with db.begin() as conn:
-        assert tasks.counts(conn, 1) == TaskCounts(0, 0, 0, 0, 0)
+        assert tasks.counts(conn, 1) == TaskCounts(0, 0, 0, 0, 0, 0, 0)
         tasks.upsert_tasks(conn, 1, [task(n, f"{n}.jpg") for n in range(1, 6)], seen=1)
         tasks.set_image_state(conn, 1, ids(1, 2), tasks.READY)
         tasks.set_image_state(conn, 1, [3], tasks.FAILED, "404: deleted from the bucket\0")
         tasks.delete_tasks(conn, 1, [5], seen=2)
         tasks.set_image_state(conn, 1, [5], tasks.READY)  # too late: stays deleted
         tasks.upsert_annotations(conn, 1, [annotation(1, 1), annotation(2, 1), annotation(3, 5)], seen=2)
-        assert tasks.counts(conn, 1) == TaskCounts(4, 1, 2, 1, 1)
+        assert tasks.counts(conn, 1) == TaskCounts(4, 1, 2, 1, 1, 2, 0)
         assert tasks.pending_images(conn, 1) == [(4, "4.jpg")]
         assert tasks.failed_images(conn, 1) == [FailedImage(3, "3.jpg", "404: deleted from the bucket\ufffd")]
         assert tasks.retry_failed(conn, 1) == 1
         assert tasks.failed_images(conn, 1) == []
         assert tasks.pending_images(conn, 1) == [(3, "3.jpg"), (4, "4.jpg")]
         tasks.reset_images(conn, 1)
-        assert tasks.counts(conn, 1) == TaskCounts(4, 4, 0, 0, 1)
+        assert tasks.counts(conn, 1) == TaskCounts(4, 4, 0, 0, 1, 2, 0)
         with pytest.raises(ValueError, match="deleted"):
             tasks.set_image_state(conn, 1, [1], tasks.DELETED)
 
@@ -299,6 +299,6 @@ def test_five_thousand_tasks_are_taken_in_well_below_a_second(db: Database) -> N
             tasks.upsert_annotations(conn, 1, answers, seen, authoritative=True)
         took.append(time.process_time() - began)
     with db.read() as conn:
-        assert tasks.counts(conn, 1) == TaskCounts(5000, 5000, 0, 0, 5000)
+        assert tasks.counts(conn, 1) == TaskCounts(5000, 5000, 0, 0, 5000, 5000, 0)
         assert len(tasks.annotations_of(conn, 1, range(1, 5001))) == 5000
     assert min(took) < 1, took
