@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neat_backend.core.devices import bfloat16_is_faster, resolve_device
+from neat_backend.errors import SettingsError
+
+
+def test_auto_is_the_gpu_where_there_is_one():
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_by_its_setting(name):
+    with pytest.raises(SettingsError, match="NEAT_DEVICE"):
+        resolve_device(name)
+
+
+def test_bfloat16_on_a_cpu_needs_amx(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert not bfloat16_is_faster(torch.device("cpu"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert bfloat16_is_faster(torch.device("cpu"))
