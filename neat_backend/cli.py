@@ -126,7 +126,7 @@ def status(
         labels = row["labelled"]
         table.add_row(
             f"{row['id']} {row['title']}", f"{row['state']} {row['detail']}".strip(), str(row["tasks"]["tasks"]),
-            str(labels["known"]), str(labels["invalid"]), str(row["tasks"]["failed"]), str(row["inbox"]["count"]),
+            str(labels["known"]), str(labels["invalid"]), str(row["tasks"]["failed"]), str(row["queue"]["count"]),
             row["model_version"] or "-",
         )  # fmt: skip
     out.print(table)

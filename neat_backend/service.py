@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, UnknownProject
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
+from neat_backend.labelstudio.publisher import result, score
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, rounds, tasks
@@ -27,7 +28,6 @@ from neat_backend.store.database import Database
 
 log = logging.getLogger(__name__)
 
-UNCERTAINTY = "Uncertainty sampling"  # Label Studio's name for serving the lowest score first
 WAITING = "waiting to be read from Label Studio"
 NO_VERSION = "neat"  # the model version until a revision has been published
 SYNC_AGAIN_SECONDS = 600  # Label Studio posts /setup whenever somebody looks at its settings page
@@ -275,38 +275,25 @@ class Service:
         }
 
 
-@dataclass(frozen=True)
-class _Direction:
-    """Which end of the score scale Label Studio serves first for a project."""
-
-    lowest_first: bool
-
-    def score(self, priority: float) -> float:
-        priority = min(1.0, max(0.0, priority))
-        return 1.0 - priority if self.lowest_first else priority
-
-
 def _predictions(
     project: Project,
     asked: Sequence[Mapping[str, Any]],
     ranking: dict[str, Any] | None,
     config: label_config.LabelConfig | None,
 ) -> list[dict[str, Any]]:
-    direction = _Direction(project.sampling == UNCERTAINTY)
     version = project.model_version or NO_VERSION
     places = {} if ranking is None else {int(task): at for at, task in enumerate(ranking["ids"])}
     answers = []
     for task in asked:
         at = places.get(task["id"])
-        result: list[dict[str, Any]] = []
-        score = direction.score(0.0)
+        filled: list[dict[str, Any]] = []
+        priority = 0.0
         if ranking is not None and at is not None:
-            score = direction.score(float(ranking["priority"][at]))
+            priority = float(ranking["priority"][at])
             predicted = _class(ranking, at)
             if config is not None and bool(ranking["candidate"][at]) and predicted in config.classes:
-                value = {"choices": [predicted]}
-                result = [{"from_name": config.control, "to_name": config.to_name, "type": "choices", "value": value}]
-        answers.append({"result": result, "score": score, "model_version": version})
+                filled = result(predicted, config)
+        answers.append({"result": filled, "score": score(priority, project.sampling), "model_version": version})
     return answers
 
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import httpx
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from neat_backend.demo.backend import Backend, is_ranked, labelled, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from neat_backend.demo.samples import INVALID, LABEL_CONFIG, Sample, make_samples
 from neat_backend.errors import NeatError
@@ -73,7 +70,7 @@ class Demo:
         self.folder, self.images, self.console = folder.absolute(), images, console
         self.state_file = self.folder / "demo.json"
         self._server: LabelStudioServer | None = None
-        self._backend: subprocess.Popen[bytes] | None = None
+        self._backend: Backend | None = None
 
     def __enter__(self) -> Demo:
         try:
@@ -105,8 +102,13 @@ class Demo:
         server.start()
         self.annotator = Annotator(server.url, server.token)
         port = _usable_port(state.get("backend_port", 0))
-        self.backend_url = f"http://127.0.0.1:{port}"
-        self._start_backend(server, port)
+        place = {
+            "LABEL_STUDIO_URL": server.url,
+            "LABEL_STUDIO_API_KEY": server.token,
+            "NEAT_DATA_DIR": str(self.folder / "backend"),
+        }
+        self.backend = self._backend = Backend(port, self.folder / "backend.log", {**SETTINGS, **place})
+        self.backend.start()
 
         self.samples = make_samples(server.document_root / "digits", self.images)
         project = state.get("project")
@@ -116,14 +118,14 @@ class Demo:
         if port != state.get("backend_port"):
             for backend in self.annotator.call("GET", f"/api/ml?project={self.project}"):
                 self.annotator.call("DELETE", f"/api/ml/{backend['id']}")
-            self.annotator.connect_backend(self.project, self.backend_url)
+            self.annotator.connect_backend(self.project, self.backend.url)
         state |= {"project": self.project, "label_studio_port": server.port, "backend_port": port}
         self._remember(state)
         self._wait_until_ranked()
         self.console.print(
             f"\n[bold]Label in NEAT's order:[/]  {server.url}/projects/{self.project}/data  →  “Label All Tasks”\n"
             f"log in as              {USERNAME} / {PASSWORD}\n"
-            f"[bold]The backend:[/]            {self.backend_url}/api/projects/{self.project}",
+            f"[bold]The backend:[/]            {self.backend.url}/api/projects/{self.project}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 
@@ -137,68 +139,22 @@ class Demo:
         self.annotator.import_tasks(project, tasks)
         return project
 
-    def _start_backend(self, server: LabelStudioServer, port: int) -> None:
-        env = {
-            **os.environ,
-            **SETTINGS,
-            "LABEL_STUDIO_URL": server.url,
-            "LABEL_STUDIO_API_KEY": server.token,
-            "NEAT_DATA_DIR": str(self.folder / "backend"),
-            "DATABASE_URL": "",
-            "BASIC_AUTH_USER": "",
-            "BASIC_AUTH_PASS": "",
-            "HOST": "127.0.0.1",
-            "PORT": str(port),
-        }
-        with (self.folder / "backend.log").open("ab") as log_file:
-            self._backend = subprocess.Popen(
-                [sys.executable, "-m", "neat_backend.cli", "serve"], env=env, stdin=subprocess.DEVNULL,
-                stdout=log_file, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                if httpx.get(f"{self.backend_url}/health", timeout=2, trust_env=False).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            if self._backend.poll() is not None or time.monotonic() > deadline:
-                raise NeatError(f"the backend did not start; its log is {self.folder / 'backend.log'}")
-            time.sleep(0.2)
-
-    def status(self) -> dict[str, Any]:
-        return dict(self._ask(f"/api/projects/{self.project}"))
-
-    def ranked_first(self) -> int | None:
-        """The task that the backend puts first."""
-        ranking = self._ask(f"/api/projects/{self.project}/ranking?limit=1")
-        return int(ranking["ranking"][0]["task"]) if ranking["ranking"] else None
-
-    def _ask(self, path: str) -> Any:
-        answer = httpx.get(self.backend_url + path, timeout=30, trust_env=False)
-        answer.raise_for_status()
-        return answer.json()
-
     def _wait_until_ranked(self) -> None:
         """A progress bar with the time left until every image is in the order that Label Studio serves."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console) as progress:
             bar = progress.add_task("connecting", total=None)
-            deadline = time.monotonic() + 600
-            while True:
-                status = self.status()
+
+            def done(status: dict[str, Any]) -> bool:
                 total = status["progress"]["total"] or None
                 progress.update(bar, description=status["state"], completed=status["progress"]["done"], total=total)
-                ready = status["state"] == "ready" and status["caught_up"] and status["synced_at"]
-                if ready and status["tasks"]["pending"] == 0 and status["model_version"] != "neat":
-                    return
-                if ready and status["tasks"]["failed"] == status["tasks"]["tasks"] > 0:
-                    raise NeatError(f"no image could be read; see {self.folder / 'backend.log'}")
-                if status["state"] == "blocked" and time.monotonic() > deadline - 570:
+                if status["state"] == "blocked":
                     raise NeatError(f"the backend is blocked: {status['detail']}")
-                if time.monotonic() > deadline:
-                    raise NeatError(f"still {status['state']} after 10 minutes; see {self.folder / 'backend.log'}")
-                time.sleep(0.25)
+                if status["tasks"]["failed"] == status["tasks"]["tasks"] > 0:
+                    raise NeatError(f"no image could be read; see {self.backend.log_file}")
+                return is_ranked(status)
+
+            self.backend.wait_until(self.project, done, seconds=600, every_seconds=0.25)
 
     def annotate(self, count: int) -> Result:
         """Label like a person who presses "Label All Tasks": take what is served, answer by the truth.
@@ -208,28 +164,28 @@ class Demo:
         tasks = {t["id"]: Path(t["data"]["image"]).name for t in self._all_tasks()}
         truth = {sample.file: sample for sample in self.samples}
         result = Result(share_of_known_in_pool=_known_share(list(truth.values())))
-        before = self.status()
-        labelled, trained = _labelled(before), _trained(before)
+        before = self.backend.status(self.project)
+        answered, rounds = labelled(before), trained(before)
         hits, waits, began = [], [], time.monotonic()
         for _ in range(count):
-            expected = {self.ranked_first()}
+            expected = {self.backend.ranked_first(self.project)}
             task = self.annotator.next_task(self.project)
             if task is None:
                 break
-            expected.add(self.ranked_first())
+            expected.add(self.backend.ranked_first(self.project))
             deadline = time.monotonic() + 2
             while task not in expected and time.monotonic() < deadline:  # a round may have ended just then
                 time.sleep(0.1)
-                expected.add(self.ranked_first())
+                expected.add(self.backend.ranked_first(self.project))
             if task in expected:
                 result.served_first += 1
             else:
-                result.out_of_order.append({"served": task, "ranked_first": self.ranked_first()})
+                result.out_of_order.append({"served": task, "ranked_first": self.backend.ranked_first(self.project)})
             choice = truth[tasks[task]].choice
             sent = time.monotonic()
             self.annotator.annotate(task, choice)
-            labelled += 1
-            self._wait_until_served(labelled)
+            answered += 1
+            self._wait_until_served(answered)
             waits.append(time.monotonic() - sent)
             hits.append(choice != INVALID)
         result.annotations = len(hits)
@@ -239,18 +195,13 @@ class Demo:
         if waits:
             figures = {"median": np.median(waits), "p95": np.quantile(waits, 0.95), "max": np.max(waits)}
             result.seconds_to_served = {name: round(float(value), 3) for name, value in figures.items()}
-        result.rounds_trained = _trained(self.status()) - trained
+        result.rounds_trained = trained(self.backend.status(self.project)) - rounds
         return result
 
-    def _wait_until_served(self, labelled: int) -> None:
-        deadline = time.monotonic() + CATCH_UP_SECONDS
-        while True:
-            status = self.status()
-            if _labelled(status) >= labelled and status["caught_up"]:
-                return
-            if time.monotonic() > deadline:
-                raise NeatError(f"a label has not reached the order within {CATCH_UP_SECONDS:.0f} s: {status}")
-            time.sleep(0.02)
+    def _wait_until_served(self, answered: int) -> None:
+        self.backend.wait_until(
+            self.project, lambda now: labelled(now) >= answered and now["caught_up"], CATCH_UP_SECONDS
+        )
 
     def _all_tasks(self) -> list[dict[str, Any]]:
         path = f"/api/tasks?project={self.project}&page_size=5000&fields=task_only"
@@ -260,32 +211,20 @@ class Demo:
         """Stay up until Ctrl-C, SIGTERM, or the backend ends."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            while self._backend is not None and self._backend.poll() is None:
+            while self.backend.is_running:
                 time.sleep(0.5)
         except KeyboardInterrupt:
             self.console.print("stopping")
 
     def _stop(self) -> None:
-        if self._backend is not None and self._backend.poll() is None:
-            self._backend.terminate()
-            try:
-                self._backend.wait(30)
-            except subprocess.TimeoutExpired:
-                self._backend.kill()
+        if self._backend is not None:
+            self._backend.stop()
         if self._server is not None:
             self._server.stop()
 
 
 def _known_share(samples: list[Sample]) -> float:
     return round(sum(sample.choice != INVALID for sample in samples) / len(samples), 3)
-
-
-def _labelled(status: dict[str, Any]) -> int:
-    return int(status["labelled"]["known"]) + int(status["labelled"]["invalid"])
-
-
-def _trained(status: dict[str, Any]) -> int:
-    return sum(one["state"] == "done" for one in status["rounds"])
 
 
 def _usable_port(wanted: int) -> int:

@@ -16,6 +16,11 @@ from sqlalchemy import URL, Connection, Engine, event
 
 from neat_backend.errors import StoreError
 
+try:
+    import fcntl
+except ImportError:  # Windows: SQLite's own lock has to do
+    fcntl = None  # type: ignore[assignment]
+
 BUSY_SECONDS = 30  # longest wait for another writer of the SQLite file
 CONNECT_SECONDS = 10  # longest wait for a PostgreSQL server
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -63,7 +68,7 @@ class Database:
         Whatever the database refuses comes out as StoreError. On SQLite there is one writer at a
         time, so keep it short: webhooks wait for it.
         """
-        with self._errors(), self._connect(write=True) as conn, conn.begin():
+        with self._errors(), self._turn(), self._connect(write=True) as conn, conn.begin():
             yield conn
 
     @contextmanager
@@ -88,6 +93,24 @@ class Database:
         if write:
             return conn
         return conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """For SQLite: wait in the kernel's queue for the one writer's place.
+
+        SQLite itself only tries again every 100 ms, so that somebody who writes one transaction after
+        the other (the worker) would keep webhooks waiting for many seconds.
+        """
+        if not self._sqlite or fcntl is None:
+            yield
+            return
+        try:
+            queue = open(f"{self._url.database}.turn", "a")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise StoreError(f"The database {self.shown} can't be used: {error.strerror}") from error
+        with queue:
+            fcntl.flock(queue, fcntl.LOCK_EX)  # given back by closing, also by dying
+            yield
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -127,12 +150,8 @@ class Database:
         except OSError as error:
             raise StoreError(f"The database's folder {path.parent} can't be used: {error.strerror}") from error
         with lock:
-            try:
-                import fcntl
-            except ImportError:  # Windows: SQLite's own lock has to do
-                yield
-                return
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
 
