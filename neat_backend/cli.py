@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def fail(message: str) -> NoReturn:
-    err.print(f"[bold red]error:[/] {message}", highlight=False)
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(1)
 
 
@@ -65,7 +66,7 @@ def show(data: Any, as_json: bool, text: str = "") -> None:
     if as_json:
         print(json.dumps(data, indent=2, default=str))
     elif text:
-        out.print(text, highlight=False)
+        out.print(text, highlight=False, markup=False)
 
 
 @app.callback()
@@ -92,12 +93,21 @@ def serve() -> None:
 
 @app.command()
 def worker() -> None:
-    """Run a worker alone, beside web processes on the same database: `gunicorn _wsgi:app`."""
+    """Run a worker alone, beside web processes on the same database and data folder.
+
+    Example: DATABASE_URL=postgresql://neat:…@db/neat neat-backend worker, and gunicorn _wsgi:app for the web.
+    """
     from neat_backend import worker as room
 
     settings = Settings.from_env()
     set_up_logging(settings)
     room.run(settings)
+
+
+@app.command()
+def migrate() -> None:
+    """Make or update the database's tables, which every other command does too. Example: neat-backend migrate"""
+    show(None, False, f"the tables are up to date in {service().database.shown}")
 
 
 @app.command()
@@ -125,7 +135,8 @@ def status(
         row = asked.status(one["id"])
         labels = row["labelled"]
         table.add_row(
-            f"{row['id']} {row['title']}", f"{row['state']} {row['detail']}".strip(), str(row["tasks"]["tasks"]),
+            escape(f"{row['id']} {row['title']}"), escape(f"{row['state']} {row['detail']}".strip()),
+            str(row["tasks"]["tasks"]),
             str(labels["known"]), str(labels["invalid"]), str(row["tasks"]["failed"]), str(row["queue"]["count"]),
             row["model_version"] or "-",
         )  # fmt: skip
@@ -164,7 +175,7 @@ def rank(
     for one in ranked:
         table.add_row(
             str(one["rank"]), str(one["task"]), f"{one['priority']:.4f}", f"{one['inconsistency']:.3f}",
-            str(one["known_neighbours"]), "yes" if one["candidate"] else "no", one["predicted"] or "-",
+            str(one["known_neighbours"]), "yes" if one["candidate"] else "no", escape(one["predicted"] or "-"),
         )  # fmt: skip
     out.print(table)
 
@@ -213,16 +224,24 @@ def demo(
 
 
 @app.command()
-def config(as_json: Json = False) -> None:
-    """Print the settings in force, secrets hidden, each with the variable that sets it."""
-    settings = Settings.from_env()
-    values = {title: getattr(settings, name) for name, title in Settings.titles().items()}
+def config(
+    markdown: Annotated[bool, typer.Option("--markdown", help="All settings with defaults, as in the README.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the settings in force, secrets hidden, each with the variable that sets it.
+
+    Example: NEAT_K=15 neat-backend config
+    """
+    if markdown:
+        print(Settings.markdown())
+        return
+    values = Settings.from_env().shown()
     if as_json:
         show(values, True)
         return
     table = Table("variable", "value")
     for title, value in values.items():
-        table.add_row(title, str(value))
+        table.add_row(title, escape(value))
     out.print(table)
 
 

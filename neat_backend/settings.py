@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +47,7 @@ def _names(info: FieldInfo) -> list[str]:
 class Settings(BaseModel):
     """Settings of one process; `for_project` gives those of one project."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     # Label Studio
     label_studio_url: str = Field(
@@ -68,13 +69,13 @@ class Settings(BaseModel):
         30,
         gt=0,
         validation_alias=_env("NEAT_REQUEST_TIMEOUT"),
-        description="Longest wait for one answer of Label Studio",
+        description="Seconds to wait for one answer of Label Studio",
     )
     reconcile_seconds: float = Field(
         60,
         ge=0,
         validation_alias=_env("NEAT_RECONCILE_SECONDS"),
-        description="How often a project's counters are compared with Label Studio's, to find lost webhooks; 0 = never",
+        description="Seconds between two comparisons of a project's counts with Label Studio's, to find lost webhooks; 0 = never",
     )
 
     # this service
@@ -95,7 +96,7 @@ class Settings(BaseModel):
         5,
         ge=0,
         validation_alias=_env("NEAT_PREDICT_WAIT"),
-        description="Longest wait of /predict for a task that was not known",
+        description="Seconds that /predict waits for a task that was not known",
     )
 
     # where things are kept
@@ -198,7 +199,7 @@ class Settings(BaseModel):
         7200,
         gt=0,
         validation_alias=_env("NEAT_TRAIN_TIME_LIMIT"),
-        description="A training that takes longer is stopped",
+        description="Seconds after which a training is stopped",
     )
 
     # publishing
@@ -206,22 +207,27 @@ class Settings(BaseModel):
         2,
         ge=0,
         validation_alias=_env("NEAT_PUBLISH_INTERVAL"),
-        description="Shortest time between two publications of a project",
+        description="Shortest time between two publications of a project, in seconds",
     )
     publish_tail: int = Field(
         10_000,
         ge=0,
         validation_alias=_env("NEAT_PUBLISH_TAIL"),
-        description="Tasks after the head that get a score when it is quiet",
+        description="Tasks after the first 2B that get a score too, once it is quiet",
     )
 
     @field_validator("invalid_choices", mode="before")
     @classmethod
     def _split_choices(cls, value: Any) -> Any:
         """Accept `a, b, c` beside a JSON list."""
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        return value
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"is not a JSON list: {error}") from None
+        return [part.strip() for part in value.split(",") if part.strip()]
 
     @field_validator("database_url")
     @classmethod
@@ -245,18 +251,14 @@ class Settings(BaseModel):
         """
         env = os.environ if env is None else env
         values: dict[str, Any] = {}
+        titles = cls.titles()
         for name, info in cls.model_fields.items():
             for key in _names(info):
                 if env.get(key, "") != "":
-                    values[name] = env[key]
+                    values[name], titles[name] = env[key], key
                     break
-        if str(values.get("invalid_choices", "")).startswith("["):
-            try:
-                values["invalid_choices"] = json.loads(values["invalid_choices"])
-            except json.JSONDecodeError as error:
-                raise SettingsError(f"NEAT_INVALID_CHOICES is not a JSON list: {error}") from error
         values.update(overrides)
-        return cls._checked(values)
+        return cls._checked(values, titles)
 
     def for_project(self, extra_params: Mapping[str, Any] | None) -> Settings:
         """These settings with one project's `extra_params` on top.
@@ -274,7 +276,7 @@ class Settings(BaseModel):
                 allowed = ", ".join(self.titles()[n] for n in PER_PROJECT)
                 raise SettingsError(f"extra_params: {key!r} can't be set per project; these can: {allowed}")
             values[name] = value
-        return self._checked(values)
+        return self._checked(values, self.titles())
 
     @classmethod
     def titles(cls) -> dict[str, str]:
@@ -282,17 +284,33 @@ class Settings(BaseModel):
         return {name: _names(info)[0] for name, info in cls.model_fields.items()}
 
     @classmethod
-    def _checked(cls, values: Mapping[str, Any]) -> Settings:
+    def markdown(cls) -> str:
+        """The table of the README."""
+        rows = ["| variable | default | per project | meaning |", "|---|---|---|---|"]
+        defaults = cls().shown()
+        for name, info in cls.model_fields.items():
+            title, *older = _names(info)
+            default = f"`{defaults[title]}`" if defaults[title] else ""
+            meaning = (info.description or "") + "".join(f" (also read: `{each}`)" for each in older)
+            rows.append(f"| `{title}` | {default} | {'yes' if name in PER_PROJECT else ''} | {meaning} |")
+        return "\n".join(rows)
+
+    def shown(self) -> dict[str, str]:
+        """Variable → value as text, secrets hidden, those inside of URLs too."""
+        return {title: _shown(getattr(self, name)) for name, title in self.titles().items()}
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any], titles: Mapping[str, str]) -> Settings:
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:
-            titles = cls.titles()
             problems = []
             for item in error.errors():
                 name = str(item["loc"][0]) if item["loc"] else ""
                 title = titles.get(name, name)
-                shown = "" if title.endswith(("_PASS", "_KEY")) else f"={item['input']!r}"
-                problems.append(f"{title}{shown}: {item['msg']}")
+                given = item["input"]
+                shown = "" if title.endswith(("_PASS", "_KEY")) else f"={_shown(given) if _is_url(given) else given!r}"
+                problems.append(f"{title}{shown}: {item['msg'].removeprefix('Value error, ')}")
             raise SettingsError("; ".join(problems)) from None
         if bool(settings.basic_auth_user) != bool(settings.basic_auth_pass.get_secret_value()):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together: set both or neither")
@@ -305,3 +323,21 @@ class Settings(BaseModel):
             return f"sqlite:///{self.data_dir.absolute() / 'neat.sqlite3'}"
         scheme, _, rest = self.database_url.partition("://")
         return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else self.database_url
+
+
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and "://" in value
+
+
+def _shown(value: Any) -> str:
+    """A value as text that may be seen by anyone."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if _is_url(value):
+        value = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", value)
+        return re.sub(r"(?i)(?<=password=)[^&]+", "***", value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
