@@ -182,6 +182,7 @@ def test_what_went_wrong_is_left_in_words(job, tmp_path: Path, monkeypatch, erro
 
     monkeypatch.setattr(training, "train_round", fails)
     monkeypatch.setattr(training.os, "nice", lambda _by: 0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "job.json").write_text(job.to_json())
     assert training.main([str(tmp_path / "job.json")]) == 1
     assert words in json.loads((tmp_path / "result.json").read_text())["error"]
@@ -194,8 +195,7 @@ def test_a_job_survives_json(job):
 # the process
 
 
-def test_a_process_trains_and_reports_its_progress(job, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_a_process_trains_and_reports_its_progress(job, tmp_path: Path):
     ids, images, codes = digits(400)
     arrays = stored(job, ids, images)
     process = TrainingProcess(replace(job, epochs=15), tmp_path / "training" / "job", time_limit_seconds=300)
