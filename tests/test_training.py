@@ -36,6 +36,17 @@ def job(tmp_path: Path) -> TrainingJob:
     )
 
 
+@pytest.fixture
+def one_thread():
+    """Two threads of a small network wait for each other when the machine has other things to do."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def digits(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids with gaps, uint8 images [n, 8, 8, 3] and codes [n] of the digits 0, 1 and 2."""
     bunch = load_digits(n_class=3)
@@ -123,6 +134,7 @@ def test_the_split_of_known_ids_never_changes():
 # the work, in this process
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_round_classifies_every_task_with_an_image_and_saves_its_classifier(job, tmp_path: Path):
     from neat_backend.core.classifier import Classifier
 
@@ -146,6 +158,7 @@ def test_a_round_classifies_every_task_with_an_image_and_saves_its_classifier(jo
     assert progress.keys() == {"phase", "epoch", "epochs", "loss", "eta_seconds"}
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_round_done_again_replaces_what_the_first_try_left(job, tmp_path: Path):
     ids, images, codes = digits(20)
     arrays = stored(job, ids, images)
@@ -158,6 +171,7 @@ def test_a_round_done_again_replaces_what_the_first_try_left(job, tmp_path: Path
     assert np.array_equal(arrays.load("probabilities/000003").values, first.values)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_probabilities_go_to_disk_in_pieces(job, tmp_path: Path, monkeypatch):
     ids, images, codes = digits(20)
     arrays = stored(job, ids, images)
