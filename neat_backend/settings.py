@@ -75,7 +75,7 @@ class Settings(BaseModel):
         60,
         ge=0,
         validation_alias=_env("NEAT_RECONCILE_SECONDS"),
-        description="Seconds between two comparisons of a project's counts with Label Studio's, to find lost webhooks; 0 = never",
+        description="Seconds between two comparisons of our counts with Label Studio's, to find lost webhooks; 0 = never",
     )
 
     # this service
@@ -287,7 +287,7 @@ class Settings(BaseModel):
     def markdown(cls) -> str:
         """The table of the README."""
         rows = ["| variable | default | per project | meaning |", "|---|---|---|---|"]
-        defaults = cls().shown()
+        defaults = cls.from_env({}).shown()
         for name, info in cls.model_fields.items():
             title, *older = _names(info)
             default = f"`{defaults[title]}`" if defaults[title] else ""
