@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+
+from neat_backend.ports import free_port
 
 app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the same run.", no_args_is_help=True)
 
@@ -126,7 +127,7 @@ def ingest(
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        port = _free_port()
+        port = free_port()
         env = {**os.environ, "NEAT_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": str(port), "DATABASE_URL": "",
                "BASIC_AUTH_USER": "", "BASIC_AUTH_PASS": "", "LOG_LEVEL": "WARNING"}  # fmt: skip
         code = "from neat_backend import serve, settings; serve.serve(settings.Settings.from_env(), worker_command=())"
@@ -212,9 +213,3 @@ def _wait_for(ready: Any, seconds: float = 30) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not ready within {seconds:.0f} s")
         time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

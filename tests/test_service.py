@@ -338,7 +338,8 @@ class TestQuestions:
         apply_all(service)
         make_ready(service.database, applied_event=event.id, published_event=event.id)
         status = service.status(7)
-        assert status["tasks"] == {"tasks": 5, "pending": 5, "ready": 0, "failed": 0, "annotated": 0}
+        none = {"ready": 0, "failed": 0, "annotated": 0, "annotations": 0, "skips": 0}
+        assert status["tasks"] == {"tasks": 5, "pending": 5, **none}
         assert status["labelled"] == {"known": 4, "invalid": 1}
         assert (status["unlabelled"], status["classes"]) == (4, ["dog", "cat"])
         assert (status["received_through"], status["caught_up"]) == (event.id, True)

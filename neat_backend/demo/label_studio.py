@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import httpx
 
 from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
+from neat_backend.ports import free_port
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class LabelStudioServer:
         environment: more variables for Label Studio.
         """
         self.folder = folder.absolute()
-        self.port = port or _free_port()
+        self.port = free_port(port)
         self.url = f"http://127.0.0.1:{self.port}"
         self.username = username
         self.password = password or secrets.token_urlsafe(12)
@@ -241,7 +241,7 @@ class Annotator:
     def upload_images(self, project: int, files: Sequence[Path]) -> list[int]:
         """Upload image files: each becomes a task. Ids of the new tasks."""
         path = f"/api/projects/{project}/import?return_task_ids=true"
-        opened = [("file", (file.name, file.read_bytes())) for file in files]
+        opened = [(file.name, (file.name, file.read_bytes())) for file in files]  # of one field only the last counts
         answer = self._answer(self._http.post(path, files=opened))
         return [int(task) for task in answer["task_ids"]]
 
@@ -347,9 +347,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-import socket
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from neat_backend.demo.backend import Backend, is_ranked, labelled, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from neat_backend.demo.samples import INVALID, LABEL_CONFIG, Sample, make_samples
 from neat_backend.errors import NeatError
+from neat_backend.ports import free_port
 
 USERNAME, PASSWORD = "demo@example.com", "neat-demo-password"
 PER = 20  # labels in one figure of precision
@@ -29,7 +29,7 @@ CATCH_UP_SECONDS = 60.0
 SETTINGS = {
     "NEAT_ENCODER": "efficientnet_lite0",
     "NEAT_BATCH_SIZE": "20",
-    "NEAT_EPOCHS": "20",
+    "NEAT_EPOCHS": "40",
     "NEAT_PUBLISH_INTERVAL": "0.5",
 }
 
@@ -92,7 +92,7 @@ class Demo:
         self._remember(state)  # Label Studio's user is made with it at the first start
         server = LabelStudioServer(
             self.folder / "label-studio",
-            port=_usable_port(state.get("label_studio_port", 0)),
+            port=free_port(state.get("label_studio_port", 0)),
             username=USERNAME,
             password=PASSWORD,
             token=state["token"],
@@ -101,7 +101,7 @@ class Demo:
         self._server = server
         server.start()
         self.annotator = Annotator(server.url, server.token)
-        port = _usable_port(state.get("backend_port", 0))
+        port = free_port(state.get("backend_port", 0))
         place = {
             "LABEL_STUDIO_URL": server.url,
             "LABEL_STUDIO_API_KEY": server.token,
@@ -225,16 +225,3 @@ class Demo:
 
 def _known_share(samples: list[Sample]) -> float:
     return round(sum(sample.choice != INVALID for sample in samples) / len(samples), 3)
-
-
-def _usable_port(wanted: int) -> int:
-    """The port of the last run if it is free, else any free one."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise NeatError("no free port")

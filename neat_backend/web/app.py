@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hmac
 import logging
 
@@ -49,18 +51,31 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     return app
 
 
+def _credentials(settings: Settings) -> list[bytes]:
+    """What may follow "Basic " in the header, none if basic auth is off.
+
+    Browsers and the webhook that we repair send UTF-8 (RFC 7617); Label Studio's own calls to a backend go
+    through requests, which sends Latin-1.
+    """
+    if not settings.basic_auth_user:
+        return []
+    pair = f"{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}"
+    encoded = [pair.encode()]
+    with contextlib.suppress(UnicodeEncodeError):
+        encoded.append(pair.encode("latin-1"))
+    return [base64.b64encode(one) for one in encoded]
+
+
 def _guard(app: Flask, settings: Settings) -> None:
     """Basic auth on everything but /health, no posting from other sites' pages, cheap security headers."""
-    user, password = settings.basic_auth_user.encode(), settings.basic_auth_pass.get_secret_value().encode()
+    accepted = _credentials(settings)
 
     @app.before_request
     def check() -> ResponseReturnValue | None:
-        if user and request.endpoint != "protocol.health":
-            sent = request.authorization
-            given_user, given_password = (sent.username, sent.password) if sent is not None else (None, None)
-            same_user = hmac.compare_digest((given_user or "").encode("utf-8", "replace"), user)
-            same_password = hmac.compare_digest((given_password or "").encode("utf-8", "replace"), password)
-            if not (same_user and same_password):
+        if accepted and request.endpoint != "protocol.health":
+            scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+            right = [hmac.compare_digest(sent.strip().encode("utf-8", "replace"), one) for one in accepted]
+            if scheme.lower() != "basic" or not any(right):
                 answer = jsonify(error="give the user name and password of BASIC_AUTH_USER, BASIC_AUTH_PASS", field="")
                 answer.status_code = 401
                 answer.headers["WWW-Authenticate"] = 'Basic realm="neat-backend", charset="UTF-8"'

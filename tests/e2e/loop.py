@@ -1,0 +1,138 @@
+"""What the end-to-end tests share: a backend beside the session's Label Studio, digits to label, a rebuild."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from neat_backend.demo.backend import Backend
+from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.engine import Engine, Ranking
+from neat_backend.labelstudio import label_config
+from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.ports import free_port
+from neat_backend.settings import Settings
+from neat_backend.store.arrays import ProjectArrays
+
+KNOWN = ("zero", "one", "two")
+INVALID = "something else"
+CONFIG = (
+    '<View><Image name="image" value="$image"/><Choices name="class" toName="image" choice="single">'
+    + "".join(f'<Choice value="{name}"/>' for name in KNOWN)
+    + f'<Choice value="{INVALID}" invalid="true"/></Choices></View>'
+)
+SETTINGS = {
+    "NEAT_ENCODER": "efficientnet_lite0",
+    "NEAT_BATCH_SIZE": "10",
+    "NEAT_K": "5",
+    "NEAT_EPOCHS": "2",
+    "NEAT_IMAGE_SIZE": "32",
+    "NEAT_PUBLISH_INTERVAL": "0.2",
+    "BASIC_AUTH_USER": "neat",
+    "BASIC_AUTH_PASS": "a secret: with ünïcode",
+}
+
+
+def make_backend(server: LabelStudioServer, folder: Path, **settings: str) -> Backend:
+    place = {
+        "LABEL_STUDIO_URL": server.url,
+        "LABEL_STUDIO_API_KEY": server.token,
+        "NEAT_DATA_DIR": str(folder / "data"),
+    }
+    return Backend(free_port(), folder / "backend.log", {**SETTINGS, **place, **settings})
+
+
+def write_digits(folder: Path, count: int, first: int = 0) -> list[tuple[Path, str]]:
+    """Digits as files, 64 pixels wide, with the right choice for each."""
+    digits = load_digits()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for at in range(first, first + count):
+        pixels = (digits.images[at] * 255 / 16).astype(np.uint8)
+        path = folder / f"{at:04d}.png"
+        Image.fromarray(pixels).resize((64, 64)).save(path)
+        target = int(digits.target[at])
+        files.append((path, KNOWN[target] if target < len(KNOWN) else INVALID))
+    return files
+
+
+class Labelling:
+    """A project of digits in Label Studio and the person who labels it."""
+
+    def __init__(self, annotator: Annotator, folder: Path, count: int, title: str) -> None:
+        self.annotator, self.folder = annotator, folder
+        self.project = annotator.create_project(title, CONFIG)
+        self.truth: dict[int, str] = {}
+        self._next = 0
+        self.add(count)
+
+    def add(self, count: int) -> list[int]:
+        """Upload more images; their tasks."""
+        files = write_digits(self.folder, count, self._next)
+        self._next += count
+        tasks = self.annotator.upload_images(self.project, [path for path, _ in files])
+        # An upload makes tasks in the order of the files' names in storage: ask which is which.
+        wanted = {path.stem: choice for path, choice in files}
+        for task in tasks:
+            name = Path(self.annotator.call("GET", f"/api/tasks/{task}/")["data"]["image"]).stem
+            self.truth[task] = wanted[name.rpartition("-")[2]]
+        return tasks
+
+    def answer(self, task: int) -> int:
+        """Label a task by the truth; the annotation's id."""
+        return self.annotator.annotate(task, self.truth[task])
+
+
+def rebuilt(server: LabelStudioServer, backend_data: Path, project: int, settings: Settings) -> Engine:
+    """A fresh engine from Label Studio's current tasks and annotations, and the stored features."""
+    client = LabelStudioClient(server.url, server.token)
+    config = label_config.parse(client.project(project).label_config, settings.invalid_choices, settings.control)
+    tasks = [task.id for page in client.tasks(project, config.image_key) for task in page]
+    answers: dict[int, list[Any]] = {}
+    for page in client.annotations(project):
+        for answer in page:
+            answers.setdefault(answer.task, []).append(answer)
+    arrays = ProjectArrays(backend_data, project)
+    (kind,) = (f"features/{path.name}" for path in sorted((arrays.folder("features")).iterdir()))
+    features = arrays.load(kind)
+    engine = Engine(
+        features.values.shape[1], config.classes, k=settings.k, rule=settings.known_rule, batch_size=settings.batch_size
+    )
+    live = np.isin(features.ids, tasks)
+    engine.add_tasks(features.ids[live], features.values[live])
+    engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in tasks])
+    rounds = sorted(path.name for path in arrays.folder("probabilities").iterdir())
+    if rounds:
+        probabilities = arrays.load(f"probabilities/{rounds[-1]}")
+        engine.set_probabilities(probabilities.ids, probabilities.values, config.classes)
+    return engine
+
+
+def assert_equals_rebuild(server: LabelStudioServer, backend: Backend, data: Path, project: int) -> None:
+    """The order that is served is the one that follows from what Label Studio holds now."""
+    settings = Settings.from_env(SETTINGS)
+    engine = rebuilt(server, data, project, settings)
+    expected: Ranking = engine.ranking()
+    served = backend.ranking(project)
+    order = expected.ids[np.lexsort((expected.ids, -expected.priority))].tolist()
+    assert [one["task"] for one in served] == order
+    by_task = {one["task"]: one for one in served}
+    for at, task in enumerate(expected.ids.tolist()):
+        assert by_task[task]["inconsistency"] == expected.inconsistency[at]
+        assert by_task[task]["known_neighbours"] == expected.known_neighbours[at]
+        assert by_task[task]["candidate"] == expected.candidate[at]
+    counts, status = engine.counts(), backend.status(project)
+    assert status["labelled"] == {"known": counts.known, "invalid": counts.invalid}
+
+
+def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "did not come about in time"
+        time.sleep(0.1)
