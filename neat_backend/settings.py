@@ -75,7 +75,7 @@ class Settings(BaseModel):
         60,
         ge=0,
         validation_alias=_env("NEAT_RECONCILE_SECONDS"),
-        description="Seconds between two comparisons of our counts with Label Studio's, to find lost webhooks; 0 = never",
+        description="Seconds between comparisons of our counts with Label Studio's, to find lost webhooks; 0 = never",
     )
 
     # this service
