@@ -308,9 +308,11 @@ class Settings(BaseModel):
             for item in error.errors():
                 name = str(item["loc"][0]) if item["loc"] else ""
                 title = titles.get(name, name)
-                given = item["input"]
-                shown = "" if title.endswith(("_PASS", "_KEY")) else f"={_shown(given) if _is_url(given) else given!r}"
-                problems.append(f"{title}{shown}: {item['msg'].removeprefix('Value error, ')}")
+                given = _shown(item["input"]) if _is_url(item["input"]) else item["input"]
+                secret = title.endswith(("_PASS", "_KEY")) or (title == "DATABASE_URL" and not _is_url(given))
+                problems.append(
+                    f"{title}{'' if secret else f'={given!r}'}: {item['msg'].removeprefix('Value error, ')}"
+                )
             raise SettingsError("; ".join(problems)) from None
         if bool(settings.basic_auth_user) != bool(settings.basic_auth_pass.get_secret_value()):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together: set both or neither")

@@ -1,0 +1,226 @@
+"""Settings: every variable is read under its name, bad values are named, secrets stay hidden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from neat_backend.errors import SettingsError
+from neat_backend.settings import PER_PROJECT, Settings
+
+# Variable → a value that is not its default, and what it is read as.
+GIVEN: dict[str, tuple[str, Any]] = {
+    "LABEL_STUDIO_URL": ("https://label.example.com/studio/", "https://label.example.com/studio"),
+    "LABEL_STUDIO_API_KEY": ("a key", SecretStr("a key")),
+    "NEAT_CONFIGURE_PROJECT": ("0", False),
+    "NEAT_REQUEST_TIMEOUT": ("12.5", 12.5),
+    "NEAT_RECONCILE_SECONDS": ("0", 0),
+    "HOST": ("127.0.0.1", "127.0.0.1"),
+    "PORT": ("9191", 9191),
+    "WORKERS": ("2", 2),
+    "THREADS": ("3", 3),
+    "BASIC_AUTH_USER": ("ann", "ann"),
+    "BASIC_AUTH_PASS": ("a password", SecretStr("a password")),
+    "LOG_LEVEL": ("DEBUG", "DEBUG"),
+    "NEAT_PREDICT_WAIT": ("0.5", 0.5),
+    "NEAT_DATA_DIR": ("/srv/neat", Path("/srv/neat")),
+    "DATABASE_URL": ("postgresql://ann:secret@db/neat", "postgresql://ann:secret@db/neat"),
+    "NEAT_MAX_LIVE_PROJECTS": ("4", 4),
+    "NEAT_ENCODER": ("resnet18", "resnet18"),
+    "NEAT_ENCODER_WEIGHTS": ("/srv/weights.pt", Path("/srv/weights.pt")),
+    "NEAT_DEVICE": ("cpu", "cpu"),
+    "NEAT_ENCODE_BATCH_SIZE": ("5", 5),
+    "NEAT_DOWNLOADS": ("6", 6),
+    "NEAT_MAX_IMAGE_BYTES": ("1000", 1000),
+    "NEAT_MAX_IMAGE_PIXELS": ("2000", 2000),
+    "NEAT_K": ("7", 7),
+    "NEAT_KNOWN_RULE": ("majority", "majority"),
+    "NEAT_BATCH_SIZE": ("20", 20),
+    "NEAT_RERANK": ("round", "round"),
+    "NEAT_INVALID_CHOICES": ("junk, no dog ,", ("junk", "no dog")),
+    "NEAT_CONTROL": ("species", "species"),
+    "NEAT_SEED": ("3", 3),
+    "NEAT_IMAGE_SIZE": ("32", 32),
+    "NEAT_EPOCHS": ("9", 9),
+    "NEAT_HOLDOUT": ("0.2", 0.2),
+    "NEAT_TRAIN_TIME_LIMIT": ("60", 60),
+    "NEAT_PUBLISH_INTERVAL": ("0.1", 0.1),
+    "NEAT_PUBLISH_TAIL": ("0", 0),
+}
+SECRET = "hunter2-x9"
+PARTNER = {"BASIC_AUTH_USER": {"BASIC_AUTH_PASS": "p"}, "BASIC_AUTH_PASS": {"BASIC_AUTH_USER": "u"}}
+
+
+class TestFromEnv:
+    def test_the_table_of_this_test_names_every_setting(self) -> None:
+        assert set(GIVEN) == set(Settings.titles().values())
+
+    @pytest.mark.parametrize("variable", GIVEN)
+    def test_each_variable_sets_its_field_and_no_other(self, variable: str) -> None:
+        text, expected = GIVEN[variable]
+        others = PARTNER.get(variable, {})
+        names = {title: name for name, title in Settings.titles().items()}
+        before, after = Settings.from_env({}), Settings.from_env({variable: text, **others})
+        assert getattr(after, names[variable]) == expected
+        assert getattr(before, names[variable]) != expected
+        changed = {name for name in names.values() if getattr(before, name) != getattr(after, name)}
+        assert changed == {names[variable], *(names[other] for other in others)}
+
+    def test_an_empty_variable_is_as_good_as_none(self) -> None:
+        assert Settings.from_env(dict.fromkeys(GIVEN, "")) == Settings.from_env({})
+
+    def test_the_processs_environment_is_read_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NEAT_K", "17")
+        assert Settings.from_env().k == 17
+
+    def test_overrides_win(self) -> None:
+        assert Settings.from_env({"NEAT_K": "17"}, k=3).k == 3
+
+    @pytest.mark.parametrize(("older", "name"), [("LABEL_STUDIO_HOST", "label_studio_url"), ("MODEL_DIR", "data_dir")])
+    def test_names_that_users_know_are_taken_too_after_our_own(self, older: str, name: str) -> None:
+        title = Settings.titles()[name]
+        text, expected = GIVEN[title]
+        assert getattr(Settings.from_env({older: text}), name) == expected
+        assert getattr(Settings.from_env({older: "http://other", title: text}), name) == expected
+
+    @pytest.mark.parametrize("text", ['["one", "two, three"]', ' ["one", "two, three"]'])
+    def test_invalid_choices_may_be_a_json_list(self, text: str) -> None:
+        expected = ("one", "two, three")
+        assert Settings.from_env({"NEAT_INVALID_CHOICES": text}).invalid_choices == expected
+        assert Settings.from_env({}, invalid_choices=text).invalid_choices == expected
+        assert Settings.from_env({}).for_project({"invalid_choices": text}).invalid_choices == expected
+
+
+class TestBadValues:
+    @pytest.mark.parametrize(
+        ("variable", "text", "remedy"),
+        [
+            ("NEAT_K", "0", "greater than or equal to 1"),
+            ("NEAT_K", "ten", "valid integer"),
+            ("NEAT_KNOWN_RULE", "most", "'all' or 'majority'"),
+            ("NEAT_RERANK", "never", "'live' or 'round'"),
+            ("NEAT_CONFIGURE_PROJECT", "perhaps", "valid boolean"),
+            ("NEAT_HOLDOUT", "0.9", "less than or equal to 0.5"),
+            ("NEAT_REQUEST_TIMEOUT", "0", "greater than 0"),
+            ("NEAT_REQUEST_TIMEOUT", "inf", "finite number"),
+            ("NEAT_RECONCILE_SECONDS", "nan", "number"),
+            ("NEAT_INVALID_CHOICES", "[dog", "JSON list"),
+            ("PORT", "65536", "less than or equal to 65535"),
+            ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+            ("LABEL_STUDIO_URL", "label.example.com", "must start with http:// or https://"),
+            ("LABEL_STUDIO_HOST", "label.example.com", "must start with http:// or https://"),
+            ("DATABASE_URL", "mysql://db/neat", "must start with postgresql:// or sqlite:///"),
+        ],
+    )
+    def test_name_the_variable_its_value_and_what_would_do(self, variable: str, text: str, remedy: str) -> None:
+        with pytest.raises(SettingsError) as raised:
+            Settings.from_env({variable: text})
+        message = str(raised.value)
+        assert message.startswith(f"{variable}={text!r}: ")
+        assert remedy in message
+        assert "pydantic" not in message
+
+    def test_all_of_them_are_named_at_once(self) -> None:
+        with pytest.raises(SettingsError, match=r"NEAT_K='0': .*; NEAT_EPOCHS='x': "):
+            Settings.from_env({"NEAT_K": "0", "NEAT_EPOCHS": "x"})
+
+    @pytest.mark.parametrize("alone", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS"])
+    def test_half_of_basic_auth_is_refused(self, alone: str) -> None:
+        with pytest.raises(SettingsError, match="BASIC_AUTH_USER and BASIC_AUTH_PASS go together") as raised:
+            Settings.from_env({alone: SECRET})
+        assert SECRET not in str(raised.value)
+
+    def test_an_unknown_field_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match="neighbours"):
+            Settings.from_env({}, neighbours=3)
+
+
+class TestSecrets:
+    ENV = {  # noqa: RUF012
+        "LABEL_STUDIO_API_KEY": SECRET,
+        "BASIC_AUTH_USER": "ann",
+        "BASIC_AUTH_PASS": SECRET,
+        "DATABASE_URL": f"postgresql://ann:{SECRET}@db:5432/neat",
+        "LABEL_STUDIO_URL": f"https://ann:{SECRET}@label.example.com",
+    }
+
+    def test_are_in_nothing_that_is_shown(self) -> None:
+        shown = Settings.from_env(self.ENV).shown()
+        assert SECRET not in str(shown)
+        assert shown["DATABASE_URL"] == "postgresql://ann:***@db:5432/neat"
+        assert shown["LABEL_STUDIO_URL"] == "https://ann:***@label.example.com"
+        assert shown["LABEL_STUDIO_API_KEY"]  # that there is one may be seen
+
+    @pytest.mark.parametrize(
+        "url", [f"mysql://ann:{SECRET}@db/x", f"mysql://ann:{SECRET}@/x@db/y?password={SECRET}", f"ann:{SECRET}@db"]
+    )
+    def test_are_in_no_error(self, url: str) -> None:
+        with pytest.raises(SettingsError, match="DATABASE_URL.*: must start with") as raised:
+            Settings.from_env({**self.ENV, "DATABASE_URL": url, "NEAT_K": "0"})
+        assert SECRET not in str(raised.value)
+
+    def test_that_are_no_text_are_in_no_error_either(self) -> None:
+        with pytest.raises(SettingsError, match="LABEL_STUDIO_API_KEY") as raised:
+            Settings.from_env({}, label_studio_api_key=[SECRET])
+        assert SECRET not in str(raised.value)
+
+    def test_are_not_in_the_representation(self) -> None:
+        settings = Settings.from_env({"LABEL_STUDIO_API_KEY": SECRET})
+        assert SECRET not in repr(settings) + str(settings)
+
+
+class TestForProject:
+    def test_no_extra_params_change_nothing(self) -> None:
+        settings = Settings.from_env({})
+        assert settings.for_project({}) is settings
+        assert settings.for_project(None) is settings
+
+    @pytest.mark.parametrize("key", ["NEAT_K", "neat_k", "k", "K"])
+    def test_a_setting_goes_by_its_variable_or_its_field_in_any_case(self, key: str) -> None:
+        assert Settings.from_env({"NEAT_K": "4"}).for_project({key: 5}).k == 5
+
+    def test_the_rest_stays_as_the_environment_has_it(self) -> None:
+        settings = Settings.from_env({"NEAT_EPOCHS": "9", "LABEL_STUDIO_API_KEY": SECRET})
+        changed = settings.for_project({"batch_size": 20, "invalid_choices": ["junk"]})
+        assert (changed.batch_size, changed.invalid_choices, changed.epochs) == (20, ("junk",), 9)
+        assert changed.label_studio_api_key == settings.label_studio_api_key
+        assert settings.batch_size == 50
+
+    @pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - set(PER_PROJECT)))
+    def test_what_concerns_every_project_is_refused(self, name: str) -> None:
+        for key in (name, Settings.titles()[name]):
+            with pytest.raises(SettingsError, match=f"'{key}' can't be set per project; these can: NEAT_K,") as raised:
+                Settings.from_env({}).for_project({key: SECRET})
+            assert SECRET not in str(raised.value)
+
+    @pytest.mark.parametrize("name", PER_PROJECT)
+    def test_what_a_project_may_set_is_a_field(self, name: str) -> None:
+        assert name in Settings.model_fields
+
+    @pytest.mark.parametrize("params", [{"k": 0}, {"k": None}, {"k": [1]}, {"rerank": "never"}, {"epochs": 2.5}])
+    def test_a_bad_value_is_named(self, params: dict[str, Any]) -> None:
+        (name,) = params
+        with pytest.raises(SettingsError, match=f"^{Settings.titles()[name]}="):
+            Settings.from_env({}).for_project(params)
+
+    def test_an_unknown_key_is_named(self) -> None:
+        with pytest.raises(SettingsError, match="'neighbours' can't be set per project"):
+            Settings.from_env({}).for_project({"neighbours": 3})
+
+
+class TestDatabase:
+    def test_sqlite_in_the_data_folder_unless_told_otherwise(self, tmp_path: Path) -> None:
+        url = Settings.from_env({"NEAT_DATA_DIR": str(tmp_path)}).sqlalchemy_url
+        assert url == f"sqlite:///{tmp_path / 'neat.sqlite3'}"
+
+    @pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+    def test_postgresql_by_its_installed_driver(self, scheme: str) -> None:
+        url = Settings.from_env({"DATABASE_URL": f"{scheme}://ann:pw@db/neat"}).sqlalchemy_url
+        assert url == "postgresql+psycopg://ann:pw@db/neat"
+
+    @pytest.mark.parametrize("url", ["postgresql+psycopg://db/neat", "sqlite:////srv/neat.sqlite3"])
+    def test_what_names_its_driver_stays(self, url: str) -> None:
+        assert Settings.from_env({"DATABASE_URL": url}).sqlalchemy_url == url
