@@ -158,7 +158,7 @@ class TestSecrets:
         "url", [f"mysql://ann:{SECRET}@db/x", f"mysql://ann:{SECRET}@/x@db/y?password={SECRET}", f"ann:{SECRET}@db"]
     )
     def test_are_in_no_error(self, url: str) -> None:
-        with pytest.raises(SettingsError, match="DATABASE_URL.*: must start with") as raised:
+        with pytest.raises(SettingsError, match=r"DATABASE_URL.*: must start with") as raised:
             Settings.from_env({**self.ENV, "DATABASE_URL": url, "NEAT_K": "0"})
         assert SECRET not in str(raised.value)
 
