@@ -76,7 +76,10 @@ class Labelling:
         """Upload more images; their tasks."""
         files = write_digits(self.folder, count, self._next)
         self._next += count
-        tasks = self.annotator.upload_images(self.project, [path for path, _ in files])
+        paths = [path for path, _ in files]
+        tasks = []
+        for start in range(0, len(paths), 100):  # Label Studio takes no more files in one upload
+            tasks += self.annotator.upload_images(self.project, paths[start : start + 100])
         # An upload makes tasks in the order of the files' names in storage: ask which is which.
         wanted = {path.stem: choice for path, choice in files}
         for task in tasks:

@@ -91,7 +91,7 @@ def test_the_loop_from_connecting_to_a_restart(
     annotator.start_training(model)
     status = backend.wait_until(project, lambda now: trained(now) >= 1 and is_ranked(now), 120)
     assert status["tasks"]["tasks"] == 67
-    assert any(one["predicted"] in KNOWN for one in backend.ranking(project))
+    eventually(lambda: any(one["predicted"] in KNOWN for one in backend.ranking(project)))
 
     # the machine dies; people go on labelling; it comes back
     backend.kill()
@@ -189,5 +189,5 @@ def test_two_projects_keep_to_themselves_and_settings_can_differ(
         for p in annotator.predictions(two.project)
         if p["model_version"] == status["model_version"]
     }
-    head = [task["task"] for task in backend.ranking(two.project, 6)]
+    head = [task["task"] for task in backend.ranking(two.project, 3)]  # B are always served
     assert sorted(head, key=lambda task: -scores[task]) == head  # not uncertainty sampling: the highest comes first
