@@ -58,7 +58,14 @@ def rerank(
     labels: Annotated[int, typer.Option(min=1, help="Single labels to time.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """One more label: the incremental table and ranking against a full FAISS flat search, results compared."""
+    """One more label: the incremental table and ranking against a full FAISS flat search, results compared.
+
+    Example: neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512
+    """
+    if k > labelled:
+        raise typer.BadParameter(f"there are {labelled} labelled tasks to be neighbours, fewer than {k}")
+    if labels >= pool:
+        raise typer.BadParameter(f"labelling {labels} leaves nothing of a pool of {pool} to compare")
     import faiss
 
     from neat_backend.engine import Engine
@@ -118,7 +125,10 @@ def ingest(
     train: Annotated[bool, typer.Option(help="Train a classifier meanwhile.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Time from sending a webhook to its acknowledgement, while a training keeps the cores busy."""
+    """Time from sending a webhook to its acknowledgement, while a training keeps the cores busy.
+
+    Example: neat-backend bench ingest --seconds 5 --no-train
+    """
     import httpx
 
     from neat_backend.settings import Settings
