@@ -43,10 +43,9 @@ COMMANDS = dict(commands(typer.main.get_command(cli.app)))  # type: ignore[arg-t
 @pytest.fixture(autouse=True)
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """An environment with a data folder of its own and nothing else that is ours; wide tables."""
-    for name, info in Settings.model_fields.items():
+    for info in Settings.model_fields.values():
         for key in info.validation_alias.choices:  # type: ignore[union-attr]
             monkeypatch.delenv(str(key), raising=False)
-        assert name
     made = make_settings(tmp_path)
     monkeypatch.setenv("NEAT_DATA_DIR", str(made.data_dir))
     monkeypatch.setattr(cli, "out", Console(width=250))
