@@ -65,7 +65,8 @@ class Effects:
     image_changed: set[int] = field(default_factory=set)
     new_images: bool = False
     with_annotations: set[int] = field(default_factory=set)
-    project: ls_events.ProjectFields | None = None
+    project: ls_events.ProjectFields | None = None  # the latest, by Label Studio's clock
+    project_event: int = 0  # the event that it came with
     train: bool = False
     sync: bool = False
 
@@ -89,19 +90,24 @@ class LiveProject:
         self._make_encoder, self._connect = encoder, connect
         self._bulk_wanted = threading.Event()
         self._sync_wanted = True  # whatever happened while nobody looked
+        self._stale = False  # the store may have more than the engine: it failed between the two
         self._annotations_wanted: set[int] = set()
         self._image_attempts: dict[int, int] = {}
         self._retry_images_at = 0.0
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
         self._bulk_state = ""
+        self._unexplained: tuple[object, ...] = ()  # a difference of counters that reading again has not cured
         self._problems: dict[str, tuple[str, str]] = {}
+        self._problem_since: float | None = None
+        self._show_lock = threading.Lock()
         self._shown: tuple[str, str] | None = None
         self._progress_at = self._logged_at = 0.0
-        self._label_config = project.label_config
-        self._sampling = project.sampling
+        self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling
+        self._fields_at, self._fields_event = ls_events.EPOCH, 0  # of the latest word on these three
         self._applied = 0
         self._batch: list[int] = []  # NEAT_RERANK=round: the fixed order until the next round
         self._seen: tuple[object, ...] = ()  # what the last publishing step looked at, when it was done with it
+        self._snapshot: tuple[object, ...] = ()  # what the last snapshot shows
         self._engine: Engine | None = None
         self._config: LabelConfig | None = None
         self._client: LabelStudioClient | None = None
@@ -131,7 +137,7 @@ class LiveProject:
             batch_size=self.settings.batch_size, seed=self.settings.seed,
         )  # fmt: skip
         with self.lock:
-            self._label_config, self._sampling = project.label_config, project.sampling
+            self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling
             self._config, self._engine = config, engine
             self._publishing = Publishing(
                 self.id, Publisher(self._client, self.id, config), self.database,
@@ -144,8 +150,10 @@ class LiveProject:
             with self.database.begin() as conn:
                 for version in revisions.importing(conn, self.id):  # begun by a process that was killed
                     revisions.abandon(conn, self.id, version)
-                waiting = inbox.pending(conn, self.id, 1)
-                self._applied = waiting[0].id - 1 if waiting else inbox.received_through(conn, self.id)
+            self._catch_up()
+            if self.settings.rerank == "round":  # the batch outlives the process, as the round does
+                snapshot = self.arrays.read_snapshot("ranking")
+                self._batch = [] if snapshot is None else snapshot["head"].tolist()
         self.loaded.set()
         log.info("project %d: loaded, %d tasks with features", self.id, len(engine))
 
@@ -156,15 +164,23 @@ class LiveProject:
         """Bring the engine in line with the store: tasks, features, labels."""
         assert self._engine is not None
         assert self._config is not None
-        assert self._encoder is not None
-        with self.database.read() as conn:
-            images = tasks.task_images(conn, self.id)
-        live = {task for task, _, _ in images}
-        with self.lock:
-            self._engine.remove_tasks([t for t in self._engine.tasks() if t not in live])
-            usable = [(t, ref) for t, ref, state in images if state == "ready"]
-            self._take_stored([(t, ref) for t, ref in usable if t not in self._engine])
+        with self.lock:  # before reading: what an event deletes meanwhile would come back
+            with self.database.read() as conn:
+                images = tasks.task_images(conn, self.id)
+            usable = {t: ref for t, ref, state in images if state == "ready"}
+            self._engine.remove_tasks([t for t in self._engine.tasks() if t not in usable])
+            missing = [(t, ref) for t, ref in usable.items() if t not in self._engine]
+            lost = {t for t, _ in missing} - self._take_stored(missing)
+            if lost:  # marked as ready, but the arrays were lost or are of another encoder
+                with self.database.begin() as conn:
+                    tasks.set_image_state(conn, self.id, lost, "pending")
             self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config))
+
+    def _catch_up(self) -> None:
+        """Note which event the store, and so the engine, has come to."""
+        with self.database.read() as conn:
+            waiting = inbox.pending(conn, self.id, 1)
+            self._applied = waiting[0].id - 1 if waiting else inbox.received_through(conn, self.id)
 
     def _take_stored(self, images: Sequence[tuple[int, str | None]]) -> set[int]:
         """Give the engine the features that are stored already for these images; those it got."""
@@ -176,34 +192,52 @@ class LiveProject:
         kind = embedding.features_kind(self._encoder.key)
         have = embedding.stored(self.arrays, kind, images)
         have &= embedding.stored(self.arrays, embedding.thumbnails_kind(side), images)
-        segment = self.arrays.load(kind)
-        mask = np.isin(segment.ids, np.fromiter(have, np.int64, len(have)))
-        if mask.any():
+        if have:
+            segment = self.arrays.load(kind)
+            mask = np.isin(segment.ids, np.fromiter(have, np.int64, len(have)))
             self._engine.add_tasks(segment.ids[mask], segment.values[mask])
-        missing = [t for t, _ in images if t not in have]
-        if missing:  # stored state says ready, but the arrays were lost or are of another encoder
-            with self.database.begin() as conn:
-                tasks.set_image_state(conn, self.id, missing, "pending")
         return have
 
     # events
 
     def apply_step(self) -> bool:
         """Take in what has piled up in the inbox; True if there was anything."""
+        if self._stale:
+            with self.lock:
+                self._refresh()
+                self._catch_up()
+            self._stale = False
         with self.database.read() as conn:
             waiting = inbox.pending(conn, self.id, EVENTS_AT_ONCE)
         if not waiting:
             return False
         self.last_used = time.monotonic()
         try:
-            effects = self._store(waiting)
+            self._apply(waiting)
         except (DBAPIError, StoreError, LeaseLost):
             raise
         except Exception:
+            if self._stale:
+                raise  # it is in the store already, so no event is to blame
             log.exception("project %d: a batch of %d events failed, taking them one by one", self.id, len(waiting))
-            effects = self._store_one_by_one(waiting)
-        self._take_in(effects)
+            self._apply_one_by_one(waiting)
         return True
+
+    def _apply(self, waiting: Sequence[Event]) -> None:
+        try:
+            effects = self._store(waiting)
+        except StoreError:
+            self._be_stale()  # it may have failed after the commit
+            raise
+        try:
+            self._take_in(effects)
+        except BaseException:
+            self._be_stale()
+            raise
+
+    def _be_stale(self) -> None:
+        self._stale = self._sync_wanted = True
+        self._bulk_wanted.set()
 
     def _store(self, waiting: Sequence[Event]) -> Effects:
         """Events → store, in one transaction with their being marked applied."""
@@ -214,37 +248,30 @@ class LiveProject:
             for event in waiting:
                 self._store_event(conn, event, effects)
             inbox.mark_applied(conn, [event.id for event in waiting])
-            projects.update(conn, self.id, applied_event=waiting[-1].id)
+            projects.update(conn, self.id, applied_event=waiting[-1].id, **self._news(effects))
         effects.through = waiting[-1].id
         return effects
 
-    def _store_one_by_one(self, waiting: Sequence[Event]) -> Effects:
+    def _apply_one_by_one(self, waiting: Sequence[Event]) -> None:
         """The same for a batch with a bad event in it: that one is tried again, then set aside."""
-        total = Effects()
         for event in waiting:
             try:
-                effects = self._store([event])
+                self._apply([event])
             except (DBAPIError, StoreError, LeaseLost):
                 raise
             except Exception as error:
+                if self._stale:
+                    raise
                 reason = f"{type(error).__name__}: {error}"
                 with self.database.begin() as conn:
                     attempts = inbox.record_attempt(conn, event.id, reason)
                     if attempts >= POISON_ATTEMPTS:
                         inbox.set_aside(conn, event.id, reason)
                 if attempts < POISON_ATTEMPTS:
-                    break  # the order is kept: what follows waits for its next try
+                    return  # the order is kept: what follows waits for its next try
                 log.error("project %d: event %d (%s) set aside: %s", self.id, event.id, event.action, reason)
-                total.through = event.id
-                continue
-            total.through = effects.through
-            for name in ("relabelled", "deleted", "image_changed", "with_annotations"):
-                getattr(total, name).update(getattr(effects, name))
-            total.new_images |= effects.new_images
-            total.train |= effects.train
-            total.sync |= effects.sync
-            total.project = effects.project or total.project
-        return total
+                with self.lock:
+                    self._applied = max(self._applied, event.id)
 
     def _store_event(self, conn: Connection, event: Event, effects: Effects) -> None:
         assert self._config is not None
@@ -264,8 +291,10 @@ class LiveProject:
             effects.relabelled |= tasks.delete_annotations(conn, self.id, change.deleted_annotations, event.id)
         if change.retry_images:
             effects.new_images |= bool(tasks.retry_failed(conn, self.id))
-        if change.project is not None:
-            effects.project = change.project
+        if change.project is not None and (
+            effects.project is None or change.project.updated_at >= effects.project.updated_at
+        ):
+            effects.project, effects.project_event = change.project, event.id
         effects.train |= change.train
         effects.sync |= change.sync
 
@@ -274,33 +303,48 @@ class LiveProject:
         assert self._engine is not None
         assert self._config is not None
         assert self._rounds is not None
+        # What can't fail comes first.
+        self._annotations_wanted |= effects.with_annotations
+        if effects.sync:
+            self._sync_wanted = True
         with self.lock:
             self._engine.remove_tasks(effects.deleted | effects.image_changed)
+            if effects.train:
+                self._rounds.request()
             relabelled = effects.relabelled - effects.deleted
             if relabelled:
                 self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config, relabelled))
-            if effects.project is not None:
-                self._follow_project(effects.project)
-            if effects.train:
-                self._rounds.request()
+            self._follow_project(self._news(effects), effects)
             self._applied = max(self._applied, effects.through)
-        self._annotations_wanted |= effects.with_annotations
-        self._sync_wanted |= effects.sync
         if effects.new_images or effects.sync or effects.with_annotations:
             self._bulk_wanted.set()
 
-    def _follow_project(self, fields: ls_events.ProjectFields) -> None:
+    def _news(self, effects: Effects) -> dict[str, str]:
+        """Which of the project's settings the events change.
+
+        Nearly every event carries the settings of its moment, and they overtake each other: those of an
+        event that was there before the project was last read, or older ones, change nothing.
+        """
+        fields = effects.project
+        if fields is None or fields.updated_at < self._fields_at or effects.project_event <= self._fields_event:
+            return {}
+        ours = {"title": self._title, "label_config": self._label_config, "sampling": self._sampling}
+        theirs = {name: getattr(fields, name) for name in ours}
+        return {name: value for name, value in theirs.items() if value and value != ours[name]}
+
+    def _follow_project(self, changed: dict[str, str], effects: Effects) -> None:
         """The project's settings came with an event: follow what changed."""
-        changed = {}
-        if fields.sampling and fields.sampling != self._sampling:
-            self._sampling = changed["sampling"] = fields.sampling
-            log.info("project %d: sampling is now %r", self.id, fields.sampling)
-        if fields.label_config and fields.label_config != self._label_config:
-            self._label_config = changed["label_config"] = fields.label_config
+        if effects.project is not None:
+            self._fields_at = max(self._fields_at, effects.project.updated_at)
         if changed:
-            self._update(**changed)
+            self._fields_event = effects.project_event
+        self._title = changed.get("title", self._title)
+        if "sampling" in changed:
+            self._sampling = changed["sampling"]
+            log.info("project %d: sampling is now %r", self.id, self._sampling)
         if "label_config" in changed:
-            self._use_label_config(fields.label_config)
+            self._label_config = changed["label_config"]
+            self._use_label_config(self._label_config)
 
     def _use_label_config(self, xml: str) -> None:
         """Switch to another label config; one that can't be used is said, and the old one stays."""
@@ -331,6 +375,7 @@ class LiveProject:
 
     def bulk_step(self) -> bool:
         """One piece of the work that takes long; True if there was any."""
+        self._bulk_wanted.clear()  # first: what is wanted from now on is not overlooked
         if self._sync_wanted:
             self._sync()
         elif self._annotations_wanted:
@@ -347,7 +392,6 @@ class LiveProject:
             self._reconcile()
         else:
             self._bulk(projects.READY)
-            self._bulk_wanted.clear()
             return False
         return True
 
@@ -373,13 +417,13 @@ class LiveProject:
         except NeatError:
             self._sync_wanted = True
             raise
-        with self.database.read() as conn:
-            project = projects.get(conn, self.id)
         with self.lock:
-            if project is not None:
-                self._sampling, self._label_config = project.sampling, project.label_config
-            if found.config != self._config:
-                self._use_label_config(self._label_config)
+            if self._fields_event <= found.seen:
+                info, self._fields_event = found.info, found.seen
+                self._title, self._label_config, self._sampling = info.title, info.label_config, info.sampling
+            # Else an event that came while the project was read knows better.
+            self._update(title=self._title, label_config=self._label_config, sampling=self._sampling)
+            self._use_label_config(self._label_config)
             self._refresh()
         self._update(synced_at=datetime.now(timezone.utc))
         # Label Studio makes its own webhook after /setup was answered: look again now.
@@ -395,20 +439,20 @@ class LiveProject:
         """Embed what is pending; True if there was anything to do now."""
         assert self._engine is not None
         assert self._encoder is not None
-        with self.database.read() as conn:
-            pending = tasks.pending_images(conn, self.id)
-        retried = any(task in self._image_attempts for task, _ in pending)
-        if retried and time.monotonic() < self._retry_images_at:
-            pending = [(task, ref) for task, ref in pending if task not in self._image_attempts]
-        if not pending:
-            return False
-        self._bulk(projects.EMBEDDING)
-        with self.lock:
-            self._engine.remove_tasks([task for task, _ in pending if task in self._engine])
-            have = self._take_stored(pending)
-            self._relabel([task for task, _ in pending])
-        self._images_ready(have)
-        todo = [(task, ref) for task, ref in pending if task not in have]
+        with self.lock:  # before reading, as in _refresh
+            with self.database.read() as conn:
+                pending = dict(tasks.pending_images(conn, self.id))
+            self._image_attempts = {t: n for t, n in self._image_attempts.items() if t in pending}
+            if time.monotonic() < self._retry_images_at:
+                pending = {t: ref for t, ref in pending.items() if t not in self._image_attempts}
+            if not pending:
+                return False
+            self._bulk(projects.EMBEDDING)
+            self._engine.remove_tasks([task for task in pending if task in self._engine])
+            have = self._take_stored(list(pending.items()))
+            self._note_images({t: pending[t] for t in have}, "ready")
+            self._relabel(pending)
+        todo = {task: ref for task, ref in pending.items() if task not in have}
         if not todo:
             return True
         with ImageFetcher(
@@ -416,7 +460,7 @@ class LiveProject:
             self.settings.request_timeout_seconds,
         ) as fetcher:  # fmt: skip
             progress = embedding.embed(
-                todo,
+                list(todo.items()),
                 load=lambda task, ref: decode(fetcher.fetch(task, ref), self.settings.max_image_pixels),
                 thumbnail=thumbnail,
                 encoder=self._encoder,
@@ -425,7 +469,7 @@ class LiveProject:
                 batch_size=self.settings.encode_batch_size,
                 downloads=self.settings.downloads,
                 on_stored=self._on_embedded,
-                on_failed=self._on_image_failed,
+                on_failed=lambda task, error: self._on_image_failed(task, todo[task], error),
                 on_progress=lambda p: self._progress(p.done + p.failed, p.total, p.eta_seconds),
                 stopped=self.stopping.is_set,
             )
@@ -443,22 +487,22 @@ class LiveProject:
                 images = tasks.images_of(conn, self.id, done.tasks.tolist())
             now = [images.get(task) for task in done.tasks.tolist()]
             current = np.array(
-                [ref is not None and image_key(ref) == key for ref, key in zip(now, done.keys, strict=True)]
+                [ref is not None and image_key(ref) == key for ref, key in zip(now, done.keys, strict=True)], bool
             )
             ids = done.tasks[current]
             self._engine.add_tasks(ids, done.features[current])
-            self._images_ready(ids.tolist())
+            self._note_images({task: images[task] for task in ids.tolist()}, "ready")
             self._relabel(ids.tolist())
-        for task in ids.tolist():
-            self._image_attempts.pop(task, None)
+            for task in ids.tolist():
+                self._image_attempts.pop(task, None)
 
-    def _images_ready(self, of_tasks: Iterable[int]) -> None:
-        ids = list(of_tasks)
-        if ids:
+    def _note_images(self, images: dict[int, str | None], state: str, error: str = "") -> None:
+        """Note how these images fared; those of tasks that have another one by now are passed over."""
+        if images:
             with self.database.begin() as conn:
-                tasks.set_image_state(conn, self.id, ids, "ready")
+                tasks.set_image_state(conn, self.id, images, state, error, images)
 
-    def _on_image_failed(self, task: int, error: ImageError) -> None:
+    def _on_image_failed(self, task: int, ref: str | None, error: ImageError) -> None:
         attempts = self._image_attempts.get(task, 0) + 1
         if error.transient and attempts < IMAGE_ATTEMPTS:
             self._image_attempts[task] = attempts
@@ -466,8 +510,7 @@ class LiveProject:
             return
         self._image_attempts.pop(task, None)
         log.warning("project %d, task %d: image failed: %s", self.id, task, error)
-        with self.database.begin() as conn:
-            tasks.set_image_state(conn, self.id, [task], "failed", str(error))
+        self._note_images({task: ref}, "failed", str(error))
 
     def _fill_probabilities(self) -> bool:
         """Class probabilities for tasks that were embedded after the last round."""
@@ -490,12 +533,16 @@ class LiveProject:
             counts = tasks.counts(conn, self.id)
         theirs = (info.task_count, info.annotation_count, info.skipped_count)
         ours = (counts.tasks, counts.annotations, counts.skips)
+        if (theirs, ours) == self._unexplained:
+            return  # read again since, and it is still so: they count something else than we
+        self._unexplained = ()
         if theirs != ours or info.label_config != self._label_config:
             log.warning(
                 "project %d: Label Studio counts %s tasks, annotations, skips and we %s; reading it again",
                 self.id, theirs, ours,
             )  # fmt: skip
             self._sync_wanted = True
+            self._unexplained = (theirs, ours) if theirs != ours else ()
         elif info.sampling != self._sampling:
             with self.lock:
                 self._sampling = info.sampling
@@ -531,14 +578,14 @@ class LiveProject:
         try:
             served = self._publishing.step(order, self._left_pool)
         finally:
-            self._write_snapshot(order, ranking, counts)
+            self._write_snapshot(seen, order, ranking, counts)
+            if self._publishing.vanished:
+                self._publishing.vanished.clear()
+                self._sync_wanted = True
+                self._bulk_wanted.set()
         if served:
             self._publishing.reflects(order.event)
             self._seen = seen
-        if self._publishing.vanished:
-            self._publishing.vanished.clear()
-            self._sync_wanted = True
-            self._bulk_wanted.set()
         return self._seen == seen
 
     def _head(self) -> list[Ranked]:
@@ -547,7 +594,10 @@ class LiveProject:
         if self.settings.rerank == "live":
             return self._engine.ranked(self._engine.head())
         left = self._engine.unlabelled(self._batch)
-        self._batch = [task for task in self._batch if task in left] or self._engine.head()
+        self._batch = [task for task in self._batch if task in left]
+        if not self._batch and self._bulk_state != projects.READY:
+            return self._engine.ranked(self._engine.head())  # nothing is fixed while only some images are in
+        self._batch = self._batch or self._engine.head()
         return self._engine.ranked(self._batch)
 
     def _left_pool(self, served: Sequence[int]) -> set[int]:
@@ -555,10 +605,13 @@ class LiveProject:
         with self.lock:
             return set(served) - self._engine.unlabelled(served)
 
-    def _write_snapshot(self, order: Order, ranking: Ranking, counts: Counts) -> None:
+    def _write_snapshot(self, seen: tuple[object, ...], order: Order, ranking: Ranking, counts: Counts) -> None:
         """The order as the web process answers questions from it."""
         with self.database.read() as conn:
             project = projects.get(conn, self.id)
+        shows = (seen, project and project.model_version)
+        if shows == self._snapshot:
+            return  # still waiting for its turn to be published
         self.arrays.write_snapshot(
             "ranking",
             {
@@ -576,6 +629,7 @@ class LiveProject:
                 "model_version": np.array(project.model_version if project else "", np.str_),
             },
         )
+        self._snapshot = shows
 
     def tidy_step(self) -> bool:
         """One piece of publishing that nobody waits for; True if there was any."""
@@ -591,11 +645,18 @@ class LiveProject:
 
     def problem(self, where: str, state: str, detail: str) -> None:
         """Something keeps a part from working: show it until it is solved."""
-        self._problems[where] = (state, detail)
+        with self._show_lock:
+            self._problems[where] = (state, detail)
+            self._problem_since = self._problem_since or time.monotonic()
+            self._shown = None  # whoever else wrote the state meanwhile (a new /setup) does not know of it
         self._show()
 
     def solved(self, where: str) -> None:
-        if self._problems.pop(where, None):
+        with self._show_lock:
+            was = self._problems.pop(where, None)
+            if not self._problems:
+                self._problem_since = None
+        if was:
             self._show()
 
     def _bulk(self, state: str) -> None:
@@ -603,14 +664,15 @@ class LiveProject:
             self._bulk_state = state
             self._progress_at = self._logged_at = 0.0
             self._update(progress_done=0, progress_total=0, progress_eta_seconds=None)
-            self._show()
+        self._show()
 
     def _show(self) -> None:
-        worst = sorted(self._problems.values(), key=lambda p: p[0] != projects.BLOCKED)
-        state, detail = worst[0] if worst else (self._bulk_state or projects.CONNECTING, "")
-        if (state, detail) != self._shown:
-            self._shown = (state, detail)
-            self._update(state=state, detail=detail)
+        with self._show_lock:  # one after the other, so that the last word is the one that stays
+            worst = sorted(self._problems.values(), key=lambda p: p[0] != projects.BLOCKED)
+            state, detail = worst[0] if worst else (self._bulk_state or projects.CONNECTING, "")
+            if (state, detail) != self._shown:
+                self._update(state=state, detail=detail)
+                self._shown = (state, detail)
 
     def _progress(self, done: int, total: int, eta_seconds: float | None = None) -> None:
         now = time.monotonic()
@@ -633,8 +695,15 @@ class LiveProject:
             not self.loaded.is_set()
             or self._sync_wanted
             or self._bulk_state != projects.READY
+            or bool(self._image_attempts)
+            or (self._engine is not None and self._seen[:2] != (self._engine.version, self._applied))
             or (self._rounds is not None and self._rounds.is_training)
         )
+
+    def stuck_seconds(self) -> float:
+        """For how long something has kept a part from working; 0 = nothing does."""
+        since = self._problem_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def stop(self) -> None:
         self.stopping.set()

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neat_backend.errors import LabelStudioUnavailable, NotFoundInLabelStudio
 from neat_backend.labelstudio.publisher import Prediction, Publisher, score
@@ -58,12 +59,17 @@ class Publishing:
         self.vanished: set[int] = set()  # tasks that turned out to be gone; whoever reads them clears them
         self._database = database
         self._clock = clock
-        self._served: list[int] = []  # task ids of the published head, best first
-        self._served_sampling = ""
+        self._tail_lock = threading.Lock()  # what is below is of one version, and two threads look at it
+        self._tail_sent: set[int] = set()  # head included
+        self._tail_unsure: list[int] = []  # tasks of a call that failed: their scores may have landed
+        self._tail_left = 0  # how many more tasks may get a score
+        self._lowest = 0.0  # priority that has been written
         self._version = ""  # the revision that is switched on, "" = none by this process yet
+        self._served: list[int] = []  # task ids of the published head, best first
+        self._left: set[int] = set()  # tasks of that head that have left the pool since
+        self._refused: set[int] = set()  # tasks that should have been in that head
+        self._served_sampling = ""
         self._published_at = float("-inf")
-        self._tail_sent: set[int] = set()
-        self._tail_done = True
         self._event = -1
 
     def step(self, order: Order, left_pool: Callable[[Sequence[int]], set[int]]) -> bool:
@@ -75,7 +81,10 @@ class Publishing:
         """
         gone = left_pool(self._served)
         self._served = [task for task in self._served if task not in gone]
-        if not self._serves(order):
+        # One that comes back (a label taken back) still has its old score: Label Studio would serve it there.
+        self._left |= gone
+        returned = self._left - left_pool(sorted(self._left))
+        if returned or not self._serves(order):
             waited = self._clock() - self._published_at
             if waited < (max(self.interval_seconds, HOLD_SECONDS) if order.hold else self.interval_seconds):
                 return False
@@ -85,7 +94,7 @@ class Publishing:
 
     def _serves(self, order: Order) -> bool:
         """Is what is left of the published head how this order begins, and long enough?"""
-        ids = [ranked.task for ranked in order.head]
+        ids = [ranked.task for ranked in order.head if ranked.task not in self._refused]
         enough = len(self._served) >= min(self.batch_size, len(ids))
         same = self._served == ids[: len(self._served)]
         return bool(self._version) and self._served_sampling == order.sampling and enough and same
@@ -107,12 +116,14 @@ class Publishing:
             raise
         with self._database.begin() as conn:
             revisions.switched(conn, self.project, version)
-        dropped = set(imported.dropped_tasks)
-        self._served = [ranked.task for ranked in order.head if ranked.task not in dropped]
+        self._refused, self._left = set(imported.dropped_tasks), set()
+        self._served = [ranked.task for ranked in order.head if ranked.task not in self._refused]
         self._served_sampling = order.sampling
-        self._version = version
         self._published_at = self._clock()
-        self._tail_sent, self._tail_done = set(self._served), self.tail == 0
+        with self._tail_lock:
+            self._version = version
+            self._tail_sent, self._tail_unsure, self._tail_left = set(self._served), [], self.tail
+            self._lowest = min(ranked.priority for ranked in order.head)
         log.info(
             "project %d: %s on, %d tasks in order, event %d, %.2f s",
             self.project, version, len(self._served), order.event, self._clock() - started,
@@ -143,14 +154,45 @@ class Publishing:
             with self._database.begin() as conn:
                 revisions.deleted(conn, self.project, old[0])
             return True
-        if not quiet or self._tail_done:
+        if not quiet or sampling != self._served_sampling:
+            return False  # where the sampling has changed, a new head is on its way
+        return self._send_tail(tail)
+
+    def _send_tail(self, tail: Callable[[int], Sequence[Ranked]]) -> bool:
+        """Scores for the next tasks of the order that have none in this version; True when there were any."""
+        with self._tail_lock:
+            version, unsure, left, lowest = self._version, self._tail_unsure, self._tail_left, self._lowest
+            sent, sampling = set(self._tail_sent), self._served_sampling
+        if left <= 0:
             return False
-        version = self._version
-        wanted = [t for t in tail(self.tail + len(self._served)) if t.task not in self._tail_sent][:TAIL_CHUNK]
-        if wanted:
+        if unsure:
+            landed = self.publisher.client.tasks_with_prediction(self.project, version, unsure)
+            left -= len(landed)
+            with self._tail_lock:
+                if version != self._version:
+                    return True
+                self._tail_sent |= landed
+                self._tail_unsure, self._tail_left = [], left
+            sent |= landed
+        wanted = [t for t in tail(left + len(sent)) if t.task not in sent][: min(TAIL_CHUNK, max(left, 0))]
+        if not wanted:
+            with self._tail_lock:
+                if version == self._version:
+                    self._tail_left = 0
+            return False
+        if wanted[0].priority >= lowest:  # the head is of another moment; the tail comes after it all the same
+            wanted = [replace(t, priority=t.priority * lowest) for t in wanted]
+        try:
             imported = self.publisher.import_revision(version, predictions(wanted, sampling))
-            self.dropped += len(imported.dropped_tasks)
-        if version == self._version:
-            self._tail_sent.update(t.task for t in wanted)
-            self._tail_done = len(wanted) < TAIL_CHUNK or len(self._tail_sent) >= self.tail + len(self._served)
-        return bool(wanted)
+        except BaseException:
+            with self._tail_lock:
+                if version == self._version:
+                    self._tail_unsure, self._lowest = [t.task for t in wanted], min(lowest, wanted[-1].priority)
+            raise
+        self.dropped += len(imported.dropped_tasks)
+        with self._tail_lock:
+            if version == self._version:
+                self._tail_sent.update(t.task for t in wanted)
+                self._tail_left = left - len(wanted)
+                self._lowest = min(lowest, wanted[-1].priority)
+        return True

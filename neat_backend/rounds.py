@@ -16,9 +16,9 @@ import numpy as np
 from neat_backend import embedding
 from neat_backend.engine import Engine
 from neat_backend.errors import TrainingError
-from neat_backend.records import Round
+from neat_backend.records import TRAIN, Round
 from neat_backend.settings import Settings
-from neat_backend.store import rounds
+from neat_backend.store import inbox, rounds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.training import TrainingJob, TrainingProcess
@@ -40,16 +40,23 @@ class Rounds:
         self._counted = 0  # labels at the beginning of the last round
         self._known = 0
         self._done: Round | None = None  # the round whose probabilities are in use
+        # Tasks (with image keys) for which that round's classifier knows none of the classes there are now.
+        self._unanswered: set[tuple[int, int]] = set()
+        self._unanswered_by: tuple[object, ...] = ()
 
     def load(self, engine: Engine) -> None:
         """Take up where the store says that things stand; a round that was interrupted is begun again."""
         with self.database.begin() as conn:
             interrupted = rounds.abandon_running(conn, self.project)
-            last = [r for r in rounds.all(conn, self.project) if r.state == "done" or r.error != "interrupted"]
+            begun = rounds.all(conn, self.project)
+            last = [r for r in begun if r.state == "done" or r.error != "interrupted"]
             self._done = rounds.latest(conn, self.project)
+            asked = inbox.applied_since(conn, self.project, TRAIN, begun[-1].started_at if begun else None)
         if last:
             self._counted, self._known = last[-1].known + last[-1].invalid, last[-1].known
-        if interrupted:
+            if last[-1].classes != engine.classes:
+                self.request(CLASSES)
+        if interrupted or asked:
             self.request()
         if self._done is not None:
             self._use_probabilities(engine, self._done)
@@ -60,7 +67,7 @@ class Rounds:
 
     def request(self, trigger: str = REQUESTED) -> None:
         """Train as soon as the present training, if any, is over."""
-        self._wanted = self._wanted or trigger
+        self._wanted = trigger if trigger == REQUESTED else self._wanted or trigger
 
     def start(self, engine: Engine, lock: contextlib.AbstractContextManager[object], idle: bool) -> bool:
         """Begin a round if one is due. idle: no images are waiting to be embedded."""
@@ -74,13 +81,12 @@ class Rounds:
                 trigger = BATCH
             if not trigger:
                 return False
+            self._wanted = ""
             known = {t: x.choice for t, x in engine.labels().items() if x.choice is not None and t in engine}
         present = set(known.values())
         if len(present) < 2 and trigger != REQUESTED:
             # Nothing to tell apart yet: go on by neighbours alone and look again after the next label.
-            self._wanted = ""
             return False
-        self._wanted = ""
         with self.database.begin() as conn:
             begun = rounds.start(
                 conn, self.project, trigger=trigger, known=counts.known, invalid=counts.invalid,
@@ -101,19 +107,26 @@ class Rounds:
             holdout=self.settings.holdout, device=self.settings.device,
         )  # fmt: skip
         process = TrainingProcess(job, folder, time_limit_seconds=self.settings.train_time_limit_seconds)
-        process.start(ids, codes)
+        try:
+            process.start(ids, codes)
+        except TrainingError as error:
+            self._fail(begun, str(error))
+            return True
         self._training = (begun, process, time.monotonic())
         log.info("project %d: round %d (%s), training on %d images", self.project, begun.number, trigger, len(ids))
         return True
 
     def finish(self, engine: Engine, lock: contextlib.AbstractContextManager[object]) -> bool:
         """Take in the training that has ended, if one has."""
-        if self._training is None:
+        training = self._training
+        if training is None:
             return False
-        begun, process, started = self._training
+        begun, process, started = training
         try:
             result = process.poll()
         except TrainingError as error:
+            if self._training is not training:
+                return False  # it was us who stopped it
             self._training = None
             self._fail(begun, str(error))
             return True
@@ -122,12 +135,12 @@ class Rounds:
         self._training = None
         with lock:
             self._use_probabilities(engine, begun)
+            self._done = begun
         with self.database.begin() as conn:
             rounds.finish(
                 conn, self.project, begun.number, seconds=time.monotonic() - started,
                 held_out=result.held_out, held_out_correct=result.held_out_correct,
             )  # fmt: skip
-        self._done = begun
         self.arrays.drop_except("probabilities", {f"{begun.number:06d}"})
         for model in self._models():
             if model != self._model(begun):
@@ -142,24 +155,37 @@ class Rounds:
             return False
         from neat_backend.core.classifier import Classifier  # imports torch: only where it is needed
 
-        thumbnails = self.arrays.load(embedding.thumbnails_kind(self.settings.image_size))
-        mask = np.isin(thumbnails.ids, np.array(missing, np.int64))
-        if not mask.any():
+        answers = (done.number, engine.classes)
+        if answers != self._unanswered_by:
+            self._unanswered, self._unanswered_by = set(), answers
+        kind = embedding.thumbnails_kind(self.settings.image_size)
+        keys = self.arrays.index(kind)
+        wanted = {t for t in missing if t in keys and (t, keys[t]) not in self._unanswered}
+        if not wanted:
             return False
         classifier = Classifier.load(self._model(done), self.settings.device)
-        at = np.flatnonzero(mask)
-        for part in np.array_split(at, max(1, len(at) // _FILL_AT_ONCE)):
-            probabilities = classifier.predict_proba(thumbnails.values[part])
-            self.arrays.append(self._kind(done), thumbnails.ids[part], thumbnails.keys[part], probabilities)
-            with lock:
-                engine.set_probabilities(thumbnails.ids[part], probabilities, done.classes)
+        ids = np.array(sorted(wanted), np.int64)
+        for segment in self.arrays.segments(kind):
+            at = np.flatnonzero(np.isin(segment.ids, ids))
+            for part in np.array_split(at, -(-len(at) // _FILL_AT_ONCE)) if len(at) else []:
+                probabilities = classifier.predict_proba(segment.values[part])
+                self.arrays.append(self._kind(done), segment.ids[part], segment.keys[part], probabilities)
+                with lock:
+                    if self._done is done:
+                        engine.set_probabilities(segment.ids[part], probabilities, done.classes)
+                if self._done is not done:  # the next round has come in, for these tasks too
+                    self.arrays.drop(self._kind(done))
+                    return True
+        with lock:
+            left = wanted.intersection(engine.untrained())
+        self._unanswered.update((task, keys[task]) for task in left)
         return True
 
     def stop(self) -> None:
         """End a running training; the round is begun again at the next load."""
-        if self._training is not None:
-            self._training[1].stop()
-            self._training = None
+        training, self._training = self._training, None
+        if training is not None:
+            training[1].stop()
 
     def _use_probabilities(self, engine: Engine, done: Round) -> None:
         segment = self.arrays.load(self._kind(done))

@@ -23,7 +23,7 @@ from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.database import Database
 
 if TYPE_CHECKING:
-    from neat_backend.labelstudio.client import LabelStudioClient
+    from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,9 @@ TAB_TITLE = "NEAT: next batch"
 class Synced:
     """What a synchronisation found."""
 
+    info: ProjectInfo
     config: LabelConfig
+    seen: int  # the inbox's last event when the reading began
     tasks: int
     annotations: int
     deleted_tasks: int
@@ -80,7 +82,7 @@ def read_project(
         "project %d: read %d tasks and %d annotations, %d tasks are gone",
         project, len(present), len(annotations), len(deleted),
     )  # fmt: skip
-    return Synced(config, len(present), len(annotations), len(deleted))
+    return Synced(info, config, seen, len(present), len(annotations), len(deleted))
 
 
 def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioClient, database: Database) -> None:

@@ -41,8 +41,11 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 15.0
 POLL_SECONDS = 0.05  # how soon an event is seen
 LOOK_SECONDS = 0.5  # how soon a project is taken up
+STUCK_SECONDS = 60.0  # a project that can't go on for so long may be put away to make room
+JOIN_SECONDS = 5.0  # longest wait for a project's threads, with the other projects' leases running
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
 KEEP_EVENTS_SECONDS = 7 * 24 * 3600.0
+PRUNE_AT_ONCE = 10_000
 
 
 def run(settings: Settings) -> None:
@@ -67,6 +70,7 @@ class Worker:
         self.settings, self.database = settings, database
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._live: dict[int, tuple[LiveProject, list[threading.Thread]]] = {}
+        self._connections: dict[int, tuple[object, ...]] = {}  # what each of them was started with
         self._visited: set[int] = set()  # projects read at least once since the start
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
@@ -100,8 +104,11 @@ class Worker:
         with self.database.read() as conn:
             waiting = set(inbox.projects_with_work(conn))
             known = projects.all(conn)
-        for number in set(self._live) - {project.id for project in known}:
-            self._put_away(number)
+        connections = {project.id: _connection(project) for project in known}
+        for number, (live, _) in list(self._live.items()):
+            if live.stopping.is_set() or self._connections[number] != connections.get(number):
+                self._put_away(number)  # it lost its lease, or has been connected anew or disconnected
+                self._visited.discard(number)
         for project in sorted(known, key=lambda p: p.id not in waiting):
             if project.id in self._live or (project.id in self._visited and project.id not in waiting):
                 continue
@@ -113,6 +120,9 @@ class Worker:
     def _make_room(self) -> bool:
         """Put away the project that nobody has needed for longest, if one is at rest."""
         resting = [live for live, _ in self._live.values() if not live.is_busy()]
+        if not resting:
+            resting = [live for live, _ in self._live.values() if live.stuck_seconds() > STUCK_SECONDS]
+            self._visited -= {live.id for live in resting}  # they get another turn
         if not resting:
             return False
         oldest = min(resting, key=lambda live: live.last_used)
@@ -140,11 +150,15 @@ class Worker:
             if not ours:
                 log.warning("project %d: another worker has taken it over", number)
                 self._put_away(number)
+                self._visited.discard(number)  # in case that one goes before it is done
         self._renewed_at = time.monotonic()
 
     def _prune(self) -> None:
-        with self.database.begin() as conn:
-            inbox.prune(conn, datetime.now(timezone.utc) - timedelta(seconds=KEEP_EVENTS_SECONDS))
+        before = datetime.now(timezone.utc) - timedelta(seconds=KEEP_EVENTS_SECONDS)
+        more = True
+        while more:
+            with self.database.begin() as conn:
+                more = inbox.prune(conn, before, PRUNE_AT_ONCE) == PRUNE_AT_ONCE
 
     # their threads
 
@@ -160,7 +174,8 @@ class Worker:
             ("apply", live.apply_step, lambda: _pause(live, POLL_SECONDS)),
             ("bulk", live.bulk_step, lambda: live.wait_for_bulk(LOOK_SECONDS)),
             ("rounds", live.rounds_step, lambda: _pause(live, 0.2)),
-            ("publish", lambda: not live.publish_step(), lambda: _pause(live, POLL_SECONDS)),
+            # Never at once again: what is left for it to do has to wait for its time.
+            ("publish", lambda: live.publish_step() and False, lambda: _pause(live, POLL_SECONDS)),
             ("tidy", live.tidy_step, lambda: _pause(live, 1.0)),
         ]
         threads = [
@@ -171,14 +186,18 @@ class Worker:
         ]  # fmt: skip
         loader = threading.Thread(target=_load, args=(live,), name=f"load-{project.id}", daemon=True)
         self._live[project.id] = (live, [loader, *threads])
+        self._connections[project.id] = _connection(project)
         for thread in (loader, *threads):
             thread.start()
 
     def _put_away(self, number: int) -> None:
         live, threads = self._live.pop(number)
+        del self._connections[number]
         live.stop()
+        deadline = time.monotonic() + JOIN_SECONDS
         for thread in threads:
-            thread.join(timeout=5)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        live.stop()  # again, for a training that was begun just then
         try:
             with self.database.begin() as conn:
                 projects.release_lease(conn, number, self.owner)
@@ -204,6 +223,11 @@ class Worker:
                 " set both (the key: Account & Settings → Access Token in Label Studio)"
             )
         return LabelStudioClient(url, key, self.settings.request_timeout_seconds)
+
+
+def _connection(project: Project) -> tuple[object, ...]:
+    """What a live project can't change while it is live."""
+    return dict(project.extra_params), project.label_studio_url, project.access_token
 
 
 def _pause(live: LiveProject, seconds: float) -> None:

@@ -160,6 +160,14 @@ def has_pending(conn: Connection, project: int, action: str) -> bool:
     return conn.execute(statement.limit(1)).first() is not None
 
 
+def applied_since(conn: Connection, project: int, action: str, moment: datetime | None) -> bool:
+    """Whether an event of this action has been applied after `moment` (None: ever), as far as is kept."""
+    statement = sa.select(_table.c.id).where(_in(APPLIED), _table.c.project == project, _table.c.action == action)
+    if moment is not None:
+        statement = statement.where(_table.c.applied_at > moment)
+    return conn.execute(statement.limit(1)).first() is not None
+
+
 def prune(conn: Connection, applied_before: datetime, limit: int = 10_000) -> int:
     """Delete events applied before then, oldest first; how many.
 

@@ -1,0 +1,325 @@
+"""A Label Studio in memory: what `LabelStudioClient` can do, and what people do there.
+
+People's doings return the webhook that Label Studio sends for them, in its own form. It can be told to be
+down, to refuse, to be slow, to drop predictions; it notes every call.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from neat_backend.errors import (
+    ImageError,
+    LabelStudioError,
+    LabelStudioRefused,
+    LabelStudioUnavailable,
+    NotFoundInLabelStudio,
+    PredictionsRejected,
+)
+from neat_backend.labelstudio.client import ProjectInfo
+from neat_backend.labelstudio.events import annotation_from_json, task_from_json
+from neat_backend.labelstudio.label_config import parse
+from neat_backend.records import Annotation, Task
+
+Json = dict[str, Any]
+
+
+def label_config(*choices: str, control: str = "class") -> str:
+    inner = "".join(f'<Choice value="{choice}"/>' for choice in choices)
+    return (
+        f'<View><Image name="image" value="$image"/><Choices name="{control}" toName="image">{inner}</Choices></View>'
+    )
+
+
+CONFIG = label_config("dog", "cat", "invalid")
+WITHOUT_INVALID = label_config("dog", "cat")
+NOTHING_TO_CHOOSE = '<View><Image name="image" value="$image"/></View>'
+
+
+def picture(seed: int) -> bytes:
+    """A small PNG; no two seeds give the same."""
+    rng = np.random.default_rng(seed)
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass
+class FakeProject:
+    """What Label Studio keeps of one project."""
+
+    id: int
+    label_config: str
+    title: str = "animals"
+    sampling: str = "Sequential sampling"
+    model_version: str = ""
+    updated_at: str = ""
+    tasks: dict[int, Json] = field(default_factory=dict)
+    annotations: dict[int, Json] = field(default_factory=dict)
+    predictions: dict[str, dict[int, list[Json]]] = field(default_factory=dict)  # version → task → its predictions
+    tabs: list[str] = field(default_factory=list)
+    webhooks: dict[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+class FakeLabelStudio:
+    """The server, and a client of it too. Ids are the server's, whatever the project."""
+
+    def __init__(self) -> None:
+        self.projects: dict[int, FakeProject] = {}
+        self.files: dict[str, bytes | ImageError] = {}
+        self.calls: list[tuple[Any, ...]] = []  # (method, project, …)
+        self.failing: Exception | None = None  # what every call answers
+        self.fail_after: dict[str, tuple[int, Exception]] = {}  # method → after so many more calls, raise
+        self.slow_seconds = 0.0
+        self.drop_every_choice = False  # predictions with a choice are not created, and nobody is told
+        self.refused_tasks: set[int] = set()  # predictions of these are never created, and nobody is told
+        self._now = datetime(2026, 11, 23, 8, 0, tzinfo=timezone.utc)
+        self._last_id = 0
+
+    # what people do there
+
+    def add_project(self, number: int = 7, config: str = CONFIG) -> FakeProject:
+        self.projects[number] = FakeProject(number, config, updated_at=self._time())
+        return self.projects[number]
+
+    def import_tasks(self, project: int, count: int, annotated: Sequence[str] = ()) -> Json:
+        """`annotated`: the choices that the first tasks come with, for which there is no event of their own."""
+        there = self.projects[project]
+        made = []
+        for _ in range(count):
+            number = self._id()
+            self.files[f"/data/upload/{number}.png"] = picture(number)
+            there.tasks[number] = {
+                "id": number,
+                "data": {"image": f"/data/upload/{number}.png"},
+                "project": project,
+                "updated_at": self._time(),
+                "total_annotations": 0,
+                "cancelled_annotations": 0,
+            }
+            made.append(number)
+        for number, choice in zip(made, annotated, strict=False):
+            self.annotate(number, choice)
+        return self._event("TASKS_CREATED", there, tasks=[dict(there.tasks[number]) for number in made])
+
+    def annotate(self, task: int, choice: str | None, annotator: int = 1, ground_truth: bool = False) -> Json:
+        """choice None: a skip."""
+        there = self._project_of(task)
+        number = self._id()
+        there.annotations[number] = {
+            "id": number,
+            "task": task,
+            "result": [] if choice is None else [self._result(choice)],
+            "was_cancelled": choice is None,
+            "ground_truth": ground_truth,
+            "completed_by": annotator,
+            "updated_at": self._time(),
+        }
+        self._count(there, task)
+        return self._event(
+            "ANNOTATION_CREATED", there, annotation=dict(there.annotations[number]), task=dict(there.tasks[task])
+        )
+
+    def skip(self, task: int, annotator: int = 1) -> Json:
+        return self.annotate(task, None, annotator)
+
+    def change_annotation(self, number: int, choice: str) -> Json:
+        there = next(p for p in self.projects.values() if number in p.annotations)
+        annotation = there.annotations[number]
+        annotation |= {"result": [self._result(choice)], "was_cancelled": False, "updated_at": self._time()}
+        self._count(there, annotation["task"])
+        return self._event(
+            "ANNOTATION_UPDATED", there, annotation=dict(annotation), task=dict(there.tasks[annotation["task"]])
+        )
+
+    def delete_annotation(self, number: int) -> Json:
+        there = next(p for p in self.projects.values() if number in p.annotations)
+        task = there.annotations.pop(number)["task"]
+        self._count(there, task)
+        return self._event("ANNOTATIONS_DELETED", there, annotations=[{"id": number}])
+
+    def delete_tasks(self, *tasks: int) -> Json:
+        there = self._project_of(tasks[0])
+        for task in tasks:
+            del there.tasks[task]
+        there.annotations = {n: a for n, a in there.annotations.items() if a["task"] in there.tasks}
+        for version in there.predictions.values():
+            for task in tasks:
+                version.pop(task, None)
+        return self._event("TASKS_DELETED", there, tasks=[{"id": task} for task in tasks])
+
+    def change_image(self, task: int, seed: int) -> Json:
+        there = self._project_of(task)
+        ref = f"/data/upload/{task}-{seed}.png"
+        self.files[ref] = picture(seed)
+        there.tasks[task] |= {"data": {"image": ref}, "updated_at": self._time()}
+        return self._event("TASKS_UPDATED", there, tasks=[dict(there.tasks[task])])
+
+    def change_project(self, project: int, **fields: str) -> Json:
+        there = self.projects[project]
+        for name, value in {**fields, "updated_at": self._time()}.items():
+            setattr(there, name, value)
+        return self._event("PROJECT_UPDATED", there)
+
+    def press_train(self, project: int) -> Json:
+        return self._event("START_TRAINING", self.projects[project])
+
+    # what annotators are served
+
+    def served(self, project: int) -> list[int]:
+        """Unlabelled tasks in the order in which uncertainty sampling serves those with a score."""
+        there = self.projects[project]
+        version = there.predictions.get(there.model_version, {})
+        scores = {task: float(np.mean([p["score"] for p in found])) for task, found in version.items()}
+        done = {a["task"] for a in there.annotations.values()}
+        return sorted((t for t in scores if t not in done), key=lambda t: (scores[t], t))
+
+    def versions(self, project: int) -> list[str]:
+        return sorted(version for version, found in self.projects[project].predictions.items() if found)
+
+    def called(self, name: str) -> list[tuple[Any, ...]]:
+        return [call for call in self.calls if call[0] == name]
+
+    # the client's side
+
+    def project(self, project: int) -> ProjectInfo:
+        there = self._call("project", project)
+        skips = sum(a["was_cancelled"] for a in there.annotations.values())
+        return ProjectInfo(
+            id=there.id,
+            title=there.title,
+            label_config=there.label_config,
+            sampling=there.sampling,
+            model_version=there.model_version,
+            task_count=len(there.tasks),
+            annotation_count=len(there.annotations) - skips,
+            skipped_count=skips,
+        )
+
+    def tasks(self, project: int, image_key: str, page_size: int = 3) -> Iterator[list[Task]]:
+        last = 0
+        while True:
+            there = self._call("tasks", project)
+            page = sorted(number for number in there.tasks if number > last)[:page_size]
+            if not page:
+                return
+            yield [task_from_json(there.tasks[number], image_key) for number in page]
+            last = page[-1]
+
+    def annotations(self, project: int, tasks: Sequence[int] | None = None) -> Iterator[list[Annotation]]:
+        there = self._call("annotations", project, None if tasks is None else tuple(tasks))
+        yield [
+            annotation_from_json(a) for _, a in sorted(there.annotations.items()) if tasks is None or a["task"] in tasks
+        ]
+
+    def existing_tasks(self, project: int, tasks: Sequence[int]) -> set[int]:
+        return set(tasks) & set(self._call("existing_tasks", project).tasks)
+
+    def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
+        there = self._call("import_predictions", project, [p["task"] for p in predictions])
+        if any(p["task"] not in there.tasks for p in predictions):
+            raise PredictionsRejected("Label Studio answered 400: a task is gone")
+        choices = parse(there.label_config, ())
+        created = 0
+        for prediction in predictions:
+            chosen = [c for r in prediction["result"] for c in r["value"]["choices"]]
+            bad = not 0 <= prediction["score"] <= 1 or not set(chosen) <= {*choices.classes, *choices.invalid}
+            if bad or prediction["task"] in self.refused_tasks or (chosen and self.drop_every_choice):
+                continue
+            version = there.predictions.setdefault(prediction["model_version"], {})
+            version.setdefault(prediction["task"], []).append(dict(prediction))
+            created += 1
+        self._maybe_fail("import_predictions, landed")
+        return created
+
+    def tasks_with_prediction(self, project: int, version: str, tasks: Sequence[int]) -> set[int]:
+        there = self._call("tasks_with_prediction", project)
+        return set(tasks) & set(there.predictions.get(version, {}))
+
+    def set_model_version(self, project: int, version: str) -> None:
+        there = self._call("set_model_version", project, version)
+        if not there.predictions.get(version):
+            raise LabelStudioError(f"Label Studio answered 400: there are no predictions of {version}")
+        there.model_version = version
+
+    def delete_model_version(self, project: int, version: str) -> None:
+        there = self._call("delete_model_version", project, version)
+        there.predictions.pop(version, None)
+
+    def set_sampling(self, project: int, sampling: str) -> None:
+        there = self._call("set_sampling", project, sampling)
+        there.sampling, there.updated_at = sampling, self._time()
+
+    def ensure_tab(self, project: int, title: str, ordering: Sequence[str]) -> bool:
+        there = self._call("ensure_tab", project, title)
+        made = title not in there.tabs
+        there.tabs += [title] * made
+        return made
+
+    def ensure_webhook(self, project: int, url: str, headers: Mapping[str, str]) -> str:
+        there = self._call("ensure_webhook", project, url)
+        was, there.webhooks[url] = there.webhooks.get(url), headers
+        return "created" if was is None else "present" if was == headers else "repaired"
+
+    def fetch_bytes(self, path_or_url: str, limit_bytes: int, timeout_seconds: float | None = None) -> bytes:
+        self.calls.append(("fetch_bytes", 0, path_or_url))
+        if isinstance(self.failing, LabelStudioUnavailable | LabelStudioRefused):
+            raise ImageError(str(self.failing), transient=isinstance(self.failing, LabelStudioUnavailable))
+        found = self.files.get(path_or_url, ImageError("Label Studio answered 404 for the image"))
+        if isinstance(found, ImageError):
+            raise found
+        return found
+
+    # inside
+
+    def _call(self, name: str, project: int, *more: Any) -> FakeProject:
+        self.calls.append((name, project, *more))
+        if self.slow_seconds:
+            time.sleep(self.slow_seconds)
+        if self.failing is not None:
+            raise self.failing
+        self._maybe_fail(name)
+        if project not in self.projects:
+            raise NotFoundInLabelStudio(f"Label Studio has no such thing ({name})")
+        return self.projects[project]
+
+    def _maybe_fail(self, name: str) -> None:
+        left, error = self.fail_after.get(name, (-1, LabelStudioError("")))
+        if left == 0:
+            del self.fail_after[name]
+            raise error
+        if left > 0:
+            self.fail_after[name] = (left - 1, error)
+
+    def _id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _time(self) -> str:
+        self._now += timedelta(seconds=1)
+        return self._now.isoformat()
+
+    def _project_of(self, task: int) -> FakeProject:
+        return next(p for p in self.projects.values() if task in p.tasks)
+
+    def _count(self, there: FakeProject, task: int) -> None:
+        skips = [a["was_cancelled"] for a in there.annotations.values() if a["task"] == task]
+        counts = {"total_annotations": skips.count(False), "cancelled_annotations": skips.count(True)}
+        there.tasks[task] |= {**counts, "updated_at": self._time()}
+
+    @staticmethod
+    def _result(choice: str) -> Json:
+        return {"from_name": "class", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+
+    @staticmethod
+    def _event(action: str, there: FakeProject, **payload: Any) -> Json:
+        names = ("id", "title", "label_config", "sampling", "model_version", "updated_at")
+        return {"action": action, **payload, "project": {name: getattr(there, name) for name in names}}

@@ -1,0 +1,188 @@
+"""One backend in one process, without its threads: live projects over a store, driven step by step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from neat_backend.core.features import to_grid
+from neat_backend.errors import TrainingError
+from neat_backend.labelstudio.events import parse_webhook
+from neat_backend.live import LiveProject
+from neat_backend.records import Project
+from neat_backend.settings import Settings
+from neat_backend.store import inbox, projects, tasks
+from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store.database import Database
+from neat_backend.training import TrainingJob, TrainingResult
+from tests.fake_label_studio import FakeLabelStudio
+
+PROJECT = 7
+
+
+class FakeEncoder:
+    """Features are the colours of a picture's quarters."""
+
+    key = "fake"
+    dim = 12
+
+    def __init__(self) -> None:
+        self.encoded = 0  # images
+        self.before_encoding: Callable[[], None] = lambda: None
+
+    def preprocess(self, image: Image.Image) -> Any:
+        import torch
+
+        return torch.from_numpy(np.array(image.resize((2, 2), Image.Resampling.BOX), np.float32))
+
+    def encode(self, batch: Any) -> NDArray[np.float32]:
+        self.before_encoding()
+        self.encoded += len(batch)
+        return to_grid(batch.numpy().reshape(len(batch), -1) - 127.25)
+
+
+class FakeTraining:
+    """A training that ends when it is told to: probabilities that depend on the task alone, no model."""
+
+    running: ClassVar[list[FakeTraining]] = []
+
+    def __init__(self, job: TrainingJob, folder: Path, *, time_limit_seconds: float = 0) -> None:
+        self.job = job
+        self.result: TrainingResult | TrainingError | None = None
+        self.labels: dict[int, int] = {}
+        self.stopped = False
+
+    def start(self, ids: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
+        self.labels = dict(zip(ids.tolist(), codes.tolist(), strict=True))
+        FakeTraining.running.append(self)
+
+    def succeed(self) -> None:
+        arrays = ProjectArrays(Path(self.job.data_dir), self.job.project)
+        images = arrays.load(f"images/{self.job.image_size}")
+        values = [
+            np.random.default_rng(t + self.job.round).dirichlet(np.ones(len(self.job.classes))) for t in images.ids
+        ]
+        arrays.append(
+            f"probabilities/{self.job.round:06d}", images.ids, images.keys, np.array(values, np.float32)
+        )  # fmt: skip
+        self.result = TrainingResult(0, 0, 0.1, 1.0, 1, len(self.labels))
+
+    def fail(self, reason: str) -> None:
+        self.result = TrainingError(reason)
+
+    def poll(self) -> TrainingResult | None:
+        if self.stopped:
+            raise TrainingError("the training process was ended by SIGTERM")
+        if isinstance(self.result, TrainingError):
+            raise self.result
+        return self.result
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@cache
+def _migrated() -> Path:
+    """A database that is copied rather than migrated each time."""
+    path = Path(mkdtemp(prefix="neat-template-")) / "neat.sqlite3"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.dispose()
+    return path
+
+
+class Backend:
+    """Store, data folder, encoder and a Label Studio; `live()` as often as a worker starts."""
+
+    def __init__(
+        self, folder: Path, server: FakeLabelStudio, database: Database | None = None,
+        numbers: Sequence[int] = (PROJECT,), **fields: Any,
+    ) -> None:  # fmt: skip
+        values = {
+            "k": 2, "batch_size": 4, "image_size": 16, "epochs": 1, "seed": 3, "encode_batch_size": 4, "downloads": 2,
+            "publish_interval_seconds": 0, "publish_tail": 0, "reconcile_seconds": 0, "device": "cpu", **fields,
+        }  # fmt: skip
+        self.settings = Settings.from_env({}, data_dir=folder / "data", **values)
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        if database is None:
+            shutil.copy(_migrated(), self.settings.data_dir / "neat.sqlite3")
+            database = Database(self.settings.sqlalchemy_url)
+        self.database = database
+        self.server, self.encoder = server, FakeEncoder()
+        with self.database.begin() as conn:
+            for number in numbers:
+                projects.save_connection(
+                    conn, number, label_config=server.projects[number].label_config, backend_url="http://neat:9090"
+                )
+
+    def deliver(self, body: dict[str, Any]) -> int:
+        """As the web process takes a webhook."""
+        webhook = parse_webhook(body)
+        return self.file(webhook.action, webhook.payload, webhook.project)
+
+    def file(self, action: str, payload: dict[str, Any] | None = None, number: int = PROJECT) -> int:
+        with self.database.begin() as conn:
+            return inbox.append(conn, number, action, payload or {})
+
+    def live(self, number: int = PROJECT, owner: str = "me") -> LiveProject:
+        """A worker takes the project up, whoever had it."""
+        with self.database.begin() as conn:
+            holder = projects.lease_owner(conn, number)
+            if holder is not None:
+                projects.release_lease(conn, number, holder)
+            assert projects.acquire_lease(conn, number, owner, 3600)
+        made = LiveProject(
+            self.project(number), owner, self.settings.for_project(self.project(number).extra_params), self.database,
+            lambda: cast(Any, self.encoder), lambda project: cast(Any, self.server),
+        )  # fmt: skip
+        made.load()
+        return made
+
+    def project(self, number: int = PROJECT) -> Project:
+        with self.database.read() as conn:
+            found = projects.get(conn, number)
+        assert found is not None
+        return found
+
+    def counts(self, number: int = PROJECT) -> tasks.TaskCounts:
+        with self.database.read() as conn:
+            return tasks.counts(conn, number)
+
+    def close(self) -> None:
+        self.database.dispose()
+
+
+def take_in(live: LiveProject) -> None:
+    """Events, reading and embedding, until nothing is left."""
+    for _ in range(200):
+        if not (live.apply_step() | live.bulk_step()):
+            return
+    raise AssertionError("there is no end to it")
+
+
+def settle(live: LiveProject) -> None:
+    """The same, and the order is published."""
+    take_in(live)
+    for _ in range(20):
+        if live.publish_step() and not live._sync_wanted:
+            return
+        take_in(live)
+    raise AssertionError("the order is not served")
+
+
+def state(live: LiveProject) -> tuple[Any, ...]:
+    """What must not depend on the way that led here."""
+    assert live._engine is not None
+    with live.lock:
+        ranking = live._engine.ranking()
+        columns = [getattr(ranking, name).tolist() for name in vars(ranking) if name != "classes"]
+        neighbours = [live._engine.neighbours(task) for task in ranking.ids.tolist()]
+        return columns, ranking.classes, neighbours, live._engine.head(), live._engine.labels(), live._engine.counts()

@@ -1,0 +1,850 @@
+"""A live project, step by step: whatever Label Studio sends, and whenever the process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from neat_backend import live as live_module
+from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, StoreError
+from neat_backend.labelstudio import images
+from neat_backend.live import LiveProject
+from neat_backend.records import RETRY_IMAGES, Label
+from neat_backend.store import inbox, projects, tasks
+from tests.fake_label_studio import (
+    CONFIG,
+    NOTHING_TO_CHOOSE,
+    WITHOUT_INVALID,
+    FakeLabelStudio,
+    Json,
+    label_config,
+    picture,
+)
+from tests.living import PROJECT, Backend, FakeTraining, settle, state, take_in
+
+AWAY = LabelStudioUnavailable("Label Studio is away")
+
+
+@pytest.fixture
+def server() -> FakeLabelStudio:
+    server = FakeLabelStudio()
+    server.add_project(PROJECT)
+    return server
+
+
+@pytest.fixture
+def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
+    backend = Backend(tmp_path, server)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def live(server: FakeLabelStudio, backend: Backend) -> LiveProject:
+    """Twelve tasks, read, embedded and published."""
+    server.import_tasks(PROJECT, 12)
+    live = backend.live()
+    settle(live)
+    return live
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_RETRY_AFTER_SECONDS", ())
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[FakeTraining]:
+    """Those that were begun."""
+    monkeypatch.setattr("neat_backend.rounds.TrainingProcess", FakeTraining)
+    FakeTraining.running.clear()
+    return FakeTraining.running
+
+
+def labels(live: LiveProject) -> dict[int, Label]:
+    assert live._engine is not None
+    return live._engine.labels()
+
+
+def settled(backend: Backend) -> LiveProject:
+    """As after a restart."""
+    live = backend.live()
+    settle(live)
+    return live
+
+
+def in_engine(live: LiveProject) -> set[int]:
+    assert live._engine is not None
+    return set(live._engine.tasks())
+
+
+def image_state(backend: Backend, task: int) -> str:
+    with backend.database.read() as conn:
+        return {t: s for t, _, s in tasks.task_images(conn, PROJECT)}[task]
+
+
+# the invariants
+
+KINDS = ["import", "label", "label", "label", "skip", "change", "unlabel", "delete", "image", "config", "with-labels"]
+DOINGS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 2**16)), min_size=1, max_size=12)
+CONFIGS = (CONFIG, WITHOUT_INVALID, label_config("dog", "owl", "invalid"), NOTHING_TO_CHOOSE)
+
+
+def do(server: FakeLabelStudio, doing: str, number: int) -> Json | None:
+    """Somebody does something in Label Studio; the webhook that it sends."""
+    there = server.projects[PROJECT]
+    some = sorted(there.tasks)
+    answered = sorted(there.annotations)
+    choice = ("dog", "cat", "invalid")[number % 3]
+    if doing == "import":
+        return server.import_tasks(PROJECT, 1 + number % 3)
+    if doing == "with-labels":
+        return server.import_tasks(PROJECT, 3, annotated=[choice, "dog"])
+    if doing == "label" and some:
+        return server.annotate(some[number % len(some)], choice, annotator=1 + number % 2, ground_truth=number % 7 == 0)
+    if doing == "skip" and some:
+        return server.skip(some[number % len(some)])
+    if doing == "change" and answered:
+        return server.change_annotation(answered[number % len(answered)], choice)
+    if doing == "unlabel" and answered:
+        return server.delete_annotation(answered[number % len(answered)])
+    if doing == "delete" and some:
+        return server.delete_tasks(*some[number % len(some) :][:2])
+    if doing == "image" and some:
+        return server.change_image(some[number % len(some)], number)
+    if doing == "config":
+        return server.change_project(PROJECT, label_config=CONFIGS[number % 3])
+    return None
+
+
+def read_anew(folder: str, server: FakeLabelStudio) -> tuple[Any, ...]:
+    """The state of a backend that has never seen an event."""
+    anew = Backend(Path(folder), server)
+    live = anew.live()
+    take_in(live)
+    anew.close()
+    return state(live)
+
+
+def some_server() -> FakeLabelStudio:
+    server = FakeLabelStudio()
+    server.add_project(PROJECT)
+    server.import_tasks(PROJECT, 5, annotated=["dog", "cat"])
+    return server
+
+
+FEW = hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@FEW
+@given(doings=DOINGS, pauses=st.integers(1, 6))
+def test_after_any_stream_of_events_the_state_is_that_of_a_project_read_anew(
+    doings: list[tuple[str, int]], pauses: int
+) -> None:
+    server = some_server()
+    with tempfile.TemporaryDirectory() as folder:
+        backend = Backend(Path(folder) / "a", server)
+        live = backend.live()
+        take_in(live)
+        reads = len(server.called("tasks"))
+        for at, (doing, number) in enumerate(doings):
+            body = do(server, doing, number)
+            for _ in range(2 if number % 5 == 0 else 1):  # some come twice
+                if body is not None:
+                    backend.deliver(body)
+            if at % pauses == 0:
+                take_in(live)
+        take_in(live)
+        assert len(server.called("tasks")) == reads, "events alone were enough"
+        assert state(live) == read_anew(folder + "/b", server)
+        counts = backend.counts()
+        assert live._engine is not None
+        known, invalid, unlabelled = vars(live._engine.counts()).values()
+        assert known + invalid + unlabelled == counts.tasks == counts.ready == len(server.projects[PROJECT].tasks)
+        backend.close()
+
+
+@FEW
+@given(doings=DOINGS, order=st.randoms(use_true_random=False))
+def test_events_in_any_order_come_to_the_same_once_counters_are_compared(
+    doings: list[tuple[str, int]], order: random.Random
+) -> None:
+    server = some_server()
+    with tempfile.TemporaryDirectory() as folder:
+        backend = Backend(Path(folder) / "a", server, reconcile_seconds=60)
+        live = backend.live()
+        take_in(live)
+        bodies = [body for doing in doings if (body := do(server, *doing)) is not None]
+        bodies += [body for body in bodies if order.random() < 0.3]
+        order.shuffle(bodies)
+        for body in bodies:
+            backend.deliver(body)
+        take_in(live)
+        live._reconcile()
+        take_in(live)
+        assert state(live) == read_anew(folder + "/b", server)
+        backend.close()
+
+
+@FEW
+@given(
+    doings=DOINGS, deaths=st.lists(st.sampled_from(["", "", "idle", "stored", "embedding"]), min_size=12, max_size=12)
+)
+def test_a_process_that_dies_at_any_moment_leaves_the_state_of_one_that_did_not(
+    doings: list[tuple[str, int]], deaths: list[str]
+) -> None:
+    server = some_server()
+    with tempfile.TemporaryDirectory() as folder:
+        backend = Backend(Path(folder) / "a", server)
+        live = backend.live()
+        take_in(live)
+        for (doing, number), death in zip(doings, deaths, strict=False):
+            body = do(server, doing, number)
+            if body is not None:
+                backend.deliver(body)
+            if death == "stored":  # between the store's commit and the engine
+                with backend.database.read() as conn:
+                    waiting = inbox.pending(conn, PROJECT)
+                if waiting:
+                    live._store(waiting)
+                server.failing = AWAY  # nothing can be read: the store alone has to do
+            elif death == "embedding":
+                live.apply_step()
+
+                def die() -> None:
+                    raise MemoryError("killed")
+
+                backend.encoder.before_encoding = die
+                with contextlib.suppress(MemoryError):
+                    take_in(live)
+                backend.encoder.before_encoding = lambda: None
+            if death:
+                live = backend.live()
+                while live.apply_step():
+                    pass
+            server.failing = None
+            take_in(live)
+            if death:
+                assert state(live) == read_anew(tempfile.mkdtemp(dir=folder), server)
+        backend.close()
+
+
+def test_labels_are_there_after_a_death_though_label_studio_is_away(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    for task, choice in ((1, "dog"), (2, "invalid"), (3, "cat")):
+        backend.deliver(server.annotate(task, choice))
+    with backend.database.read() as conn:
+        live._store(inbox.pending(conn, PROJECT))  # and the engine never hears of it
+    again = backend.live()
+    live._be_stale()
+    live.apply_step()
+    assert state(again) == state(live)
+    assert labels(again) == {1: Label(1, "dog"), 2: Label(2, invalid=True), 3: Label(3, "cat")}
+
+
+def test_a_database_that_fails_between_the_commit_and_the_engine_loses_nothing(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.deliver(server.annotate(1, "dog"))
+
+    def down(*_: object) -> Any:
+        raise StoreError("the database is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live_module.sync, "resolve_labels", down)
+        with pytest.raises(StoreError):
+            live.apply_step()
+        with pytest.raises(StoreError):
+            live.apply_step()
+    assert not live.apply_step()  # no event is left to bring it up again
+    assert labels(live) == {1: Label(1, "dog")}
+
+
+def test_known_invalid_and_unlabelled_are_disjoint_and_cover_the_tasks(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    for task, choice in ((1, "dog"), (2, "invalid"), (3, None), (4, "cat")):
+        backend.deliver(server.annotate(task, choice))
+    take_in(live)
+    assert live._engine is not None
+    pool = set(live._engine.ranking().ids.tolist())
+    known = {t for t, x in labels(live).items() if x.choice is not None}
+    invalid = {t for t, x in labels(live).items() if x.invalid}
+    assert (known, invalid) == ({1, 4}, {2})
+    assert pool == set(range(1, 13)) - known - invalid
+
+
+# images
+
+
+def test_a_broken_image_fails_its_task_with_the_reason_and_nothing_else(
+    server: FakeLabelStudio, backend: Backend
+) -> None:
+    server.import_tasks(PROJECT, 6)
+    server.files["/data/upload/2.png"] = b"<html>please log in"
+    server.files["/data/upload/4.png"] = ImageError("Label Studio answered 404 for the image")
+    live = backend.live()
+    settle(live)
+    with backend.database.read() as conn:
+        failed = {f.task: f.error for f in tasks.failed_images(conn, PROJECT)}
+    assert set(failed) == {2, 4}
+    assert "web page" in failed[2]
+    assert "404" in failed[4]
+    assert in_engine(live) == {1, 3, 5, 6}
+    assert backend.project().state == projects.READY
+
+
+def test_failed_images_are_tried_again_when_asked_for(server: FakeLabelStudio, backend: Backend) -> None:
+    server.import_tasks(PROJECT, 3)
+    server.files["/data/upload/2.png"] = b"not an image"
+    live = backend.live()
+    take_in(live)
+    server.files["/data/upload/2.png"] = picture(2)
+    take_in(live)
+    assert in_engine(live) == {1, 3}
+    backend.file(RETRY_IMAGES)
+    take_in(live)
+    assert in_engine(live) == {1, 2, 3}
+    assert backend.counts().failed == 0
+    assert backend.encoder.encoded == 3
+
+
+def test_a_failure_that_may_pass_is_tried_three_times(
+    server: FakeLabelStudio, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.import_tasks(PROJECT, 3)
+    server.files["/data/upload/2.png"] = ImageError("the storage took too long", transient=True)
+    live = backend.live()
+    take_in(live)
+    assert image_state(backend, 2) == "pending"
+    assert live.is_busy()  # not to be put away: nobody would try again
+    assert live._engine is not None
+    assert len(live._engine) == 2
+    take_in(live)
+    assert len([c for c in server.called("fetch_bytes") if c[2].endswith("/2.png")]) == 1  # not before its time
+    for _ in range(2):
+        assert image_state(backend, 2) == "pending"
+        live._retry_images_at = 0.0
+        live.bulk_step()
+    assert image_state(backend, 2) == "failed"
+    with backend.database.read() as conn:
+        assert tasks.failed_images(conn, PROJECT)[0].error == "the storage took too long"
+
+
+def test_a_failure_that_passes_leaves_no_trace(server: FakeLabelStudio, backend: Backend) -> None:
+    server.import_tasks(PROJECT, 3)
+    server.files["/data/upload/2.png"] = ImageError("the storage took too long", transient=True)
+    live = backend.live()
+    take_in(live)
+    server.files["/data/upload/2.png"] = picture(2)
+    live._retry_images_at = 0.0
+    settle(live)
+    assert in_engine(live) == {1, 2, 3}
+    assert not live.is_busy()
+
+
+def test_an_image_is_encoded_once_whatever_happens_to_its_task(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    assert backend.encoder.encoded == 12
+    backend.deliver(server.annotate(3, "dog"))
+    backend.deliver(server.change_annotation(max(server.projects[PROJECT].annotations), "cat"))
+    settle(live)
+    for _ in range(2):
+        live = backend.live()
+        settle(live)
+    assert backend.encoder.encoded == 12
+    assert len(in_engine(live)) == 12
+
+
+def test_a_task_with_another_image_is_embedded_again_and_keeps_its_label(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    backend.deliver(server.annotate(3, "dog"))
+    backend.deliver(server.change_image(3, seed=99))
+    settle(live)
+    assert backend.encoder.encoded == 13
+    assert labels(live) == {3: Label(3, "dog")}
+    assert state(live) == state(settled(backend))
+    assert backend.encoder.encoded == 13
+
+
+@pytest.mark.parametrize("at", ["encoding", "storing"])
+def test_a_task_that_is_deleted_while_it_is_embedded_stays_away(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.deliver(server.import_tasks(PROJECT, 2))
+    live.apply_step()
+    done = []
+
+    def delete() -> None:
+        if not done:
+            done.append(backend.deliver(server.delete_tasks(13)))
+            live.apply_step()
+
+    if at == "encoding":
+        backend.encoder.before_encoding = delete
+    else:
+        original = live_module.tasks.images_of
+
+        def images_of(conn: Any, project: int, ids: Any) -> Any:
+            return {t: ref for t, ref in original(conn, project, ids).items() if t != 13 or done}
+
+        monkeypatch.setattr(live_module.tasks, "images_of", images_of)
+        live.bulk_step()
+        delete()
+    take_in(live)
+    assert done
+    assert in_engine(live) == {*range(1, 13), 14}
+    assert backend.counts().tasks == 13
+
+
+def test_an_image_that_changes_while_it_is_embedded_is_not_taken_for_the_new_one(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.deliver(server.import_tasks(PROJECT, 1))
+    live.apply_step()
+    changes = [99]
+    original = live_module.tasks.set_image_state
+    with monkeypatch.context() as patch:
+
+        def late(conn: Any, project: int, ids: Any, *rest: Any) -> None:
+            # What an event's transaction would do just before this one.
+            if 13 in ids and changes:
+                body = server.change_image(13, changes.pop())
+                task = live_module.ls_events.task_from_json(body["tasks"][0], "image")
+                tasks.upsert_tasks(conn, project, [task], 10**6)
+            original(conn, project, ids, *rest)
+
+        patch.setattr(live_module.tasks, "set_image_state", late)
+        live.bulk_step()
+    assert not changes
+    assert image_state(backend, 13) == "pending"
+    take_in(live)
+    assert state(live) == state(settled(backend))
+
+
+def test_a_task_that_is_deleted_while_the_project_is_read_does_not_come_back(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = live_module.tasks.task_images
+
+    def task_images(conn: Any, project: int) -> Any:
+        found = original(conn, project)
+        if 5 in server.projects[PROJECT].tasks:
+            backend.deliver(server.delete_tasks(5))
+            thread = live_module.threading.Thread(target=live.apply_step)
+            thread.start()
+            thread.join(0.5)  # waits for the engine, if all is well
+        return found
+
+    monkeypatch.setattr(live_module.tasks, "task_images", task_images)
+    live._sync_wanted = True
+    live.bulk_step()
+    for _ in range(100):
+        if not live.apply_step() and 5 not in in_engine(live):
+            break
+        live_module.time.sleep(0.02)
+    assert 5 not in in_engine(live)
+
+
+def test_arrays_that_were_lost_are_made_again(server: FakeLabelStudio, backend: Backend, live: LiveProject) -> None:
+    before = state(live)
+    live.arrays.drop("features/fake")
+    again = settled(backend)
+    assert state(again) == before
+    assert backend.encoder.encoded == 24
+
+
+# events
+
+
+def test_a_poison_event_is_set_aside_and_those_behind_it_are_applied(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = backend.deliver(server.annotate(1, "dog"))
+    poison = backend.deliver(server.annotate(2, "dog"))
+    last = backend.deliver(server.annotate(3, "cat"))
+    original = live_module.ls_events.changes
+
+    def changes(event: Any, image_key: str) -> Any:
+        if event.id == poison:
+            raise ValueError("what is this?")
+        return original(event, image_key)
+
+    monkeypatch.setattr(live_module.ls_events, "changes", changes)
+    for attempt in range(3):
+        assert live.apply_step()
+        with backend.database.read() as conn:
+            assert bool(inbox.set_aside_events(conn, PROJECT)) == (attempt == 2)
+        assert set(labels(live)) == ({1} if attempt < 2 else {1, 3})
+    with backend.database.read() as conn:
+        (event, reason), *rest = inbox.set_aside_events(conn, PROJECT)
+    assert (event.id, reason, rest) == (poison, "ValueError: what is this?", [])
+    assert first < poison < last == live._applied == backend.project().applied_event
+    assert not live.apply_step()
+
+
+def test_a_poison_event_at_the_end_does_not_hold_up_the_published_event(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = backend.deliver(server.annotate(2, "dog"))
+
+    def changes(*_: object) -> Any:
+        raise ValueError("what is this?")
+
+    monkeypatch.setattr(live_module.ls_events, "changes", changes)
+    settle(live)
+    assert backend.project().published_event == poison
+
+
+def test_tasks_imported_with_their_annotations_are_labelled(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    backend.deliver(server.import_tasks(PROJECT, 3, annotated=["cat", "invalid"]))
+    settle(live)
+    assert labels(live) == {13: Label(13, "cat"), 14: Label(14, invalid=True)}
+    assert in_engine(live) == set(range(1, 16))
+
+
+def test_annotations_that_could_not_be_read_are_read_later(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    backend.deliver(server.import_tasks(PROJECT, 3, annotated=["cat"]))
+    server.failing = AWAY
+    live.apply_step()
+    with pytest.raises(LabelStudioUnavailable):
+        live.bulk_step()
+    server.failing = None
+    take_in(live)
+    assert labels(live) == {13: Label(13, "cat")}
+
+
+def test_a_skip_is_invalid_only_without_a_choice_for_it(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    backend.deliver(server.skip(1))
+    take_in(live)
+    assert labels(live) == {}
+    backend.deliver(server.change_project(PROJECT, label_config=WITHOUT_INVALID))
+    take_in(live)
+    assert labels(live) == {1: Label(1, invalid=True)}
+    backend.deliver(server.change_project(PROJECT, label_config=CONFIG))
+    take_in(live)
+    assert labels(live) == {}
+
+
+# the project's settings
+
+
+def test_classes_appear_and_vanish_with_the_label_config(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    backend.deliver(server.annotate(1, "dog"))
+    backend.deliver(server.annotate(2, "cat"))
+    backend.deliver(server.change_project(PROJECT, label_config=label_config("cat", "owl", "invalid")))
+    settle(live)
+    assert live._engine is not None
+    assert live._engine.classes == ("cat", "owl")
+    assert labels(live) == {2: Label(2, "cat")}
+    backend.deliver(server.annotate(3, "owl"))
+    backend.deliver(server.change_project(PROJECT, label_config=label_config("dog", "cat", "owl", "invalid")))
+    settle(live)
+    assert labels(live) == {1: Label(1, "dog"), 2: Label(2, "cat"), 3: Label(3, "owl")}
+    assert state(live) == state(settled(backend))
+
+
+def test_a_label_config_that_cannot_be_used_is_shown_and_the_old_one_stays(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    backend.deliver(server.change_project(PROJECT, label_config=NOTHING_TO_CHOOSE))
+    backend.deliver(server.annotate(1, "dog"))
+    take_in(live)
+    assert backend.project().state == projects.BLOCKED
+    assert "no Choices tag" in backend.project().detail
+    assert labels(live) == {1: Label(1, "dog")}
+    backend.deliver(server.change_project(PROJECT, label_config=CONFIG))
+    take_in(live)
+    assert (backend.project().state, backend.project().detail) == (projects.READY, "")
+
+
+def test_a_project_whose_label_config_cannot_be_used_becomes_live_once_it_is_repaired(
+    server: FakeLabelStudio, backend: Backend
+) -> None:
+    server.change_project(PROJECT, label_config=NOTHING_TO_CHOOSE)
+    with backend.database.begin() as conn:
+        projects.update(conn, PROJECT, label_config=NOTHING_TO_CHOOSE)
+    with pytest.raises(BadLabelConfig):
+        backend.live()
+    server.change_project(PROJECT, label_config=CONFIG)
+    server.import_tasks(PROJECT, 2)
+    assert in_engine(settled(backend)) == {1, 2}
+
+
+def test_an_older_word_on_the_label_config_does_not_undo_a_newer_one(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    overtaken = server.annotate(1, "dog")  # its webhook carries the settings of this moment
+    backend.deliver(server.change_project(PROJECT, label_config=WITHOUT_INVALID, sampling="Random", title="zoo"))
+    live.apply_step()
+    backend.deliver(overtaken)
+    live.apply_step()
+    assert live._config is not None
+    assert live._config.invalid == ()
+    project = backend.project()
+    assert (project.label_config, project.sampling, project.title) == (WITHOUT_INVALID, "Random", "zoo")
+
+
+def test_events_from_before_the_project_was_read_do_not_undo_its_settings(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    backend.deliver(server.annotate(1, "dog"))
+    server.change_project(PROJECT, label_config=WITHOUT_INVALID)  # its own webhook was lost
+    live._sync_wanted = True
+    live.bulk_step()
+    live.apply_step()
+    assert live._config is not None
+    assert live._config.invalid == ()
+    assert backend.project().label_config == WITHOUT_INVALID
+
+
+def test_sampling_is_set_at_the_first_connection_and_followed_from_then_on(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    assert server.projects[PROJECT].sampling == "Uncertainty sampling"
+    assert server.projects[PROJECT].tabs == ["NEAT: next batch"]
+    backend.deliver(server.change_project(PROJECT, sampling="Sequential sampling"))
+    settle(live)
+    settle(backend.live())
+    assert len(server.called("set_sampling")) == 1
+    assert server.projects[PROJECT].sampling == backend.project().sampling == "Sequential sampling"
+    head = server.called("import_predictions")[-1][2]
+    written = server.projects[PROJECT].predictions[server.projects[PROJECT].model_version]
+    assert [written[t][0]["score"] for t in head] == sorted((written[t][0]["score"] for t in head), reverse=True)
+
+
+def test_a_project_that_is_not_to_be_configured_is_left_as_it_is(server: FakeLabelStudio, tmp_path: Path) -> None:
+    backend = Backend(tmp_path, server, configure_project=False)
+    server.import_tasks(PROJECT, 3)
+    settle(backend.live())
+    assert server.projects[PROJECT].sampling == "Sequential sampling"
+    assert server.projects[PROJECT].tabs == []
+    backend.close()
+
+
+# lost webhooks
+
+
+@pytest.mark.parametrize("lost", ["annotate", "skip", "delete_annotation", "import_tasks", "delete_tasks", "config"])
+def test_a_lost_webhook_is_noticed_by_the_counters(server: FakeLabelStudio, tmp_path: Path, lost: str) -> None:
+    backend = Backend(tmp_path, server, reconcile_seconds=60)
+    server.import_tasks(PROJECT, 5, annotated=["dog"])
+    live = backend.live()
+    take_in(live)
+    reads = len(server.called("tasks"))
+    live._reconcile_at = 0.0
+    take_in(live)
+    assert len(server.called("tasks")) == reads  # nothing was lost
+    {
+        "annotate": lambda: server.annotate(2, "cat"),
+        "skip": lambda: server.skip(2),
+        "delete_annotation": lambda: server.delete_annotation(min(server.projects[PROJECT].annotations)),
+        "import_tasks": lambda: server.import_tasks(PROJECT, 1),
+        "delete_tasks": lambda: server.delete_tasks(1),
+        "config": lambda: server.change_project(PROJECT, label_config=WITHOUT_INVALID),
+    }[lost]()
+    take_in(live)
+    assert len(server.called("tasks")) == reads  # not before its time
+    live._reconcile_at = 0.0
+    take_in(live)
+    assert len(server.called("tasks")) > reads
+    assert state(live) == read_anew(str(tmp_path / "anew"), server)
+    backend.close()
+
+
+def test_a_difference_that_reading_again_does_not_cure_is_not_read_for_ever(
+    server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(tmp_path, server, reconcile_seconds=60)
+    server.import_tasks(PROJECT, 2)
+    live = backend.live()
+    take_in(live)
+    original = server.project
+    monkeypatch.setattr(
+        server, "project", lambda number: live_module.replace(original(number), annotation_count=5)
+    )  # fmt: skip
+    reads = len(server.called("annotations"))
+    for _ in range(4):
+        live._reconcile_at = 0.0
+        take_in(live)
+    assert len(server.called("annotations")) == reads + 1
+    backend.close()
+
+
+# serving
+
+
+def test_in_round_mode_the_batch_is_fixed_until_the_round_ends_even_over_a_restart(
+    server: FakeLabelStudio, tmp_path: Path, trainings: list[FakeTraining]
+) -> None:
+    backend = Backend(tmp_path, server, rerank="round")
+    server.import_tasks(PROJECT, 24)
+    live = backend.live()
+    settle(live)
+    batch = server.served(PROJECT)
+    assert len(batch) == 8
+    for number, task in enumerate(batch[:3]):
+        backend.deliver(server.annotate(task, ("dog", "cat")[number % 2]))
+        settle(live)
+        assert server.served(PROJECT) == batch[number + 1 :]
+    assert len(server.called("import_predictions")) == 1
+    live = backend.live()
+    settle(live)
+    assert server.served(PROJECT) == batch[3:]
+    backend.deliver(server.annotate(batch[3], "cat"))
+    settle(live)
+    assert live.rounds_step()
+    trainings[-1].succeed()
+    assert live.rounds_step()
+    settle(live)
+    assert live._engine is not None
+    assert server.served(PROJECT) == live._engine.head() != batch[4:]
+    backend.close()
+
+
+def test_in_round_mode_no_batch_is_fixed_while_only_some_images_are_in(server: FakeLabelStudio, tmp_path: Path) -> None:
+    backend = Backend(tmp_path, server, rerank="round", encode_batch_size=2)
+    server.import_tasks(PROJECT, 20)
+    live = backend.live()
+    backend.encoder.before_encoding = lambda: live.publish_step() and None
+    settle(live)
+    assert len(server.served(PROJECT)) == 8
+    assert live._engine is not None
+    assert live._batch == live._engine.head()
+    backend.close()
+
+
+def test_what_annotators_are_served_is_the_order_after_every_label(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    assert live._engine is not None
+    for number in range(8):
+        task = server.served(PROJECT)[0]
+        event = backend.deliver(server.annotate(task, ("dog", "invalid", "cat")[number % 3]))
+        settle(live)
+        served = server.served(PROJECT)
+        assert served[:4] == live._engine.head(len(served))[:4]
+        assert backend.project().published_event == event
+
+
+def test_several_projects_keep_to_themselves(server: FakeLabelStudio, tmp_path: Path) -> None:
+    server.add_project(8, label_config("owl", "invalid"))
+    backend = Backend(tmp_path, server, numbers=(PROJECT, 8))
+    server.import_tasks(PROJECT, 6)
+    server.import_tasks(8, 6)
+    seven, eight = backend.live(), backend.live(8)
+    settle(seven)
+    settle(eight)
+    before = state(eight)
+    backend.deliver(server.annotate(1, "dog"))
+    settle(seven)
+    settle(eight)
+    assert state(eight) == before
+    assert labels(seven) == {1: Label(1, "dog")}
+    backend.deliver(server.annotate(7, "owl"))
+    settle(eight)
+    assert labels(eight) == {7: Label(7, "owl")}
+    assert set(server.served(PROJECT)) == {2, 3, 4, 5, 6}
+    assert set(server.served(8)) == set(range(8, 13))
+    backend.close()
+
+
+# what people see
+
+
+def test_the_snapshot_shows_the_order_counts_and_version(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    event = backend.deliver(server.annotate(1, "dog"))
+    settle(live)
+    snapshot = live.arrays.read_snapshot("ranking")
+    assert snapshot is not None
+    assert live._engine is not None
+    assert snapshot["head"].tolist() == live._engine.head()
+    np.testing.assert_array_equal(snapshot["ids"], live._engine.ranking().ids)
+    assert (int(snapshot["labelled_known"]), int(snapshot["labelled_invalid"])) == (1, 0)
+    assert int(snapshot["event"]) == event
+    assert str(snapshot["model_version"]) == server.projects[PROJECT].model_version == backend.project().model_version
+
+
+def test_waiting_to_publish_writes_no_snapshot_over_and_over(
+    server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(tmp_path, server, publish_interval_seconds=1000)
+    server.import_tasks(PROJECT, 12)
+    live = backend.live()
+    settle(live)
+    backend.deliver(server.annotate(server.served(PROJECT)[1], "dog"))
+    backend.deliver(server.annotate(server.served(PROJECT)[0], "invalid"))
+    live.apply_step()
+    live._publishing._served.reverse()  # type: ignore[union-attr]  # another order than the one to come
+    written = []
+    original = live.arrays.write_snapshot
+    monkeypatch.setattr(live.arrays, "write_snapshot", lambda *a: (written.append(1), original(*a)))
+    for _ in range(5):
+        assert not live.publish_step()
+    assert len(written) == 1
+    assert live.is_busy()  # its last order is not published
+    backend.close()
+
+
+def test_a_state_that_could_not_be_written_is_written_later(
+    backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: object, **__: object) -> None:
+        raise StoreError("the database is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live_module.projects, "update", down)
+        with pytest.raises(StoreError):
+            live.problem("bulk", projects.AWAY, "gone")
+    live.problem("bulk", projects.AWAY, "gone")
+    assert backend.project().state == projects.AWAY
+    with monkeypatch.context() as patch:
+        patch.setattr(live_module.projects, "update", down)
+        with pytest.raises(StoreError):
+            live.solved("bulk")
+    live.bulk_step()
+    assert backend.project().state == projects.READY
+
+
+def test_the_worst_problem_is_the_one_that_is_shown(backend: Backend, live: LiveProject) -> None:
+    live.problem("tidy", projects.AWAY, "no answer")
+    live.problem("bulk", projects.BLOCKED, "wrong key")
+    live.problem("publish", projects.AWAY, "no answer")
+    assert (backend.project().state, backend.project().detail) == (projects.BLOCKED, "wrong key")
+    live.solved("bulk")
+    assert backend.project().state == projects.AWAY
+    live.solved("tidy")
+    live.solved("publish")
+    assert backend.project().state == projects.READY
+
+
+def test_a_webhook_carries_our_credentials(server: FakeLabelStudio, tmp_path: Path) -> None:
+    backend = Backend(tmp_path, server, basic_auth_user="neat", basic_auth_pass="secret")
+    take_in(backend.live())
+    assert server.projects[PROJECT].webhooks == {
+        "http://neat:9090/webhook": {"Authorization": "Basic bmVhdDpzZWNyZXQ="}
+    }
+    backend.close()
