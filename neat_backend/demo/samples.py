@@ -15,7 +15,7 @@ _NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 SIDE = 96  # pixels; the originals have 8
 
 LABEL_CONFIG = (
-    '<View>\n  <Image name="image" value="$image"/>\n'
+    '<View>\n  <Image name="image" value="$image" maxWidth="420px"/>\n'
     '  <Choices name="class" toName="image" choice="single" showInLine="true">\n'
     + "".join(f'    <Choice value="{name}"/>\n' for name in KNOWN)
     + f'    <Choice value="{INVALID}" invalid="true"/>\n  </Choices>\n</View>'

@@ -23,7 +23,8 @@ from neat_backend.store.arrays import ProjectArrays
 KNOWN = ("zero", "one", "two")
 INVALID = "something else"
 CONFIG = (
-    '<View><Image name="image" value="$image"/><Choices name="class" toName="image" choice="single">'
+    '<View><Image name="image" value="$image" maxWidth="420px"/>'
+    '<Choices name="class" toName="image" choice="single" showInLine="true">'
     + "".join(f'<Choice value="{name}"/>' for name in KNOWN)
     + f'<Choice value="{INVALID}" invalid="true"/></Choices></View>'
 )

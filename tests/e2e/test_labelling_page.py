@@ -1,0 +1,91 @@
+"""A person in a real browser presses "Label All Tasks" and gets the images in the order of the ranking."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neat_backend.demo.backend import is_ranked, labelled
+from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from tests.conftest import need
+from tests.e2e.loop import INVALID, KNOWN, Labelling, make_backend
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        need("browser", "no Chromium is on the PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        try:
+            yield browser.new_page(viewport={"width": 1280, "height": 800})
+        finally:
+            browser.close()
+
+
+def test_label_all_tasks_serves_the_ranking(
+    label_studio: LabelStudioServer, annotator: Annotator, page: Any, tmp_path: Path
+) -> None:
+    labelling = Labelling(annotator, tmp_path / "images", 40, "digits: zero, one or two?")
+    project = labelling.project
+    backend = make_backend(label_studio, tmp_path, BASIC_AUTH_USER="", BASIC_AUTH_PASS="")
+    backend.start()
+    try:
+        annotator.connect_backend(project, backend.url)
+        backend.wait_until(project, is_ranked, 120)
+        for name in KNOWN:
+            labelling.answer(next(task for task, choice in labelling.truth.items() if choice == name))
+        backend.wait_until(project, lambda now: labelled(now) == 3 and is_ranked(now))
+
+        page.goto(f"{label_studio.url}/user/login/?next=/projects/{project}/data")
+        page.fill('input[name="email"]', label_studio.username)
+        page.fill('input[name="password"]', label_studio.password)
+        page.press('input[name="password"]', "Enter")
+        answered = 3
+        with page.expect_response(lambda response: "next_task" in response.url) as served:
+            page.get_by_role("button", name="Label All Tasks").click()
+        for _ in range(3):
+            task = served.value.json()["id"]
+            assert task == backend.ranked_first(project)
+            page.wait_for_function("[...document.images].some(image => image.naturalWidth === 64)")
+            page.keyboard.press(str([*KNOWN, INVALID].index(labelling.truth[task]) + 1))
+            with page.expect_response(lambda response: "next_task" in response.url) as served:
+                page.get_by_test_id("bottombar-submit-button").click()
+            answered += 1
+            backend.wait_until(project, lambda now, n=answered: labelled(now) == n and is_ranked(now))
+            if served.value.json()["id"] != backend.ranked_first(project):
+                # It was served before the label had its effect, and stays theirs until it is answered.
+                labelling.answer(served.value.json()["id"])
+                answered += 1
+                backend.wait_until(project, lambda now, n=answered: labelled(now) == n and is_ranked(now))
+                with page.expect_response(lambda response: "next_task" in response.url) as served:
+                    page.goto(f"{label_studio.url}/projects/{project}/data")
+                    page.get_by_role("button", name="Label All Tasks").click()
+        if picture := os.environ.get("NEAT_SCREENSHOT"):
+            (tab,) = [tab for tab in annotator.tabs(project) if tab["data"]["title"] == "NEAT: next batch"]
+            page.goto(f"{label_studio.url}/projects/{project}/data?tab={tab['id']}")
+            page.get_by_text(str(backend.ranked_first(project)), exact=True).first.click()
+            page.wait_for_timeout(3000)
+            page.screenshot(path=picture)
+    except Exception:
+        page.screenshot(path=str(tmp_path / "failed.png"))
+        raise
+    finally:
+        backend.stop()
