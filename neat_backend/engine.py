@@ -21,6 +21,7 @@ UNLABELLED = -3  # a row's code when its task has no label; never the code of a 
 
 _PRIORITY_STEPS = 2.0**32  # priorities nearer to each other than this count as equal
 _TIE_STEPS = 2.0**20
+_FEW_ROWS = 10_000  # beyond so many rows scored anew, looking through the whole pool is as fast
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ class Engine:
         self._known = np.zeros(0, np.int16)
         self._candidate = np.zeros(0, bool)
         self._order = np.zeros(0)
+        self._kept: Rows = np.zeros(0, np.int32)  # the best rows when they were last selected
+        self._floor = np.inf  # no other row was above this then
+        self._touched: list[Rows] = []  # rows scored anew since
 
     def __len__(self) -> int:
         """Tasks with features."""
@@ -164,12 +168,35 @@ class Engine:
     def head(self, n: int | None = None) -> list[int]:
         """The n unlabelled tasks to label first, best first (default 2B)."""
         n = 2 * self.batch_size if n is None else n
+        best = self._best_of_few(n)
+        if best is None:
+            best = self._select(max(n, 4 * self.batch_size))
+        return self._table.ids[best[:n]].tolist()
+
+    def _best_of_few(self, n: int) -> Rows | None:
+        """The first n when they can only be among the rows kept and those scored since; else None.
+
+        Nothing else was above the floor when the kept ones were selected, and nothing else has changed.
+        """
+        rows = np.unique(np.concatenate([self._kept, *self._touched]))
+        rows = rows[self._table.alive[rows] & (self._codes[rows] == UNLABELLED)]
+        rows = self._sorted(rows)[:n]
+        if len(rows) < n or self._order[rows[-1]] <= self._floor:
+            return None
+        return rows
+
+    def _select(self, n: int) -> Rows:
+        """The best n of the whole pool, in order, by a partial selection; they are kept."""
         rows = self._pool()
+        self._floor = -np.inf
         if len(rows) > n:
-            rows = rows[np.argpartition(-self._order[rows], n - 1)]
-            last = self._order[rows[n - 1]]
-            rows = np.concatenate([rows[:n], rows[n:][self._order[rows[n:]] == last]])  # all that tie with the last
-        return self._table.ids[self._sorted(rows)][:n].tolist()
+            at = np.argpartition(-self._order[rows], n)
+            self._floor = float(self._order[rows[at[n]]])
+            # Whatever ties with the first one left out is as good as it: the smaller id decides.
+            rows = rows[self._order[rows] >= self._floor]
+        self._kept = self._sorted(rows)[:n]
+        self._touched = []
+        return self._kept
 
     def ranking(self) -> Ranking:
         """The whole pool's numbers, ascending by task id."""
@@ -280,6 +307,9 @@ class Engine:
         self._known[rows] = known
         self._candidate[rows] = candidate
         self._order[rows] = self._spread_ties(priority, self._table.ids[rows])
+        self._touched.append(rows)
+        if sum(map(len, self._touched)) > _FEW_ROWS:
+            self._kept, self._floor, self._touched = self._kept[:0], np.inf, []
 
     def _spread_ties(self, priority: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Priorities in which (nearly) equal ones are told apart by a seeded hash of the task's id.

@@ -150,8 +150,8 @@ def test_a_vanished_class_takes_its_labels_along_and_a_new_one_starts_at_zero():
     assert engine.ranked([2])[0].predicted == "north"
     assert engine.ranked([4])[0].predicted is None
     other = Engine(2, ("north", "west"), k=2, batch_size=2)
-    ids = engine._table.ids[engine._table.alive]
-    other.add_tasks(ids, engine._table.features[engine._table.alive])
+    ids = sorted(engine.tasks())
+    other.add_tasks(ids, engine._table.planes.exact(engine._table.rows(ids)))
     other.set_labels([Label(11, "north")])
     other.set_probabilities([2, 3], np.array([[1, 0], [1, 0]], np.float32), ("north", "west"))
     assert_same_state(engine, other)

@@ -5,7 +5,7 @@ values is a multiple of 2^-48 and every partial sum stays below 2, so a dot prod
 *exact* whatever the order of summation. The similarity of two tasks is that exact value rounded to
 float32: one number, independent of batch shapes, threads and libraries. Ties go to the smaller id.
 
-Fast single-precision products only *filter*: what they put within their error bound of a row's K-th
+Fast half-precision products only *filter*: what they put within their error bound of a row's K-th
 similarity is computed exactly. Adding m labels is one blocked pass over the rows; unlabelling searches
 again only for the rows that had the task as a neighbour. Bulk searches go through a FAISS flat index of
 the labelled tasks, on a GPU when faiss sees one.
@@ -13,20 +13,22 @@ the labelled tasks, on a GPU when faiss sees one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int32]
+from neat_backend.core.planes import FeaturePlanes, Rows
+
 Ids = NDArray[np.int64]
 Features = NDArray[np.float32]
 
 NONE = -1  # no neighbour in this place
 _BLOCK_ROWS = 8192
 _BLOCK_PAIRS = 4096
-_BULK_LABELS = 64  # from here a search of all rows beats adding columns
+_BULK_LABELS = 64  # from here on, and from an eighth of the labels, a search of all rows beats adding columns
 _SEARCH_SLACK = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
 
 
@@ -41,11 +43,12 @@ class NeighborTable:
     A row keeps its number while its task lives; rows of removed tasks are used again.
     """
 
-    def __init__(self, dim: int, k: int) -> None:
+    def __init__(self, dim: int, k: int, device: torch.device | None = None) -> None:
+        """device: where the pool is kept and multiplied; default the CPU."""
         if dim < 1 or k < 1:
             raise ValueError(f"dim and k must be at least 1, got {dim} and {k}")
         self.dim, self.k = dim, k
-        self.features: Features = np.zeros((0, dim), np.float32)
+        self.planes = FeaturePlanes(dim, device or torch.device("cpu"))
         self.ids: Ids = np.zeros(0, np.int64)
         self.alive = np.zeros(0, bool)
         self.labelled = np.zeros(0, bool)
@@ -54,8 +57,9 @@ class NeighborTable:
         self._row_of: dict[int, int] = {}
         self._free: list[int] = []
         self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
-        # |fl(x·y) - x·y| ≤ n u |x||y| for a sum of n single-precision products in any order (Higham,
-        # Accuracy and Stability, 3.1), and the float32 rounding of the exact value.
+        # Rough similarity from which a new neighbour is possible; inf where no row is alive.
+        self._bars = torch.zeros(0, dtype=torch.float16, device=self.planes.device)
+        # FAISS sums in single precision: n·2^-24 off at most, and the float32 rounding of the exact value.
         self._error = dim * 2.0**-24 * 1.01 + 2.0**-24
 
     def __len__(self) -> int:
@@ -77,16 +81,18 @@ class NeighborTable:
         features = np.ascontiguousarray(features, np.float32)
         if features.shape != (len(tasks), self.dim):
             raise ValueError(f"features are {features.shape}, expected {(len(tasks), self.dim)}")
-        if len(features) and not (np.ldexp(features[:1], 24) % 1 == 0).all():
-            raise ValueError("features must be on the 2^-24 grid: pass them through to_grid first")
         for task in tasks:
             if int(task) in self._row_of:
                 raise ValueError(f"task {task} is in the table already")
         if len(set(tasks.tolist())) != len(tasks):
             raise ValueError("a task is given twice")
         rows = self._take_rows(len(tasks))
+        try:
+            self.planes.set(rows, features)
+        except ValueError:
+            self._free.extend(rows.tolist())
+            raise
         self.ids[rows] = tasks
-        self.features[rows] = features
         self.alive[rows] = True
         self.labelled[rows] = False
         self._row_of.update(zip(tasks.tolist(), rows.tolist(), strict=True))
@@ -101,6 +107,7 @@ class NeighborTable:
         self.ids[rows] = 0
         self.neighbours[rows] = NONE
         self.similarities[rows] = -np.inf
+        self._set_bars(rows)
         for task in tasks:
             del self._row_of[int(task)]
         self._free.extend(rows.tolist())
@@ -111,12 +118,14 @@ class NeighborTable:
         rows = np.unique(rows[~self.labelled[rows]]).astype(np.int32)
         if not len(rows):
             return rows
-        filled = int(self.labelled.sum()) > self.k  # every row has K neighbours besides itself
+        before = self._index.ntotal
         self.labelled[rows] = True
-        self._index.add_with_ids(self.features[rows], rows.astype(np.int64))
-        if len(rows) >= _BULK_LABELS or not filled:
+        self._index.add_with_ids(self.planes.exact(rows), rows.astype(np.int64))
+        filled = before > self.k  # every row has K neighbours besides itself
+        if not filled or len(rows) >= max(_BULK_LABELS, before // 8):
             return self._search(np.flatnonzero(self.alive).astype(np.int32))
-        return np.concatenate([self._merge(*pairs) for pairs in self._near(rows)] or [rows[:0]])
+        touched = [self._merge(found, label) for found, label in self.planes.near(rows, self._bars)]
+        return np.concatenate(touched or [rows[:0]])
 
     def unlabel(self, rows: Rows) -> Rows:
         """Rows are nobody's neighbours any more; gives the rows whose neighbours changed."""
@@ -142,41 +151,41 @@ class NeighborTable:
             old = len(self.ids)
             new = old + max(missing, old // 4)
             for name, fill in (
-                ("features", 0), ("ids", 0), ("alive", False), ("labelled", False),
+                ("ids", 0), ("alive", False), ("labelled", False),
                 ("neighbours", NONE), ("similarities", -np.inf),
             ):  # fmt: skip
                 array = getattr(self, name)
                 grown = np.full((new, *array.shape[1:]), fill, array.dtype)
                 grown[:old] = array
                 setattr(self, name, grown)
+            self.planes.grow(new)
+            bars = torch.full((new,), torch.inf, dtype=torch.float16, device=self.planes.device)
+            bars[:old] = self._bars
+            self._bars = bars
             self._free.extend(range(new - 1, old - 1, -1))
         return np.array([self._free.pop() for _ in range(n)], np.int32)
 
-    def _near(self, labels: Rows) -> Iterator[tuple[Rows, Rows]]:
-        """Pairs (row, label) that may belong in the table, a block of rows at a time."""
-        columns = np.ascontiguousarray(self.features[labels].T)  # [dim, m]
-        for start in range(0, len(self.ids), _BLOCK_ROWS):
-            block = slice(start, start + _BLOCK_ROWS)
-            rough = self.features[block] @ columns  # [rows, m]
-            bar = self.similarities[block, -1] - self._error  # [rows]
-            near = (rough >= bar[:, None]) & self.alive[block, None]
-            found, which = np.nonzero(near)
-            rows, chosen = (found + start).astype(np.int32), labels[which]
-            other = rows != chosen
-            if other.any():
-                yield rows[other], chosen[other]
+    def _set_bars(self, rows: Rows) -> None:
+        """Bring the filter's bars in line with the K-th similarities: rounded down, so that nothing slips through."""
+        kth = np.where(self.alive[rows], self.similarities[rows, -1], np.inf)
+        bars = torch.from_numpy(np.nextafter((kth - self.planes.error).astype(np.float16), np.float16(-np.inf)))
+        self._bars[torch.from_numpy(rows.astype(np.int64)).to(self._bars.device)] = bars.to(self._bars.device)
 
     def _exact(self, rows: Rows, labels: Rows) -> NDArray[np.float32]:
         """Similarity of each pair, exact in float64 and rounded once: float32 [n]."""
         result = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), _BLOCK_PAIRS):
             part = slice(start, start + _BLOCK_PAIRS)
-            left = self.features[rows[part]].astype(np.float64)
-            result[part] = np.einsum("ij,ij->i", left, self.features[labels[part]].astype(np.float64))
+            left = self.planes.exact(rows[part]).astype(np.float64)
+            distinct, inverse = np.unique(labels[part], return_inverse=True)
+            right = self.planes.exact(distinct).astype(np.float64)
+            result[part] = np.einsum("ij,ij->i", left, right[inverse]) if len(distinct) > 1 else left @ right[0]
         return result
 
     def _merge(self, rows: Rows, labels: Rows) -> Rows:
-        """Offer each label to its row; gives the rows that took one."""
+        """Offer each label to its row, other than itself; gives the rows that took one."""
+        other = rows != labels
+        rows, labels = rows[other], labels[other]
         touched = np.unique(rows)
         held_rows = np.repeat(touched, self.k)
         held = self.neighbours[touched].ravel()
@@ -199,6 +208,7 @@ class NeighborTable:
         self.similarities[touched] = -np.inf
         self.neighbours[rows[best], place[best]] = labels[best]
         self.similarities[rows[best], place[best]] = similarities[best]
+        self._set_bars(touched)
 
     def _search(self, rows: Rows) -> Rows:
         """Find the neighbours of rows from nothing; gives the rows (all taken as changed)."""
@@ -208,10 +218,9 @@ class NeighborTable:
             part = np.sort(rows[start : start + _BLOCK_ROWS])
             asked = min(count, self.k + 1 + _SEARCH_SLACK)
             if not asked:
-                self.neighbours[part] = NONE
-                self.similarities[part] = -np.inf
+                self._write(part, part[:0], part[:0], np.zeros(0, np.float32))
                 continue
-            rough, found = index.search(self.features[part], asked)  # [n, asked]
+            rough, found = index.search(self.planes.exact(part), asked)  # [n, asked]
             repeated = np.repeat(part, asked)
             labels = found.ravel().astype(np.int32)
             valid = (labels != NONE) & (labels != repeated)
@@ -226,10 +235,11 @@ class NeighborTable:
     def _search_all(self, rows: Rows) -> None:
         """Neighbours of rows among all labelled rows, for those that a short list can't settle."""
         labels = np.flatnonzero(self.labelled).astype(np.int32)
+        columns = self.planes.exact(labels).T  # [dim, L]
         step = max(1, 4_000_000 // max(len(labels), 1))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            rough = self.features[part] @ self.features[labels].T  # [n, L]
+            rough = self.planes.exact(part) @ columns  # [n, L]
             rough[part[:, None] == labels[None, :]] = -np.inf
             if len(labels) > self.k:
                 kth = np.partition(rough, len(labels) - self.k, axis=1)[:, len(labels) - self.k]

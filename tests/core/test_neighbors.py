@@ -26,11 +26,12 @@ def some_features(rng, n, dim, copies=0.0):
 def exact_neighbours(table):
     """The same table by brute force in exact arithmetic, as ids."""
     rows = np.flatnonzero(table.alive)
+    features = table.planes.exact(np.arange(len(table.planes), dtype=np.int32)).astype(np.float64)
     labels = np.flatnonzero(table.alive & table.labelled)
     result = {}
     for row in rows:
         others = labels[labels != row]
-        similarity = table.features[others].astype(np.float64) @ table.features[row].astype(np.float64)
+        similarity = features[others] @ features[row]
         similarity = similarity.astype(np.float32)
         order = np.lexsort((table.ids[others], -similarity))[: table.k]
         result[int(table.ids[row])] = [(int(table.ids[others[i]]), float(similarity[i])) for i in order]
