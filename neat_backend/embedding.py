@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.errors import ImageError
+from neat_backend.errors import ImageError, NeatError
 from neat_backend.store.arrays import ProjectArrays, image_key
 
 if TYPE_CHECKING:
@@ -128,12 +128,10 @@ def embed(
             for batch in _batches(pool, prepare, images, batch_size, downloads * 2 + batch_size, on_failed, progress):
                 if stopped():
                     break
-                features = encoder.encode(_stack([prepared for _, _, _, prepared in batch]))
                 waiting += [
                     (task, image_key(ref or ""), thumb, feature)
-                    for (task, ref, thumb, _), feature in zip(batch, features, strict=True)
+                    for task, ref, thumb, feature in _encoded(encoder, batch, on_failed, progress)
                 ]
-                progress.done += len(batch)
                 if len(waiting) >= FLUSH_IMAGES or time.monotonic() - flushed > FLUSH_SECONDS:
                     flush()
                 on_progress(progress)
@@ -173,11 +171,39 @@ def _batches(
             except ImageError as error:
                 progress.failed += 1
                 on_failed(task, error)
+            except NeatError:
+                raise
+            except Exception as error:  # one odd picture must not keep all others waiting for ever
+                log.exception("task %d: its image can't be prepared", task)
+                progress.failed += 1
+                on_failed(task, ImageError(f"the image can't be prepared ({type(error).__name__}: {error})"))
             if len(batch) == batch_size:
                 yield batch
                 batch = []
     if batch:
         yield batch
+
+
+def _encoded(
+    encoder: Encoder,
+    batch: Sequence[tuple[int, str | None, NDArray[np.uint8], Any]],
+    on_failed: Callable[[int, ImageError], None],
+    progress: Progress,
+) -> Iterator[tuple[int, str | None, NDArray[np.uint8], NDArray[np.float32]]]:
+    """The batch with features; a picture that has none (zero, NaN) is told, and the others are encoded without it."""
+    try:
+        features = encoder.encode(_stack([prepared for _, _, _, prepared in batch]))
+    except ValueError as error:
+        if len(batch) == 1:
+            progress.failed += 1
+            on_failed(batch[0][0], ImageError(f"the image has no usable features ({error})"))
+            return
+        for one in batch:
+            yield from _encoded(encoder, [one], on_failed, progress)
+        return
+    progress.done += len(batch)
+    for (task, ref, thumb, _), feature in zip(batch, features, strict=True):
+        yield task, ref, thumb, feature
 
 
 def _stack(prepared: Sequence[Any]) -> Any:

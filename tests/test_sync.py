@@ -1,0 +1,188 @@
+"""Reading a whole project, while people go on working in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neat_backend import sync
+from neat_backend.errors import BadLabelConfig, LabelStudioUnavailable
+from neat_backend.records import Label
+from neat_backend.store import tasks
+from neat_backend.store.database import Database
+from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, FakeLabelStudio
+from tests.living import Backend, take_in
+from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server
+
+__all__ = ["db", "migrated_postgres", "migrated_sqlite", "postgres_server"]
+
+PROJECT = 1
+
+
+@pytest.fixture
+def server() -> FakeLabelStudio:
+    server = FakeLabelStudio()
+    server.add_project(PROJECT)
+    server.import_tasks(PROJECT, 8, annotated=["dog", "invalid", "cat"])
+    return server
+
+
+@pytest.fixture
+def backend(server: FakeLabelStudio, db: Database, tmp_path: Path) -> Iterator[Backend]:
+    return Backend(tmp_path, server, db, numbers=(PROJECT,))
+
+
+def read(backend: Backend, **more: Any) -> sync.Synced:
+    return sync.read_project(PROJECT, backend.settings, backend.server, backend.database, **more)
+
+
+def known(backend: Backend) -> dict[int, Label]:
+    config = read_config()
+    return {x.task: x for x in sync.resolve_labels(backend.database, PROJECT, config)}
+
+
+def read_config() -> Any:
+    from neat_backend.labelstudio.label_config import parse
+
+    return parse(CONFIG, ("invalid",))
+
+
+def test_the_store_has_what_label_studio_has(server: FakeLabelStudio, backend: Backend) -> None:
+    seen: list[tuple[int, int]] = []
+    found = read(backend, on_progress=lambda done, total: seen.append((done, total)))
+    assert (found.tasks, found.annotations, found.deleted_tasks) == (8, 3, 0)
+    assert found.config.classes == ("dog", "cat")
+    assert seen == [(3, 8), (6, 8), (8, 8)]
+    labels = known(backend)
+    assert set(labels) == set(server.projects[PROJECT].tasks)
+    assert [labels[t] for t in (1, 2, 3, 4)] == [Label(1, "dog"), Label(2, invalid=True), Label(3, "cat"), Label(4)]
+    project = backend.project(PROJECT)
+    assert (project.title, project.label_config, project.sampling) == ("animals", CONFIG, "Sequential sampling")
+
+
+def test_reading_again_changes_nothing(backend: Backend) -> None:
+    read(backend)
+    before = known(backend), backend.counts(PROJECT)
+    assert read(backend).deleted_tasks == 0
+    assert (known(backend), backend.counts(PROJECT)) == before
+
+
+def test_what_is_gone_from_label_studio_goes_here_too(server: FakeLabelStudio, backend: Backend) -> None:
+    read(backend)
+    server.delete_tasks(1, 5)
+    server.delete_annotation(max(server.projects[PROJECT].annotations))
+    assert read(backend).deleted_tasks == 2
+    labels = known(backend)
+    assert set(labels) == {2, 3, 4, 6, 7, 8}
+    assert labels[3] == Label(3)
+
+
+def test_label_studio_going_away_takes_nothing_for_deleted(server: FakeLabelStudio, backend: Backend) -> None:
+    read(backend)
+    server.delete_tasks(8)
+    for method in ("tasks", "annotations"):
+        server.fail_after = {method: (0 if method == "annotations" else 1, LabelStudioUnavailable("away"))}
+        with pytest.raises(LabelStudioUnavailable):
+            read(backend)
+        assert backend.counts(PROJECT).tasks == 8
+
+
+def test_a_label_config_that_cannot_be_used_is_kept_and_told(server: FakeLabelStudio, backend: Backend) -> None:
+    server.change_project(PROJECT, label_config=NOTHING_TO_CHOOSE)
+    with pytest.raises(BadLabelConfig):
+        read(backend)
+    assert backend.project(PROJECT).label_config == NOTHING_TO_CHOOSE
+
+
+@pytest.mark.parametrize("moment", ["tasks", "annotations"])
+@pytest.mark.parametrize("doing", ["annotate", "change", "unlabel", "delete", "import", "label config"])
+def test_what_people_do_while_the_project_is_read_has_the_last_word(
+    server: FakeLabelStudio, backend: Backend, moment: str, doing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = backend.live(PROJECT)
+    original = getattr(server, moment)
+    numbers = sorted(server.projects[PROJECT].annotations)
+    do = {
+        "annotate": lambda: server.annotate(7, "cat"),
+        "change": lambda: server.change_annotation(numbers[0], "cat"),
+        "unlabel": lambda: server.delete_annotation(numbers[1]),
+        "delete": lambda: server.delete_tasks(1, 6),
+        "import": lambda: server.import_tasks(PROJECT, 2),
+        "label config": lambda: server.change_project(PROJECT, label_config=CONFIG.replace("cat", "owl")),
+    }[doing]
+    done: list[int] = []
+
+    def read_and_then(*arguments: Any) -> Iterator[Any]:
+        pages = list(original(*arguments))  # read before it happens, written after
+        if not done:
+            done.append(backend.deliver(do()))
+            live.apply_step()
+        yield from pages
+
+    monkeypatch.setattr(server, moment, read_and_then)
+    take_in(live)
+    assert done
+    there = server.projects[PROJECT]
+    assert live._engine is not None
+    assert set(live._engine.tasks()) == set(there.tasks)
+    asked = {a["task"]: a["result"][0]["value"]["choices"][0] for a in there.annotations.values()}
+    assert live._config is not None
+    expected = {
+        task: Label(task, choice) if choice != "invalid" else Label(task, invalid=True)
+        for task, choice in asked.items()
+        if choice in (*live._config.classes, "invalid")
+    }
+    assert live._engine.labels() == expected
+    assert backend.project(PROJECT).label_config == there.label_config
+    assert live._label_config == there.label_config
+
+
+def test_a_change_of_settings_that_overtakes_the_reading_stays(
+    server: FakeLabelStudio, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = backend.live(PROJECT)
+    original = server.project
+
+    def project(number: int) -> Any:
+        info = original(number)
+        monkeypatch.setattr(server, "project", original)
+        backend.deliver(server.change_project(PROJECT, label_config=CONFIG.replace("cat", "owl"), sampling="Random"))
+        live.apply_step()
+        return info
+
+    monkeypatch.setattr(server, "project", project)
+    take_in(live)
+    assert live._config is not None
+    assert live._config.classes == ("dog", "owl")
+    kept = backend.project(PROJECT)
+    assert (kept.label_config, kept.sampling) == (CONFIG.replace("cat", "owl"), "Random")
+
+
+def test_annotations_of_a_few_tasks_are_read_alone(server: FakeLabelStudio, backend: Backend) -> None:
+    read(backend)
+    server.annotate(4, "dog")
+    server.annotate(5, "dog")
+    sync.read_annotations(PROJECT, [4], backend.server, backend.database)  # type: ignore[arg-type]
+    assert server.calls[-1] == ("annotations", PROJECT, (4,))
+    with backend.database.read() as conn:
+        assert set(tasks.annotations_of(conn, PROJECT)) == {1, 2, 3, 4}
+
+
+def test_the_tab_shows_the_lowest_score_on_top(server: FakeLabelStudio, backend: Backend) -> None:
+    sync.configure(PROJECT, backend.server, backend.database)  # type: ignore[arg-type]
+    assert server.projects[PROJECT].sampling == backend.project(PROJECT).sampling == "Uncertainty sampling"
+    assert server.projects[PROJECT].tabs == [sync.TAB_TITLE]
+
+
+def test_headers_for_the_webhook_are_sent_only_with_basic_auth(tmp_path: Path, server: FakeLabelStudio) -> None:
+    plain = Backend(tmp_path / "a", server, numbers=(PROJECT,))
+    assert sync.webhook_headers(plain.settings) == {}
+    guarded = Backend(tmp_path / "b", server, numbers=(PROJECT,), basic_auth_user="a", basic_auth_pass="b")
+    assert sync.webhook_headers(guarded.settings) == {"Authorization": "Basic YTpi"}
+    for each in (plain, guarded):
+        sync.ensure_webhook(PROJECT, each.settings, server, each.database)  # type: ignore[arg-type]
+        assert list(server.projects[PROJECT].webhooks.values())[-1] == sync.webhook_headers(each.settings)
+        each.close()

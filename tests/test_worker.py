@@ -1,0 +1,444 @@
+"""The worker's threads: leases, making room, and what is shown when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from neat_backend import worker as worker_module
+from neat_backend.errors import EncoderError, LabelStudioRefused, LabelStudioUnavailable, SettingsError
+from neat_backend.live import LiveProject
+from neat_backend.records import SYNC
+from neat_backend.store import inbox, projects
+from neat_backend.worker import Worker
+from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, FakeLabelStudio
+from tests.living import PROJECT, Backend
+
+LIMIT_SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (
+        ("LOOK_SECONDS", 0.05), ("POLL_SECONDS", 0.02),
+        ("FIRST_BACKOFF_SECONDS", 0.05), ("LONGEST_BACKOFF_SECONDS", 0.2),
+    ):  # fmt: skip
+        monkeypatch.setattr(worker_module, name, seconds)
+
+
+@pytest.fixture
+def server() -> FakeLabelStudio:
+    server = FakeLabelStudio()
+    server.add_project(PROJECT)
+    server.import_tasks(PROJECT, 6)
+    return server
+
+
+@pytest.fixture
+def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
+    backend = Backend(tmp_path, server)
+    yield backend
+    backend.close()
+
+
+class Workers:
+    """Starts workers in threads of this process, each as if it were on a host of its own."""
+
+    def __init__(self) -> None:
+        self.running: dict[Worker, tuple[threading.Event, threading.Thread]] = {}
+
+    def make(self, backend: Backend, **fields: Any) -> Worker:
+        made = Worker(backend.settings.model_copy(update=fields), backend.database)
+        made.owner = f"host{len(self.running)}:1:{id(made):x}"
+        made._connect = lambda project: cast(Any, backend.server)  # type: ignore[method-assign]
+        made._shared_encoder = lambda: cast(Any, backend.encoder)  # type: ignore[method-assign]
+        return made
+
+    def start(self, backend: Backend, **fields: Any) -> Worker:
+        return self.run(self.make(backend, **fields))
+
+    def run(self, worker: Worker) -> Worker:
+        stopping = threading.Event()
+        thread = threading.Thread(target=worker.run, args=(stopping,), daemon=True)
+        self.running[worker] = stopping, thread
+        thread.start()
+        return worker
+
+    def stop(self, worker: Worker, release: bool = True) -> None:
+        """release False: it is gone without a word, its lease runs on."""
+        stopping, thread = self.running.pop(worker)
+        stopping.set()
+        thread.join(10)
+        if release:
+            worker.stop()
+            return
+        for live, threads in worker._live.values():
+            live.stop()
+            for each in threads:
+                each.join(10)
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    workers = Workers()
+    yield workers
+    for worker in list(workers.running):
+        workers.stop(worker)
+
+
+def until(true: Callable[[], object], what: str = "") -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, what or "it does not come"
+        time.sleep(0.02)
+
+
+def holder(backend: Backend, number: int = PROJECT) -> str | None:
+    with backend.database.read() as conn:
+        return projects.lease_owner(conn, number)
+
+
+def shown(backend: Backend, number: int = PROJECT) -> str:
+    return backend.project(number).state
+
+
+def ready(backend: Backend, number: int = PROJECT) -> Callable[[], bool]:
+    def is_ready() -> bool:
+        project = backend.project(number)
+        return project.state == projects.READY and bool(backend.server.served(number))
+
+    return is_ready
+
+
+def test_a_label_comes_out_as_a_new_order(server: FakeLabelStudio, backend: Backend, workers: Workers) -> None:
+    workers.start(backend)
+    until(ready(backend))
+    first = server.served(PROJECT)
+    assert sorted(first) == [1, 2, 3, 4, 5, 6]
+    event = backend.deliver(server.annotate(first[0], "dog"))
+    until(lambda: backend.project().published_event == event)
+    assert set(server.served(PROJECT)) == set(first[1:])
+
+
+def test_a_clean_stop_gives_the_lease_back(backend: Backend, workers: Workers) -> None:
+    worker = workers.start(backend)
+    until(ready(backend))
+    assert holder(backend) == worker.owner
+    threads = [thread for _, more in worker._live.values() for thread in more]
+    workers.stop(worker)
+    assert holder(backend) is None
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_of_two_workers_one_works_and_the_other_takes_over_when_it_stops(
+    server: FakeLabelStudio, backend: Backend, workers: Workers
+) -> None:
+    one = workers.start(backend)
+    until(ready(backend))
+    two = workers.start(backend)
+    time.sleep(0.3)
+    assert holder(backend) == one.owner
+    assert (len(one._live), len(two._live)) == (1, 0)
+    event = backend.deliver(server.annotate(1, "dog"))
+    until(lambda: backend.project().published_event == event)
+    workers.stop(one)
+    until(lambda: holder(backend) == two.owner)
+    event = backend.deliver(server.annotate(2, "dog"))
+    until(lambda: backend.project().published_event == event)
+
+
+def test_a_worker_that_is_gone_without_a_word_is_succeeded_when_its_lease_runs_out(
+    server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 1.0)
+    one = workers.start(backend)
+    until(ready(backend))
+    workers.stop(one, release=False)
+    event = backend.deliver(server.annotate(1, "dog"))
+    two = workers.start(backend)
+    assert holder(backend) == one.owner
+    until(lambda: backend.project().published_event == event)
+    assert holder(backend) == two.owner
+
+
+def test_the_lease_of_a_dead_process_of_this_host_is_taken_over_at_once(backend: Backend, workers: Workers) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with backend.database.begin() as conn:
+        assert projects.acquire_lease(conn, PROJECT, f"{socket.gethostname()}:{dead.pid}:abc", 3600)
+    worker = workers.start(backend)
+    until(lambda: holder(backend) == worker.owner)
+
+
+@pytest.mark.parametrize("owner", [f"elsewhere:{2**22 + 1}:abc", f"{socket.gethostname()}:1:abc", "nonsense"])
+def test_the_lease_of_a_process_that_may_live_is_left_alone(backend: Backend, workers: Workers, owner: str) -> None:
+    with backend.database.begin() as conn:
+        assert projects.acquire_lease(conn, PROJECT, owner, 3600)
+    workers.start(backend)
+    time.sleep(0.3)
+    assert holder(backend) == owner
+
+
+def test_an_earlier_process_with_our_number_is_dead() -> None:
+    assert worker_module._is_dead(f"{socket.gethostname()}:{os.getpid()}:abc")
+    assert not worker_module._is_dead(f"{socket.gethostname()}:{os.getppid()}:abc")
+
+
+def test_a_worker_whose_lease_ran_out_starts_afresh(
+    server: FakeLabelStudio, backend: Backend, workers: Workers
+) -> None:
+    """As after a suspended machine: nobody took the project, and the first label finds the lease expired."""
+    worker = workers.start(backend)
+    until(ready(backend))
+    live = worker._live[PROJECT][0]
+    with backend.database.begin() as conn:
+        projects.release_lease(conn, PROJECT, worker.owner)
+    event = backend.deliver(server.annotate(1, "dog"))
+    until(lambda: backend.project().published_event == event)
+    assert worker._live[PROJECT][0] is not live
+    assert holder(backend) == worker.owner
+
+
+def test_a_project_taken_by_another_worker_is_let_go(
+    backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 0.3)
+    worker = workers.start(backend)
+    until(ready(backend))
+    with backend.database.begin() as conn:
+        projects.release_lease(conn, PROJECT, worker.owner)
+        assert projects.acquire_lease(conn, PROJECT, "elsewhere:1:abc", 3600)
+    until(lambda: not worker._live)
+    assert holder(backend) == "elsewhere:1:abc"
+
+
+# making room
+
+
+@pytest.fixture
+def three(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
+    for number in (8, 9):
+        server.add_project(number)
+        server.import_tasks(number, 3)
+    backend = Backend(tmp_path, server, numbers=(PROJECT, 8, 9))
+    yield backend
+    backend.close()
+
+
+def test_the_project_not_needed_for_longest_makes_room_and_comes_back(
+    server: FakeLabelStudio, three: Backend, workers: Workers
+) -> None:
+    worker = workers.start(three, max_live_projects=2)
+    until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
+    assert len(worker._live) <= 2
+    for task in (1, 7, 10, 2, 8):
+        event = three.deliver(server.annotate(task, "dog"))
+        number = PROJECT if task < 7 else 8 if task < 10 else 9
+        until(lambda number=number, event=event: three.project(number).published_event == event)  # type: ignore[misc]
+        assert len(worker._live) <= 2
+    until(lambda: set(worker._live) == {PROJECT, 8})
+    assert holder(three, 9) is None
+
+
+def test_projects_that_cannot_go_on_do_not_keep_others_out_for_ever(
+    server: FakeLabelStudio, three: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STUCK_SECONDS", 0.3)
+    gone = server.projects.pop(PROJECT), server.projects.pop(8)
+    workers.start(three, max_live_projects=2)
+    until(ready(three, 9))
+    assert shown(three) == shown(three, 8) == projects.BLOCKED
+    server.projects |= {there.id: there for there in gone}
+    until(lambda: ready(three)() and ready(three, 8)())
+
+
+def test_a_project_that_is_disconnected_is_put_away(backend: Backend, workers: Workers) -> None:
+    worker = workers.start(backend)
+    until(ready(backend))
+    with backend.database.begin() as conn:
+        projects.delete(conn, PROJECT)
+    until(lambda: not worker._live)
+
+
+def test_a_project_that_is_connected_anew_is_started_anew(backend: Backend, workers: Workers) -> None:
+    worker = workers.start(backend)
+    until(ready(backend))
+    assert worker._live[PROJECT][0].settings.k == 2
+    with backend.database.begin() as conn:
+        projects.save_connection(conn, PROJECT, extra_params={"k": 5})
+    until(lambda: PROJECT in worker._live and worker._live[PROJECT][0].settings.k == 5)
+    with backend.database.begin() as conn:
+        projects.save_connection(conn, PROJECT, extra_params={"no such thing": 5})
+    until(lambda: PROJECT in worker._live and worker._live[PROJECT][0].settings.k == 2)
+    until(ready(backend))
+
+
+# what is shown
+
+
+def test_a_refused_key_blocks_the_project_with_the_remedy_until_it_is_right(
+    server: FakeLabelStudio, backend: Backend, workers: Workers
+) -> None:
+    server.failing = LabelStudioRefused("Label Studio refused us (401); check LABEL_STUDIO_API_KEY")
+    workers.start(backend)
+    until(lambda: shown(backend) == projects.BLOCKED)
+    assert "check LABEL_STUDIO_API_KEY" in backend.project().detail
+    server.failing = None
+    until(ready(backend))
+    assert backend.project().detail == ""
+
+
+def test_a_missing_key_blocks_the_project_and_names_the_settings(backend: Backend, workers: Workers) -> None:
+    worker = workers.make(backend)
+    del worker._connect  # type: ignore[method-assign]
+    workers.run(worker)
+    until(lambda: shown(backend) == projects.BLOCKED)
+    assert "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY" in backend.project().detail
+    with pytest.raises(SettingsError):
+        worker._connect(backend.project())
+
+
+def test_label_studio_down_is_shown_as_away_and_recovers_with_labels_taken_in_meanwhile(
+    server: FakeLabelStudio, backend: Backend, workers: Workers
+) -> None:
+    worker = workers.start(backend)
+    until(ready(backend))
+    on = server.projects[PROJECT].model_version
+    server.failing = LabelStudioUnavailable("can't reach Label Studio", retry_after_seconds=0.1)
+    event = backend.deliver(server.annotate(server.served(PROJECT)[1], "dog"))
+    event = backend.deliver(server.annotate(server.served(PROJECT)[0], "invalid"))
+    backend.file(SYNC)
+    until(lambda: shown(backend) == projects.AWAY)
+    live = worker._live[PROJECT][0]
+    until(lambda: live._engine is not None and len(live._engine.labels()) == 2)
+    assert server.projects[PROJECT].model_version == on
+    server.failing = None
+    until(lambda: backend.project().published_event > event)
+    until(ready(backend))
+    assert backend.project().detail == ""
+
+
+def test_a_project_deleted_in_label_studio_says_so(server: FakeLabelStudio, backend: Backend, workers: Workers) -> None:
+    del server.projects[PROJECT]
+    workers.start(backend)
+    until(lambda: shown(backend) == projects.BLOCKED)
+    assert "deleted, or not visible to the API key's user" in backend.project().detail
+
+
+def test_missing_weights_block_the_project_until_they_are_there(
+    backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object) -> Any:
+        raise EncoderError("NEAT_ENCODER: no weights; set NEAT_ENCODER_WEIGHTS")
+
+    monkeypatch.setattr(worker_module, "build_encoder", build)
+    worker = workers.make(backend)
+    del worker._shared_encoder  # type: ignore[method-assign]
+    workers.run(worker)
+    until(lambda: shown(backend) == projects.BLOCKED)
+    assert backend.project().detail == "NEAT_ENCODER: no weights; set NEAT_ENCODER_WEIGHTS"
+    monkeypatch.setattr(worker_module, "build_encoder", lambda *_: backend.encoder)
+    until(ready(backend))
+
+
+def test_a_label_config_without_choices_blocks_until_it_is_repaired(
+    server: FakeLabelStudio, backend: Backend, workers: Workers
+) -> None:
+    server.change_project(PROJECT, label_config=NOTHING_TO_CHOOSE)
+    with backend.database.begin() as conn:
+        projects.update(conn, PROJECT, label_config=NOTHING_TO_CHOOSE)
+    workers.start(backend)
+    until(lambda: shown(backend) == projects.BLOCKED)
+    assert "no Choices tag" in backend.project().detail
+    server.change_project(PROJECT, label_config=CONFIG)
+    until(ready(backend))
+
+
+@pytest.mark.parametrize("step", ["bulk", "rounds", "tidy", "publish"])
+def test_a_fault_in_one_step_does_not_stop_the_others(
+    server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    worker = workers.start(backend)
+    until(ready(backend))
+    live = worker._live[PROJECT][0]
+    original = getattr(LiveProject, f"{step}_step")
+    broken = True
+
+    def fail(self: LiveProject) -> bool:
+        if broken:
+            raise ValueError("a fault of ours")
+        return bool(original(self))
+
+    workers.stop(worker)
+    monkeypatch.setattr(LiveProject, f"{step}_step", fail)
+    worker = workers.start(backend)
+    until(lambda: shown(backend) == projects.BLOCKED)
+    assert backend.project().detail == f"internal error in {step}: a fault of ours; see the log"
+    event = backend.deliver(server.annotate(1, "dog"))
+    live = worker._live[PROJECT][0]
+    until(lambda: live._applied == event)
+    assert live._engine is not None
+    assert len(live._engine.labels()) == 1
+    broken = False
+    until(ready(backend))
+    until(lambda: backend.project().published_event == event)
+
+
+def test_publishing_waits_without_spinning(
+    server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+    original = LiveProject.publish_step
+
+    def counted(self: LiveProject) -> bool:
+        nonlocal steps
+        steps += 1
+        return original(self)
+
+    monkeypatch.setattr(LiveProject, "publish_step", counted)
+    workers.start(backend, publish_interval_seconds=1000)
+    until(ready(backend))
+    order = server.served(PROJECT)
+    for task in (order[2], order[3], order[4]):
+        backend.deliver(server.annotate(task, "invalid"))
+    until(lambda: backend.project().applied_event == 3)
+    steps = 0
+    time.sleep(0.5)
+    assert 0 < steps <= 0.5 / 0.02 + 2
+
+
+def test_a_project_that_is_slow_to_stop_does_not_cost_the_others_their_leases(
+    backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "JOIN_SECONDS", 0.5)
+    worker = workers.start(backend)
+    until(ready(backend))
+    live, threads = worker._live[PROJECT]
+    slow = [threading.Thread(target=time.sleep, args=(3,), daemon=True) for _ in range(6)]
+    for thread in slow:
+        thread.start()
+    worker._live[PROJECT] = live, [*threads, *slow]
+    began = time.monotonic()
+    workers.stop(worker)
+    assert time.monotonic() - began < 2.5
+
+
+def test_old_events_are_pruned_all_of_them(backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "PRUNE_AT_ONCE", 2)
+    with backend.database.begin() as conn:
+        ids = inbox.append_many(conn, [(PROJECT, SYNC, {})] * 5)
+        inbox.mark_applied(conn, ids)
+    monkeypatch.setattr(worker_module, "KEEP_EVENTS_SECONDS", -60)
+    workers.make(backend)._prune()
+    with backend.database.read() as conn:
+        assert not inbox.applied_since(conn, PROJECT, SYNC, datetime.now(timezone.utc) - timedelta(days=1))
