@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.core import scores
+from neat_backend.core.devices import resolve_device
 from neat_backend.core.neighbors import NONE, NeighborTable, Rows
 from neat_backend.core.scores import INVALID, KnownRule
 from neat_backend.records import Label, Ranked
@@ -50,7 +51,7 @@ class Engine:
     """Neighbours, votes, class probabilities and the order of the unlabelled tasks.
 
     dim: length of a feature. classes: known classes, in the order of the label config. k, rule,
-    batch_size (B), seed: the method's settings.
+    batch_size (B), seed: the method's settings. device: where the pool's features are kept.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class Engine:
         rule: KnownRule = "all",
         batch_size: int = 50,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.classes = tuple(classes)
         self.k, self.rule, self.batch_size, self.seed = k, rule, batch_size, seed
         self.version = 0  # grows with every change
-        self._table = NeighborTable(dim, k)
+        self._table = NeighborTable(dim, k, resolve_device(device))
         self._labels: dict[int, Label] = {}  # of every labelled task, with or without features
         self._probabilities: NDArray[np.float32] = np.zeros((0, len(self.classes)), np.float32)
         self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED

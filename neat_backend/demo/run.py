@@ -39,7 +39,7 @@ class Result:
     """What the simulated annotator saw."""
 
     annotations: int = 0
-    order_ok: bool = True  # every task served was the one that the backend ranked first
+    order_ok: bool = False  # every task served was the one that the backend ranked first
     served_first: int = 0
     out_of_order: list[dict[str, int | None]] = field(default_factory=list)
     precision_per_20: list[float] = field(default_factory=list)
@@ -53,6 +53,8 @@ class Result:
 
     def as_text(self) -> str:
         waits = self.seconds_to_served
+        if not self.annotations:
+            return "nothing is left to label: delete the demo's folder to start afresh"
         return (
             f"{self.annotations} labels in {self.seconds:.0f} s; {self.served_first} times the task served was the one"
             f" ranked first{'' if self.order_ok else ' — the order was WRONG: ' + str(self.out_of_order)}\n"
@@ -189,7 +191,7 @@ class Demo:
             waits.append(time.monotonic() - sent)
             hits.append(choice != INVALID)
         result.annotations = len(hits)
-        result.order_ok = not result.out_of_order
+        result.order_ok = bool(hits) and not result.out_of_order
         result.precision_per_20 = [round(float(np.mean(hits[i : i + PER])), 3) for i in range(0, len(hits), PER)]
         result.seconds = round(time.monotonic() - began, 1)
         if waits:
