@@ -737,6 +737,55 @@ def test_what_annotators_are_served_is_the_order_after_every_label(
         assert backend.project().published_event == event
 
 
+def test_a_death_right_after_the_switch_leaves_nothing_behind(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    backend.deliver(server.change_project(PROJECT, sampling="Sequential sampling"))
+    live.apply_step()
+    with monkeypatch.context() as patch:
+        patch.setattr("neat_backend.publishing.revisions.switched", die)
+        with pytest.raises(SystemExit):
+            live.publish_step()
+    assert server.projects[PROJECT].model_version == "neat-r000002"  # which the store has never heard of
+    again = backend.live()
+    assert not again.tidy_step()
+    assert server.versions(PROJECT) == ["neat-r000001", "neat-r000002"]
+    settle(again)
+    monkeypatch.setattr("neat_backend.publishing.QUIET_SECONDS", 0.0)
+    while again.tidy_step():
+        pass
+    assert server.versions(PROJECT) == [server.projects[PROJECT].model_version] == ["neat-r000003"]
+
+
+def test_tasks_that_vanished_without_a_word_are_found_when_nothing_of_the_head_is_taken(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    server.delete_tasks(*range(1, 13))  # and no webhook
+    live._sampling = "Sequential sampling"
+    live._seen = ()
+    with pytest.raises(LabelStudioUnavailable):
+        live.publish_step()
+    settle(live)
+    assert in_engine(live) == set()
+    assert backend.counts().tasks == 0
+
+
+def test_a_head_with_tasks_that_are_gone_is_served_without_them_and_read_again(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    gone = server.served(PROJECT)[-1]
+    server.delete_tasks(gone)  # and no webhook
+    backend.deliver(server.change_project(PROJECT, sampling="Sequential sampling"))
+    reads = len(server.called("tasks"))
+    settle(live)
+    assert len(server.called("tasks")) > reads
+    assert gone not in in_engine(live)
+    assert gone not in server.served(PROJECT)
+
+
 def test_several_projects_keep_to_themselves(server: FakeLabelStudio, tmp_path: Path) -> None:
     server.add_project(8, label_config("owl", "invalid"))
     backend = Backend(tmp_path, server, numbers=(PROJECT, 8))

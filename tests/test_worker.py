@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from neat_backend.live import LiveProject
 from neat_backend.records import SYNC
 from neat_backend.store import inbox, projects
 from neat_backend.worker import Worker
-from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, FakeLabelStudio
-from tests.living import PROJECT, Backend
+from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio
+from tests.living import PROJECT, Backend, state, take_in
 
 LIMIT_SECONDS = 20.0
 
@@ -257,7 +258,8 @@ def test_projects_that_cannot_go_on_do_not_keep_others_out_for_ever(
     gone = server.projects.pop(PROJECT), server.projects.pop(8)
     workers.start(three, max_live_projects=2)
     until(ready(three, 9))
-    assert shown(three) == shown(three, 8) == projects.BLOCKED
+    for number in (PROJECT, 8):
+        until(lambda number=number: shown(three, number) == projects.BLOCKED)  # type: ignore[misc]
     server.projects |= {there.id: there for there in gone}
     until(lambda: ready(three)() and ready(three, 8)())
 
@@ -406,15 +408,79 @@ def test_publishing_waits_without_spinning(
         return original(self)
 
     monkeypatch.setattr(LiveProject, "publish_step", counted)
-    workers.start(backend, publish_interval_seconds=1000)
+    worker = workers.start(backend, publish_interval_seconds=1000)
     until(ready(backend))
     order = server.served(PROJECT)
-    for task in (order[2], order[3], order[4]):
-        backend.deliver(server.annotate(task, "invalid"))
-    until(lambda: backend.project().applied_event == 3)
+    live = worker._live[PROJECT][0]
+    until(lambda: not live.is_busy())
+    assert live._publishing is not None
+    live._publishing._served_sampling = "another"  # so that the next order has to be published
+    backend.deliver(server.annotate(order[2], "invalid"))
+    until(lambda: backend.project().applied_event == 1)
     steps = 0
     time.sleep(0.5)
     assert 0 < steps <= 0.5 / 0.02 + 2
+    assert backend.project().published_event < 1
+
+
+def test_a_slow_label_studio_does_not_hold_up_labels(
+    server: FakeLabelStudio, backend: Backend, workers: Workers
+) -> None:
+    worker = workers.start(backend)
+    until(ready(backend))
+    live = worker._live[PROJECT][0]
+    until(lambda: not live.is_busy())
+    before = len(server.called("import_predictions"))
+    server.slow_seconds = 0.5
+    assert live._publishing is not None
+    live._publishing._served_sampling = "another"
+    backend.deliver(server.annotate(1, "dog"))
+    until(lambda: len(server.called("import_predictions")) > before)  # under way
+    began = time.monotonic()
+    event = backend.deliver(server.annotate(2, "cat"))
+    until(lambda: live._applied == event)
+    assert time.monotonic() - began < 0.4
+    server.slow_seconds = 0.0
+    until(lambda: backend.project().published_event == event)
+
+
+def test_whatever_pours_in_while_all_threads_work_the_state_is_that_of_a_project_read_anew(
+    server: FakeLabelStudio, workers: Workers, tmp_path: Path
+) -> None:
+    backend = Backend(tmp_path, server, batch_size=1000, encode_batch_size=2)
+    worker = workers.start(backend)
+    rng = random.Random(0)
+    for _ in range(150):
+        there = server.projects[PROJECT]
+        task, annotations = rng.choice(sorted(there.tasks)), sorted(there.annotations)
+        body = rng.choice(
+            [
+                lambda: server.import_tasks(PROJECT, 2, annotated=["cat"] * rng.randrange(2)),
+                lambda: server.annotate(task, rng.choice(["dog", "cat", "invalid"])),  # noqa: B023
+                lambda: server.change_image(task, rng.randrange(10**6)),  # noqa: B023
+                lambda: server.delete_annotation(rng.choice(annotations)) if annotations else None,  # noqa: B023
+                lambda: server.delete_tasks(task) if len(there.tasks) > 20 else None,  # noqa: B023
+                lambda: server.change_project(PROJECT, label_config=rng.choice([CONFIG, WITHOUT_INVALID])),
+            ]
+        )()
+        if body is not None:
+            last = backend.deliver(body)
+        time.sleep(0.002)
+    until(lambda: backend.project().published_event == last and shown(backend) == projects.READY)
+    live = worker._live[PROJECT][0]
+    until(lambda: not live.is_busy())
+    anew = Backend(tmp_path / "anew", server, batch_size=1000)
+    read = anew.live()
+    take_in(read)
+    assert state(live) == state(read)
+    served = server.served(PROJECT)
+    answered = {
+        a["task"] for a in server.projects[PROJECT].annotations.values()
+    }  # some with what is no choice any more
+    assert served == [t for t in read._engine.head() if t not in answered]  # type: ignore[union-attr]
+    workers.stop(worker)
+    anew.close()
+    backend.close()
 
 
 def test_a_project_that_is_slow_to_stop_does_not_cost_the_others_their_leases(
