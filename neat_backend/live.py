@@ -104,6 +104,7 @@ class LiveProject:
         self._progress_at = self._logged_at = 0.0
         self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling
         self._fields_at, self._fields_event = ls_events.EPOCH, 0  # of the latest word on these three
+        self._tab_sampling = project.sampling  # the sampling that our tab's order is made for
         self._applied = 0
         self._batch: list[int] = []  # NEAT_RERANK=round: the fixed order until the next round
         self._seen: tuple[object, ...] = ()  # what the last publishing step looked at, when it was done with it
@@ -134,7 +135,7 @@ class LiveProject:
         self._encoder = self._make_encoder()
         engine = Engine(
             self._encoder.dim, config.classes, k=self.settings.k, rule=self.settings.known_rule,
-            batch_size=self.settings.batch_size, seed=self.settings.seed,
+            batch_size=self.settings.batch_size, seed=self.settings.seed, device=self.settings.device,
         )  # fmt: skip
         with self.lock:
             self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling
@@ -388,6 +389,8 @@ class LiveProject:
             self._relabel(wanted)
         elif self._embed() or self._fill_probabilities():
             pass
+        elif self._tab_sampling != self._sampling:
+            self._turn_tab()
         elif self._reconcile_due():
             self._reconcile()
         else:
@@ -520,13 +523,27 @@ class LiveProject:
             missing = self._engine.untrained()
         return bool(missing) and self._rounds.fill(self._engine, self.lock, missing)
 
+    def _turn_tab(self) -> None:
+        """Scores have changed direction with the sampling: our tab follows."""
+        sampling = self._sampling
+        if self.settings.configure_project:
+            sync.show_order(self.id, sampling, self._api)
+        self._tab_sampling = sampling
+
     def _reconcile_due(self) -> bool:
         return self.settings.reconcile_seconds > 0 and time.monotonic() >= self._reconcile_at
 
     def _reconcile(self) -> None:
         """Compare counters with Label Studio's: a webhook that was lost shows as a difference."""
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
+        assert self._publishing is not None
+        version = self._publishing.version
         info = self._api.project(self.id)
+        if version and version == self._publishing.version != info.model_version:
+            log.warning("project %d: %r is switched on instead of %r", self.id, info.model_version, version)
+            with self.lock:
+                self._publishing.forget()
+                self._seen = ()
         with self.database.read() as conn:
             if inbox.pending(conn, self.id, 1):
                 return  # not caught up: nothing to compare yet

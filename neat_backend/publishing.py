@@ -92,6 +92,15 @@ class Publishing:
                 self._publish(order)
         return True
 
+    @property
+    def version(self) -> str:
+        """The revision that this process has switched on last, "" = none yet."""
+        return self._version
+
+    def forget(self) -> None:
+        """Something else has been switched on in Label Studio: publish at the next step, whatever is served."""
+        self._version = ""
+
     def _serves(self, order: Order) -> bool:
         """Is what is left of the published head how this order begins, and long enough?"""
         ids = [ranked.task for ranked in order.head if ranked.task not in self._refused]

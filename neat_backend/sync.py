@@ -116,9 +116,13 @@ def configure(project: int, client: LabelStudioClient, database: Database) -> No
     client.set_sampling(project, UNCERTAINTY)
     with database.begin() as conn:
         projects.update(conn, project, sampling=UNCERTAINTY)
-    # Uncertainty sampling serves the lowest score first, so this order shows what comes next on top.
-    client.ensure_tab(project, TAB_TITLE, ["tasks:predictions_score"])
+    show_order(project, UNCERTAINTY, client)
     log.info("project %d: sampling is %r, tab %r is there", project, UNCERTAINTY, TAB_TITLE)
+
+
+def show_order(project: int, sampling: str, client: LabelStudioClient) -> None:
+    """Make the tab that shows what comes next, best on top; turn it round when the scores' direction has changed."""
+    client.ensure_tab(project, TAB_TITLE, [("" if sampling == UNCERTAINTY else "-") + "tasks:predictions_score"])
 
 
 def webhook_headers(settings: Settings) -> dict[str, str]:

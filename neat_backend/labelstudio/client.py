@@ -232,13 +232,18 @@ class LabelStudioClient:
         """Make a Data Manager tab with the unlabelled tasks in this order, unless one has the title.
 
         ordering: Label Studio's names, such as "-tasks:predictions_score". Whether a tab was created;
-        one that exists is left as its users have made it.
+        one that exists is left as its users have made it, unless it shows just the opposite order: then it
+        is turned round.
         """
         views = self._get("/api/dm/views/", {"project": project})
-        titles = self._read(lambda: [(view.get("data") or {}).get("title") for view in views])
-        if title in titles:
+        tabs = self._read(lambda: {(view.get("data") or {}).get("title"): view for view in views})
+        if title in tabs:
+            tab = tabs[title]
+            if self._read(lambda: list(tab["data"].get("ordering") or [])) == [_opposite(name) for name in ordering]:
+                data = {**tab["data"], "ordering": list(ordering)}
+                self._send("PATCH", f"/api/dm/views/{tab['id']}/", {"project": project, "data": data})
             return False
-        if not titles:
+        if not tabs:
             # Label Studio makes its own first tab only in a project without any.
             self._create_tab(project, {"title": "Default"})
         unlabelled = [
@@ -483,6 +488,11 @@ class LabelStudioClient:
 
 def _annotations_of(tasks: Iterable[Mapping[str, Any]]) -> list[Annotation]:
     return [annotation_from_json({"task": task["id"], **item}) for task in tasks for item in task["annotations"]]
+
+
+def _opposite(ordering: str) -> str:
+    """The same column from its other end."""
+    return ordering[1:] if ordering.startswith("-") else f"-{ordering}"
 
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def images_of(conn: Connection, project: int, ids: Iterable[int]) -> dict[int, s
         statement = sa.select(_tasks.c.id, _tasks.c.image).where(
             _tasks.c.project == project, _tasks.c.id.in_(part), _tasks.c.state != DELETED
         )
-        found |= dict(conn.execute(statement).tuples().all())
+        found |= {row.id: row.image for row in conn.execute(statement)}
     return found
 
 

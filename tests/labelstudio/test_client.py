@@ -400,3 +400,12 @@ def test_a_cloud_file_goes_through_label_studio(client, person, project, elsewhe
 def test_a_file_that_is_gone(client, tmp_path: Path):
     with pytest.raises(ImageError):
         fetcher(client).fetch(1, "/data/upload/1/gone.png")
+
+
+def test_a_tab_that_shows_the_opposite_order_is_turned_round(person: Annotator, client: LabelStudioClient) -> None:
+    project = person.create_project("a tab to turn", CONFIG)
+    assert client.ensure_tab(project, "next", ["tasks:predictions_score"])
+    assert not client.ensure_tab(project, "next", ["-tasks:predictions_score"])
+    (tab,) = [tab for tab in person.tabs(project) if tab["data"]["title"] == "next"]
+    assert tab["data"]["ordering"] == ["-tasks:predictions_score"]
+    assert tab["data"]["filters"]["items"]
