@@ -279,7 +279,8 @@ class LabelStudioClient:
         Label Studio makes a webhook itself when a backend is connected, but one without headers. A
         webhook counts as ours when its URL is `url`, or else that of the project's only ML backend (we
         may be known under another name there); the headers are credentials, so no other one gets them.
-        "present", "repaired" or "created"; "missing" when there is none and `url` is only a path.
+        "present", "repaired" or "created"; "missing" when there is none and `url` is only a path, or
+        one that Label Studio doesn't take (a host without a dot).
         """
         hooks = self._webhooks(project)
         ours = [hook for hook in hooks if hook["url"].rstrip("/") == url.rstrip("/")]
@@ -304,7 +305,17 @@ class LabelStudioClient:
         if not url.startswith(("http://", "https://")):
             return "missing"
         body = {"project": project, "url": url, "headers": dict(headers), **always}
-        self._send("POST", "/api/webhooks/", body)
+        try:
+            self._send("POST", "/api/webhooks/", body)
+        except LabelStudioError as error:
+            if isinstance(error, LabelStudioUnavailable | LabelStudioRefused | NotFoundInLabelStudio):
+                raise
+            log.warning(
+                "project %d: Label Studio takes no webhook for %s (%s); connect the backend in the project's settings,"
+                " under Model, which makes one",
+                project, url, error,
+            )  # fmt: skip
+            return "missing"
         return "created"
 
     # --- files

@@ -248,12 +248,24 @@ def test_a_tab_is_made_once_and_shows_the_order(client, person, project):
     client.set_model_version(project, "v")
     person.annotate(ids[0], "dog")
     assert client.ensure_tab(project, "NEAT: next batch", ["tasks:predictions_score"])
-    assert not client.ensure_tab(project, "NEAT: next batch", ["-tasks:predictions_score"])
+    assert not client.ensure_tab(project, "NEAT: next batch", ["tasks:predictions_score"])
     tabs = person.tabs(project)
     assert [tab["data"]["title"] for tab in tabs] == ["Default", "NEAT: next batch"]
     shown = person.call("GET", f"/api/tasks/?view={tabs[1]['id']}&project={project}")["tasks"]
     assert [task["id"] for task in shown] == [ids[2], ids[1], ids[3]]
     assert shown[0]["predictions_score"] == pytest.approx(0.1)
+
+
+def test_a_tab_that_shows_the_opposite_order_is_turned_round(client, person, project):
+    assert client.ensure_tab(project, "next", ["tasks:predictions_score"])
+    assert not client.ensure_tab(project, "next", ["-tasks:predictions_score"])
+    (tab,) = [tab for tab in person.tabs(project) if tab["data"]["title"] == "next"]
+    assert tab["data"]["ordering"] == ["-tasks:predictions_score"]
+    assert tab["data"]["filters"]["items"]
+    person.call("PATCH", f"/api/dm/views/{tab['id']}/", {"data": {**tab["data"], "ordering": ["tasks:id"]}})
+    assert not client.ensure_tab(project, "next", ["tasks:predictions_score"])  # as its users have made it
+    (tab,) = [tab for tab in person.tabs(project) if tab["data"]["title"] == "next"]
+    assert tab["data"]["ordering"] == ["tasks:id"]
 
 
 def test_a_webhook_gets_its_headers(client, person, project):
@@ -264,7 +276,10 @@ def test_a_webhook_gets_its_headers(client, person, project):
     person.call("POST", "/api/webhooks/", {"project": project, "url": url})
     person.call("POST", "/api/webhooks/", {"project": project, "url": "http://127.0.0.1:9/other"})
     assert client.ensure_webhook(project, url, {}) == "present"
-    assert client.ensure_webhook(project, "http://neat:9090/neat/webhook", secret) == "repaired"
+    # another host's webhook gets no credentials of ours, and Label Studio takes no URL whose host has no dot
+    assert client.ensure_webhook(project, "http://neat:9090/neat/webhook", secret) == "missing"
+    assert not any(hook["headers"] for hook in person.call("GET", f"/api/webhooks/?project={project}"))
+    assert client.ensure_webhook(project, url, secret) == "repaired"
     assert client.ensure_webhook(project, url, secret) == "present"
     hooks = {hook["url"]: hook for hook in person.call("GET", f"/api/webhooks/?project={project}")}
     assert hooks[url]["headers"] == secret
@@ -400,12 +415,3 @@ def test_a_cloud_file_goes_through_label_studio(client, person, project, elsewhe
 def test_a_file_that_is_gone(client, tmp_path: Path):
     with pytest.raises(ImageError):
         fetcher(client).fetch(1, "/data/upload/1/gone.png")
-
-
-def test_a_tab_that_shows_the_opposite_order_is_turned_round(person: Annotator, client: LabelStudioClient) -> None:
-    project = person.create_project("a tab to turn", CONFIG)
-    assert client.ensure_tab(project, "next", ["tasks:predictions_score"])
-    assert not client.ensure_tab(project, "next", ["-tasks:predictions_score"])
-    (tab,) = [tab for tab in person.tabs(project) if tab["data"]["title"] == "next"]
-    assert tab["data"]["ordering"] == ["-tasks:predictions_score"]
-    assert tab["data"]["filters"]["items"]
