@@ -28,7 +28,7 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; name one: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo 'python3-venv is missing: apt-get install python3-venv'; exit 1; }
 	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	@echo 'Installing the backend (once; PyTorch is large, this takes a minute or two) ...'
+	@echo 'Installing the backend (once; PyTorch is large, this takes a minute or two) ...' >&2
 	@$(call uv) pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
 	@$(call uv) pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
@@ -36,7 +36,7 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 $(LABEL_STUDIO)/.ready: label-studio.lock | $(BIN)/.ready
 	@mkdir -p $(dir $(LABEL_STUDIO))
 	@test -x $(LABEL_STUDIO)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO)
-	@echo 'Installing Label Studio in an environment of its own (once) ...'
+	@echo 'Installing Label Studio in an environment of its own (once) ...' >&2
 	@$(call uv) pip install --quiet --python $(LABEL_STUDIO)/bin/python --no-deps -r label-studio.lock
 	@touch $@
 

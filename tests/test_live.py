@@ -712,7 +712,10 @@ def test_in_round_mode_the_batch_is_fixed_until_the_round_ends_even_over_a_resta
     backend.close()
 
 
-def test_in_round_mode_no_batch_is_fixed_while_only_some_images_are_in(server: FakeLabelStudio, tmp_path: Path) -> None:
+def test_in_round_mode_no_batch_is_fixed_while_only_some_images_are_in(
+    server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neat_backend.embedding.FLUSH_IMAGES", 2)
     backend = Backend(tmp_path, server, rerank="round", encode_batch_size=2)
     server.import_tasks(PROJECT, 20)
     live = backend.live()
