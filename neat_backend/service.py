@@ -25,6 +25,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, rounds, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.store.intake import Intake
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Service:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
         self.database = database
+        self._intake = Intake(database, self._discover)
 
     # Label Studio's questions and news
 
@@ -86,9 +88,7 @@ class Service:
         if not webhook.known:
             log.debug("webhook %s ignored", webhook.action)
             return 0
-        with self.database.begin() as conn:
-            self._discover(conn, webhook.project)
-            event = inbox.append(conn, webhook.project, webhook.action, webhook.payload)
+        event = self._intake.file(webhook.project, webhook.action, webhook.payload)
         log.debug("project %d: event %d, %s", webhook.project, event, webhook.action)
         return event
 

@@ -1,0 +1,69 @@
+"""Webhooks that arrive together are filed together: one transaction, one wait for the disk, for all of them.
+
+Whoever comes first commits for those who queued up meanwhile. A lone webhook waits for nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from neat_backend.store import inbox
+from neat_backend.store.database import Database
+
+
+@dataclass(eq=False)
+class _Waiting:
+    project: int
+    action: str
+    payload: Mapping[str, Any]
+    event: int = 0  # its id once it is durable
+    error: Exception | None = None
+    done: bool = False
+
+
+class Intake:
+    """Files events in the inbox; safe to share between threads."""
+
+    def __init__(self, database: Database, before: Callable[[Connection, int], object]) -> None:
+        """before: called once per project in the same transaction, ahead of its events."""
+        self._database, self._before = database, before
+        self._queue: list[_Waiting] = []
+        self._queue_lock = threading.Lock()
+        self._committing = threading.Lock()
+
+    def file(self, project: int, action: str, payload: Mapping[str, Any]) -> int:
+        """The event's id once it is durable; events of one thread keep their order."""
+        mine = _Waiting(project, action, payload)
+        with self._queue_lock:
+            self._queue.append(mine)
+        with self._committing:
+            if not mine.done:
+                with self._queue_lock:
+                    batch, self._queue = self._queue, []
+                self._commit(batch)
+        if mine.error is not None:
+            raise mine.error
+        return mine.event
+
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            with self._database.begin() as conn:
+                for project in sorted({one.project for one in batch}):
+                    self._before(conn, project)
+                events = inbox.append_many(conn, [(one.project, one.action, one.payload) for one in batch])
+        except Exception as error:
+            if len(batch) > 1:  # perhaps the fault of one of them alone
+                for one in batch:
+                    self._commit([one])
+                return
+            batch[0].error = error
+        else:
+            for one, event in zip(batch, events, strict=True):
+                one.event = event
+        for one in batch:
+            one.done = True

@@ -1,0 +1,95 @@
+"""The intake: whatever is acknowledged is in the inbox, however many arrive at once."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from neat_backend.store import inbox, projects
+from neat_backend.store.intake import Intake
+from tests.serving import make_database, make_settings
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Any:
+    database = make_database(make_settings(tmp_path))
+    yield database
+    database.dispose()
+
+
+def known(conn: Connection, project: int) -> None:
+    projects.save_connection(conn, project)
+
+
+def filed(database: Any, project: int) -> dict[int, dict[str, Any]]:
+    with database.read() as conn:
+        return {event.id: dict(event.payload) for event in inbox.pending(conn, project, 10_000)}
+
+
+def test_every_event_gets_its_own_id_and_those_of_a_sender_keep_their_order(database: Any) -> None:
+    intake = Intake(database, known)
+
+    def send(sender: int) -> list[int]:
+        return [intake.file(1 + sender % 2, "A", {"sender": sender, "n": n}) for n in range(25)]
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(send, range(8)))
+    assert len({event for sent in ids for event in sent}) == 200
+    held = {**filed(database, 1), **filed(database, 2)}
+    for sender, sent in enumerate(ids):
+        assert sent == sorted(sent)
+        assert [held[event] for event in sent] == [{"sender": sender, "n": n} for n in range(25)]
+
+
+def test_those_who_wait_are_filed_in_one_transaction(database: Any) -> None:
+    begun, go = threading.Event(), threading.Event()
+    transactions = []
+
+    def before(conn: Connection, project: int) -> None:
+        known(conn, project)
+        transactions.append(project)
+        begun.set()
+        go.wait(10)
+
+    intake = Intake(database, before)
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(intake.file, 1, "A", {})
+        begun.wait(10)
+        rest = [pool.submit(intake.file, 1, "A", {"n": n}) for n in range(19)]
+        while len(intake._queue) < 19:
+            pass
+        go.set()
+        ids = {first.result(), *(one.result() for one in rest)}
+    assert len(ids) == 20
+    assert len(transactions) == 2
+
+
+def test_one_that_can_not_be_filed_takes_no_other_with_it(database: Any) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def before(conn: Connection, project: int) -> None:
+        begun.set()
+        go.wait(10)
+        if project == 13:
+            raise ValueError("not this one")
+        known(conn, project)
+
+    intake = Intake(database, before)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(intake.file, 1, "A", {})
+        begun.wait(10)
+        good = [pool.submit(intake.file, 1, "A", {"n": n}) for n in range(3)]
+        bad = pool.submit(intake.file, 13, "A", {})
+        while len(intake._queue) < 4:
+            pass
+        go.set()
+        ids = {first.result(), *(one.result() for one in good)}
+        with pytest.raises(ValueError, match="not this one"):
+            bad.result()
+    assert set(filed(database, 1)) == ids
+    assert filed(database, 13) == {}
