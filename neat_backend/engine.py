@@ -90,10 +90,15 @@ class Engine:
 
     # what happens
 
+    def reserve(self, n: int) -> None:
+        """Make room for n tasks in all, so that nothing is copied while they are added."""
+        self._table.reserve(n)
+        self._fit_arrays()
+
     def add_tasks(self, tasks: Sequence[int] | NDArray[np.int64], features: NDArray[np.float32]) -> None:
         """Take in tasks with features [n, dim] on the grid; a task that is here gets the new features."""
         ids = np.asarray(tasks, np.int64)
-        here = np.array([int(t) in self._table for t in ids], bool)
+        here = self._table.find(ids) != NONE
         if here.any():
             self._rescore(self._table.remove_tasks(ids[here]))
         rows = self._table.add_tasks(ids, features)
@@ -143,9 +148,8 @@ class Engine:
         self._labels = kept
         self._codes[:] = UNLABELLED
         self._table.unlabel(self._rows([x.task for x in dropped]))
-        for label in kept.values():
-            if label.task in self._table:
-                self._codes[self._table.rows([label.task])] = self._code(label)
+        held = [label for label in kept.values() if label.task in self._table]
+        self._codes[self._table.rows([label.task for label in held])] = [self._code(label) for label in held]
         self._trained &= carried.sum(axis=1) > 0
         self._rescore(np.flatnonzero(self._table.alive).astype(np.int32))
 
@@ -159,8 +163,9 @@ class Engine:
         """
         if probabilities.shape != (len(tasks), len(classes)):
             raise ValueError(f"probabilities are {probabilities.shape}, expected {(len(tasks), len(classes))}")
-        here = np.array([int(t) in self._table for t in tasks], bool)
-        rows = self._rows([int(t) for t in np.asarray(tasks)[here]])
+        rows = self._table.find(tasks)
+        here = rows != NONE
+        rows = rows[here]
         self._probabilities[rows] = self._carried(probabilities[here], tuple(classes), self.classes)
         self._trained[rows] = self._probabilities[rows].sum(axis=1) > 0
         self._rescore(rows)
@@ -245,7 +250,9 @@ class Engine:
 
     def unlabelled(self, tasks: Iterable[int]) -> set[int]:
         """Those of the tasks that are in the pool: with features, without a label."""
-        return {t for t in tasks if t in self._table and t not in self._labels}
+        wanted = list(tasks)
+        here = self._table.find(wanted) != NONE
+        return {t for t, found in zip(wanted, here, strict=True) if found and t not in self._labels}
 
     def untrained(self) -> list[int]:
         """Tasks without the classifier's probabilities, ascending."""
@@ -263,7 +270,8 @@ class Engine:
     # inside
 
     def _rows(self, tasks: Sequence[int]) -> Rows:
-        return self._table.rows([t for t in tasks if t in self._table])
+        rows = self._table.find(tasks)
+        return rows[rows != NONE]
 
     def _pool(self) -> Rows:
         return np.flatnonzero(self._table.alive & (self._codes == UNLABELLED)).astype(np.int32)

@@ -54,8 +54,9 @@ class NeighborTable:
         self.labelled = np.zeros(0, bool)
         self.neighbours: Rows = np.zeros((0, k), np.int32)
         self.similarities: NDArray[np.float32] = np.zeros((0, k), np.float32)
-        self._row_of: dict[int, int] = {}
-        self._free: list[int] = []
+        self._known: Ids = np.zeros(0, np.int64)  # the tasks that are here, ascending
+        self._known_rows: Rows = np.zeros(0, np.int32)  # and their rows
+        self._free: Rows = np.zeros(0, np.int32)  # unused rows
         self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
         # Rough similarity from which a new neighbour is possible; inf where no row is alive.
         self._bars = torch.zeros(0, dtype=torch.float16, device=self.planes.device)
@@ -64,14 +65,29 @@ class NeighborTable:
 
     def __len__(self) -> int:
         """Number of tasks."""
-        return len(self._row_of)
+        return len(self._known)
 
     def __contains__(self, task: int) -> bool:
-        return task in self._row_of
+        return self.find([task])[0] != NONE
+
+    def find(self, tasks: Sequence[int] | Ids) -> Rows:
+        """Rows of tasks, NONE for those that are not here: int32 [n]."""
+        wanted = np.asarray(tasks, np.int64)
+        if not len(self._known):
+            return np.full(len(wanted), NONE, np.int32)
+        at = np.minimum(np.searchsorted(self._known, wanted), len(self._known) - 1)
+        return np.where(self._known[at] == wanted, self._known_rows[at], np.int32(NONE))
 
     def rows(self, tasks: Sequence[int] | Ids) -> Rows:
         """Rows of tasks, all of which must be here (KeyError): int32 [n]."""
-        return np.fromiter((self._row_of[int(t)] for t in tasks), np.int32, len(tasks))
+        rows = self.find(tasks)
+        if (rows == NONE).any():
+            raise KeyError(int(np.asarray(tasks)[rows == NONE][0]))
+        return rows
+
+    def reserve(self, n: int) -> None:
+        """Make room for n tasks in all at once, instead of growing step by step."""
+        self._grow(n)
 
     def add_tasks(self, tasks: Ids, features: Features) -> Rows:
         """Take in unlabelled tasks with their features [n, dim]; gives their rows.
@@ -81,21 +97,24 @@ class NeighborTable:
         features = np.ascontiguousarray(features, np.float32)
         if features.shape != (len(tasks), self.dim):
             raise ValueError(f"features are {features.shape}, expected {(len(tasks), self.dim)}")
-        for task in tasks:
-            if int(task) in self._row_of:
-                raise ValueError(f"task {task} is in the table already")
-        if len(set(tasks.tolist())) != len(tasks):
+        here = self.find(tasks) != NONE
+        if here.any():
+            raise ValueError(f"task {tasks[here][0]} is in the table already")
+        if len(np.unique(tasks)) != len(tasks):
             raise ValueError("a task is given twice")
         rows = self._take_rows(len(tasks))
         try:
             self.planes.set(rows, features)
         except ValueError:
-            self._free.extend(rows.tolist())
+            self._free = np.concatenate([self._free, rows])
             raise
         self.ids[rows] = tasks
         self.alive[rows] = True
         self.labelled[rows] = False
-        self._row_of.update(zip(tasks.tolist(), rows.tolist(), strict=True))
+        order = np.argsort(tasks)
+        at = np.searchsorted(self._known, tasks[order])
+        self._known = np.insert(self._known, at, tasks[order])
+        self._known_rows = np.insert(self._known_rows, at, rows[order])
         self._search(rows)
         return rows
 
@@ -108,9 +127,9 @@ class NeighborTable:
         self.neighbours[rows] = NONE
         self.similarities[rows] = -np.inf
         self._set_bars(rows)
-        for task in tasks:
-            del self._row_of[int(task)]
-        self._free.extend(rows.tolist())
+        stays = ~np.isin(self._known_rows, rows)
+        self._known, self._known_rows = self._known[stays], self._known_rows[stays]
+        self._free = np.concatenate([self._free, rows])
         return touched[self.alive[touched]]
 
     def label(self, rows: Rows) -> Rows:
@@ -145,25 +164,29 @@ class NeighborTable:
         return np.flatnonzero(wanted[self.neighbours].any(axis=1)).astype(np.int32)
 
     def _take_rows(self, n: int) -> Rows:
-        """n unused rows, growing the arrays by a quarter (or just enough the first time)."""
+        """n unused rows, growing the arrays by a quarter (or as much as is needed) where there are none."""
         missing = n - len(self._free)
         if missing > 0:
-            old = len(self.ids)
-            new = old + max(missing, old // 4)
-            for name, fill in (
-                ("ids", 0), ("alive", False), ("labelled", False),
-                ("neighbours", NONE), ("similarities", -np.inf),
-            ):  # fmt: skip
-                array = getattr(self, name)
-                grown = np.full((new, *array.shape[1:]), fill, array.dtype)
-                grown[:old] = array
-                setattr(self, name, grown)
-            self.planes.grow(new)
-            bars = torch.full((new,), torch.inf, dtype=torch.float16, device=self.planes.device)
-            bars[:old] = self._bars
-            self._bars = bars
-            self._free.extend(range(new - 1, old - 1, -1))
-        return np.array([self._free.pop() for _ in range(n)], np.int32)
+            self._grow(len(self.ids) + max(missing, len(self.ids) // 4))
+        taken, self._free = self._free[:n], self._free[n:]
+        return taken
+
+    def _grow(self, size: int) -> None:
+        old = len(self.ids)
+        if size <= old:
+            return
+        for name, fill in (
+            ("ids", 0), ("alive", False), ("labelled", False), ("neighbours", NONE), ("similarities", -np.inf),
+        ):  # fmt: skip
+            array = getattr(self, name)
+            grown = np.full((size, *array.shape[1:]), fill, array.dtype)
+            grown[:old] = array
+            setattr(self, name, grown)
+        self.planes.grow(size)
+        bars = torch.full((size,), torch.inf, dtype=torch.float16, device=self.planes.device)
+        bars[:old] = self._bars
+        self._bars = bars
+        self._free = np.concatenate([self._free, np.arange(old, size, dtype=np.int32)])
 
     def _set_bars(self, rows: Rows) -> None:
         """Bring the filter's bars in line with the K-th similarities: rounded down, so that nothing slips through."""
