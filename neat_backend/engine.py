@@ -22,6 +22,7 @@ UNLABELLED = -3  # a row's code when its task has no label; never the code of a 
 
 _PRIORITY_STEPS = 2.0**32  # priorities nearer to each other than this count as equal
 _TIE_STEPS = 2.0**20
+_ASIDE = 2.0**-20  # what is set aside is put below this, everything else above
 _FEW_ROWS = 10_000  # beyond so many rows scored anew, looking through the whole pool is as fast
 
 
@@ -70,8 +71,10 @@ class Engine:
         self.version = 0  # grows with every change
         self._table = NeighborTable(dim, k, resolve_device(device))
         self._labels: dict[int, Label] = {}  # of every labelled task, with or without features
+        self._set_aside: set[int] = set()  # unlabelled tasks that somebody has answered
         self._probabilities: NDArray[np.float32] = np.zeros((0, len(self.classes)), np.float32)
         self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED
+        self._aside = np.zeros(0, bool)  # rows of the tasks that are set aside
         self._trained = np.zeros(0, bool)  # rows that have the classifier's probabilities
         self._inconsistency = np.zeros(0)
         self._known = np.zeros(0, np.int16)
@@ -106,13 +109,14 @@ class Engine:
         self._codes[rows] = UNLABELLED
         self._trained[rows] = False
         self._rescore(rows)
-        self._apply([self._labels[int(t)] for t in ids if int(t) in self._labels])
+        self._aside[rows] = False
+        self._apply([label for label in map(self._label, ids.tolist()) if label != Label(label.task)])
 
     def remove_tasks(self, tasks: Iterable[int]) -> None:
         """Forget tasks and their labels; unknown ones are passed over."""
         gone = [int(t) for t in dict.fromkeys(tasks)]
         for task in gone:
-            self._labels.pop(task, None)
+            self._note(Label(task))
         here = [t for t in gone if t in self._table]
         if here:
             self._codes[self._table.rows(here)] = UNLABELLED
@@ -124,15 +128,15 @@ class Engine:
         changed = {}
         for label in labels:
             if label.choice is not None and label.choice not in self.classes:
-                label = Label(label.task)  # a class that the label config no longer has
-            changed[label.task] = label
-        changed = {t: x for t, x in changed.items() if x != self._labels.get(t, Label(t))}
-        for task, label in changed.items():
-            if label == Label(task):
-                self._labels.pop(task, None)
+                label = Label(label.task, set_aside=True)  # a class that the label config no longer has
+            if label != self._label(label.task):
+                changed[label.task] = label
             else:
-                self._labels[task] = label
-        self._apply([x for t, x in changed.items() if t in self._table])
+                changed.pop(label.task, None)
+        for label in changed.values():
+            self._note(label)
+        here = self._table.find(list(changed)) != NONE
+        self._apply([label for label, found in zip(changed.values(), here, strict=True) if found])
         self.version += bool(changed)
 
     def set_classes(self, classes: Sequence[str]) -> None:
@@ -144,10 +148,12 @@ class Engine:
         self._probabilities = carried
         self.classes = classes
         kept = {t: x for t, x in self._labels.items() if x.invalid or x.choice in classes}
-        dropped = [Label(t) for t in self._labels if t not in kept]
+        dropped = [t for t in self._labels if t not in kept]
         self._labels = kept
+        self._set_aside.update(dropped)
         self._codes[:] = UNLABELLED
-        self._table.unlabel(self._rows([x.task for x in dropped]))
+        self._table.unlabel(self._rows(dropped))
+        self._aside[self._rows(dropped)] = True
         held = [label for label in kept.values() if label.task in self._table]
         self._codes[self._table.rows([label.task for label in held])] = [self._code(label) for label in held]
         self._trained &= carried.sum(axis=1) > 0
@@ -279,6 +285,17 @@ class Engine:
     def _sorted(self, rows: Rows) -> Rows:
         return rows[np.lexsort((self._table.ids[rows], -self._order[rows]))]
 
+    def _label(self, task: int) -> Label:
+        return self._labels.get(task) or Label(task, set_aside=task in self._set_aside)
+
+    def _note(self, label: Label) -> None:
+        """Remember what a task is labelled with; its row is `_apply`'s business."""
+        if label.invalid or label.choice is not None:
+            self._labels[label.task] = label
+        else:
+            self._labels.pop(label.task, None)
+        (self._set_aside.add if label.set_aside else self._set_aside.discard)(label.task)
+
     def _code(self, label: Label) -> int:
         if label.invalid:
             return INVALID
@@ -292,6 +309,7 @@ class Engine:
         codes = np.array([self._code(x) for x in labels], np.int32)
         was = self._codes[rows].copy()
         self._codes[rows] = codes
+        self._aside[rows] = [x.set_aside for x in labels]
         added = rows[(was == UNLABELLED) & (codes != UNLABELLED)]
         removed = rows[(was != UNLABELLED) & (codes == UNLABELLED)]
         changed = rows[(was != UNLABELLED) & (codes != UNLABELLED) & (was != codes)]
@@ -316,7 +334,8 @@ class Engine:
         self._inconsistency[rows] = inconsistency
         self._known[rows] = known
         self._candidate[rows] = candidate
-        self._order[rows] = self._spread_ties(priority, self._table.ids[rows])
+        order = self._spread_ties(priority, self._table.ids[rows])
+        self._order[rows] = np.where(self._aside[rows], order * _ASIDE, 2 * _ASIDE + order * (1 - 2 * _ASIDE))
         self._touched.append(rows)
         if sum(map(len, self._touched)) > _FEW_ROWS:
             self._kept, self._floor, self._touched = self._kept[:0], np.inf, []
@@ -345,8 +364,8 @@ class Engine:
         """Grow the arrays that run beside the table's rows."""
         size = len(self._table.ids)
         for name, fill in (
-            ("_probabilities", 0), ("_codes", UNLABELLED), ("_trained", False), ("_inconsistency", 0),
-            ("_known", 0), ("_candidate", False), ("_order", 0),
+            ("_probabilities", 0), ("_codes", UNLABELLED), ("_aside", False), ("_trained", False),
+            ("_inconsistency", 0), ("_known", 0), ("_candidate", False), ("_order", 0),
         ):  # fmt: skip
             array = getattr(self, name)
             if len(array) < size:

@@ -194,9 +194,11 @@ class LiveProject:
         have = embedding.stored(self.arrays, kind, images)
         have &= embedding.stored(self.arrays, embedding.thumbnails_kind(side), images)
         if have:
-            segment = self.arrays.load(kind)
-            mask = np.isin(segment.ids, np.fromiter(have, np.int64, len(have)))
-            self._engine.add_tasks(segment.ids[mask], segment.values[mask])
+            wanted = np.sort(np.fromiter(have, np.int64, len(have)))
+            self._engine.reserve(len(self._engine) + len(wanted))
+            for segment in self.arrays.segments(kind):  # one at a time: a pool may be larger than half the memory
+                mask = np.isin(segment.ids, wanted)
+                self._engine.add_tasks(segment.ids[mask], segment.values[mask])
         return have
 
     # events

@@ -46,6 +46,7 @@ class Label:
     task: int
     choice: str | None = None
     invalid: bool = False
+    set_aside: bool = False  # unlabelled although somebody has answered (a skip): all others are asked first
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def assert_same_state(engine, other):
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "remove", "label", "label", "unlabel", "invalid", "replace", "train"]),
+        st.sampled_from(["add", "remove", "label", "label", "unlabel", "skip", "invalid", "replace", "train"]),
         st.integers(1, 12),
         st.integers(0, 2**32 - 1),
     ),
@@ -79,16 +79,17 @@ def test_any_stream_of_events_leaves_the_state_of_a_rebuild(actions, rule, k):
             values = rng.dirichlet(np.ones(3), len(features)).astype(np.float32)
             engine.set_probabilities(sorted(features), values, CLASSES)
             probabilities = dict(zip(sorted(features), values, strict=True))
-        elif action in ("label", "invalid", "unlabel"):
+        elif action in ("label", "invalid", "unlabel", "skip"):
             for task in [*some, next_id + 5]:  # the last one has no features yet
                 choice = CLASSES[rng.integers(3)] if action == "label" else None
-                labels[task] = Label(task, choice, action == "invalid")
+                labels[task] = Label(task, choice, action == "invalid", set_aside=action == "skip")
             engine.set_labels([labels[task] for task in [*some, next_id + 5]])
             labels = {t: x for t, x in labels.items() if x != Label(t)}
     assert_same_state(engine, fresh(engine, features, labels, probabilities))
     counts = engine.counts()
-    assert counts.known + counts.invalid == len(labels)
-    assert counts.unlabelled == len([t for t in features if t not in labels])
+    labelled = {task for task, label in labels.items() if not label.set_aside}
+    assert counts.known + counts.invalid == len(labelled)
+    assert counts.unlabelled == len([t for t in features if t not in labelled])
 
 
 def two_groups():
@@ -115,6 +116,19 @@ def test_a_label_changed_moves_its_neighbours():
     engine.set_labels([Label(1, "east"), Label(2, "east"), Label(11, invalid=True), Label(12, invalid=True)])
     engine.set_labels([Label(1, invalid=True), Label(2, invalid=True), Label(11, "east"), Label(12, "east")])
     assert set(engine.head(4)) == {13, 14, 15, 16}
+
+
+def test_a_task_that_was_skipped_comes_after_all_others() -> None:
+    engine = two_groups()
+    engine.set_labels([Label(1, "east"), Label(2, "east"), Label(11, invalid=True), Label(12, invalid=True)])
+    first = engine.head(1)[0]
+    engine.set_labels([Label(first, set_aside=True)])
+    order = engine.head(100)
+    assert order[-1] == first
+    assert len(order) == 8
+    assert engine.counts().unlabelled == 8
+    engine.set_labels([Label(first)])  # the skip was taken back
+    assert engine.head(1) == [first]
 
 
 def test_the_first_batch_is_spread_over_the_pool_and_the_seed_decides():
@@ -152,7 +166,7 @@ def test_a_vanished_class_takes_its_labels_along_and_a_new_one_starts_at_zero():
     other = Engine(2, ("north", "west"), k=2, batch_size=2)
     ids = sorted(engine.tasks())
     other.add_tasks(ids, engine._table.planes.exact(engine._table.rows(ids)))
-    other.set_labels([Label(11, "north")])
+    other.set_labels([Label(1, "east"), Label(11, "north")])  # of the first, nothing is left but that it was answered
     other.set_probabilities([2, 3], np.array([[1, 0], [1, 0]], np.float32), ("north", "west"))
     assert_same_state(engine, other)
 

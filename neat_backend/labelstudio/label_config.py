@@ -88,7 +88,8 @@ def resolve(task: int, annotations: Sequence[Annotation], config: LabelConfig) -
     wins, and a tie goes to the option that was voted for last. A skip is a vote for invalid where the
     config has no invalid choice, and no vote where it has one. No vote either: anything but exactly one
     choice of the control, or a choice that the config no longer has. An annotation without an annotator
-    counts as an annotator of its own.
+    counts as an annotator of its own. A task with annotations but without a vote is set aside: Label Studio
+    does not serve it again to whoever answered, so it must not stand in the way of others.
     """
     in_order = sorted(annotations, key=lambda annotation: (annotation.updated_at, annotation.id))
     latest: dict[tuple[str, int], Annotation] = {}
@@ -104,7 +105,7 @@ def resolve(task: int, annotations: Sequence[Annotation], config: LabelConfig) -
     voters = sorted(latest.values(), key=lambda annotation: (annotation.updated_at, annotation.id))
     votes = [vote for vote in (_vote(task, annotation, config) for annotation in voters) if vote is not None]
     if not votes:
-        return Label(task)
+        return Label(task, set_aside=bool(annotations))
     counts = Counter(votes)
     most = max(counts.values())
     return next(vote for vote in reversed(votes) if counts[vote] == most)

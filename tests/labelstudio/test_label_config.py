@@ -93,6 +93,7 @@ def annotation(choice, minute=0, by=1, skip=False, truth=False, number=None):
 
 
 DOG, CAT, INVALID, NOTHING = Label(7, "dog"), Label(7, "cat"), Label(7, invalid=True), Label(7)
+ANSWERED = Label(7, set_aside=True)  # by somebody, without a vote coming of it
 
 
 @pytest.mark.parametrize(
@@ -101,14 +102,14 @@ DOG, CAT, INVALID, NOTHING = Label(7, "dog"), Label(7, "cat"), Label(7, invalid=
         ([], NOTHING),
         ([annotation("dog")], DOG),
         ([annotation("invalid")], INVALID),
-        ([annotation("wolf")], NOTHING),
-        ([annotation(None)], NOTHING),
-        ([annotation(["dog", "cat"])], NOTHING),
-        ([annotation(None, skip=True)], NOTHING),
-        ([annotation("dog", skip=True)], NOTHING),
+        ([annotation("wolf")], ANSWERED),
+        ([annotation(None)], ANSWERED),
+        ([annotation(["dog", "cat"])], ANSWERED),
+        ([annotation(None, skip=True)], ANSWERED),
+        ([annotation("dog", skip=True)], ANSWERED),
         # an annotator's latest counts, even where it is no vote
         ([annotation("dog", 0), annotation("cat", 1)], CAT),
-        ([annotation("dog", 0), annotation(None, 1)], NOTHING),
+        ([annotation("dog", 0), annotation(None, 1)], ANSWERED),
         # the majority, and the latest of a tie
         ([annotation("dog", 0, 1), annotation("dog", 1, 2), annotation("cat", 2, 3)], DOG),
         ([annotation("dog", 0, 1), annotation("cat", 1, 2)], CAT),
@@ -128,7 +129,7 @@ def test_resolving_several_annotations(annotations, label):
 def test_a_skip_means_invalid_only_where_no_choice_does():
     skip = [annotation(None, skip=True)]
     assert resolve(7, skip, NO_INVALID) == INVALID
-    assert resolve(7, skip, DOGS) == NOTHING
+    assert resolve(7, skip, DOGS) == ANSWERED
     assert resolve(7, [*skip, annotation("dog", 1, 2), annotation("dog", 2, 3)], NO_INVALID) == DOG
 
 
