@@ -70,6 +70,7 @@ class Publishing:
         self._refused: set[int] = set()  # tasks that should have been in that head
         self._served_sampling = ""
         self._published_at = float("-inf")
+        self._took_seconds = 0.0  # the last publication; a Label Studio that is slow gets as long a rest
         self._event = -1
 
     def step(self, order: Order, left_pool: Callable[[Sequence[int]], set[int]]) -> bool:
@@ -85,8 +86,8 @@ class Publishing:
         self._left |= gone
         returned = self._left - left_pool(sorted(self._left))
         if returned or not self._serves(order):
-            waited = self._clock() - self._published_at
-            if waited < (max(self.interval_seconds, HOLD_SECONDS) if order.hold else self.interval_seconds):
+            pause = max(self.interval_seconds, self._took_seconds, HOLD_SECONDS if order.hold else 0)
+            if self._clock() - self._published_at < pause:
                 return False
             if order.head:
                 self._publish(order)
@@ -129,6 +130,7 @@ class Publishing:
         self._served = [ranked.task for ranked in order.head if ranked.task not in self._refused]
         self._served_sampling = order.sampling
         self._published_at = self._clock()
+        self._took_seconds = self._published_at - started
         with self._tail_lock:
             self._version = version
             self._tail_sent, self._tail_unsure, self._tail_left = set(self._served), [], self.tail

@@ -199,6 +199,21 @@ def test_while_images_are_embedded_new_orders_wait_longer(site: Site) -> None:
     assert site.step([4, 5, 6])
 
 
+def test_a_slow_label_studio_gets_a_rest_as_long_as_it_took(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = site.server.import_predictions
+
+    def slowly(*args: object) -> int:
+        site.now += 9
+        return take(*args)
+
+    monkeypatch.setattr(site.server, "import_predictions", slowly)
+    assert site.step([1, 2, 3, 4, 5, 6])
+    site.now += 8
+    assert not site.step([6, 5, 4, 3, 2, 1])
+    site.now += 1
+    assert site.step([6, 5, 4, 3, 2, 1])
+
+
 def test_an_import_that_fails_half_way_switches_nothing_and_is_given_up(site: Site) -> None:
     site.step([1, 2, 3, 4])
     site.now += 60
