@@ -1,5 +1,5 @@
 # `make demo` and `make test` work as the first command in a fresh clone; both install what they need.
-# ARGS goes to the demo and to pytest: make demo ARGS="--annotate 80 --exit --json", make test ARGS="-k engine".
+# ARGS goes to the demo, the benchmarks and pytest: make demo ARGS="--annotate 80 --exit --json", make test ARGS="-k engine".
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
@@ -19,9 +19,13 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(BIN)/.ready
-	$(BIN)/neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512
-	$(BIN)/neat-backend bench ingest --seconds 5
+bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # ARGS=--json for programs
+	$(BIN)/neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512 $(ARGS)
+	$(BIN)/neat-backend bench ingest --seconds 5 $(ARGS)
+	$(BIN)/neat-backend bench publish --tasks 300 --labels 5 $(ARGS)
+	$(BIN)/neat-backend bench embed --images 256 $(ARGS)
+	$(BIN)/neat-backend bench train --images 512 --epochs 1 --seeds 1 $(ARGS)
+	$(BIN)/neat-backend bench memory --pool 100000 $(ARGS)
 
 # uv does the installing: the one on the PATH, else one that is put into the environment itself.
 $(BIN)/.ready: requirements.lock pyproject.toml

@@ -3,47 +3,145 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from neat_backend.bench import app
+from neat_backend.bench import app, samples
 
-SMALL = {"pool": 300, "labelled": 60, "dim": 16, "k": 10, "labels": 5}
-
-
-def arguments(**changed: int) -> list[str]:
-    return ["rerank", *(part for name, value in (SMALL | changed).items() for part in (f"--{name}", str(value)))]
+RERANK = {"pool": 300, "labelled": 60, "dim": 16, "k": 10, "labels": 5, "batch": 4}
+TRAIN = {"sides": "8", "images": "12", "test-images": "10", "epochs": "1", "seeds": "2", "data": "digits"}
+EMBED = {"images": "6", "side": "40", "batch-size": "4", "downloads": "2", "device": "cpu"}
 
 
-@pytest.mark.parametrize("changed", [{}, {"k": 1}, {"k": 60}, {"labels": 100}, {"dim": 2}], ids=str)
-def test_rerank_finds_every_compared_task_equal(changed: dict[str, int]) -> None:
-    done = CliRunner().invoke(app, [*arguments(**changed), "--json"])
+def line(command: str, options: dict[str, Any]) -> list[str]:
+    return [command, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def figures(command: str, options: dict[str, Any], *more: str) -> dict[str, Any]:
+    done = CliRunner().invoke(app, [*line(command, options), *more, "--json"])
     assert done.exit_code == 0, done.output
-    figures = json.loads(done.stdout)
-    assert figures["compared_tasks"] == 300 - figures.get("labels", (SMALL | changed)["labels"])
-    assert figures["equal_tasks"] == figures["compared_tasks"]
-    assert {"bench", "cores", "one_label_ms", "full_faiss_search_ms", "times_faster"} <= set(figures)
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["bench"] == command
+    return found
 
 
-def test_rerank_prints_a_table_for_people() -> None:
-    done = CliRunner().invoke(app, arguments())
-    assert done.exit_code == 0, done.output
-    assert "times_faster" in done.stdout
+class TestRerank:
+    @pytest.mark.parametrize("changed", [{}, {"k": 1}, {"k": 60}, {"labels": 100}, {"dim": 2}, {"batch": 80}], ids=str)
+    def test_every_compared_task_is_equal(self, changed: dict[str, int]) -> None:
+        sizes = RERANK | changed
+        found = figures("rerank", sizes)
+        assert found["compared_tasks"] == 300 - sizes["labels"] - 3 * sizes["batch"]
+        assert found["equal_tasks"] == found["compared_tasks"]
+        assert found["batch_over_faster_product"] >= found["batch_over_slower_product"] > 0
+
+    def test_without_batches_only_single_labels_are_timed(self) -> None:
+        found = figures("rerank", RERANK | {"batch": 0})
+        assert found["compared_tasks"] == 300 - RERANK["labels"]
+        assert "batch_ms" not in found
+
+    def test_people_get_a_table(self) -> None:
+        done = CliRunner().invoke(app, line("rerank", RERANK))
+        assert done.exit_code == 0, done.output
+        assert "times_faster" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("changed", "words"),
+        [
+            ({"k": 61}, "fewer than 61"),
+            ({"labels": 300}, "leaves nothing"),
+            ({"batch": 99}, "leaves nothing"),
+            ({"dim": 1}, "dim"),
+        ],
+    )
+    def test_sizes_that_leave_nothing_to_compare_are_refused(self, changed: dict[str, int], words: str) -> None:
+        assert words in refused("rerank", RERANK | changed)
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"), [({"k": 61}, "fewer than 61"), ({"labels": 300}, "leaves nothing"), ({"dim": 1}, "dim")]
-)
-def test_sizes_that_leave_nothing_to_compare_are_refused(changed: dict[str, int], words: str) -> None:
-    done = CliRunner().invoke(app, arguments(**changed), env={"COLUMNS": "200"})
-    assert done.exit_code == 2
-    assert words in done.output
+def refused(command: str, options: dict[str, Any]) -> str:
+    done = CliRunner().invoke(app, line(command, options), env={"COLUMNS": "200"})
+    assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
+    return done.output
 
 
-def test_ingest_has_every_webhook_acknowledged() -> None:
-    done = CliRunner().invoke(app, ["ingest", "--seconds", "1", "--rate", "20", "--no-train", "--json"])
-    assert done.exit_code == 0, done.output
-    figures = json.loads(done.stdout[done.stdout.index("{") :])
-    assert (figures["sent"], figures["not_acknowledged"]) == (20, 0)
+class TestIngest:
+    def test_every_webhook_is_acknowledged(self) -> None:
+        found = figures("ingest", {"seconds": 1, "rate": 20}, "--no-train")
+        assert (found["sent"], found["not_acknowledged"]) == (20, 0)
+
+
+class TestTrain:
+    def test_both_loops_are_measured_with_every_seed(self) -> None:
+        found = figures("train", TRAIN)
+        (row,) = found["rows"]
+        assert row["side"] == 8
+        assert len(row["ours_accuracy_of_each_seed"]) == len(row["plain_accuracy_of_each_seed"]) == 2
+        assert row["times_faster"] == pytest.approx(row["ours_images_per_second"] / row["plain_images_per_second"])
+        assert found["least_times_faster"] == row["times_faster"]
+
+    @pytest.mark.parametrize(
+        ("changed", "words"),
+        [({"sides": "32,x"}, "whole numbers"), ({"sides": "4"}, "at least 8"), ({"data": "cats"}, "digits"),
+         ({"images": "1797"}, "fewer than")],
+    )  # fmt: skip
+    def test_what_can_not_be_done_is_refused(self, changed: dict[str, str], words: str) -> None:
+        assert words in refused("train", TRAIN | changed)
+
+
+class TestEmbed:
+    @pytest.mark.parametrize("suffix", ["jpg", "png"])
+    def test_the_pipeline_gives_the_bare_encoders_features(self, suffix: str) -> None:
+        found = figures("embed", EMBED | {"suffix": suffix})
+        # A batch's last bits may differ with what else is in it, and the pipeline fills them as pictures come.
+        assert found["largest_difference_of_a_feature"] < 1e-5
+        assert found["limit"] in ("encoder", "decoding")
+        assert found["pipeline_over_the_limit"] >= found["pipeline_over_bare_encoder"]
+
+    def test_other_formats_are_refused(self) -> None:
+        assert "jpg or png" in refused("embed", EMBED | {"suffix": "gif"})
+
+
+class TestMemory:
+    def test_engine_and_web_are_measured(self) -> None:
+        found = figures("memory", {"pool": 2000, "dim": 32, "labels": 150, "webhooks": 5})
+        assert found["with_engine_gb"] > found["interpreter_and_torch_gb"] > 0.05
+        assert 0 < found["web_mb"] < 1000 * found["interpreter_and_torch_gb"]
+
+    def test_more_labels_than_tasks_are_refused(self) -> None:
+        assert "more than a pool" in refused("memory", {"pool": 10, "labels": 11})
+
+
+class TestPublish:
+    """What it does against a real Label Studio is in `make bench`: it takes half a minute."""
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [({"tasks": "99"}, "at least 100"), ({"tasks": "many"}, "whole numbers"), ({"tasks": "130"}, "too small")],
+    )
+    def test_sizes_that_can_not_be_measured_are_refused(self, options: dict[str, str], words: str) -> None:
+        assert words in refused("publish", options)
+
+
+class TestSamples:
+    def test_features_come_in_chunks_and_make_the_whole(self) -> None:
+        whole = samples.random_features(np.random.default_rng(0), 70, 4)
+        chunks = list(samples.feature_chunks(np.random.default_rng(0), 70, 4, rows=30))
+        assert [len(chunk) for chunk in chunks] == [30, 30, 10]
+        assert whole.shape == (70, 4)
+        assert np.allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+
+    def test_files_differ(self, tmp_path: Path) -> None:
+        files = samples.make_files(tmp_path, 3, 16, "png", np.random.default_rng(0))
+        assert len({file.read_bytes() for file in files}) == 3
+
+    def test_pictures_are_drawn_by_the_seed(self) -> None:
+        first, labels = samples.real_pictures("digits", 5, 12, seed=1)
+        again, _ = samples.real_pictures("digits", 5, 12, seed=1)
+        assert first.shape == (5, 12, 12, 3)
+        assert first.dtype == np.uint8
+        assert labels.shape == (5,)
+        assert (first == again).all()

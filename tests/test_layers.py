@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "web": GROUND | {"service", "labelstudio", "store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names
     "demo": GROUND,  # drives Label Studio and the backend from outside
-    "bench": GROUND | {"core", "engine", "store", "training"},
+    "bench": GROUND | {"core", "engine", "store", "labelstudio", "training", "embedding", "demo"},
     "cli": GROUND | {"service", "store", "serve", "worker", "demo", "bench"},
     "model": GROUND | {"service", "labelstudio", "store"},
     "_wsgi": GROUND | {"cli", "serve", "web"},
@@ -49,8 +49,8 @@ CONFINED = {
     "sqlalchemy": {"store", *WORKER, *LIGHT},
     "alembic": {"store"},
     "faiss": {"core", "bench"},
-    "torch": {"core", "training", "embedding"},
-    "torchvision": {"core"},
+    "torch": {"core", "training", "embedding", "bench"},
+    "torchvision": {"core", "bench"},
     "open_clip": {"core"},
     "httpx": {"labelstudio", "demo", "bench"},
     "typer": {"cli", "bench"},
