@@ -93,6 +93,8 @@ class Worker:
 
     def stop(self) -> None:
         """Put all projects away and give their leases back."""
+        for live, _ in self._live.values():  # all at once: each may need seconds to come to an end
+            live.stop()
         for number in list(self._live):
             self._put_away(number)
         log.info("worker %s stopped", self.owner)
@@ -215,12 +217,14 @@ class Worker:
             return self._encoder
 
     def _connect(self, project: Project) -> LabelStudioClient:
-        url = self.settings.label_studio_url or project.label_studio_url
-        key = self.settings.label_studio_api_key.get_secret_value() or project.access_token
+        # The key goes nowhere but to the URL that came with it: anybody who reaches /setup can name a server there.
+        url, key = self.settings.label_studio_url, self.settings.label_studio_api_key.get_secret_value()
+        if not key:
+            url, key = url or project.label_studio_url, project.access_token
         if not url or not key:
             raise SettingsError(
-                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not set, and Label Studio's connection named none:"
-                " set both (the key: Account & Settings → Access Token in Label Studio)"
+                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, and Label Studio's connection did not name"
+                " both either: set them (the key: Account & Settings → Access Token in Label Studio)"
             )
         return LabelStudioClient(url, key, self.settings.request_timeout_seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -10,11 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from pydantic import SecretStr
 
 from neat_backend import worker as worker_module
 from neat_backend.errors import EncoderError, LabelStudioRefused, LabelStudioUnavailable, SettingsError
@@ -508,3 +511,18 @@ def test_old_events_are_pruned_all_of_them(backend: Backend, workers: Workers, m
     workers.make(backend)._prune()
     with backend.database.read() as conn:
         assert not inbox.applied_since(conn, PROJECT, SYNC, datetime.now(timezone.utc) - timedelta(days=1))
+
+
+def test_the_key_goes_only_to_the_url_that_came_with_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody who reaches /setup can name a server there."""
+    made: list[tuple[str, str]] = []
+    monkeypatch.setattr(worker_module, "LabelStudioClient", lambda url, key, timeout: made.append((url, key)))
+    there = replace(backend.project(), label_studio_url="http://elsewhere", access_token="theirs")
+    for url, key in (("", "ours"), ("http://here", "ours"), ("http://here", ""), ("", "")):
+        settings = backend.settings.model_copy(
+            update={"label_studio_url": url, "label_studio_api_key": SecretStr(key)}
+        )  # fmt: skip
+        worker = Worker(settings, backend.database)
+        with contextlib.suppress(SettingsError):
+            worker._connect(there)
+    assert made == [("http://here", "ours"), ("http://here", "theirs"), ("http://elsewhere", "theirs")]
