@@ -380,15 +380,19 @@ class LiveProject:
         """One piece of the work that takes long; True if there was any."""
         self._bulk_wanted.clear()  # first: what is wanted from now on is not overlooked
         if self._sync_wanted:
-            self._sync()
+            try:
+                self._sync()
+            except BaseException:  # whatever it was, it is still to be done
+                self._sync_wanted = True
+                raise
         elif self._annotations_wanted:
             wanted, self._annotations_wanted = self._annotations_wanted, set()
             try:
                 sync.read_annotations(self.id, sorted(wanted), self._api, self.database)
-            except NeatError:
+                self._relabel(wanted)
+            except BaseException:
                 self._annotations_wanted |= wanted
                 raise
-            self._relabel(wanted)
         elif self._embed() or self._fill_probabilities():
             pass
         elif self._tab_sampling != self._sampling:
@@ -416,12 +420,8 @@ class LiveProject:
         sync.ensure_webhook(self.id, self.settings, self._api, self.database)
         if first and self.settings.configure_project:
             sync.configure(self.id, self._api, self.database)
-        self._sync_wanted = False
-        try:
-            found = sync.read_project(self.id, self.settings, self._api, self.database, self._progress)
-        except NeatError:
-            self._sync_wanted = True
-            raise
+        self._sync_wanted = False  # before reading: what asks for it from now on is not overlooked
+        found = sync.read_project(self.id, self.settings, self._api, self.database, self._progress)
         with self.lock:
             if self._fields_event <= found.seen:
                 info, self._fields_event = found.info, found.seen

@@ -15,7 +15,7 @@ import numpy as np
 
 from neat_backend import embedding
 from neat_backend.engine import Engine
-from neat_backend.errors import TrainingError
+from neat_backend.errors import StoreError, TrainingError
 from neat_backend.records import TRAIN, Round
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, rounds
@@ -87,13 +87,19 @@ class Rounds:
         if len(present) < 2 and trigger != REQUESTED:
             # Nothing to tell apart yet: go on by neighbours alone and look again after the next label.
             return False
-        with self.database.begin() as conn:
-            begun = rounds.start(
-                conn, self.project, trigger=trigger, known=counts.known, invalid=counts.invalid,
-                unlabelled=counts.unlabelled, queried=max(labelled - self._counted, 0),
-                queried_known=min(max(counts.known - self._known, 0), max(labelled - self._counted, 0)),
-                classes=classes,
-            )  # fmt: skip
+        queried = max(labelled - self._counted, 0)
+        try:
+            with self.database.begin() as conn:
+                begun = rounds.start(
+                    conn, self.project, trigger=trigger, known=counts.known, invalid=counts.invalid,
+                    unlabelled=counts.unlabelled, queried=queried,
+                    queried_known=min(max(counts.known - self._known, 0), queried), classes=classes,
+                )  # fmt: skip
+        except StoreError:
+            if trigger != BATCH:  # that one comes up again by itself
+                with lock:
+                    self.request(trigger)
+            raise
         self._counted, self._known = labelled, counts.known
         if len(present) < 2:
             self._fail(begun, f"needs labelled images of at least two classes, has {len(present)}")

@@ -889,3 +889,19 @@ def test_a_webhook_carries_our_credentials(server: FakeLabelStudio, tmp_path: Pa
         "http://neat:9090/webhook": {"Authorization": "Basic bmVhdDpzZWNyZXQ="}
     }
     backend.close()
+
+
+@pytest.mark.parametrize("error", [StoreError("disk full"), RuntimeError("ours")])
+def test_a_reading_that_could_not_be_taken_in_is_done_again(
+    error: Exception, server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.annotate(1, "dog")  # its webhook was lost
+    live._sync_wanted = True
+    with monkeypatch.context() as broken:
+        broken.setattr(live, "_refresh", lambda: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)):
+            live.bulk_step()
+    settle(live)
+    assert state(live) == state(settled(backend))
+    assert live._engine is not None
+    assert 1 in live._engine.labels()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neat_backend.errors import TrainingError
+from neat_backend.errors import StoreError, TrainingError
 from neat_backend.live import LiveProject
 from neat_backend.records import Round
 from neat_backend.store import inbox, projects, rounds
@@ -388,3 +388,16 @@ def test_a_real_training_sorts_the_pool(server: FakeLabelStudio, backend: Backen
     settle(live)
     assert untrained(live) == []
     assert state(live) == state(backend.live())
+
+
+def test_a_round_that_was_asked_for_while_the_database_failed_is_begun_later(
+    backend: Backend, live: LiveProject, trainings: list[FakeTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(backend, live, "dog", "cat")
+    train(backend, live)
+    with monkeypatch.context() as broken:
+        broken.setattr("neat_backend.rounds.rounds.start", lambda *_, **__: (_ for _ in ()).throw(StoreError("full")))
+        with pytest.raises(StoreError):
+            live.rounds_step()
+    assert live.rounds_step()
+    assert recorded(backend)[0].trigger == "requested"
