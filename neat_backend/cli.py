@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from neat_backend import __version__, bench
 from neat_backend.errors import NeatError
@@ -51,6 +51,8 @@ def set_up_logging(settings: Settings) -> None:
     )
     logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLogger().level))
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name, near in Settings.misspelt().items():
+        logging.getLogger(__name__).warning("%s is no setting and is not read; did you mean %s?", name, near)
 
 
 def service() -> Service:
@@ -137,18 +139,23 @@ def status(
         return
     if not found:
         out.print("No project is connected yet: paste this backend's URL into Label Studio (Settings → Model).")
+        place = f"Looked in {asked.database.shown}; NEAT_DATA_DIR or DATABASE_URL name another place."
+        out.print(place, highlight=False, markup=False, soft_wrap=True)
         return
-    table = Table("project", "state", "tasks", "known", "invalid", "failed", "waiting events", "served")
-    for one in found:
-        row = asked.status(one["id"])
+    numbers = [Column(title, justify="right") for title in ("tasks", "known", "invalid", "failed", "waiting events")]
+    table = Table("project", Column("state", no_wrap=True), *numbers, Column("served", no_wrap=True))
+    for row in found:
         labels = row["labelled"]
         table.add_row(
-            escape(f"{row['id']} {row['title']}"), escape(f"{row['state']} {row['detail']}".strip()),
-            str(row["tasks"]["tasks"]),
+            escape(f"{row['id']} {row['title']}"), row["state"], str(row["tasks"]["tasks"]),
             str(labels["known"]), str(labels["invalid"]), str(row["tasks"]["failed"]), str(row["queue"]["count"]),
-            row["model_version"] or "-",
+            row["model_version"],
         )  # fmt: skip
     out.print(table)
+    for row in found:
+        if row["detail"]:
+            words = f"project {row['id']} is {row['state']}: {row['detail']}"
+            out.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
 def _follow(asked: Service, project: int) -> None:
@@ -159,10 +166,13 @@ def _follow(asked: Service, project: int) -> None:
         while True:
             now = asked.status(project)
             total = now["progress"]["total"] or None
-            progress.update(bar, description=now["state"], completed=now["progress"]["done"], total=total)
+            words = escape(f"{now['state']} {now['detail']}".strip())
+            progress.update(bar, description=words, completed=now["progress"]["done"], total=total)
             if now["state"] == "blocked":
                 raise NeatError(now["detail"])
             if now["state"] == "ready" and now["caught_up"]:
+                images = now["tasks"]["ready"]
+                progress.update(bar, completed=images, total=images)
                 return
             time.sleep(0.5)
 
@@ -179,7 +189,8 @@ def rank(
     if as_json:
         show(ranked, True)
         return
-    table = Table("rank", "task", "priority", "inconsistency", "known neighbours", "candidate", "predicted")
+    whole = [Column(title, no_wrap=True) for title in ("rank", "task", "priority", "inconsistency")]
+    table = Table(*whole, "known neighbours", "candidate", "predicted")
     for one in ranked:
         table.add_row(
             str(one["rank"]), str(one["task"]), f"{one['priority']:.4f}", f"{one['inconsistency']:.3f}",

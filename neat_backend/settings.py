@@ -6,6 +6,7 @@ test keeps the two equal. Bad values raise `SettingsError` naming key, value and
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -176,7 +177,11 @@ class Settings(BaseModel):
         description="Name of the Choices tag to use when a label config has several",
     )
     seed: int = Field(
-        0, ge=0, validation_alias=_env("NEAT_SEED"), description="Seed of training and of every random choice"
+        0,
+        ge=0,
+        lt=2**32,  # what every generator takes
+        validation_alias=_env("NEAT_SEED"),
+        description="Seed of training and of every random choice",
     )
 
     # classifier
@@ -229,6 +234,26 @@ class Settings(BaseModel):
                 raise ValueError(f"is not a JSON list: {error}") from None
         return [part.strip() for part in value.split(",") if part.strip()]
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("encoder")
+    @classmethod
+    def _known_encoder(cls, value: str) -> str:
+        """Said at the start: the encoder itself is built when the first project connects."""
+        if not re.fullmatch(r"clip:.+|resnet(18|34|50)|efficientnet_lite0", value):
+            raise ValueError("must be clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50 or efficientnet_lite0")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
+            raise ValueError("must be auto, cpu, cuda or cuda:N")
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: str) -> str:
@@ -277,6 +302,17 @@ class Settings(BaseModel):
                 raise SettingsError(f"extra_params: {key!r} can't be set per project; these can: {allowed}")
             values[name] = value
         return self._checked(values, self.titles())
+
+    @classmethod
+    def misspelt(cls, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Variables of `env` that nobody reads, but that look like a setting → the setting they look like."""
+        read = {key for info in cls.model_fields.values() for key in _names(info)}
+        found = {}
+        for name in os.environ if env is None else env:
+            if name.startswith("NEAT_") and name not in read:
+                for near in difflib.get_close_matches(name, sorted(read), n=1, cutoff=0.85):
+                    found[name] = near
+        return found
 
     @classmethod
     def titles(cls) -> dict[str, str]:

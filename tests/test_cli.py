@@ -102,6 +102,7 @@ class TestStatus:
         done = run("status")
         assert done.exit_code == 0
         assert "No project is connected yet" in done.stdout
+        assert "neat.sqlite3; NEAT_DATA_DIR" in done.stdout
         assert json.loads(run("status", "--json").stdout) == []
 
     @pytest.mark.parametrize("words", [("status",), ("status", "7"), ("status", "7", "--follow")])
@@ -132,6 +133,17 @@ class TestStatus:
         code, said = said_by_main("status", "7", "-f", monkeypatch=monkeypatch, capsys=capsys)
         assert code == 1
         assert "error: the token is refused" in said
+
+    def test_in_a_narrow_terminal_version_and_reason_are_whole(
+        self, served: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cli, "out", Console(width=80))
+        reason = "Label Studio refused us (401, GET /api/webhooks/): check LABEL_STUDIO_API_KEY: " + "long " * 20
+        with served.database.begin() as conn:
+            projects.update(conn, 7, state=projects.BLOCKED, detail=reason)
+        said = run("status").stdout
+        assert "neat-r000003" in said
+        assert f"project 7 is blocked: {reason}" in said
 
     def test_brackets_of_titles_and_details_are_no_markup(self, served: Service) -> None:
         with served.database.begin() as conn:

@@ -76,6 +76,21 @@ class TestFromEnv:
         monkeypatch.setenv("NEAT_K", "17")
         assert Settings.from_env().k == 17
 
+    def test_the_log_level_may_be_in_any_case(self) -> None:
+        assert Settings.from_env({"LOG_LEVEL": "debug"}).log_level == "DEBUG"
+
+    @pytest.mark.parametrize("name", ["clip:ViT-B-32/openai", "resnet34", "resnet50", "efficientnet_lite0"])
+    def test_every_encoder_is_taken(self, name: str) -> None:
+        assert Settings.from_env({"NEAT_ENCODER": name}).encoder == name
+
+    def test_what_looks_like_a_setting_but_is_none_is_found(self) -> None:
+        env = dict.fromkeys(
+            [*GIVEN, "NEAT_BATCHSIZE", "NEAT_KNOWNRULE", "NEAT_BACKEND_SERVICE_HOST", "NEAT_LABEL_STUDIO"]
+        )
+        assert Settings.misspelt(env) == {  # type: ignore[arg-type]
+            "NEAT_BATCHSIZE": "NEAT_BATCH_SIZE", "NEAT_KNOWNRULE": "NEAT_KNOWN_RULE",
+        }  # fmt: skip
+
     def test_overrides_win(self) -> None:
         assert Settings.from_env({"NEAT_K": "17"}, k=3).k == 3
 
@@ -108,6 +123,9 @@ class TestBadValues:
             ("NEAT_REQUEST_TIMEOUT", "inf", "finite number"),
             ("NEAT_RECONCILE_SECONDS", "nan", "number"),
             ("NEAT_INVALID_CHOICES", "[dog", "JSON list"),
+            ("NEAT_SEED", str(2**32), "less than 4294967296"),
+            ("NEAT_ENCODER", "clipp", "must be clip:MODEL/PRETRAINED"),
+            ("NEAT_DEVICE", "gpu", "must be auto, cpu, cuda or cuda:N"),
             ("PORT", "65536", "less than or equal to 65535"),
             ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
             ("LABEL_STUDIO_URL", "label.example.com", "must start with http:// or https://"),
