@@ -182,10 +182,6 @@ class Service:
             _found(conn, project)
             return [_json(each) for each in tasks.failed_images(conn, project)]
 
-    def check_label_config(self, xml: str) -> label_config.LabelConfig:
-        """The label config as this backend reads it. Raises BadLabelConfig."""
-        return label_config.parse(xml, self.settings.invalid_choices, self.settings.control)
-
     # helpers
 
     def _project(self, project: int) -> Project:
@@ -282,10 +278,9 @@ def _predictions(
     config: label_config.LabelConfig | None,
 ) -> list[dict[str, Any]]:
     version = project.model_version or NO_VERSION
-    places = {} if ranking is None else {int(task): at for at, task in enumerate(ranking["ids"])}
     answers = []
     for task in asked:
-        at = places.get(task["id"])
+        at = _place(ranking, task["id"])
         filled: list[dict[str, Any]] = []
         priority = 0.0
         if ranking is not None and at is not None:
@@ -330,6 +325,15 @@ def _known(ranking: dict[str, Any] | None, ids: set[int]) -> set[int]:
         return set()
     wanted = np.fromiter(ids, dtype=np.int64, count=len(ids))
     return {int(task) for task in wanted[np.isin(wanted, ranking["ids"])]}
+
+
+def _place(ranking: dict[str, Any] | None, task: int | None) -> int | None:
+    """Where the task is in the ranking's arrays; None if it has no score."""
+    if ranking is None or task is None:
+        return None
+    ids: np.ndarray = ranking["ids"]  # [n], ascending
+    at = int(np.searchsorted(ids, task))
+    return at if at < len(ids) and ids[at] == task else None
 
 
 def _order(ranking: dict[str, Any]) -> np.ndarray:
