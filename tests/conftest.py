@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+
 
 def need(name: str, reason: str) -> None:
     """Skip the calling test because `name` is missing — or fail it where NEAT_TEST_REQUIRE names it.

@@ -143,6 +143,7 @@ class NeighborTable:
         filled = before > self.k  # every row has K neighbours besides itself
         if not filled or len(rows) >= max(_BULK_LABELS, before // 8):
             return self._search(np.flatnonzero(self.alive).astype(np.int32))
+        self.planes.sketch(np.flatnonzero(self.alive).astype(np.int32))
         touched = [self._merge(found, label) for found, label in self.planes.near(rows, self._bars)]
         return np.concatenate(touched or [rows[:0]])
 

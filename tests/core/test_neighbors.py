@@ -113,6 +113,41 @@ def test_labels_one_by_one_or_at_once_give_one_table(steps):
     assert held_neighbours(table) == exact_neighbours(table)
 
 
+def structured_features(rng, n, dim):
+    """Features with a few strong directions, as real ones have."""
+    return grid(rng.normal(size=(n, dim)) * 0.8 ** np.arange(dim))
+
+
+def test_a_sketch_of_the_pool_leaves_the_table_exact(monkeypatch):
+    rng = np.random.default_rng(3)
+    table = NeighborTable(64, 5)
+    rows = table.add_tasks(np.arange(5000), structured_features(rng, 5000, 64))
+    table.label(rows[:200])
+    used = []
+    near = table.planes._near_by_sketch
+    monkeypatch.setattr(table.planes, "_near_by_sketch", lambda *given: used.append(given[0]) or near(*given))
+    for row in rows[200:260]:
+        table.label(np.array([row]))
+    assert len(used) == 60
+    later = table.add_tasks(np.arange(5000, 5200), structured_features(rng, 200, 64))  # more rows than it was made for
+    table.label(later[:2])
+    table.remove_tasks(np.arange(300, 400))
+    table.label(later[2:4])
+    assert len(used) == 64
+    assert held_neighbours(table) == exact_neighbours(table)
+
+
+def test_a_sketch_that_excludes_nothing_is_left_alone():
+    rng = np.random.default_rng(4)
+    table = NeighborTable(64, 5)
+    rows = table.add_tasks(np.arange(4500), some_features(rng, 4500, 64))
+    table.label(rows[:100])
+    for row in rows[100:120]:
+        table.label(np.array([row]))
+    assert table.planes._resting > 0
+    assert held_neighbours(table) == exact_neighbours(table)
+
+
 def test_the_table_agrees_with_a_faiss_flat_search():
     rng = np.random.default_rng(2)
     features = some_features(rng, 2000, 128)
