@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_Prepared = tuple[int, "str | None", NDArray[np.uint8], Any]  # task, reference, thumbnail, what `preprocess` gave
+_Encoded = tuple[list[tuple[_Prepared, NDArray[np.float32]]], list[tuple[int, ImageError]]]  # done, failed
+
 FLUSH_SECONDS = 5.0
 FLUSH_IMAGES = 512
 
 
 class Encoder(Protocol):
-    """What embedding needs of an encoder; see core/encoders.py."""
+    """What embedding needs of an encoder; see core/encoders.py. One without `at_once` gets batches one by one."""
 
     key: str
     dim: int
@@ -105,11 +109,13 @@ def embed(
     """
     progress = Progress(len(images))
     waiting: list[tuple[int, int, NDArray[np.uint8], NDArray[np.float32]]] = []  # task, key, thumbnail, feature
+    encoding: deque[Future[_Encoded]] = deque()
+    at_once: int = getattr(encoder, "at_once", 1)
     flushed = time.monotonic()
 
     def prepare(task: int, ref: str | None) -> tuple[NDArray[np.uint8], Any]:
         image = load(task, ref)
-        return thumbnail(image, side), encoder.preprocess(image)
+        return thumbnail(_shrunk(image, side), side), encoder.preprocess(image)
 
     def flush() -> None:
         nonlocal flushed
@@ -123,21 +129,35 @@ def embed(
             on_stored(Embedded(tasks, keys, features))
         flushed = time.monotonic()
 
-    with ThreadPoolExecutor(downloads, thread_name_prefix="image") as pool:
+    def take_in(encoded: Future[_Encoded]) -> None:
+        done, failed = encoded.result()
+        progress.done += len(done)
+        progress.failed += len(failed)
+        waiting.extend((task, image_key(ref or ""), thumb, feature) for (task, ref, thumb, _), feature in done)
+        for task, error in failed:
+            on_failed(task, error)
+        if len(waiting) >= FLUSH_IMAGES or time.monotonic() - flushed > FLUSH_SECONDS:
+            flush()
+
+    with (
+        ThreadPoolExecutor(at_once, "encode", _with_few_cores, (at_once,)) as encoders,
+        ThreadPoolExecutor(downloads, thread_name_prefix="image") as pool,
+    ):
         try:
             for batch in _batches(pool, prepare, images, batch_size, downloads * 2 + batch_size, on_failed, progress):
                 if stopped():
                     break
-                waiting += [
-                    (task, image_key(ref or ""), thumb, feature)
-                    for task, ref, thumb, feature in _encoded(encoder, batch, on_failed, progress)
-                ]
-                if len(waiting) >= FLUSH_IMAGES or time.monotonic() - flushed > FLUSH_SECONDS:
-                    flush()
+                encoding.append(encoders.submit(_encoded, encoder, batch))
+                while encoding and (len(encoding) > at_once or encoding[0].done()):
+                    take_in(encoding.popleft())
                 on_progress(progress)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            flush()
+            try:
+                while encoding:
+                    take_in(encoding.popleft())
+            finally:
+                flush()
     on_progress(progress)
     return progress
 
@@ -150,11 +170,11 @@ def _batches(
     ahead: int,
     on_failed: Callable[[int, ImageError], None],
     progress: Progress,
-) -> Iterator[list[tuple[int, str | None, NDArray[np.uint8], Any]]]:
+) -> Iterator[list[_Prepared]]:
     """Full batches of prepared images in whatever order they arrive, at most `ahead` in preparation."""
     running: dict[Future[tuple[NDArray[np.uint8], Any]], tuple[int, str | None]] = {}
     todo = iter(images)
-    batch: list[tuple[int, str | None, NDArray[np.uint8], Any]] = []
+    batch: list[_Prepared] = []
     more = True
     while more or running:
         while more and len(running) < ahead:
@@ -184,26 +204,32 @@ def _batches(
         yield batch
 
 
-def _encoded(
-    encoder: Encoder,
-    batch: Sequence[tuple[int, str | None, NDArray[np.uint8], Any]],
-    on_failed: Callable[[int, ImageError], None],
-    progress: Progress,
-) -> Iterator[tuple[int, str | None, NDArray[np.uint8], NDArray[np.float32]]]:
+def _encoded(encoder: Encoder, batch: Sequence[_Prepared]) -> _Encoded:
     """The batch with features; a picture that has none (zero, NaN) is told, and the others are encoded without it."""
     try:
         features = encoder.encode(_stack([prepared for _, _, _, prepared in batch]))
     except ValueError as error:
         if len(batch) == 1:
-            progress.failed += 1
-            on_failed(batch[0][0], ImageError(f"the image has no usable features ({error})"))
-            return
-        for one in batch:
-            yield from _encoded(encoder, [one], on_failed, progress)
-        return
-    progress.done += len(batch)
-    for (task, ref, thumb, _), feature in zip(batch, features, strict=True):
-        yield task, ref, thumb, feature
+            return [], [(batch[0][0], ImageError(f"the image has no usable features ({error})"))]
+        parts = [_encoded(encoder, [one]) for one in batch]
+        return [one for done, _ in parts for one in done], [one for _, failed in parts for one in failed]
+    return list(zip(batch, features, strict=True)), []
+
+
+def _with_few_cores(at_once: int) -> None:
+    """Let this thread alone, of all in the process, compute on its share of the cores."""
+    if at_once > 1:
+        import torch
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        threads = torch.get_num_threads()  # asked first: it sets a new thread's number
+        threadpool_limits(max(1, threads // at_once), user_api="openmp")
+
+
+def _shrunk(image: Image, side: int) -> Image:
+    """`image`, or quickly made smaller where at least twice `side` is left to resize from properly."""
+    factor = min(image.size) // (2 * side)
+    return image.reduce(factor) if factor > 1 else image
 
 
 def _stack(prepared: Sequence[Any]) -> Any:
