@@ -81,12 +81,13 @@ class Rounds:
                 trigger = BATCH
             if not trigger:
                 return False
-            self._wanted = ""
             known = {t: x.choice for t, x in engine.labels().items() if x.choice is not None and t in engine}
-        present = set(known.values())
-        if len(present) < 2 and trigger != REQUESTED:
-            # Nothing to tell apart yet: go on by neighbours alone and look again after the next label.
-            return False
+            present = set(known.values())
+            if len(present) < 2 and (trigger != REQUESTED or not idle):
+                # Nothing to tell apart yet: go on by neighbours alone and look again after the next label, or
+                # when the images are in, of which none may be there after a change of the encoder.
+                return False
+            self._wanted = ""
         queried = max(labelled - self._counted, 0)
         try:
             with self.database.begin() as conn:

@@ -215,6 +215,31 @@ def test_a_round_that_was_interrupted_is_begun_again(
     assert (two.queried, two.queried_known) == (one.queried, one.queried_known) == (4, 3)
 
 
+def test_a_round_that_is_begun_again_waits_for_the_images_of_another_encoder(
+    backend: Backend, live: LiveProject, trainings: list[FakeTraining]
+) -> None:
+    label(backend, live, "dog", "cat", "dog", "invalid")
+    live.rounds_step()
+    live.arrays.drop("features/fake")
+    again = backend.live()
+    assert not again.rounds_step()
+    settle(again)
+    assert again.rounds_step()
+    assert len(trainings) == 2
+    assert [r.error for r in recorded(backend)] == ["interrupted", ""]
+
+
+def test_a_change_of_classes_is_trained_for_once_there_are_two(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, trainings: list[FakeTraining]
+) -> None:
+    backend.deliver(server.change_project(PROJECT, label_config=label_config("dog", "cat", "owl")))
+    label(backend, live, "dog")
+    assert not live.rounds_step()
+    label(backend, live, "cat", first=2)
+    assert live.rounds_step()
+    assert recorded(backend)[0].trigger == "classes"
+
+
 def test_a_round_that_is_stopped_with_its_project_is_interrupted_not_failed(
     backend: Backend, live: LiveProject, trainings: list[FakeTraining]
 ) -> None:
