@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 WAITING = "waiting to be read from Label Studio"
 NO_VERSION = "neat"  # the model version until a revision has been published
+NEGLECT_SECONDS = 30.0  # a worker needs some seconds to start
 SYNC_AGAIN_SECONDS = 600  # Label Studio posts /setup whenever somebody looks at its settings page
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between two looks for a task that is being scored
 
@@ -246,7 +247,7 @@ class Service:
             "id": project.id,
             "title": project.title,
             "state": project.state,
-            "detail": project.detail,
+            "detail": _neglect(depth, projects.lease_owner(conn, project.id)) or project.detail,
             "progress": {
                 "done": project.progress_done,
                 "total": project.progress_total,
@@ -325,6 +326,13 @@ def _known(ranking: dict[str, Any] | None, ids: set[int]) -> set[int]:
         return set()
     wanted = np.fromiter(ids, dtype=np.int64, count=len(ids))
     return {int(task) for task in wanted[np.isin(wanted, ranking["ids"])]}
+
+
+def _neglect(depth: inbox.QueueDepth, worker: str | None) -> str:
+    """What to say of events that nobody takes in."""
+    if worker is None and depth.oldest_seconds > NEGLECT_SECONDS:
+        return f"{depth.count} events wait for a worker: is `neat-backend worker` (or `serve`) running here?"
+    return ""
 
 
 def _place(ranking: dict[str, Any] | None, task: int | None) -> int | None:

@@ -388,3 +388,13 @@ class TestQuestions:
         connect(service, project="8.1")
         assert service.versions(7) == ["neat-r000003"]
         assert service.versions(None) == ["neat", "neat-r000003"]
+
+
+def test_events_that_no_worker_takes_in_are_said(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(service)
+    assert "neat-backend worker" not in service.status(7)["detail"]
+    monkeypatch.setattr("neat_backend.service.NEGLECT_SECONDS", 0.0)
+    assert service.status(7)["detail"].startswith("1 events wait for a worker: is `neat-backend worker`")
+    with service.database.begin() as conn:
+        projects.acquire_lease(conn, 7, "somebody", 60)
+    assert "neat-backend worker" not in service.status(7)["detail"]
