@@ -20,12 +20,12 @@ lint: $(BIN)/.ready
 	$(BIN)/mypy
 
 bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # ARGS=--json for programs
-	$(BIN)/neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512 $(ARGS)
-	$(BIN)/neat-backend bench ingest --seconds 5 $(ARGS)
-	$(BIN)/neat-backend bench publish --tasks 300 --labels 5 $(ARGS)
-	$(BIN)/neat-backend bench embed --images 256 $(ARGS)
-	$(BIN)/neat-backend bench train --images 512 --epochs 1 --seeds 1 $(ARGS)
-	$(BIN)/neat-backend bench memory --pool 100000 $(ARGS)
+	@$(BIN)/neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512 $(ARGS)
+	@$(BIN)/neat-backend bench ingest --seconds 5 $(ARGS)
+	@$(BIN)/neat-backend bench publish --tasks 300 --labels 5 $(ARGS)
+	@$(BIN)/neat-backend bench embed --images 256 $(ARGS)
+	@$(BIN)/neat-backend bench train --images 512 --epochs 1 --seeds 1 $(ARGS)
+	@$(BIN)/neat-backend bench memory --pool 100000 $(ARGS)
 
 # uv does the installing: the one on the PATH, else one that is put into the environment itself.
 $(BIN)/.ready: requirements.lock pyproject.toml
