@@ -226,7 +226,7 @@ def test_a_round_that_is_begun_again_waits_for_the_images_of_another_encoder(
     settle(again)
     assert again.rounds_step()
     assert len(trainings) == 2
-    assert [r.error for r in recorded(backend)] == ["interrupted", ""]
+    assert [r.error for r in recorded(backend)] == ["interrupted", None]
 
 
 def test_a_change_of_classes_is_trained_for_once_there_are_two(
