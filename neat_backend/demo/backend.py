@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from neat_backend.errors import NeatError
+from neat_backend.settings import Settings
 
 
 class Backend:
@@ -30,9 +31,8 @@ class Backend:
 
     def start(self, wait_seconds: float = 60) -> None:
         """Start it and wait until it answers. Raises NeatError naming the log when it doesn't."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("NEAT_", "LABEL_STUDIO_"))}
-        for name in ("DATABASE_URL", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "MODEL_DIR"):
-            env.pop(name, None)
+        own = {str(name) for info in Settings.model_fields.values() for name in info.validation_alias.choices}  # type: ignore[union-attr]
+        env = {name: value for name, value in os.environ.items() if name not in own}
         env |= {**self._settings, "HOST": "127.0.0.1", "PORT": str(self.port)}
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
@@ -98,6 +98,9 @@ class Backend:
         answer.raise_for_status()
         return answer.json()
 
+    def projects(self) -> list[dict[str, Any]]:
+        return list(self.ask("/api/projects")["projects"])
+
     def status(self, project: int) -> dict[str, Any]:
         return dict(self.ask(f"/api/projects/{project}"))
 
@@ -122,9 +125,14 @@ class Backend:
             time.sleep(every_seconds)
 
 
-def is_ranked(status: Mapping[str, Any]) -> bool:
-    """Has all been read and embedded, and is the order that reflects every event served?"""
-    settled = status["state"] == "ready" and status["tasks"]["pending"] == 0 and bool(status["synced_at"])
+def is_ranked(status: Mapping[str, Any], read_after: str = "") -> bool:
+    """Has all been read and embedded, and is the order that reflects every event served?
+
+    read_after: the `synced_at` of an earlier status; what a process that has ended has left is not enough.
+    """
+    settled = (
+        status["state"] == "ready" and status["tasks"]["pending"] == 0 and (status["synced_at"] or "") > read_after
+    )
     return settled and bool(status["caught_up"]) and status["model_version"] != "neat"
 
 

@@ -24,6 +24,7 @@ from neat_backend.ports import free_port
 USERNAME, PASSWORD = "demo@example.com", "neat-demo-password"
 PER = 20  # labels in one figure of precision
 CATCH_UP_SECONDS = 60.0
+SAY_EVERY_SECONDS = 15.0
 
 # The demo's backend: an encoder that needs no download, small rounds so that some are seen.
 SETTINGS = {
@@ -73,6 +74,7 @@ class Demo:
         self.state_file = self.folder / "demo.json"
         self._server: LabelStudioServer | None = None
         self._backend: Backend | None = None
+        self._doing, self._said_at = "", 0.0
 
     def __enter__(self) -> Demo:
         try:
@@ -98,7 +100,7 @@ class Demo:
             username=USERNAME,
             password=PASSWORD,
             token=state["token"],
-            progress=lambda doing, left: self.console.print(f"{doing} … about {left:.0f} s left", highlight=False),
+            progress=self._say_progress,
         )
         self._server = server
         server.start()
@@ -111,6 +113,7 @@ class Demo:
         }
         self.backend = self._backend = Backend(port, self.folder / "backend.log", {**SETTINGS, **place})
         self.backend.start()
+        left = {one["id"]: str(one["synced_at"] or "") for one in self.backend.projects()}  # by an earlier one
 
         self.samples = make_samples(server.document_root / "digits", self.images)
         project = state.get("project")
@@ -123,13 +126,21 @@ class Demo:
             self.annotator.connect_backend(self.project, self.backend.url)
         state |= {"project": self.project, "label_studio_port": server.port, "backend_port": port}
         self._remember(state)
-        self._wait_until_ranked()
+        self._wait_until_ranked(left.get(self.project, ""))
         self.console.print(
             f"\n[bold]Label in NEAT's order:[/]  {server.url}/projects/{self.project}/data  →  “Label All Tasks”\n"
             f"log in as              {USERNAME} / {PASSWORD}\n"
-            f"[bold]The backend:[/]            {self.backend.url}/api/projects/{self.project}",
+            f"[bold]The backend:[/]            {self.backend.url}/api/projects/{self.project}\n"
+            f"its command line:        NEAT_DATA_DIR={place['NEAT_DATA_DIR']} neat-backend status {self.project}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+
+    def _say_progress(self, doing: str, left_seconds: float) -> None:
+        """A line when something begins and now and then while it lasts."""
+        now = time.monotonic()
+        if doing != self._doing or now - self._said_at >= SAY_EVERY_SECONDS:
+            self._doing, self._said_at = doing, now
+            self.console.print(f"{doing} … about {left_seconds:.0f} s left", highlight=False)
 
     def _remember(self, state: dict[str, Any]) -> None:
         self.state_file.write_text(json.dumps(state))
@@ -141,8 +152,11 @@ class Demo:
         self.annotator.import_tasks(project, tasks)
         return project
 
-    def _wait_until_ranked(self) -> None:
-        """A progress bar with the time left until every image is in the order that Label Studio serves."""
+    def _wait_until_ranked(self, left_at: str) -> None:
+        """A progress bar with the time left until every image is in the order that Label Studio serves.
+
+        left_at: when an earlier backend read the project last; this one has to have done so itself.
+        """
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console) as progress:
             bar = progress.add_task("connecting", total=None)
@@ -152,9 +166,11 @@ class Demo:
                 progress.update(bar, description=status["state"], completed=status["progress"]["done"], total=total)
                 if status["state"] == "blocked":
                     raise NeatError(f"the backend is blocked: {status['detail']}")
+                if is_ranked(status, left_at):
+                    progress.update(bar, completed=status["tasks"]["ready"], total=status["tasks"]["ready"])
                 if status["tasks"]["failed"] == status["tasks"]["tasks"] > 0:
                     raise NeatError(f"no image could be read; see {self.backend.log_file}")
-                return is_ranked(status)
+                return is_ranked(status, left_at)
 
             self.backend.wait_until(self.project, done, seconds=600, every_seconds=0.25)
 
