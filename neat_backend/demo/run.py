@@ -77,6 +77,8 @@ class Demo:
         self._doing, self._said_at = "", 0.0
 
     def __enter__(self) -> Demo:
+        # Whoever asks this process to end gets the servers ended too, not only who presses Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self._start()
         except BaseException:
@@ -226,8 +228,7 @@ class Demo:
         return list(self.annotator.call("GET", path)["tasks"])
 
     def wait(self) -> None:
-        """Stay up until Ctrl-C, SIGTERM, or the backend ends."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        """Stay up until Ctrl-C, SIGTERM, or the end of the backend."""
         try:
             while self.backend.is_running:
                 time.sleep(0.5)
