@@ -221,6 +221,27 @@ def retry_images(project: ProjectId) -> None:
     show(None, False, f"asked for (event {service().retry_images(project)})")
 
 
+@app.command("retry-events")
+def retry_events(project: ProjectId) -> None:
+    """Put events that failed too often, and were set aside, back into the queue.
+
+    Example: neat-backend retry-events 3
+    """
+    show(None, False, f"{service().retry_events(project)} events are in the queue again")
+
+
+@app.command()
+def forget(project: ProjectId) -> None:
+    """Forget a project that is no longer connected, with its features and models.
+
+    Nothing changes in Label Studio; while its webhook or connection is there, the project comes back.
+
+    Example: neat-backend forget 3
+    """
+    service().forget(project)
+    show(None, False, f"project {project} is forgotten")
+
+
 @app.command()
 def demo(
     annotate: Annotated[int, typer.Option(min=0, help="Let a simulated annotator label so many tasks.")] = 0,

@@ -143,7 +143,7 @@ class LiveProject:
             self._publishing = Publishing(
                 self.id, Publisher(self._client, self.id, config), self.database,
                 interval_seconds=self.settings.publish_interval_seconds,
-                batch_size=self.settings.batch_size, tail=self.settings.publish_tail,
+                batch_size=self.settings.batch_size, tail=self.settings.publish_tail, still_ours=self._still_ours,
             )  # fmt: skip
             self._rounds = Rounds(self.id, self.settings, self.database, self.arrays)
             self._refresh()
@@ -182,6 +182,13 @@ class LiveProject:
         with self.database.read() as conn:
             waiting = inbox.pending(conn, self.id, 1)
             self._applied = waiting[0].id - 1 if waiting else inbox.received_through(conn, self.id)
+
+    def _still_ours(self) -> None:
+        """Raise LeaseLost unless this worker owns the project and has not been asked to put it away."""
+        with self.database.read() as conn:
+            owner = projects.lease_owner(conn, self.id)
+        if owner != self.owner or self.stopping.is_set():
+            raise LeaseLost(f"project {self.id} belongs to another worker now, or is being put away")
 
     def _take_stored(self, images: Sequence[tuple[int, str | None]]) -> set[int]:
         """Give the engine the features that are stored already for these images; those it got."""

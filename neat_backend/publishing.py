@@ -50,9 +50,11 @@ class Publishing:
 
     def __init__(
         self, project: int, publisher: Publisher, database: Database, *, interval_seconds: float, batch_size: int,
-        tail: int, clock: Callable[[], float] = time.monotonic,
+        tail: int, still_ours: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
+        """still_ours: asked before a revision is switched on; raises when another process owns the project."""
         self.project = project
+        self._still_ours = still_ours
         self.interval_seconds, self.batch_size, self.tail = interval_seconds, batch_size, tail
         self.publisher = publisher
         self.dropped = 0  # predictions that Label Studio refused, since the start
@@ -119,6 +121,7 @@ class Publishing:
             self.vanished.update(imported.dropped_tasks)
             if not imported.accepted:
                 raise LabelStudioUnavailable(f"Label Studio took none of {len(order.head)} predictions")
+            self._still_ours()  # the import may have taken so long that another worker has published since
             self.publisher.switch(version)
         except BaseException:
             with self._database.begin() as conn:

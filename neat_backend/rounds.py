@@ -139,7 +139,6 @@ class Rounds:
             return True
         if result is None:
             return False
-        self._training = None
         with lock:
             self._use_probabilities(engine, begun)
             self._done = begun
@@ -148,6 +147,7 @@ class Rounds:
                 conn, self.project, begun.number, seconds=time.monotonic() - started,
                 held_out=result.held_out, held_out_correct=result.held_out_correct,
             )  # fmt: skip
+        self._training = None  # only now: should the record fail, it is written at the next step
         self.arrays.drop_except("probabilities", {f"{begun.number:06d}"})
         for model in self._models():
             if model != self._model(begun):

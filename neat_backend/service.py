@@ -144,6 +144,23 @@ class Service:
         """Ask for the failed images to be tried again; returns the event's id. Raises UnknownProject."""
         return self._file(project, RETRY_IMAGES)
 
+    def retry_events(self, project: int) -> int:
+        """Put the events that were set aside back into the queue; how many. Raises UnknownProject."""
+        with self.database.begin() as conn:
+            _found(conn, project)
+            aside = inbox.set_aside_events(conn, project)
+            for event, _ in aside:
+                inbox.requeue(conn, event.id)
+        return len(aside)
+
+    def forget(self, project: int) -> None:
+        """Forget a project with all that is kept of it; nothing changes in Label Studio. Raises UnknownProject."""
+        with self.database.begin() as conn:
+            _found(conn, project)
+            projects.delete(conn, project)
+        ProjectArrays(self.settings.data_dir, project).drop_all()
+        log.info("project %d forgotten", project)
+
     # what is known
 
     def projects(self) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class Worker:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.owner = f"{_host()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._live: dict[int, tuple[LiveProject, list[threading.Thread]]] = {}
         self._connections: dict[int, tuple[object, ...]] = {}  # what each of them was started with
         self._visited: set[int] = set()  # projects read at least once since the start
@@ -302,11 +302,19 @@ def _show(live: LiveProject, change: Callable[[], None]) -> None:
         log.warning("project %d: its state can't be shown: %s", live.id, error)
 
 
+def _host() -> str:
+    """What process numbers can be compared within: the host, and on Linux its namespace of processes."""
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
 def _is_dead(owner: str) -> bool:
     """Is the worker of this lease a process of this host that no longer exists?"""
     host, _, rest = owner.partition(":")
     number = rest.partition(":")[0]
-    if host != socket.gethostname() or not number.isdigit():
+    if host != _host() or not number.isdigit():
         return False
     if int(number) == os.getpid():
         return True  # an earlier process that had our number

@@ -26,7 +26,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects
 from tests.serving import make_database, make_ready, make_settings, setup_body, write_ranking
 
-OF_A_PROJECT = ("status", "rank", "train", "sync", "retry-images")
+OF_A_PROJECT = ("status", "rank", "train", "sync", "retry-images", "retry-events", "forget")
 
 
 def commands(group: TyperGroup, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], TyperCommand]]:

@@ -214,6 +214,20 @@ def test_a_slow_label_studio_gets_a_rest_as_long_as_it_took(site: Site, monkeypa
     assert site.step([6, 5, 4, 3, 2, 1])
 
 
+def test_a_revision_is_not_switched_on_by_a_process_that_lost_the_project(site: Site) -> None:
+    assert site.step([1, 2, 3, 4, 5, 6])
+    site.now += 2
+
+    def lost() -> None:
+        raise LabelStudioError("another worker's")
+
+    site.publishing._still_ours = lost
+    with pytest.raises(LabelStudioError, match="another worker's"):
+        site.step([6, 5, 4, 3, 2, 1])
+    assert site.served()[:3] == [1, 2, 3]
+    assert len(site.old()) == 1  # what went in is to be deleted
+
+
 def test_an_import_that_fails_half_way_switches_nothing_and_is_given_up(site: Site) -> None:
     site.step([1, 2, 3, 4])
     site.now += 60

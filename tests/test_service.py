@@ -17,6 +17,7 @@ from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_we
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Event, Task
 from neat_backend.service import Service
 from neat_backend.store import inbox, projects, tasks
+from neat_backend.store.arrays import ProjectArrays
 from tests.serving import (
     CONFIG,
     NO_CHOICES,
@@ -317,6 +318,26 @@ class TestOrders:
     def test_of_an_unknown_project_are_refused(self, service: Service, question: str) -> None:
         with pytest.raises(UnknownProject, match="404"):
             getattr(service, question)(404)
+
+    def test_events_set_aside_come_back(self, service: Service) -> None:
+        connect(service)
+        (event,) = events(service)
+        with service.database.begin() as conn:
+            inbox.set_aside(conn, event.id, "no good")
+        assert service.status(7)["queue"]["set_aside"] == 1
+        assert service.retry_events(7) == 1
+        assert [one.id for one in events(service)] == [event.id]
+
+    def test_a_project_is_forgotten_with_all_that_is_kept_of_it(self, service: Service) -> None:
+        connect(service)
+        write_ranking(service.settings)
+        service.forget(7)
+        with pytest.raises(UnknownProject):
+            service.status(7)
+        assert events(service) == []
+        assert ProjectArrays(service.settings.data_dir, 7).read_snapshot("ranking") is None
+        with pytest.raises(UnknownProject):
+            service.forget(7)
 
 
 class TestQuestions:

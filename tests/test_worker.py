@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -179,12 +178,12 @@ def test_the_lease_of_a_dead_process_of_this_host_is_taken_over_at_once(backend:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     with backend.database.begin() as conn:
-        assert projects.acquire_lease(conn, PROJECT, f"{socket.gethostname()}:{dead.pid}:abc", 3600)
+        assert projects.acquire_lease(conn, PROJECT, f"{worker_module._host()}:{dead.pid}:abc", 3600)
     worker = workers.start(backend)
     until(lambda: holder(backend) == worker.owner)
 
 
-@pytest.mark.parametrize("owner", [f"elsewhere:{2**22 + 1}:abc", f"{socket.gethostname()}:1:abc", "nonsense"])
+@pytest.mark.parametrize("owner", [f"elsewhere:{2**22 + 1}:abc", f"{worker_module._host()}:1:abc", "nonsense"])
 def test_the_lease_of_a_process_that_may_live_is_left_alone(backend: Backend, workers: Workers, owner: str) -> None:
     with backend.database.begin() as conn:
         assert projects.acquire_lease(conn, PROJECT, owner, 3600)
@@ -194,8 +193,8 @@ def test_the_lease_of_a_process_that_may_live_is_left_alone(backend: Backend, wo
 
 
 def test_an_earlier_process_with_our_number_is_dead() -> None:
-    assert worker_module._is_dead(f"{socket.gethostname()}:{os.getpid()}:abc")
-    assert not worker_module._is_dead(f"{socket.gethostname()}:{os.getppid()}:abc")
+    assert worker_module._is_dead(f"{worker_module._host()}:{os.getpid()}:abc")
+    assert not worker_module._is_dead(f"{worker_module._host()}:{os.getppid()}:abc")
 
 
 def test_a_worker_whose_lease_ran_out_starts_afresh(

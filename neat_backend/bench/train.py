@@ -15,7 +15,7 @@ from neat_backend.bench.samples import FASHION_MNIST, real_pictures
 
 WORKERS = 2  # of the plain loop's DataLoader
 N_CLASSES = 10
-N_WARM = 128
+N_WARM = 32
 ROTATION_DEGREES = 15
 
 
