@@ -24,7 +24,7 @@ bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # ARGS=--json for programs
 	@$(BIN)/neat-backend bench ingest --seconds 5 $(ARGS)
 	@$(BIN)/neat-backend bench publish --tasks 300 --labels 5 $(ARGS)
 	@$(BIN)/neat-backend bench embed --images 256 $(ARGS)
-	@$(BIN)/neat-backend bench train --images 512 --epochs 1 --seeds 1 $(ARGS)
+	@$(BIN)/neat-backend bench train --images 256 --epochs 1 --seeds 1 $(ARGS)
 	@$(BIN)/neat-backend bench memory --pool 100000 $(ARGS)
 
 # uv does the installing: the one on the PATH, else one that is put into the environment itself.
