@@ -85,6 +85,7 @@ def engine(pool: int, dim: int, labels: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     classes = tuple(f"class {c}" for c in range(10))
     live = Engine(dim, classes)
+    live.reserve(pool)  # as when a project is loaded
     added = 0
     for chunk in feature_chunks(rng, pool, dim, ROWS_AT_ONCE):
         live.add_tasks(np.arange(added, added + len(chunk)), chunk)
