@@ -25,6 +25,7 @@ from neat_backend.store.database import Database
 log = logging.getLogger(__name__)
 
 HOLD_SECONDS = 30.0  # between publications while images are still being embedded
+SLOW_SECONDS = 1.0  # a publication that took longer is followed by a rest as long as it took
 QUIET_SECONDS = 10.0  # nothing new for so long: time for the tail
 TAIL_CHUNK = 1000  # predictions in one background call
 MANY_REVISIONS = 10  # so many old ones are removed even when it isn't quiet
@@ -72,7 +73,7 @@ class Publishing:
         self._refused: set[int] = set()  # tasks that should have been in that head
         self._served_sampling = ""
         self._published_at = float("-inf")
-        self._took_seconds = 0.0  # the last publication; a Label Studio that is slow gets as long a rest
+        self._took_seconds = 0.0  # the last publication
         self._event = -1
 
     def step(self, order: Order, left_pool: Callable[[Sequence[int]], set[int]]) -> bool:
@@ -88,7 +89,8 @@ class Publishing:
         self._left |= gone
         returned = self._left - left_pool(sorted(self._left))
         if returned or not self._serves(order):
-            pause = max(self.interval_seconds, self._took_seconds, HOLD_SECONDS if order.hold else 0)
+            rest = self._took_seconds if self._took_seconds > SLOW_SECONDS else 0
+            pause = max(self.interval_seconds, rest, HOLD_SECONDS if order.hold else 0)
             if self._clock() - self._published_at < pause:
                 return False
             if order.head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -151,8 +152,9 @@ def test_label_studio_going_away_ends_the_run_and_what_is_done_is_kept(run: Run)
 
 def test_a_run_that_is_told_to_stop_stops_and_keeps_what_it_has(run: Run) -> None:
     progress = run(refs(*range(1, 101)), stopped=lambda: len(run.batches) >= 2)
-    assert run.batches == [4, 4]
-    assert progress.done == len(run.told()) == 8
+    # What was being encoded at that moment, a batch for each core, may still come to its end.
+    assert 2 <= len(run.batches) <= 2 + (os.cpu_count() or 1)
+    assert 8 <= progress.done == len(run.told()) <= 4 * len(run.batches)
 
 
 def test_images_are_prepared_ahead_but_not_without_limit(run: Run) -> None:
