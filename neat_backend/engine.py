@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from neat_backend.core import scores
 from neat_backend.core.devices import resolve_device
+from neat_backend.core.hashing import mixed
 from neat_backend.core.neighbors import NONE, NeighborTable, Rows
 from neat_backend.core.scores import INVALID, KnownRule
 from neat_backend.records import Label, Ranked
@@ -107,9 +108,8 @@ class Engine:
         rows = self._table.add_tasks(ids, features)
         self._fit_arrays()
         self._codes[rows] = UNLABELLED
-        self._trained[rows] = False
+        self._aside[rows] = self._trained[rows] = False  # of the task that had the row before
         self._rescore(rows)
-        self._aside[rows] = False
         self._apply([label for label in map(self._label, ids.tolist()) if label != Label(label.task)])
 
     def remove_tasks(self, tasks: Iterable[int]) -> None:
@@ -347,10 +347,7 @@ class Engine:
         ids the first batch would show one class only. The hash lies below the 2^-32 that a priority is
         rounded to, so it never outweighs a difference.
         """
-        mixed = ids.astype(np.uint64) + np.uint64((self.seed * 0x9E3779B97F4A7C15) % 2**64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64 (Steele et al. 2014)
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-        tie = (mixed >> np.uint64(44)).astype(np.float64) / _TIE_STEPS  # [0, 1)
+        tie = (mixed(ids, self.seed) >> np.uint64(44)).astype(np.float64) / _TIE_STEPS  # [0, 1)
         steps = np.minimum(np.round(priority * _PRIORITY_STEPS), _PRIORITY_STEPS - 1)
         return (steps + tie) / _PRIORITY_STEPS
 

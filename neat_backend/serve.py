@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pydantic import AliasChoices, SecretStr
+from pydantic import SecretStr
 
 from neat_backend.errors import SettingsError
 from neat_backend.settings import Settings
@@ -128,13 +128,12 @@ def environment(settings: Settings, base: Mapping[str, str] | None = None) -> di
     `Settings.from_env(environment(s)) == s`, except that paths become absolute.
     """
     env = dict(os.environ if base is None else base)
-    for name, info in Settings.model_fields.items():
-        alias = info.validation_alias
-        for key in alias.choices if isinstance(alias, AliasChoices) else ():
-            env.pop(str(key), None)
+    for variable in Settings.variables():
+        env.pop(variable, None)
+    for name, variable in Settings.titles().items():
         text = _as_text(getattr(settings, name))
         if text:
-            env[Settings.titles()[name]] = text
+            env[variable] = text
     return env
 
 

@@ -315,6 +315,11 @@ class Settings(BaseModel):
         return found
 
     @classmethod
+    def variables(cls) -> frozenset[str]:
+        """Every environment variable that is read, older names included."""
+        return frozenset(name for info in cls.model_fields.values() for name in _names(info))
+
+    @classmethod
     def titles(cls) -> dict[str, str]:
         """Field name → environment variable."""
         return {name: _names(info)[0] for name, info in cls.model_fields.items()}

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 import neat_backend
+from neat_backend.core.hashing import mixed
 from neat_backend.errors import NeatError, TrainingError
 from neat_backend.store.arrays import ProjectArrays
 
@@ -107,10 +108,8 @@ def split_held_out(
 
 def _draws(ids: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:
     """Even numbers in [0, 1) that depend on seed and id alone (SplitMix64), the same on every machine."""
-    mixed = ids.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
+    values = mixed(ids, seed + 1)
+    return ((values ^ (values >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
 
 
 class TrainingProcess:

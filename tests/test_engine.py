@@ -131,6 +131,18 @@ def test_a_task_that_was_skipped_comes_after_all_others() -> None:
     assert engine.head(1) == [first]
 
 
+def test_a_task_in_the_row_of_one_that_was_skipped_is_not_behind_others_for_it() -> None:
+    engine = two_groups()
+    feature = engine._table.planes.exact(engine._table.rows([1]))
+    engine.set_labels([Label(1, set_aside=True)])
+    engine.remove_tasks([1])
+    engine.add_tasks([99], feature)
+    other = two_groups()
+    other.remove_tasks([1])
+    other.add_tasks([99], feature)
+    assert engine.head(100) == other.head(100)
+
+
 def test_the_first_batch_is_spread_over_the_pool_and_the_seed_decides():
     features = some_features(np.random.default_rng(0), 200, 4)
     heads = []

@@ -31,8 +31,7 @@ class Backend:
 
     def start(self, wait_seconds: float = 60) -> None:
         """Start it and wait until it answers. Raises NeatError naming the log when it doesn't."""
-        own = {str(name) for info in Settings.model_fields.values() for name in info.validation_alias.choices}  # type: ignore[union-attr]
-        env = {name: value for name, value in os.environ.items() if name not in own}
+        env = {name: value for name, value in os.environ.items() if name not in Settings.variables()}
         env |= {**self._settings, "HOST": "127.0.0.1", "PORT": str(self.port)}
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
