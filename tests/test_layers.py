@@ -26,14 +26,16 @@ ALLOWED: dict[str, set[str]] = {
     "core": {"errors", "records"},
     "labelstudio": {"errors", "records"},
     "store": {"errors", "records"},
-    "engine": {"core", "errors", "records"},
+    "strategies": {"core", "errors"},
+    "experiments": {"core", "strategies", "errors", "settings"},
+    "engine": {"core", "strategies", "errors", "records"},
     **{room: GROUND | {"core", "labelstudio", "store", "engine"} | (WORKER - {"worker"}) for room in WORKER},
     "service": GROUND | {"labelstudio", "store"},
     "web": GROUND | {"service", "labelstudio", "store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names
     "demo": GROUND,  # drives Label Studio and the backend from outside
     "bench": GROUND | {"core", "engine", "store", "labelstudio", "training", "embedding", "demo"},
-    "cli": GROUND | {"service", "store", "serve", "worker", "demo", "bench"},
+    "cli": GROUND | {"service", "store", "serve", "worker", "demo", "bench", "experiments"},
     "model": GROUND | {"service", "labelstudio", "store"},
     "_wsgi": GROUND | {"cli", "serve", "web"},
 }
@@ -48,12 +50,12 @@ CONFINED = {
     "label_studio_ml": {"model"},
     "sqlalchemy": {"store", *WORKER, *LIGHT},
     "alembic": {"store"},
-    "faiss": {"core", "bench"},
-    "torch": {"core", "training", "embedding", "bench"},
-    "torchvision": {"core", "bench"},
+    "faiss": {"core", "bench", "strategies"},
+    "torch": {"core", "training", "embedding", "bench", "strategies", "experiments"},
+    "torchvision": {"core", "bench", "experiments"},
     "open_clip": {"core"},
     "httpx": {"labelstudio", "demo", "bench"},
-    "typer": {"cli", "bench"},
+    "typer": {"cli", "bench", "experiments"},
     "prometheus_client": {"web"},
 }
 HEAVY = ("torch", "torchvision", "faiss", "label_studio_sdk", "label_studio_ml", "sklearn", "pandas", "open_clip")

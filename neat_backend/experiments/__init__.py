@@ -1,0 +1,1 @@
+"""The paper's protocol: data sets, oracle, loop, metrics, tables and figures."""

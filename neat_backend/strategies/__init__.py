@@ -1,0 +1,40 @@
+"""Which samples to ask about next: one file and one function `select` for each strategy.
+
+    select(pool, batch_size, rng) → int64 [min(batch_size, offered)], indices of offered samples, best first
+
+The same pool, size and generator state give the same answer; nothing given is changed. `hybrid:NAME` is NEAT's
+known-class detection followed by any of them. A strategy may also have `generate(pool, chosen, rng)`, which
+makes further training samples of the ones just answered (BGADL).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from neat_backend.errors import SettingsError
+from neat_backend.strategies.pool import Select
+
+STRATEGIES = (
+    "random", "uncertainty", "certainty", "coreset", "bgadl", "openmax", "badge", "mqnet", "lfosa",
+    "neat", "neat_passive", "neat_plus",
+)  # fmt: skip
+HYBRID = "hybrid:"
+
+
+def module(name: str) -> ModuleType:
+    """The module of a strategy, that after `hybrid:` for a hybrid. Raises SettingsError for an unknown name."""
+    plain = name.removeprefix(HYBRID)
+    if plain not in STRATEGIES:
+        raise SettingsError(f"strategy {name!r}: must be one of {', '.join(STRATEGIES)}, or {HYBRID}NAME")
+    return import_module(f"neat_backend.strategies.{plain}")  # only then: some bring torch
+
+
+def strategy(name: str) -> Select:
+    """The `select` of a strategy or of a hybrid. Raises SettingsError for an unknown name."""
+    select: Select = module(name).select
+    if not name.startswith(HYBRID):
+        return select
+    from neat_backend.strategies.detection import after_detection
+
+    return after_detection(select)
