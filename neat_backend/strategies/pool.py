@@ -53,7 +53,7 @@ class Learner(Protocol):
         temperature: float = 1.0,
         generated: Generated | None = None,
     ) -> Model:
-        """Train on samples [m] with targets in 0..n_outputs-1; the loss is the cross-entropy of logits / temperature."""
+        """Train on samples [m], targets in 0..n_outputs-1; the loss is the cross-entropy of logits / temperature."""
 
     def inputs(self, indices: Indices) -> Floats:
         """What the classifier sees: images [m, 3, s, s] in [0, 1], or features [m, d]."""
