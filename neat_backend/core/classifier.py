@@ -24,9 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
 
 from neat_backend.core.devices import bfloat16_is_faster, resolve_device
+from neat_backend.core.networks import ORDINARY_STEM_FROM as ORDINARY_STEM_FROM
+from neat_backend.core.networks import activations, build_network
 
 BATCH_SIZE = 128
 LEARNING_RATE = 0.01
@@ -34,7 +35,7 @@ HALVED_EVERY_EPOCHS = 20
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 ROTATION_DEGREES = 15
-ORDINARY_STEM_FROM = 64  # pixels; below, the 7×7 stride-2 stem and its max-pool would leave nothing to look at
+NETWORK = "resnet18"
 PREDICT_BATCH_SIZE = 256
 FORMAT = "neat-classifier-1"
 
@@ -60,7 +61,7 @@ class Classifier:
     @torch.inference_mode()
     def predict_proba(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 [n, s, s, 3] -> float32 [n, C]; rows sum to 1. Raises ValueError for images of another side."""
-        pixels = _pixels(images, self.side)  # [n, 3, s, s]
+        pixels = as_pixels(images, self.side)  # [n, 3, s, s]
         probabilities = np.empty((len(pixels), self.n_classes), dtype=np.float32)
         for start in range(0, len(pixels), PREDICT_BATCH_SIZE):
             batch = pixels[start : start + PREDICT_BATCH_SIZE].to(self.device).float() / 255  # [b, 3, s, s]
@@ -130,11 +131,34 @@ def fit(
     targets = _targets(images, labels, n_classes)  # [n]
     side = images.shape[1]
     place = resolve_device(device)
-    pixels = _pixels(images, side).to(place)  # uint8 [n, 3, s, s]
-    targets = targets.to(place)
-    with torch.random.fork_rng(devices=[]):  # initial weights from the seed, the caller's generator as it was
+    network = fresh(NETWORK, n_classes, side, seed, place)
+    train(network, as_pixels(images, side), targets, place, epochs=epochs, seed=seed, on_epoch=on_epoch)
+    return Classifier(network, n_classes, side, place)
+
+
+def fresh(name: str, n_classes: int, side: int, seed: int, device: torch.device) -> nn.Module:
+    """An untrained network on `device`, its weights drawn from the seed; the caller's generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _placed(_network(n_classes, side), place)
+        return _placed(build_network(name, n_classes, side), device)
+
+
+def train(
+    network: nn.Module,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    place: torch.device,
+    *,
+    epochs: int,
+    seed: int,
+    temperature: float = 1.0,
+    on_epoch: Callable[[int, int, float], None] | None = None,
+) -> None:
+    """Train `network`, which is on `place`, in place: pixels uint8 [n, 3, s, s], targets int64 [n].
+
+    The loss is the cross-entropy of logits / temperature. `on_epoch` as for `fit`.
+    """
+    pixels, targets = pixels.to(place), targets.to(place)
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device sees the same augmentation
     optimiser = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, HALVED_EVERY_EPOCHS, gamma=0.5)
@@ -147,7 +171,7 @@ def fit(
             batch = augment(pixels[chosen], generator)  # [b, 3, s, s]
             with _precision(place):
                 logits = network(_normalise(batch))  # [b, C]
-            loss = F.cross_entropy(logits.float(), targets[chosen])
+            loss = F.cross_entropy(logits.float() / temperature, targets[chosen])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -156,7 +180,21 @@ def fit(
         schedule.step()
         if on_epoch is not None:
             on_epoch(epoch, epochs, float(total) / seen)
-    return Classifier(network, n_classes, side, place)
+
+
+@torch.inference_mode()
+def penultimate(
+    network: nn.Module, pixels: torch.Tensor, place: torch.device
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What the last linear layer sees [n, h], and its logits [n, C], of uint8 pixels [n, 3, s, s]."""
+    network.eval()
+    seen, logits = [], []
+    for batch in pixels.split(PREDICT_BATCH_SIZE):
+        with _precision(place):
+            inner, outer = activations(network, _normalise(batch.to(place).float() / 255))  # [b, h], [b, C]
+        seen.append(inner.float().cpu().numpy())
+        logits.append(outer.float().cpu().numpy())
+    return np.concatenate(seen), np.concatenate(logits)
 
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -190,12 +228,7 @@ def _batches(n: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
 
 
 def _network(n_classes: int, side: int) -> nn.Module:
-    network: Any = resnet18(num_classes=n_classes)
-    if side < ORDINARY_STEM_FROM:
-        network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        network.maxpool = nn.Identity()
-    return network
+    return build_network(NETWORK, n_classes, side)
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:
@@ -211,7 +244,7 @@ def _normalise(images: torch.Tensor) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _pixels(images: npt.NDArray[np.uint8], side: int) -> torch.Tensor:
+def as_pixels(images: npt.NDArray[np.uint8], side: int) -> torch.Tensor:
     """uint8 [n, s, s, 3] -> uint8 [n, 3, s, s], channels last in memory; no copy if it can be helped."""
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise ValueError(f"images must be uint8 [n, {side}, {side}, 3]; these are {images.dtype} {list(images.shape)}")
