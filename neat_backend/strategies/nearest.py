@@ -1,0 +1,98 @@
+"""The K nearest labelled samples of each query, exactly.
+
+Features lie on the 2^-24 grid (`core.features.to_grid`), where a float64 dot product is exact whatever the order of
+summation. The similarity is that value rounded to float32, the same number as `core.neighbors` keeps. FAISS finds
+somewhat more than K by single precision; those that its rounding leaves in doubt are computed again exactly.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+from neat_backend.strategies.pool import Floats, Indices
+
+NONE = -1  # no neighbour in this place
+_SPARE = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
+_SEARCH_ROWS = 8192
+_CHECK_ROWS = 32  # gathered neighbours of so many rows stay in the cache
+_GPU_PAIRS = 1_000_000  # fewer are found before the labelled samples have been copied
+
+
+def nearest(features: Floats, queries: Indices, among: Indices, k: int) -> tuple[Indices, Floats]:
+    """The k samples of `among` with the largest cosine to each query, nearest first, ties by smaller index.
+
+    features: float32 [n, d], unit rows on the grid. queries: [m] and among: [l], distinct samples. A query is never
+    its own neighbour. Gives indices of samples, int64 [m, k], NONE where there are fewer than k, and similarities,
+    float32 [m, k], -inf there. Raises ValueError for k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"the number of neighbours must be at least 1, got {k}")
+    indices = np.full((len(queries), k), NONE, np.int64)
+    similarities = np.full((len(queries), k), -np.inf, np.float32)
+    among = np.sort(among)
+    if not len(among):
+        return indices, similarities
+    index = _index(features[among], len(queries))
+    columns = features[among].astype(np.float64)  # [l, d]
+    # FAISS sums in single precision: d·2^-24 off at most (Higham, Accuracy and Stability, 3.1), plus the rounding
+    # to float32 of the exact value and of the bars below.
+    error = np.float32(features.shape[1] * 2.0**-24 * 1.01 + 2.0**-23)
+    asked = min(len(among), k + 1 + _SPARE)  # one more: a query may find itself
+    for start in range(0, len(queries), _SEARCH_ROWS):
+        part = slice(start, start + _SEARCH_ROWS)
+        rough, found = index.search(features[queries[part]], asked)  # [r, asked], best first
+        values = _checked(features, queries[part], columns, rough, found, k, error)
+        places = among[found]  # [r, asked]
+        values[places == queries[part, None]] = -np.inf
+        order = np.lexsort((places, -values), axis=1)[:, :k]
+        best = np.take_along_axis(values, order, axis=1)
+        similarities[part, : order.shape[1]] = best
+        indices[part, : order.shape[1]] = np.where(best > -np.inf, np.take_along_axis(places, order, axis=1), NONE)
+        if asked < len(among):
+            # Whatever FAISS left out is at most its last value plus the error.
+            unproven = start + np.flatnonzero(best[:, -1] <= rough[:, -1] + error)
+            indices[unproven], similarities[unproven] = _among_all(features, queries[unproven], among, columns, k)
+    return indices, similarities
+
+
+def _index(rows: Floats, n_queries: int) -> faiss.Index:
+    """A flat index of rows, on the GPUs when faiss sees any and the search is worth it."""
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    if len(rows) * n_queries < _GPU_PAIRS or faiss.get_num_gpus() == 0:
+        return index
+    return faiss.index_cpu_to_all_gpus(index)
+
+
+def _checked(
+    features: Floats, queries: Indices, columns: np.ndarray, rough: Floats, found: Indices, k: int, error: np.float32
+) -> Floats:
+    """Exact similarities of the pairs that may be among the k nearest, -inf for the others: float32 [r, asked]."""
+    values = np.full(rough.shape, -np.inf, np.float32)
+    # The (k+1)-th, because the query itself may be among the first k.
+    bar = rough[:, min(k, rough.shape[1] - 1)] - 2 * error  # [r]
+    width = np.count_nonzero(rough >= bar[:, None], axis=1)  # [r]
+    for start in range(0, len(queries), _CHECK_ROWS):
+        part = slice(start, start + _CHECK_ROWS)
+        near = found[part, : width[part].max()]  # [b, w]
+        rows = features[queries[part]].astype(np.float64)  # [b, d]
+        values[part, : near.shape[1]] = (columns[near] @ rows[:, :, None])[:, :, 0]
+    return values
+
+
+def _among_all(
+    features: Floats, queries: Indices, among: Indices, columns: np.ndarray, k: int
+) -> tuple[Indices, Floats]:
+    """The same without a short list, for queries with many neighbours about as near: [m, k], k < len(among)."""
+    indices = np.full((len(queries), k), NONE, np.int64)
+    similarities = np.full((len(queries), k), -np.inf, np.float32)
+    step = max(1, 4_000_000 // len(among))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        values = (features[queries[part]].astype(np.float64) @ columns.T).astype(np.float32)  # [r, l]
+        values[queries[part, None] == among] = -np.inf
+        order = np.argsort(-values, axis=1, kind="stable")[:, :k]  # `among` ascends: ties by smaller index
+        indices[part] = among[order]
+        similarities[part] = np.take_along_axis(values, order, axis=1)
+    return indices, similarities
