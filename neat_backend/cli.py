@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from neat_backend import __version__, bench
 from neat_backend.errors import NeatError
+from neat_backend.experiments import commands as experiments
 from neat_backend.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
@@ -26,6 +27,7 @@ app = typer.Typer(
     help="Label Studio ML backend for open-set image annotation (NEAT).", no_args_is_help=True, add_completion=True
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(experiments.app, name="experiment")
 out, err = Console(), Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

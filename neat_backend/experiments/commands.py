@@ -1,0 +1,197 @@
+"""`neat-backend experiment …`: the paper's experiments, and their tables and figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from neat_backend.errors import SettingsError
+from neat_backend.experiments.presets import ALL_STRATEGIES, CLASSIFIERS, PRESETS, VARIED, Preset, Protocol, preset
+from neat_backend.settings import Settings
+
+app = typer.Typer(help="Compare strategies on data sets whose labels are known.", no_args_is_help=True)
+DEFAULT = "fashion-quick"
+INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C has ended
+
+Out = Annotated[Path | None, typer.Option(help="Folder for checkpoints and results; default: by the preset's name.")]
+Folders = Annotated[
+    list[Path] | None, typer.Argument(help="Folders of experiments, those below counted in; default: all.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; default: NEAT_DEVICE.")]
+Weights = Annotated[Path | None, typer.Option(help="File with the encoder's weights, instead of a download.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of computed features; default: features in NEAT_DATA_DIR.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, each a process with its own copy of the data.")]
+
+
+def _presets() -> str:
+    return "; ".join(f"{name}: {one.about}" for name, one in PRESETS.items())
+
+
+@app.command()
+def run(
+    preset_name: Annotated[str, typer.Option("--preset", help=_presets())] = DEFAULT,
+    out: Out = None,
+    strategies: Annotated[
+        str | None, typer.Option(help=f"Separated by commas: {', '.join(ALL_STRATEGIES)}, or hybrid:NAME.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0,1,2.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="cifar10, cifar100, tiny-imagenet, fashion-mnist, digits or folder.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder that the data set lies in.")] = None,
+    side: Annotated[int | None, typer.Option(help="Pixels that a folder's images are brought to.")] = None,
+    train_images: Annotated[int | None, typer.Option(help="Use so many of them, the same for all seeds.")] = None,
+    test_images: Annotated[int | None, typer.Option(help="Use so many of them.")] = None,
+    known: Annotated[int | None, typer.Option(help="How many classes are known.")] = None,
+    choice: Annotated[
+        str | None,
+        typer.Option(help="Which: seed (each seed draws its own), first, draw:N (N draws for each seed), or 0,1;8,9."),
+    ] = None,
+    initial: Annotated[
+        float | None, typer.Option(help="Labels at the start: share of the known samples, or a number from 1 on.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="B, labels in a query.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Queries.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="As NEAT_ENCODER.")] = None,
+    classifier: Annotated[str | None, typer.Option(help=f"{', '.join(CLASSIFIERS)} (on the features).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of the image classifiers.")] = None,
+    k: Annotated[int | None, typer.Option(help="K, neighbours looked at.")] = None,
+    rule: Annotated[str | None, typer.Option(help="all (the paper) or majority (the authors' code).")] = None,
+    cut: Annotated[
+        int | None, typer.Option(help="Rank only so many B of the candidates; the authors' code: 2.")
+    ] = None,
+    vary: Annotated[
+        str | None, typer.Option(help=f"One experiment for each value, as k=5,10,15,20; of {', '.join(VARIED)}.")
+    ] = None,
+    jobs: Jobs = 1,
+    device: Device = None,
+    encoder_weights: Weights = None,
+    cache: Cache = None,
+) -> None:
+    """Run an experiment: a preset, or what the options make of it. Started again, it goes on where it stopped.
+
+    Examples: neat-backend experiment run --preset fashion-quick ·
+    neat-backend experiment run --preset cifar10 --data cifar-10-batches-bin --strategies neat,lfosa ·
+    neat-backend experiment run --preset fashion-2of10 --strategies neat --vary k=5,10,15,20
+    """
+    base = preset(preset_name)
+    protocol = base.protocol.changed(
+        dataset=dataset, data=None if data is None else str(data.absolute()), side=side, train_images=train_images,
+        test_images=test_images, known=known, choice=choice, initial=initial, batch=batch, rounds=rounds,
+        encoder=encoder, classifier=classifier, epochs=epochs, k=k, rule=rule, cut=cut,
+    )  # fmt: skip
+    wanted = _names(strategies) if strategies is not None else base.strategies
+    numbers = _seeds(seeds) if seeds is not None else base.seeds
+    place = out or Settings.from_env().data_dir / "experiments" / preset_name
+    for folder, one in _varied(place, protocol, vary):
+        _start(folder, Preset(one, wanted, numbers, ""), device, encoder_weights, cache, jobs)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The names of strategies, each once."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise SettingsError("--strategies names none")
+    return names
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise SettingsError(f"--seeds {text!r}: whole numbers, separated by commas") from None
+    if found[0] < 0:
+        raise SettingsError(f"--seeds {text!r}: must be 0 or more")
+    return found
+
+
+def _varied(place: Path, protocol: Protocol, vary: str | None) -> list[tuple[Path, Protocol]]:
+    """Folder and protocol of each experiment."""
+    if vary is None:
+        return [(place, protocol)]
+    name, _, values = vary.partition("=")
+    texts = [value.strip() for value in values.split(",") if value.strip()]
+    if not texts:
+        raise SettingsError(f"--vary {vary!r}: NAME=VALUE,VALUE")
+    return [
+        (place / f"{name}-{text.replace('/', '-').replace(':', '-')}", protocol.varied(name, text)) for text in texts
+    ]
+
+
+def _start(folder: Path, what: Preset, device: str | None, weights: Path | None, cache: Path | None, jobs: int) -> None:
+    from neat_backend.experiments import runner
+    from neat_backend.experiments.checkpoints import Plan
+    from neat_backend.experiments.progress import Reporter
+    from neat_backend.experiments.tables import strategies_table
+
+    settings = Settings.from_env()
+    if weights is None and what.protocol.encoder == settings.encoder:
+        weights = settings.encoder_weights
+    machine = runner.Machine(cache or settings.data_dir / "features", device or settings.device, weights, jobs)
+    with Reporter() as report:
+        try:
+            runner.start(folder, Plan(what.protocol, what.strategies, what.seeds), machine, report)
+        except KeyboardInterrupt:
+            report.say(f"stopped; `neat-backend experiment resume {folder}` goes on after the last round done")
+            raise typer.Exit(INTERRUPTED) from None
+        report.say(f"results.json and results.csv are in {folder}")
+    Console().print(strategies_table([folder]).as_rich())
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Of the experiment that was stopped.")],
+    jobs: Jobs = 1,
+    device: Device = None,
+    encoder_weights: Weights = None,
+    cache: Cache = None,
+) -> None:
+    """Go on with experiments that were stopped; the end is as if they had not been.
+
+    Example: neat-backend experiment resume data/experiments/fashion-quick
+    """
+    from neat_backend.experiments.checkpoints import find_experiments, read_plan
+
+    for place in find_experiments([folder]):
+        plan = read_plan(place)
+        _start(place, Preset(plan.protocol, plan.strategies, plan.seeds, ""), device, encoder_weights, cache, jobs)
+
+
+@app.command()
+def table(
+    folders: Folders = None,
+    form: Annotated[
+        str, typer.Option(help="strategies, queries, encoders, k, batch, classifiers or timings.")
+    ] = "strategies",
+    style: Annotated[str, typer.Option("--format", help="text, markdown or csv.")] = "text",
+    against: Annotated[str | None, typer.Option(help="Add paired differences from this strategy.")] = None,
+    strategy: Annotated[str, typer.Option(help="Whose accuracy the tables of encoders, k and batch show.")] = "neat",
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+) -> None:
+    """Print results as a table: mean ± standard deviation over seeds and known classes.
+
+    Examples: neat-backend experiment table data/experiments/fashion-quick --against random ·
+    neat-backend experiment table results --form k --format markdown
+    """
+    from neat_backend.experiments import tables
+    from neat_backend.experiments.features import write_atomically
+
+    made = tables.table(form, _experiments(folders), strategy=strategy, against=against)
+    if style == "text" and out is None:
+        Console().print(made.as_rich())
+        return
+    text = made.as_text(style)
+    if out is None:
+        print(text, end="")
+    else:
+        write_atomically(out, lambda file: file.write(text.encode()))
+
+
+def _experiments(folders: list[Path] | None) -> list[Path]:
+    from neat_backend.experiments.checkpoints import find_experiments
+
+    return find_experiments(folders or [Settings.from_env().data_dir / "experiments"])

@@ -1,0 +1,112 @@
+"""Features of a data set, computed once for each encoder and kept in a file."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.experiments.datasets import Dataset
+
+Floats = NDArray[np.float32]
+BATCH_SIZE = 32
+BATCH_SIZE_CUDA = 256
+
+
+class Encoder(Protocol):
+    """What is needed of core.encoders.Encoder."""
+
+    key: str
+    dim: int
+
+    def preprocess(self, image: Any) -> Any: ...
+
+    def encode(self, batch: Any) -> Floats: ...
+
+
+def features_of(
+    data: Dataset, encoder: Encoder, folder: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Floats, Floats]:
+    """Unit feature vectors of the training and of the test images, [n, d] and [m, d].
+
+    Read from `folder` where they have been computed before, else computed and left there.
+    `on_progress(done, total)` counts images.
+    """
+    path = folder / f"{data.name}-{data.fingerprint}-{encoder.key}.npy"
+    n, total = len(data.images), len(data.images) + len(data.test_images)
+    features = _read(path, (total, encoder.dim))
+    if features is None:
+        features = np.empty((total, encoder.dim), np.float32)
+        for start, batch in _encoded(data, encoder):
+            features[start : start + len(batch)] = batch
+            on_progress(min(start + len(batch), total), total)
+        write_atomically(path, lambda file: np.save(file, features, allow_pickle=False))
+    return features[:n], features[n:]
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Floats | None:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    if found.shape != shape or found.dtype != np.float32:
+        return None
+    return np.asarray(found)
+
+
+def _encoded(data: Dataset, encoder: Encoder) -> Any:
+    """(first row, features) of each batch, in order; pictures are prepared by threads while others are encoded."""
+    import torch
+    from PIL import Image
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    at_once: int = getattr(encoder, "at_once", 1)
+    on_gpu = getattr(getattr(encoder, "device", None), "type", "cpu") == "cuda"
+    size = BATCH_SIZE_CUDA if on_gpu else BATCH_SIZE
+    n, total = len(data.images), len(data.images) + len(data.test_images)
+
+    def one(row: int) -> Any:
+        return encoder.preprocess(Image.fromarray(data.images[row] if row < n else data.test_images[row - n]))
+
+    def prepared(start: int) -> Any:
+        return torch.stack([one(row) for row in range(start, min(start + size, total))])
+
+    def encoded(start: int, batch: Future[Any]) -> Floats:
+        return encoder.encode(batch.result())
+
+    def few_threads() -> None:
+        threads = torch.get_num_threads()  # asked first: it sets a new thread's number
+        threadpool_limits(max(1, threads // at_once), user_api="openmp")
+
+    waiting: deque[tuple[int, Future[Floats]]] = deque()
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as preparing,
+        ThreadPoolExecutor(at_once, initializer=few_threads) as encoding,
+    ):
+        for start in range(0, total, size):
+            waiting.append((start, encoding.submit(encoded, start, preparing.submit(prepared, start))))
+            if len(waiting) > 2 * at_once + 2:
+                first, done = waiting.popleft()
+                yield first, done.result()
+        for first, done in waiting:
+            yield first, done.result()
+
+
+def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
+    """A reader sees the old file or the new one, whole; `write` gets a binary file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

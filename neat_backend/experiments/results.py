@@ -1,0 +1,115 @@
+"""What an experiment found, read from its checkpoints: JSON and CSV for programs, records for tables and figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neat_backend.experiments import metrics
+from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_json, read_plan, write_json
+from neat_backend.experiments.features import write_atomically
+from neat_backend.experiments.metrics import Difference
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run: its rounds as they are on disk, and their summary (metrics.summary)."""
+
+    run: Run
+    rounds: list[dict[str, Any]]
+    summary: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    folder: Path
+    plan: Plan
+    records: list[Record]
+
+    def of(self, strategy: str) -> list[Record]:
+        return [record for record in self.records if record.run.strategy == strategy]
+
+    @property
+    def strategies(self) -> list[str]:
+        """Those with a finished run, in the plan's order."""
+        there = {record.run.strategy for record in self.records}
+        return [name for name in self.plan.strategies if name in there]
+
+    def difference(self, figure: str, strategy: str, other: str) -> Difference | None:
+        """Of the runs that both have, by seed and known classes; None without any."""
+        mine, theirs = (
+            {(one.run.seed, one.run.known): one.summary[figure] for one in self.of(name)} for name in (strategy, other)
+        )
+        both = sorted(mine.keys() & theirs.keys())
+        return metrics.paired([mine[key] for key in both], [theirs[key] for key in both]) if both else None
+
+
+def read(folder: Path) -> Experiment:
+    """The finished runs; a run counts when its last round is there, or when its pool ran out."""
+    plan = read_plan(folder)
+    records = []
+    for run in _runs_there(folder, plan):
+        rounds = RunFolder(folder, run).figures()
+        if rounds and (len(rounds) > plan.protocol.rounds or _ran_out(rounds)):
+            rounds = rounds[: plan.protocol.rounds + 1]
+            records.append(Record(run, rounds, metrics.summary(rounds)))
+    return Experiment(folder, plan, records)
+
+
+def _ran_out(rounds: list[dict[str, Any]]) -> bool:
+    """Nothing was left to ask about, so that there are fewer rounds than planned."""
+    return rounds[-1]["left"] == 0
+
+
+def _runs_there(folder: Path, plan: Plan) -> Iterable[Run]:
+    """In the plan's order of strategies; seed and known classes are read from the first round."""
+    for strategy in plan.strategies:
+        for path in sorted((folder / "runs" / strategy.replace(":", "+")).glob("*/round-00.json")):
+            first = read_json(path)
+            yield Run(strategy, int(first["seed"]), tuple(first["classes"]))
+
+
+def write(folder: Path) -> None:
+    """results.json: plan, the summary of each run, mean and deviation of each strategy; results.csv: every round."""
+    experiment = read(folder)
+    by_strategy = {}
+    for name in experiment.strategies:
+        records = experiment.of(name)
+        both = {key: metrics.mean_and_std([one.summary[key] for one in records]) for key in records[0].summary}
+        by_strategy[name] = {
+            "runs": len(records), **{key: {"mean": _number(mean), "std": _number(std)} for key, (mean, std) in both.items()}
+        }  # fmt: skip
+    runs = [
+        {
+            "strategy": one.run.strategy, "seed": one.run.seed, "known_classes": one.run.known,
+            **{key: _number(value) for key, value in one.summary.items()},
+        }
+        for one in experiment.records
+    ]  # fmt: skip
+    protocol = experiment.plan.protocol.as_dict()
+    write_json(folder / "results.json", {"protocol": protocol, "strategies": by_strategy, "runs": runs})
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow([
+        "strategy", "seed", "known_classes", "round", "accuracy", "asked", "found", "precision", "recall",
+        "recall_with_initial", "labelled_known", "labelled_invalid", *(f"seconds_{phase}" for phase in metrics.PHASES),
+    ])  # fmt: skip
+    for one in experiment.records:
+        recalls, with_initial = metrics.recalls(one.rounds), metrics.recalls_with_initial(one.rounds)
+        for number, row in enumerate(one.rounds):
+            table.writerow([
+                one.run.strategy, one.run.seed, " ".join(map(str, one.run.known)), number,
+                "" if row["accuracy"] is None else row["accuracy"], row["asked"], row["found"],
+                row["found"] / row["asked"] if row["asked"] else "", recalls[number], with_initial[number],
+                row["known"], row["invalid"], *(row["seconds"].get(phase, 0.0) for phase in metrics.PHASES),
+            ])  # fmt: skip
+    write_atomically(folder / "results.csv", lambda file: file.write(text.getvalue().encode()))
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

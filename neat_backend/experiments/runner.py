@@ -1,0 +1,164 @@
+"""All runs of an experiment: loads data and features, then one run after another, or several at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neat_backend import strategies
+from neat_backend.experiments import datasets, results
+from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_plan, write_plan
+from neat_backend.experiments.datasets import Dataset
+from neat_backend.experiments.features import Floats, features_of
+from neat_backend.experiments.loop import FirstModels, Samples, run_rounds
+from neat_backend.experiments.presets import Protocol
+from neat_backend.experiments.progress import Reporter
+from neat_backend.experiments.splits import known_choices
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an experiment runs on; its figures must not depend on it, times apart.
+
+    cache     folder of computed features
+    weights   a file with the encoder's weights, instead of a download
+    """
+
+    cache: Path
+    device: str = "auto"
+    weights: Path | None = None
+    jobs: int = 1
+
+
+def load_data(protocol: Protocol) -> Dataset:
+    """The data set of a protocol, cut to size."""
+    data = datasets.load(protocol.dataset, protocol.folder, protocol.side)
+    return data.subset(protocol.train_images, protocol.test_images)
+
+
+def encode(data: Dataset, encoder_name: str, machine: Machine, report: Reporter) -> tuple[Floats, Floats, str]:
+    """Features of both parts, and the encoder's key. Raises EncoderError where the encoder can't be built."""
+    from neat_backend.core.encoders import build_encoder
+
+    encoder = build_encoder(encoder_name, machine.weights, machine.device)
+    features, test_features = features_of(data, encoder, machine.cache, report.images)
+    return features, test_features, encoder.key
+
+
+def prepare(protocol: Protocol, machine: Machine, report: Reporter) -> tuple[Dataset, Samples, str]:
+    """Data set, samples, and a name of both as they are."""
+    data = load_data(protocol)
+    features, test_features, key = encode(data, protocol.encoder, machine, report)
+    labels = np.concatenate([data.labels, data.test_labels])
+    if protocol.classifier == "linear":
+        from neat_backend.experiments.linear import LinearLearner
+
+        learner: Any = LinearLearner(np.concatenate([features, test_features]))
+    else:
+        from neat_backend.experiments.images import ImageLearner
+
+        images = np.concatenate([data.images, data.test_images])
+        learner = ImageLearner(images, protocol.classifier, protocol.epochs, machine.device)
+    return data, Samples(np.asarray(features), labels, learner), f"{data.fingerprint} {key}"
+
+
+def runs_of(plan: Plan, n_classes: int) -> list[Run]:
+    """All strategies with one seed and one set of known classes come together: they share their first classifier."""
+    return [
+        Run(strategy, seed, known)
+        for seed in plan.seeds
+        for known in known_choices(plan.protocol.choice, plan.protocol.known, n_classes, seed)
+        for strategy in plan.strategies
+    ]
+
+
+def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
+    """Do an experiment, or what is left of it, and write its results.
+
+    Raises SettingsError for an unknown strategy, before anything else is done, and where the folder holds another
+    experiment.
+    """
+    for name in plan.strategies:
+        strategies.strategy(name)
+    if (folder / "plan.json").exists():
+        plan = read_plan(folder).joined(plan)
+    data, samples, inputs = prepare(plan.protocol, machine, report)
+    plan = plan.with_inputs(inputs)
+    runs = runs_of(plan, data.n_classes)
+    write_plan(folder, plan)
+    rounds = plan.protocol.rounds + 1
+    report.begin("rounds", rounds * len(runs), sum(min(rounds, RunFolder(folder, run).rounds_done) for run in runs))
+    try:
+        if machine.jobs == 1:
+            _one_by_one(folder, plan.protocol, samples, runs, report)
+        else:
+            _at_once(folder, plan.protocol, machine, runs, report)
+    finally:
+        results.write(folder)
+
+
+def _one_by_one(folder: Path, protocol: Protocol, samples: Samples, runs: Sequence[Run], report: Reporter) -> None:
+    first_models = FirstModels()
+    for run in runs:
+        run_rounds(
+            protocol, samples, RunFolder(folder, run),
+            lambda number, figures, run=run: report.round(run.name, number, figures),  # type: ignore[misc]
+            first_models,
+        )  # fmt: skip
+
+
+class _Stopped(Exception):
+    """The experiment is to end; what is done is written down."""
+
+
+_here: dict[str, Any] = {}  # of a process that does runs: what it has loaded
+
+
+def _at_once(folder: Path, protocol: Protocol, machine: Machine, runs: Sequence[Run], report: Reporter) -> None:
+    """Each process loads data and features for itself, and has its share of the cores."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    todo = [run for run in runs if RunFolder(folder, run).rounds_done <= protocol.rounds]
+    with ProcessPoolExecutor(machine.jobs, context, _load, (folder, protocol, machine, stop)) as pool:
+        futures = {pool.submit(_do, run): run for run in todo}
+        try:
+            for future in as_completed(futures):
+                report.rounds(futures[future].name, future.result())
+        except BaseException:
+            stop.set()  # each process ends after its round
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _load(folder: Path, protocol: Protocol, machine: Machine, stop: Any) -> None:
+    import torch
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and says when to end
+    threads = max(1, (os.cpu_count() or 1) // machine.jobs)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    _, samples, _ = prepare(protocol, machine, Reporter())
+    _here.update(folder=folder, protocol=protocol, samples=samples, stop=stop, first_models=FirstModels())
+
+
+def _do(run: Run) -> int:
+    """The number of rounds that were done now."""
+    done = 0
+
+    def on_round(number: int, figures: Any) -> None:
+        nonlocal done
+        done += 1
+        if _here["stop"].is_set():
+            raise _Stopped
+
+    run_rounds(_here["protocol"], _here["samples"], RunFolder(_here["folder"], run), on_round, _here["first_models"])
+    return done
