@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from neat_backend.core.features import to_grid
 from neat_backend.core.scores import INVALID
@@ -82,6 +83,35 @@ class LinearLearner:
             weights -= STEP_SIZE * inputs.T @ error
             bias -= STEP_SIZE * error.sum(axis=0)
         return LinearModel(self.features, weights.astype(np.float32), bias.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class FixedModel:
+    """Outputs that are written down: logits [n, n_outputs] and embeddings [n, h] of every sample."""
+
+    all_logits: Floats
+    all_embeddings: Floats
+
+    @property
+    def n_outputs(self) -> int:
+        return self.all_logits.shape[1]
+
+    def logits(self, indices: Indices) -> Floats:
+        return self.all_logits[indices]
+
+    def embeddings(self, indices: Indices) -> Floats:
+        return self.all_embeddings[indices]
+
+    def dropout_logits(self, indices: Indices, passes: int, rng: np.random.Generator) -> Floats:
+        raise AssertionError("not needed here")
+
+
+def fixed_model(probabilities: npt.ArrayLike, embeddings: npt.ArrayLike | None = None) -> FixedModel:
+    """A model of these probabilities [n, C], up to rounding; a probability of 0 becomes e^-1000."""
+    wanted = np.asarray(probabilities, np.float64)
+    logits = np.where(wanted > 0, np.log(np.where(wanted > 0, wanted, 1)), -1000).astype(np.float32)
+    points = np.zeros((len(wanted), 2)) if embeddings is None else np.asarray(embeddings)
+    return FixedModel(logits, points.astype(np.float32))
 
 
 def make_pool(
