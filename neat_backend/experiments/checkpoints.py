@@ -121,7 +121,7 @@ class RunFolder:
     def write(self, number: int, figures: dict[str, Any], past: Past | None, generated: Generated | None) -> None:
         """Arrays first: a round counts when its figures are there. Atomic; a round 0 has no arrays."""
         if past is not None:
-            arrays = {"indices": past.indices, "answers": past.answers}
+            arrays: dict[str, Any] = {"indices": past.indices, "answers": past.answers}
             if generated is not None:
                 arrays |= {"inputs": generated.inputs, "targets": generated.targets}
             write_atomically(self._path(number, "npz"), lambda file: np.savez(file, **arrays))

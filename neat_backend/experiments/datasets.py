@@ -47,7 +47,7 @@ class Dataset:
         """Of the pixels of both parts, in their order: what features depend on, besides the encoder."""
         digest = hashlib.sha256(repr((self.images.shape, self.test_images.shape)).encode())
         for images in (self.images, self.test_images):
-            digest.update(np.ascontiguousarray(images))
+            digest.update(np.ascontiguousarray(images).data)
         return digest.hexdigest()[:16]
 
     def subset(self, train: int | None, test: int | None, seed: int = SPLIT_SEED) -> Dataset:

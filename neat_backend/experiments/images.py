@@ -58,7 +58,8 @@ class ImageLearner:
         self._device = resolve_device(device)
 
     def inputs(self, indices: Indices) -> Floats:
-        return np.ascontiguousarray(self._images[indices].transpose(0, 3, 1, 2)).astype(np.float32) / 255
+        pixels = self._images[indices].transpose(0, 3, 1, 2)  # [m, 3, s, s]
+        return np.ascontiguousarray(pixels, np.float32) / np.float32(255)
 
     def fit(
         self,

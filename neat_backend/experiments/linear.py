@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from neat_backend.experiments.models import Floats, Indices, dropout_logits
 from neat_backend.strategies.pool import Generated
 
-PENALTY = 1e-3  # on the squared weights, beside the mean loss
+# On the squared weights, beside the mean loss. Of 3e-2 … 1e-4, on 20 to 800 labelled digits with EfficientNet-Lite0
+# features, 3e-4 had the best accuracy or was within 0.3 points of it.
+PENALTY = 3e-4
 TOLERANCE = 1e-4  # of the gradient's largest entry
 MOST_STEPS = 200
 
@@ -33,10 +35,17 @@ class LinearModel:
 
 
 class LinearLearner:
-    """Trains on features [n, d], unit rows, of all samples. Nothing about it is random: `rng` is not used."""
+    """Trains on features [n + m, d], unit rows, of all samples. Nothing about it is random: `rng` is not used.
 
-    def __init__(self, features: Floats) -> None:
+    Inside, features are moved and scaled so that those of the pool, the first n, have mean 0 and root mean square
+    length 1: the optimiser takes a quarter of the steps, and one penalty suits every encoder.
+    """
+
+    def __init__(self, features: Floats, n_pool: int) -> None:
         self._features = features
+        self._centre = features[:n_pool].mean(axis=0, dtype=np.float64).astype(np.float32)  # [d]
+        spread = float(((features[:n_pool] - self._centre) ** 2).sum(axis=1, dtype=np.float64).mean())
+        self._scale = np.float32(np.sqrt(spread) or 1.0)
 
     def inputs(self, indices: Indices) -> Floats:
         return self._features[indices]
@@ -55,7 +64,9 @@ class LinearLearner:
         if generated is not None and len(generated.inputs):
             features = np.concatenate([features, generated.inputs.astype(np.float32)])
             targets = np.concatenate([targets, generated.targets])
-        return LinearModel(self._features, *fit_weights(features, targets, n_outputs, temperature))
+        weights, biases = fit_weights((features - self._centre) / self._scale, targets, n_outputs, temperature)
+        weights /= self._scale  # so that they are of the features as they are
+        return LinearModel(self._features, weights, biases - self._centre @ weights)
 
 
 def fit_weights(

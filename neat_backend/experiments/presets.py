@@ -82,7 +82,8 @@ class Protocol:
             raise SettingsError(f"--vary {name!r}: must be one of {', '.join(VARIED)}")
         kind = get_type_hints(Protocol)[name]
         try:
-            return dataclasses.replace(self, **{name: kind(text) if kind in (int, float) else text})
+            value: Any = kind(text) if kind in (int, float) else text
+            return self.changed(**{name: value})
         except ValueError:
             raise SettingsError(f"--vary {name}={text}: must be a number") from None
 

@@ -82,8 +82,9 @@ def write(folder: Path) -> None:
         records = experiment.of(name)
         both = {key: metrics.mean_and_std([one.summary[key] for one in records]) for key in records[0].summary}
         by_strategy[name] = {
-            "runs": len(records), **{key: {"mean": _number(mean), "std": _number(std)} for key, (mean, std) in both.items()}
-        }  # fmt: skip
+            "runs": len(records),
+            **{key: {"mean": _number(mean), "std": _number(std)} for key, (mean, std) in both.items()},
+        }
     runs = [
         {
             "strategy": one.run.strategy, "seed": one.run.seed, "known_classes": one.run.known,

@@ -61,7 +61,7 @@ def prepare(protocol: Protocol, machine: Machine, report: Reporter) -> tuple[Dat
     if protocol.classifier == "linear":
         from neat_backend.experiments.linear import LinearLearner
 
-        learner: Any = LinearLearner(np.concatenate([features, test_features]))
+        learner: Any = LinearLearner(np.concatenate([features, test_features]), len(features))
     else:
         from neat_backend.experiments.images import ImageLearner
 

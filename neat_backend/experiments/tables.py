@@ -45,11 +45,12 @@ class Table:
             note = f"\n{self.note}\n" if self.note else ""
             return f"{self.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + note
         if style == "text":
-            widths = [max(len(row[i]) for row in [self.head, *self.rows]) for i in range(len(self.head))]
             lines = [self.head, *self.rows]
-            text_lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-                          for line in lines]  # fmt: skip
-            return "\n".join([self.title, *(line.rstrip() for line in text_lines), self.note]).rstrip() + "\n"
+            widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+            shown = [
+                "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
+            ]
+            return "\n".join([self.title, *shown, self.note]).rstrip() + "\n"
         raise SettingsError(f"--format {style!r}: must be one of {', '.join(STYLES)}")
 
 
