@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +12,9 @@ from rich.console import Console
 from neat_backend.errors import SettingsError
 from neat_backend.experiments.presets import ALL_STRATEGIES, CLASSIFIERS, PRESETS, VARIED, Preset, Protocol, preset
 from neat_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from neat_backend.experiments.runner import Machine
 
 app = typer.Typer(help="Compare strategies on data sets whose labels are known.", no_args_is_help=True)
 DEFAULT = "fashion-quick"
@@ -127,10 +131,7 @@ def _start(folder: Path, what: Preset, device: str | None, weights: Path | None,
     from neat_backend.experiments.progress import Reporter
     from neat_backend.experiments.tables import strategies_table
 
-    settings = Settings.from_env()
-    if weights is None and what.protocol.encoder == settings.encoder:
-        weights = settings.encoder_weights
-    machine = runner.Machine(cache or settings.data_dir / "features", device or settings.device, weights, jobs)
+    machine = _machine(what.protocol.encoder, device, weights, cache, jobs)
     with Reporter() as report:
         try:
             runner.start(folder, Plan(what.protocol, what.strategies, what.seeds), machine, report)
@@ -188,6 +189,92 @@ def table(
         print(text, end="")
     else:
         write_atomically(out, lambda file: file.write(text.encode()))
+
+
+@app.command()
+def plot(
+    folders: Folders = None,
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("figures"),
+    strategies: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    tsne: Annotated[str | None, typer.Option(help="Also show what two strategies chose, as neat,lfosa.")] = None,
+    query: Annotated[int, typer.Option(min=1, help="Of which query.")] = 2,
+    seed: Annotated[int | None, typer.Option(help="Of which seed; default: the first.")] = None,
+    device: Device = None,
+    encoder_weights: Weights = None,
+    cache: Cache = None,
+) -> None:
+    """Draw accuracy, precision and recall by query, with bands, as PNG and SVG.
+
+    Examples: neat-backend experiment plot data/experiments/fashion-quick ·
+    neat-backend experiment plot data/experiments/fashion-quick --tsne neat,random --query 1
+    """
+    from neat_backend.experiments import figures
+    from neat_backend.experiments.checkpoints import read_plan
+    from neat_backend.experiments.choices import draw_choices
+
+    places = _experiments(folders)
+    written = figures.curves(places, out, None if strategies is None else _names(strategies))
+    if tsne is not None:
+        if len(places) != 1:
+            raise SettingsError(f"--tsne needs one experiment, these are {len(places)}; name its folder")
+        machine = _machine(read_plan(places[0]).protocol.encoder, device, encoder_weights, cache, 1)
+        written += draw_choices(places[0], _names(tsne), query, seed, out, machine)
+    for path in written:
+        print(path)
+
+
+def _machine(encoder: str, device: str | None, weights: Path | None, cache: Path | None, jobs: int) -> Machine:
+    """What the options leave open comes from the settings; their weights are those of their encoder."""
+    from neat_backend.experiments.runner import Machine
+
+    settings = Settings.from_env()
+    if weights is None and encoder == settings.encoder:
+        weights = settings.encoder_weights
+    return Machine(cache or settings.data_dir / "features", device or settings.device, weights, jobs)
+
+
+@app.command()
+def clusterability(
+    dataset: Annotated[
+        str, typer.Option(help="cifar10, cifar100, tiny-imagenet, fashion-mnist, digits or folder.")
+    ] = "digits",
+    data: Annotated[Path | None, typer.Option(help="The folder that the data set lies in.")] = None,
+    side: Annotated[int, typer.Option(min=8, help="Pixels that a folder's images are brought to.")] = 224,
+    images: Annotated[int, typer.Option(min=20, help="Use at most so many, drawn at random.")] = 5000,
+    encoders: Annotated[
+        str, typer.Option(help="As NEAT_ENCODER; several, separated by commas.")
+    ] = "efficientnet_lite0",
+    known: Annotated[int | None, typer.Option(min=1, help="How many classes are known; default: a fifth.")] = None,
+    choice: Annotated[str, typer.Option(help="Which: seed, first or class numbers, 0,1.")] = "first",
+    k: Annotated[int, typer.Option(min=1, help="K, neighbours looked at.")] = 10,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    device: Device = None,
+    encoder_weights: Weights = None,
+    cache: Cache = None,
+) -> None:
+    """Say how well an encoder suits a data set, from a labelled sample of it, before labels are paid for.
+
+    Examples: neat-backend experiment clusterability --dataset digits ·
+    neat-backend experiment clusterability --dataset folder --data pictures --encoders resnet18,efficientnet_lite0
+    """
+    from neat_backend.experiments import suitability
+    from neat_backend.experiments.progress import Reporter
+
+    with Reporter() as report:
+        rows = [
+            suitability.of_encoder(
+                dataset, data, side, images, encoder, known, choice, k, seed,
+                _machine(encoder, device, encoder_weights, cache, 1), report,
+            )
+            for encoder in _names(encoders)
+        ]  # fmt: skip
+    if as_json:
+        print(json.dumps([row.as_dict() for row in rows], indent=2))
+        return
+    Console().print(suitability.as_table(rows).as_rich())
+    for row in rows:
+        print(row.verdict)
 
 
 def _experiments(folders: list[Path] | None) -> list[Path]:

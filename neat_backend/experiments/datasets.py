@@ -66,6 +66,11 @@ def _drawn(n: int, wanted: int | None, seed: int) -> Labels:
     return np.sort(np.random.default_rng(seed).permutation(n)[:wanted])
 
 
+def without_test(data: Dataset) -> Dataset:
+    """The training part alone."""
+    return replace(data, test_images=data.test_images[:0], test_labels=data.test_labels[:0])
+
+
 def load(name: str, folder: Path | None = None, side: int = 64) -> Dataset:
     """The data set called `name`, from `folder`; `side` in pixels is that of image folders alone.
 

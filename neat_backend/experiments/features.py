@@ -64,7 +64,7 @@ def _encoded(data: Dataset, encoder: Encoder) -> Any:
     """(first row, features) of each batch, in order; pictures are prepared by threads while others are encoded."""
     import torch
     from PIL import Image
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     at_once: int = getattr(encoder, "at_once", 1)
     on_gpu = getattr(getattr(encoder, "device", None), "type", "cpu") == "cuda"

@@ -44,8 +44,8 @@ class LinearLearner:
     def __init__(self, features: Floats, n_pool: int) -> None:
         self._features = features
         self._centre = features[:n_pool].mean(axis=0, dtype=np.float64).astype(np.float32)  # [d]
-        spread = float(((features[:n_pool] - self._centre) ** 2).sum(axis=1, dtype=np.float64).mean())
-        self._scale = np.float32(np.sqrt(spread) or 1.0)
+        spread = 1 - float(np.square(self._centre, dtype=np.float64).sum())  # rows have length 1
+        self._scale = np.float32(np.sqrt(spread) if spread > 1e-6 else 1.0)
 
     def inputs(self, indices: Indices) -> Floats:
         return self._features[indices]

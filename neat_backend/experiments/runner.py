@@ -140,7 +140,7 @@ def _at_once(folder: Path, protocol: Protocol, machine: Machine, runs: Sequence[
 
 def _load(folder: Path, protocol: Protocol, machine: Machine, stop: Any) -> None:
     import torch
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and says when to end
     threads = max(1, (os.cpu_count() or 1) // machine.jobs)
