@@ -67,14 +67,17 @@ def test_they_are_those_of_the_definition(k, dim, n_among, seed):
     np.testing.assert_array_equal(similarities, expected_similarities)
 
 
-def test_many_that_single_precision_cannot_tell_apart_are_still_in_order():
+@pytest.mark.parametrize("n_among", [15, 290])
+def test_many_that_single_precision_cannot_tell_apart_are_still_in_order(n_among, monkeypatch):
+    monkeypatch.setattr("neat_backend.strategies.nearest._CHECK_ROWS", 1)  # each row's own bar decides
     rng = np.random.default_rng(0)
     centre = rng.normal(size=64)
     features = to_grid(centre + 1e-6 * rng.normal(size=(300, 64)))
-    indices, similarities = nearest(features, np.arange(20), np.arange(10, 300), 10)
-    expected = literal_nearest(features, np.arange(20), np.arange(10, 300), 10)
-    np.testing.assert_array_equal(indices, expected[0])
-    np.testing.assert_array_equal(similarities, expected[1])
+    queries, among = np.arange(20), np.arange(10, 10 + n_among)
+    indices, similarities = nearest(features, queries, among, 10)
+    expected_indices, expected_similarities = literal_nearest(features, queries, among, 10)
+    np.testing.assert_array_equal(indices, expected_indices)
+    np.testing.assert_array_equal(similarities, expected_similarities)
 
 
 def test_they_are_those_of_the_products_neighbour_table_and_no_block_changes_them(monkeypatch):
