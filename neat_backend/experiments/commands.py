@@ -139,7 +139,7 @@ def _start(folder: Path, what: Preset, device: str | None, weights: Path | None,
             report.say(f"stopped; `neat-backend experiment resume {folder}` goes on after the last round done")
             raise typer.Exit(INTERRUPTED) from None
         report.say(f"results.json and results.csv are in {folder}")
-    Console().print(strategies_table([folder]).as_rich())
+    strategies_table([folder]).show(Console())
 
 
 @app.command()
@@ -182,7 +182,7 @@ def table(
 
     made = tables.table(form, _experiments(folders), strategy=strategy, against=against)
     if style == "text" and out is None:
-        Console().print(made.as_rich())
+        made.show(Console())
         return
     text = made.as_text(style)
     if out is None:
@@ -272,7 +272,7 @@ def clusterability(
     if as_json:
         print(json.dumps([row.as_dict() for row in rows], indent=2))
         return
-    Console().print(suitability.as_table(rows).as_rich())
+    suitability.as_table(rows).show(Console())
     for row in rows:
         print(row.verdict)
 

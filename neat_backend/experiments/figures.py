@@ -98,7 +98,11 @@ def _save(figure: Any, path: Path) -> list[Path]:
 
 
 def curves(folders: Sequence[Path], out: Path, strategies: Sequence[str] | None = None) -> list[Path]:
-    """Accuracy, precision and recall by query, means with bands of one standard deviation; a row each experiment.
+    """Accuracy, precision and recall by query, means and bands; a row for each experiment.
+
+    Some seeds and known classes are harder than others for every strategy, which says nothing about strategies. So
+    a band is one standard deviation of what is left when the mean of all strategies with the same seed and classes is
+    taken out (Cousineau 2005, with the correction of Morey 2008); with one strategy, of the values themselves.
 
     Writes `out`/curves.png and .svg. Raises SettingsError where no run is finished.
     """
@@ -112,9 +116,10 @@ def curves(folders: Sequence[Path], out: Path, strategies: Sequence[str] | None 
         for row, experiment in zip(axes, experiments, strict=True):
             names = [name for name in experiment.strategies if strategies is None or name in strategies]
             for axis, (title, figure_of, start) in zip(row, PANELS.values(), strict=True):
+                values = {name: _values(experiment.of(name), figure_of) for name in names}
+                bands = _bands(values)
                 for name in names:
-                    line = _curve(axis, experiment.of(name), figure_of, start, name)
-                    lines.setdefault(name, line)
+                    lines.setdefault(name, _curve(axis, values[name], bands[name], start, name))
                 axis.set_title(title if len(experiments) == 1 else f"{_dataset(experiment)}: {title.lower()}")
                 axis.set_xlabel("query")
                 axis.set_ylabel("%")
@@ -134,20 +139,43 @@ def _dataset(experiment: Experiment) -> str:
     return f"{protocol.dataset}, {protocol.known} known"
 
 
-def _curve(axis: Any, records: Sequence[Record], figure_of: Any, start: int, name: str) -> Any:
-    values = [100 * figure_of(record.rounds) for record in records]
-    longest = max(len(one) for one in values)
-    table = np.full((len(values), longest), np.nan)
-    for row, one in zip(table, values, strict=True):
+Cells = dict[tuple[Any, ...], NDArray[np.float64]]  # (seed, known classes) → a value for each query, in percent
+
+
+def _values(records: Sequence[Record], figure_of: Any) -> Cells:
+    return {(record.run.seed, record.run.known): 100 * figure_of(record.rounds) for record in records}
+
+
+def _table(cells: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """[cells, longest], NaN where a pool ran out early."""
+    table = np.full((len(cells), max(map(len, cells))), np.nan)
+    for row, one in zip(table, cells, strict=True):
         row[: len(one)] = one
-    x = np.arange(start, start + longest)
-    mean = np.nanmean(table, axis=0)
+    return table
+
+
+def _bands(values: dict[str, Cells]) -> dict[str, NDArray[np.float64]]:
+    """Half the width of each strategy's band, at each query; see `curves`."""
+    everywhere = [key for key in next(iter(values.values()), {}) if all(key in cells for cells in values.values())]
+    if len(everywhere) < 2 or len(values) < 2:
+        return {name: _spread(_table(list(cells.values()))) for name, cells in values.items()}
+    longest = min(len(cells[key]) for cells in values.values() for key in everywhere)
+    table = np.array([[cells[key][:longest] for key in everywhere] for cells in values.values()])  # [s, cells, T]
+    own = (table - table.mean(axis=0)) * np.sqrt(len(table) / (len(table) - 1))
+    return {name: _spread(one) for name, one in zip(values, own, strict=True)}
+
+
+def _spread(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.nanstd(table, axis=0, ddof=1) if len(table) > 1 else np.zeros(table.shape[1])
+
+
+def _curve(axis: Any, cells: Cells, half: NDArray[np.float64], start: int, name: str) -> Any:
+    mean = np.nanmean(_table(list(cells.values())), axis=0)
     look = _look(name)
-    (line,) = axis.plot(x, mean, label=name, **look)
-    if len(values) > 1:
-        half = np.nanstd(table, axis=0, ddof=1)
-        low, high = np.maximum(mean - half, 0), np.minimum(mean + half, 100)  # shares stay within 0 and 100 %
-        axis.fill_between(x, low, high, color=look["color"], alpha=0.10, linewidth=0, zorder=1)
+    (line,) = axis.plot(start + np.arange(len(mean)), mean, label=name, **look)
+    middle = mean[: len(half)]
+    low, high = np.maximum(middle - half, 0), np.minimum(middle + half, 100)  # shares stay within 0 and 100 %
+    axis.fill_between(start + np.arange(len(half)), low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=1)
     return line
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from neat_backend.core.scores import KnownRule
 from neat_backend.errors import SettingsError
 
 PAPER_STRATEGIES = (
@@ -43,7 +42,7 @@ class Protocol:
     classifier: str = "resnet18"
     epochs: int = 100
     k: int = 10
-    rule: KnownRule = "all"
+    rule: Literal["all", "majority"] = "all"
     cut: int | None = None  # candidates kept, in batches, before they are ranked; None = all (the paper)
 
     def __post_init__(self) -> None:

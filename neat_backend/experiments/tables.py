@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Column
 from rich.table import Table as RichTable
 
@@ -27,12 +28,16 @@ class Table:
     rows: list[list[str]]
     note: str = ""
 
-    def as_rich(self) -> RichTable:
+    def show(self, console: Console) -> None:
+        """Framed where the terminal is wide enough, else as plain text."""
         columns = [Column(name, justify="left" if i == 0 else "right") for i, name in enumerate(self.head)]
         table = RichTable(*columns, title=self.title, caption=self.note)
         for row in self.rows:
             table.add_row(*row)
-        return table
+        if console.is_terminal and console.measure(table).maximum <= console.width:
+            console.print(table)
+        else:
+            console.print(self.as_text("text"), end="", markup=False, highlight=False, soft_wrap=True)
 
     def as_text(self, style: str) -> str:
         """Raises SettingsError for an unknown style."""
