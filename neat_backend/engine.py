@@ -192,11 +192,9 @@ class Engine:
         Nothing else was above the floor when the kept ones were selected, and nothing else has changed.
         """
         rows = np.unique(np.concatenate([self._kept, *self._touched]))
-        rows = rows[self._table.alive[rows] & (self._codes[rows] == UNLABELLED)]
-        rows = self._sorted(rows)[:n]
-        if len(rows) < n or self._order[rows[-1]] <= self._floor:
-            return None
-        return rows
+        rows = rows[self._table.alive[rows] & (self._codes[rows] == UNLABELLED) & (self._order[rows] > self._floor)]
+        self._kept, self._touched = self._sorted(rows), []
+        return self._kept[:n] if len(rows) >= n else None
 
     def _select(self, n: int) -> Rows:
         """The best n of the whole pool, in order, by a partial selection; they are kept."""
@@ -249,6 +247,11 @@ class Engine:
         held = found != NONE
         ids = self._table.ids[found[held]].tolist()
         return list(zip(ids, self._table.similarities[row][held].tolist(), strict=True))
+
+    @property
+    def read_share(self) -> float:
+        """Share of the tasks whose features had to be read when a single label last came in."""
+        return self._table.planes.read_share
 
     def tasks(self) -> list[int]:
         """All tasks with features, labelled or not, in no order."""

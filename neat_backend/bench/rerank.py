@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -29,6 +30,9 @@ def rerank(
     k: Annotated[int, typer.Option(min=1)] = 10,
     labels: Annotated[int, typer.Option(min=1, help="Single labels to time.")] = 50,
     batch: Annotated[int, typer.Option(min=0, help="Labels that come at once, three times; 0 = none.")] = 100,
+    features: Annotated[
+        Path | None, typer.Option(help="Features of real images, .npy [n, dim], instead of made-up ones.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """One more label: the incremental table and ranking against a full FAISS flat search, results compared.
@@ -36,8 +40,14 @@ def rerank(
     Beside it one half-precision product of the pool with a vector, the least that one label can cost without
     leaving parts of the pool out, and with so many vectors as labels come at once.
 
+    `rows_read` is the share of the pool whose features had to be read for a label, which the sketch of the pool
+    decides; it depends on the features, so give real ones with --features (--pool and --dim are then theirs).
+
     Example: neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512
     """
+    given = None if features is None else _given(features)
+    if given is not None:
+        pool, dim = len(given) - labelled, given.shape[1]
     if k > labelled:
         raise typer.BadParameter(f"there are {labelled} labelled tasks to be neighbours, fewer than {k}")
     if labels + BATCHES * batch >= pool:
@@ -47,10 +57,10 @@ def rerank(
     from neat_backend.records import Label
 
     rng = np.random.default_rng(0)
-    features = random_features(rng, pool + labelled, dim)
+    rows = random_features(rng, pool + labelled, dim) if given is None else given
     classes = tuple(f"class {c}" for c in range(10))
     engine = Engine(dim, classes, k=k)
-    engine.add_tasks(range(pool + labelled), features)
+    engine.add_tasks(range(pool + labelled), rows)
     some = rng.permutation(pool + labelled)[: labelled + labels + BATCHES * batch]
     answers = [
         Label(int(t), None, invalid=True) if rng.random() < 0.5 else Label(int(t), classes[rng.integers(10)])
@@ -58,17 +68,21 @@ def rerank(
     ]
     engine.set_labels(answers[:labelled])
     engine.head()
-    singles = [_time(engine, [answer]) for answer in answers[labelled : labelled + labels]]
+    singles, read = [], []
+    for answer in answers[labelled : labelled + labels]:
+        singles.append(_time(engine, [answer]))
+        read.append(engine.read_share)
     rest = answers[labelled + labels :]
     batches = [_time(engine, rest[start : start + batch]) for start in range(0, len(rest), batch or 1)]
-    full, compared, same = _full_search(engine, features, some, k)
+    full, compared, same = _full_search(engine, rows, some, k)
     one = statistics.median(singles)
-    products = _products(features, batch)
+    products = _products(rows, batch)
     figures: dict[str, Any] = {
         "pool": pool, "labelled": labelled, "dim": dim, "k": k,
         "one_label_ms": one * 1e3, "one_label_p95_ms": quantile(singles, 0.95) * 1e3,
         "full_faiss_search_ms": full * 1e3, "times_faster": full / one,
         "half_vector_product_ms": products["vector"] * 1e3, "one_label_over_product": one / products["vector"],
+        "rows_read": statistics.mean(read),
         "compared_tasks": compared, "equal_tasks": same,
     }  # fmt: skip
     if batch:
@@ -80,6 +94,16 @@ def rerank(
             "batch_over_slower_product": many / max(products["half"], products["single"]),
         }  # fmt: skip
     report("rerank", figures, as_json)
+
+
+def _given(path: Path) -> NDArray[np.float32]:
+    """The features of a file, on the grid. Raises BadParameter for anything else."""
+    from neat_backend.core.features import to_grid
+
+    try:
+        return to_grid(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"--features {path}: {error}") from error
 
 
 def _time(engine: Engine, answers: Sequence[Label]) -> float:

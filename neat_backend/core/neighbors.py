@@ -1,14 +1,14 @@
 """For every task, its K nearest labelled tasks: exact, and kept up as labels come and go.
 
-Features are L2-normalised rows on the 2^-24 grid (`core.features.to_grid`). A product of two grid
-values is a multiple of 2^-48 and every partial sum stays below 2, so a dot product in float64 is
+Features are L2-normalised rows on the 2^-22 grid (`core.features.to_grid`). A product of two grid
+values is a multiple of 2^-44 and every partial sum stays below 2^4, so a dot product in float64 is
 *exact* whatever the order of summation. The similarity of two tasks is that exact value rounded to
 float32: one number, independent of batch shapes, threads and libraries. Ties go to the smaller id.
 
-Fast half-precision products only *filter*: what they put within their error bound of a row's K-th
-similarity is computed exactly. Adding m labels is one blocked pass over the rows; unlabelling searches
-again only for the rows that had the task as a neighbour. Bulk searches go through a FAISS flat index of
-the labelled tasks, on a GPU when faiss sees one.
+Fast products of the features' leading eight bits only *filter*: where they leave it possible that a label is
+among a row's K nearest, its similarity is computed exactly. Adding m labels is one blocked pass over the rows
+(`core.planes`); unlabelling searches again only for the rows that had the task as a neighbour. Bulk searches go
+through a FAISS flat index of the labelled tasks, on a GPU when faiss sees one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neat_backend.core.planes import FeaturePlanes, Rows
+from neat_backend.core import kernels
+from neat_backend.core.kernels import NONE
+from neat_backend.core.planes import FeaturePlanes, Rows, grown
 
 Ids = NDArray[np.int64]
 Features = NDArray[np.float32]
 
-NONE = -1  # no neighbour in this place
 _BLOCK_ROWS = 8192
-_BLOCK_PAIRS = 4096
 _BULK_LABELS = 64  # from here on, and from an eighth of the labels, a search of all rows beats adding columns
 _SEARCH_SLACK = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
 
@@ -50,16 +50,14 @@ class NeighborTable:
         self.dim, self.k = dim, k
         self.planes = FeaturePlanes(dim, device or torch.device("cpu"))
         self.ids: Ids = np.zeros(0, np.int64)
-        self.alive = np.zeros(0, bool)
-        self.labelled = np.zeros(0, bool)
+        self.alive: NDArray[np.bool_] = np.zeros(0, bool)
+        self.labelled: NDArray[np.bool_] = np.zeros(0, bool)
         self.neighbours: Rows = np.zeros((0, k), np.int32)
         self.similarities: NDArray[np.float32] = np.zeros((0, k), np.float32)
         self._known: Ids = np.zeros(0, np.int64)  # the tasks that are here, ascending
         self._known_rows: Rows = np.zeros(0, np.int32)  # and their rows
         self._free: Rows = np.zeros(0, np.int32)  # unused rows
         self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
-        # Rough similarity from which a new neighbour is possible; inf where no row is alive.
-        self._bars = torch.zeros(0, dtype=torch.float16, device=self.planes.device)
         # FAISS sums in single precision: n·2^-24 off at most, and the float32 rounding of the exact value.
         self._error = dim * 2.0**-24 * 1.01 + 2.0**-24
 
@@ -126,7 +124,7 @@ class NeighborTable:
         self.ids[rows] = 0
         self.neighbours[rows] = NONE
         self.similarities[rows] = -np.inf
-        self._set_bars(rows)
+        self.planes.note(rows, self)
         stays = ~np.isin(self._known_rows, rows)
         self._known, self._known_rows = self._known[stays], self._known_rows[stays]
         self._free = np.concatenate([self._free, rows])
@@ -143,9 +141,8 @@ class NeighborTable:
         filled = before > self.k  # every row has K neighbours besides itself
         if not filled or len(rows) >= max(_BULK_LABELS, before // 8):
             return self._search(np.flatnonzero(self.alive).astype(np.int32))
-        self.planes.sketch(np.flatnonzero(self.alive).astype(np.int32))
-        touched = [self._merge(found, label) for found, label in self.planes.near(rows, self._bars)]
-        return np.concatenate(touched or [rows[:0]])
+        self.planes.settle(np.flatnonzero(self.alive).astype(np.int32))
+        return self.planes.offer(rows, self)
 
     def unlabel(self, rows: Rows) -> Rows:
         """Rows are nobody's neighbours any more; gives the rows whose neighbours changed."""
@@ -160,9 +157,14 @@ class NeighborTable:
 
     def rows_near(self, rows: Rows) -> Rows:
         """The rows that have any of these rows among their neighbours."""
-        wanted = np.zeros(len(self.ids) + 1, bool)
-        wanted[rows] = True  # NONE = -1 looks at the extra last entry, which is False
-        return np.flatnonzero(wanted[self.neighbours].any(axis=1)).astype(np.int32)
+        wanted = np.zeros(len(self.ids), bool)
+        wanted[rows] = True
+        found = np.empty(len(self.ids), np.int32)
+
+        def work(begin: int, end: int) -> Rows:
+            return found[begin : begin + kernels.holders(begin, end, wanted, self.neighbours, found)]
+
+        return np.concatenate(kernels.in_parallel(work, len(self.ids)))
 
     def _take_rows(self, n: int) -> Rows:
         """n unused rows, growing the arrays by a quarter (or as much as is needed) where there are none."""
@@ -176,63 +178,17 @@ class NeighborTable:
         old = len(self.ids)
         if size <= old:
             return
-        for name, fill in (
-            ("ids", 0), ("alive", False), ("labelled", False), ("neighbours", NONE), ("similarities", -np.inf),
-        ):  # fmt: skip
-            array = getattr(self, name)
-            grown = np.full((size, *array.shape[1:]), fill, array.dtype)
-            grown[:old] = array
-            setattr(self, name, grown)
+        for name in ("ids", "alive", "labelled", "neighbours", "similarities"):
+            setattr(self, name, grown(getattr(self, name), size))
+        self.neighbours[old:], self.similarities[old:] = NONE, -np.inf
         self.planes.grow(size)
-        bars = torch.full((size,), torch.inf, dtype=torch.float16, device=self.planes.device)
-        bars[:old] = self._bars
-        self._bars = bars
         self._free = np.concatenate([self._free, np.arange(old, size, dtype=np.int32)])
 
-    def _set_bars(self, rows: Rows) -> None:
-        """Bring the filter's bars in line with the K-th similarities: rounded down, so that nothing slips through."""
-        kth = np.where(self.alive[rows], self.similarities[rows, -1], np.inf)
-        bars = torch.from_numpy(np.nextafter((kth - self.planes.error).astype(np.float16), np.float16(-np.inf)))
-        self._bars[torch.from_numpy(rows.astype(np.int64)).to(self._bars.device)] = bars.to(self._bars.device)
-
-    def _exact(self, rows: Rows, labels: Rows) -> NDArray[np.float32]:
-        """Similarity of each pair, exact in float64 and rounded once: float32 [n]."""
-        result = np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), _BLOCK_PAIRS):
-            part = slice(start, start + _BLOCK_PAIRS)
-            left = self.planes.exact(rows[part]).astype(np.float64)
-            distinct, inverse = np.unique(labels[part], return_inverse=True)
-            right = self.planes.exact(distinct).astype(np.float64)
-            result[part] = np.einsum("ij,ij->i", left, right[inverse]) if len(distinct) > 1 else left @ right[0]
-        return result
-
-    def _merge(self, rows: Rows, labels: Rows) -> Rows:
-        """Offer each label to its row, other than itself; gives the rows that took one."""
-        other = rows != labels
-        rows, labels = rows[other], labels[other]
-        touched = np.unique(rows)
-        held_rows = np.repeat(touched, self.k)
-        held = self.neighbours[touched].ravel()
-        kept = held != NONE
-        all_rows = np.concatenate([held_rows[kept], rows])
-        all_labels = np.concatenate([held[kept], labels])
-        all_similarities = np.concatenate([self.similarities[touched].ravel()[kept], self._exact(rows, labels)])
-        before = self.neighbours[touched].copy()
-        self._write(touched, all_rows, all_labels, all_similarities)
-        return touched[(before != self.neighbours[touched]).any(axis=1)]
-
-    def _write(self, touched: Rows, rows: Rows, labels: Rows, similarities: NDArray[np.float32]) -> None:
-        """Set the neighbours of `touched` (ascending) to the best K of the pairs given for them."""
-        order = np.lexsort((self.ids[labels], -similarities, rows))
-        rows, labels, similarities = rows[order], labels[order], similarities[order]
-        starts = np.searchsorted(rows, touched)
-        place = np.arange(len(rows)) - starts[np.searchsorted(touched, rows)]
-        best = place < self.k
-        self.neighbours[touched] = NONE
-        self.similarities[touched] = -np.inf
-        self.neighbours[rows[best], place[best]] = labels[best]
-        self.similarities[rows[best], place[best]] = similarities[best]
-        self._set_bars(touched)
+    def _choose(self, rows: Rows, starts: NDArray[np.int64], labels: Rows) -> None:
+        """Set the neighbours of rows to the best K of labels[starts[i]:starts[i+1]], itself and NONE apart."""
+        self.neighbours[rows], self.similarities[rows] = NONE, -np.inf
+        self.planes.offer_pairs(rows, starts, labels, self)
+        self.planes.note(rows, self)
 
     def _search(self, rows: Rows) -> Rows:
         """Find the neighbours of rows from nothing; gives the rows (all taken as changed)."""
@@ -241,15 +197,12 @@ class NeighborTable:
         for start in range(0, len(rows), _BLOCK_ROWS):
             part = np.sort(rows[start : start + _BLOCK_ROWS])
             asked = min(count, self.k + 1 + _SEARCH_SLACK)
+            starts = np.arange(len(part) + 1, dtype=np.int64) * asked
             if not asked:
-                self._write(part, part[:0], part[:0], np.zeros(0, np.float32))
+                self._choose(part, starts, part[:0])
                 continue
             rough, found = index.search(self.planes.exact(part), asked)  # [n, asked]
-            repeated = np.repeat(part, asked)
-            labels = found.ravel().astype(np.int32)
-            valid = (labels != NONE) & (labels != repeated)
-            pair_rows, pair_labels = repeated[valid], labels[valid]
-            self._write(part, pair_rows, pair_labels, self._exact(pair_rows, pair_labels))
+            self._choose(part, starts, found.ravel().astype(np.int32))
             if asked < count:
                 # Whatever FAISS left out is at most its last value plus the error of both computations.
                 unproven = self.similarities[part, -1] <= rough[:, -1] + 2 * self._error
@@ -270,9 +223,9 @@ class NeighborTable:
                 near = rough >= (kth - 2 * self._error)[:, None]
             else:
                 near = np.isfinite(rough)
-            found, which = np.nonzero(near & np.isfinite(rough))
-            pair_rows, pair_labels = part[found], labels[which]
-            self._write(part, pair_rows, pair_labels, self._exact(pair_rows, pair_labels))
+            _, which = np.nonzero(near & np.isfinite(rough))
+            starts = np.append(0, np.count_nonzero(near & np.isfinite(rough), axis=1).cumsum())
+            self._choose(part, starts, labels[which])
 
     def _search_index(self) -> faiss.Index:
         """The labelled index, copied to the GPUs when faiss sees any and the search is worth it."""

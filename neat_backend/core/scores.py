@@ -10,10 +10,12 @@ exponentials, so counting the k neighbours is enough whatever the number of clas
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from neat_backend.core.kernels import compiled, in_parallel
 
 INVALID = -1
 MISSING = -2
@@ -43,23 +45,36 @@ def inconsistency(codes: Codes, probabilities: NDArray[np.floating] | None, n_cl
         raise ValueError(f"a neighbour has class code {codes.max()}, but there are {n_classes} classes")
     if probabilities is not None and probabilities.shape != (len(codes), n_classes):
         raise ValueError(f"probabilities are {probabilities.shape}, expected {(len(codes), n_classes)}")
-    known = codes >= 0
-    counts = np.zeros(codes.shape, dtype=np.int64)  # [n, k] votes of this neighbour's class
-    first = known.copy()  # [n, k] is this the first neighbour of its class?
-    for i in range(codes.shape[1]):
-        same = (codes == codes[:, i : i + 1]) & known  # [n, k]
-        counts[:, i] = np.count_nonzero(same, axis=1)
-        first[:, i] &= ~same[:, :i].any(axis=1)
-    exponentials = np.exp(np.arange(codes.shape[1] + 1, dtype=np.float64))
-    voted = np.where(first, exponentials[counts], 0.0).sum(axis=1)
-    logsumexp = np.log(voted + (n_classes - np.count_nonzero(first, axis=1)))
-    if probabilities is None:
-        agreement = known_neighbours(codes) / n_classes
-    else:
-        rows = np.arange(len(codes))[:, None]
-        chosen = probabilities[rows, np.maximum(codes, 0)].astype(np.float64)  # [n, k]
-        agreement = np.where(known, chosen, 0.0).sum(axis=1)
-    return np.maximum(logsumexp - agreement, 0.0)
+    result = np.empty(len(codes))
+    given = np.zeros((0, 0), np.float32) if probabilities is None else probabilities
+    in_parallel(lambda begin, end: _inconsistency(begin, end, codes, given, n_classes, result), len(codes))
+    return result
+
+
+@compiled()
+def _inconsistency(begin: int, end: int, codes: Any, probabilities: Any, n_classes: int, result: Any) -> None:
+    """Rows begin..end of the result; probabilities [0, 0] for uniform ones."""
+    k = codes.shape[1]
+    uniform = probabilities.shape[0] == 0
+    for row in range(begin, end):
+        voted = 0.0  # sum of e^V[c] over the classes that have a vote
+        distinct = 0
+        agreement = 0.0  # P·V
+        for i in range(k):
+            code = codes[row, i]
+            if code < 0:
+                continue
+            agreement += 1.0 / n_classes if uniform else np.float64(probabilities[row, code])
+            votes = 0
+            first = True
+            for j in range(k):
+                if codes[row, j] == code:
+                    votes += 1
+                    first = first and j >= i
+            if first:
+                voted += np.exp(np.float64(votes))
+                distinct += 1
+        result[row] = max(np.log(voted + (n_classes - distinct)) - agreement, 0.0)
 
 
 def max_inconsistency(k: int, n_classes: int) -> float:

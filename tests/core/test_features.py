@@ -9,7 +9,7 @@ from neat_backend.core.features import GRID, to_grid
 def test_the_worked_example_of_the_docstring():
     row = to_grid([[3.0, 4.0]])
     assert row.dtype == np.float32
-    assert (row.astype(np.float64) / GRID).tolist() == [[10066330.0, 13421773.0]]
+    assert (row.astype(np.float64) / GRID).tolist() == [[2516582.0, 3355443.0]]
 
 
 def test_values_lie_on_the_grid_and_rows_have_length_one():

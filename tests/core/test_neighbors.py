@@ -3,16 +3,19 @@
 import faiss
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neat_backend.core import kernels
 from neat_backend.core.neighbors import NONE, NeighborTable
+from neat_backend.core.planes import HalfPlane
 
 
 def grid(features):
-    """Normalised rows on the 2^-24 grid."""
+    """Normalised rows on the 2^-22 grid."""
     features = features / np.linalg.norm(features, axis=1, keepdims=True)
-    return (np.round(np.ldexp(features, 24)) / 2**24).astype(np.float32)
+    return (np.round(np.ldexp(features, 22)) / 2**22).astype(np.float32)
 
 
 def some_features(rng, n, dim, copies=0.0):
@@ -101,6 +104,58 @@ def test_any_sequence_of_changes_leaves_the_exact_table(actions, k, dim, seed):
         assert after == exact_neighbours(table)
 
 
+@pytest.mark.parametrize("outlier", [0.0, 0.7, -1.0])
+def test_features_come_back_as_they_were_given(outlier):
+    rng = np.random.default_rng(5)
+    features = some_features(rng, 5000, 32)
+    features[:, 3] = outlier  # one large value that (nearly) all share, as CLIP has it
+    features = grid(np.where(np.arange(32) == 3, features * 3, features))
+    table = NeighborTable(32, 3)
+    rows = table.add_tasks(np.arange(5000), features)
+    np.testing.assert_array_equal(table.planes.exact(rows), features)
+    table.label(rows[:50])
+    table.label(rows[50:51])  # from here on they are kept relative to their mean
+    np.testing.assert_array_equal(table.planes.exact(rows), features)
+    axes = np.eye(32, dtype=np.float32)[:8] * np.where(np.arange(8) % 2, 1, -1)[:, None].astype(np.float32)
+    later = table.add_tasks(np.arange(5000, 5008), axes)  # as far from the mean as can be
+    np.testing.assert_array_equal(table.planes.exact(later), axes)
+    assert held_neighbours(table) == exact_neighbours(table)
+
+
+def half_plane(table):
+    """The table as it is on a GPU, kept on the CPU."""
+    table.planes._half = HalfPlane(table.dim, torch.device("cpu"))
+    table.planes._half._block_scores = 10_000
+    return table
+
+
+def test_the_half_precision_filter_of_a_gpu_leaves_the_table_exact():
+    rng = np.random.default_rng(6)
+    table = half_plane(NeighborTable(64, 5))
+    rows = table.add_tasks(np.arange(3000), some_features(rng, 3000, 64, copies=0.1))
+    table.label(rows[:100])
+    for part in (rows[100:101], rows[101:140], rows[140:150]):
+        touched = set(table.label(part).tolist())
+        assert held_neighbours(table) == exact_neighbours(table)
+        assert touched
+    table.unlabel(rows[40:60])
+    table.remove_tasks(np.arange(200, 300))
+    table.label(table.add_tasks(np.arange(3000, 3100), some_features(rng, 100, 64))[:3])
+    assert held_neighbours(table) == exact_neighbours(table)
+
+
+@pytest.mark.parametrize("precise", [torch.float32, torch.bfloat16])
+def test_many_labels_at_once_are_filtered_in_either_precision(monkeypatch, precise):
+    monkeypatch.setattr("neat_backend.core.planes.bfloat16_is_faster", lambda device: precise is torch.bfloat16)
+    rng = np.random.default_rng(7)
+    table = NeighborTable(64, 5)
+    rows = table.add_tasks(np.arange(9000), structured_features(rng, 9000, 64))
+    table.label(rows[:600])
+    table.label(rows[600:660])
+    assert table.planes._sketch is not None, "a matrix of labels, not a search of all rows"
+    assert held_neighbours(table) == exact_neighbours(table)
+
+
 @pytest.mark.parametrize("steps", [1, 7, 80])
 def test_labels_one_by_one_or_at_once_give_one_table(steps):
     rng = np.random.default_rng(1)
@@ -124,16 +179,16 @@ def test_a_sketch_of_the_pool_leaves_the_table_exact(monkeypatch):
     rows = table.add_tasks(np.arange(5000), structured_features(rng, 5000, 64))
     table.label(rows[:200])
     used = []
-    near = table.planes._near_by_sketch
-    monkeypatch.setattr(table.planes, "_near_by_sketch", lambda *given: used.append(given[0]) or near(*given))
+    offer = kernels.offer_one_sketched
+    monkeypatch.setattr(kernels, "offer_one_sketched", lambda *given: used.append(given[2]) or offer(*given))
     for row in rows[200:260]:
         table.label(np.array([row]))
-    assert len(used) == 60
+    assert used == rows[200:260].tolist()
     later = table.add_tasks(np.arange(5000, 5200), structured_features(rng, 200, 64))  # more rows than it was made for
     table.label(later[:2])
     table.remove_tasks(np.arange(300, 400))
     table.label(later[2:4])
-    assert len(used) == 64
+    assert len(used) == 64  # 5,200 rows are one thread's work
     assert held_neighbours(table) == exact_neighbours(table)
 
 
