@@ -6,7 +6,7 @@ probabilities: neighbours are exact, and a task's place depends on its own numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,10 @@ class Engine:
         self._kept: Rows = np.zeros(0, np.int32)  # the best rows when they were last selected
         self._floor = np.inf  # no other row was above this then
         self._touched: list[Rows] = []  # rows scored anew since
+        self._invalid = 0  # how many labels are
+        self._head: list[int] = []  # the first 2B when they were last looked at
+        self._head_at = -1  # the version of then
+        self._head_version = 0
 
     def __len__(self) -> int:
         """Tasks with features."""
@@ -178,12 +182,39 @@ class Engine:
 
     # what follows from it
 
+    @property
+    def head_version(self) -> int:
+        """A number that grows exactly when the list of the first 2B has changed since it was last asked for.
+
+        Asking is free while nothing has happened at all. A list that changed and is back to what it was
+        when somebody last looked (at this number or at `head()`) counts as unchanged; so do the numbers
+        of tasks that stay in their places.
+        """
+        self._look_at_head()
+        return self._head_version
+
     def head(self, n: int | None = None) -> list[int]:
         """The n unlabelled tasks to label first, best first (default 2B)."""
-        n = 2 * self.batch_size if n is None else n
+        if n is not None and n > 2 * self.batch_size:
+            return self._best(n)
+        self._look_at_head()
+        return self._head[:n]
+
+    def _look_at_head(self) -> None:
+        if self._head_at != self.version:
+            head = self._best(2 * self.batch_size)
+            self._head_version += head != self._head
+            self._head, self._head_at = head, self.version
+
+    def _best(self, n: int) -> list[int]:
+        """The first n, from the few that it can be where that is known; few rows are kept for the next time."""
         best = self._best_of_few(n)
         if best is None:
             best = self._select(max(n, 4 * self.batch_size))
+        few = max(8 * self.batch_size, 1000)
+        if len(self._kept) > few:
+            self._floor = float(self._order[self._kept[few]])  # nothing that is dropped is above it
+            self._kept = self._kept[:few]
         return self._table.ids[best[:n]].tolist()
 
     def _best_of_few(self, n: int) -> Rows | None:
@@ -211,17 +242,36 @@ class Engine:
 
     def ranking(self) -> Ranking:
         """The whole pool's numbers, ascending by task id."""
-        rows = self._pool()
-        rows = rows[np.argsort(self._table.ids[rows])]
-        return Ranking(
-            ids=self._table.ids[rows],
-            priority=self._order[rows],
-            inconsistency=self._inconsistency[rows],
-            known_neighbours=self._known[rows],
-            candidate=self._candidate[rows],
-            predicted=self._predicted(rows),
-            classes=self.classes,
-        )
+        return self.copied_ranking()()
+
+    def copied_ranking(self) -> Callable[[], Ranking]:
+        """The ranking as it is now, in two parts: plain copies at once, and the rest when the result is called.
+
+        The second part takes longer and may run in any thread, whatever happens to the engine meanwhile.
+        """
+        ids, order, codes = self._table.ids.copy(), self._order.copy(), self._codes.copy()
+        inconsistency, known, candidate = self._inconsistency.copy(), self._known.copy(), self._candidate.copy()
+        trained = self._trained.copy()
+        probabilities = self._probabilities.copy() if trained.any() else None
+        rows, classes = self._table.rows_by_id(), self.classes
+
+        def gather() -> Ranking:
+            pool = rows[codes[rows] == UNLABELLED]
+            predicted = np.full(len(pool), -1, np.int16)
+            if probabilities is not None and classes:
+                told = trained[pool]
+                predicted[told] = np.argmax(probabilities[pool[told]], axis=1)
+            return Ranking(
+                ids=ids[pool],
+                priority=order[pool],
+                inconsistency=inconsistency[pool],
+                known_neighbours=known[pool],
+                candidate=candidate[pool],
+                predicted=predicted,
+                classes=classes,
+            )
+
+        return gather
 
     def ranked(self, tasks: Sequence[int]) -> list[Ranked]:
         """Given unlabelled tasks, in the order given; `rank` is their place in that list."""
@@ -273,8 +323,11 @@ class Engine:
 
     def counts(self) -> Counts:
         """Known and invalid count every labelled task; unlabelled only those with features."""
-        invalid = sum(label.invalid for label in self._labels.values())
-        return Counts(known=len(self._labels) - invalid, invalid=invalid, unlabelled=len(self._pool()))
+        return Counts(
+            known=len(self._labels) - self._invalid,
+            invalid=self._invalid,
+            unlabelled=len(self._table) - self._table.count_labelled(),
+        )
 
     # inside
 
@@ -293,6 +346,8 @@ class Engine:
 
     def _note(self, label: Label) -> None:
         """Remember what a task is labelled with; its row is `_apply`'s business."""
+        before = self._labels.get(label.task)
+        self._invalid += label.invalid - (before is not None and before.invalid)
         if label.invalid or label.choice is not None:
             self._labels[label.task] = label
         else:

@@ -232,3 +232,11 @@ class NeighborTable:
         if faiss.get_num_gpus() == 0:
             return self._index
         return faiss.index_cpu_to_all_gpus(self._index)
+
+    def count_labelled(self) -> int:
+        """Number of labelled tasks."""
+        return int(self._index.ntotal)
+
+    def rows_by_id(self) -> Rows:
+        """The rows of all tasks, ascending by task id; never changed in place, so it may be kept."""
+        return self._known_rows
