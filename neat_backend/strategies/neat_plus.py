@@ -1,0 +1,98 @@
+"""neat_plus: the pool as a standing background class, a calibrated p(known), and a batch that covers what is uncertain.
+
+One query:
+
+1.  z(x), how much more like known samples than like the pool and the invalid ones x is (`plus_detector`).
+2.  Gate: x may be asked about when z(x) ≥ the 10 % quantile of z over the labelled known samples, as many as would
+    admit nine of ten known samples of the pool if the labelled ones stood for them. Wide on purpose: what lies
+    closest to the labelled set is pure and teaches nothing. At least 2B are let in.
+3.  p(known | z), fitted to the answers so far.
+4.  u(x) = 1 - (P₁ - P₂) + 0.05, P₁ and P₂ being the classifier's two largest probabilities (margin sampling, Scheffer
+    et al. 2001; the 0.05 leaves sure samples a little to say). Without a classifier u is the same for all.
+5.  Greedy facility location (Wei, Iyer and Bilmes, ICML 2015) over a random part of the gate: each choice c has the
+    largest p(c)² u(c) · Σ_x p(x) u(x) · max(0, s(x, c) - the largest similarity of x to a labelled known sample or to
+    an earlier choice). Early, when little is covered, it spreads; later what is left uncovered is what u singles out.
+
+`docs/neat-plus.md` has the measurements: each part alone and left out, and what was tried and dropped. `pool.k`,
+`pool.rule` and `pool.cut` belong to NEAT and are not used; neither is the learner.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.strategies import plus_choice, plus_detector
+from neat_backend.strategies.pool import UNLABELLED, Indices, Pool
+
+Floats = NDArray[np.float64]
+
+LEFT_OUT = 0.1  # share of the labelled known samples below the gate
+LEAST_UNCERTAIN = 0.05
+PURITY = 2  # exponent of p of the one chosen
+HEAD = 1000  # candidates compared with one another, or HEAD_BATCHES · B if that is more
+HEAD_BATCHES = 3
+
+
+def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
+    """B offered samples in the order of the greedy choice; see the module.
+
+    The generator draws the part of the gate that is compared, and nothing else. Before any known sample is labelled
+    there is nothing to tell known from unknown by: then those most like a class name come first, or, where the
+    encoder reads no text, a random sample that covers the pool.
+    """
+    size = min(batch_size, len(pool.offered))
+    if not size:
+        return pool.offered[:0].copy()
+    if not len(pool.known):
+        return _without_known(pool, size, rng)
+    behind = plus_detector.background(pool)
+    score = plus_detector.detection_score(pool, behind)
+    unlabelled = behind[pool.labels[behind] == UNLABELLED]
+    p = plus_detector.probability_known(score, pool.known, pool.invalid, unlabelled)
+    admitted = gate(score[pool.offered], score[pool.known], size)
+    head = _sample(pool.offered[admitted], max(HEAD, HEAD_BATCHES * size), rng)
+    uncertain = uncertainty(pool.probabilities(head))
+    covered = (pool.features[head] @ pool.features[pool.known].T).max(axis=1)
+    return head[_cover(pool, head, p[head] * uncertain, p[head] ** PURITY * uncertain, covered, size)]
+
+
+def gate(offered: Floats, known: Floats, size: int) -> Indices:
+    """Places of the offered scores [u] at or above the LEFT_OUT quantile of the known ones, ascending.
+
+    Where fewer than 2 · size are, the best 2 · size; ties go to the smaller place.
+    """
+    admitted = np.flatnonzero(offered >= np.quantile(known, LEFT_OUT))
+    if len(admitted) < 2 * size:
+        admitted = np.sort(np.argsort(-offered, kind="stable")[: 2 * size])
+    return admitted
+
+
+def uncertainty(probabilities: Floats) -> Floats:
+    """u = 1 - (P₁ - P₂) + LEAST_UNCERTAIN of each row of [m, C]: float64 [m]; with one class, LEAST_UNCERTAIN."""
+    if probabilities.shape[1] < 2:
+        return np.full(len(probabilities), LEAST_UNCERTAIN)
+    largest = -np.partition(-probabilities, 1, axis=1)[:, :2]
+    uncertain: Floats = 1 - (largest[:, 0] - largest[:, 1]) + LEAST_UNCERTAIN
+    return uncertain
+
+
+def _without_known(pool: Pool, size: int, rng: np.random.Generator) -> Indices:
+    if pool.class_features is not None:
+        likeness = (pool.features[pool.offered] @ pool.class_features.T).max(axis=1)
+        return pool.offered[np.argsort(-likeness, kind="stable")[:size]]
+    head = _sample(pool.offered, max(HEAD, HEAD_BATCHES * size), rng)
+    even = np.ones(len(head))
+    return head[_cover(pool, head, even, even, np.zeros(len(head), np.float32), size)]
+
+
+def _sample(indices: Indices, size: int, rng: np.random.Generator) -> Indices:
+    return indices if len(indices) <= size else np.sort(rng.choice(indices, size, replace=False))
+
+
+def _cover(
+    pool: Pool, head: Indices, weight: Floats, worth: Floats, covered: NDArray[np.float32], size: int
+) -> Indices:
+    similarities = pool.features[head] @ pool.features[head].T  # [m, m]
+    np.fill_diagonal(similarities, 1)
+    return plus_choice.cover(similarities, weight, worth, covered, size)
