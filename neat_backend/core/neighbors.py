@@ -135,13 +135,13 @@ class NeighborTable:
         rows = np.unique(rows[~self.labelled[rows]]).astype(np.int32)
         if not len(rows):
             return rows
+        self.planes.settle(np.flatnonzero(self.alive).astype(np.int32))
         before = self._index.ntotal
         self.labelled[rows] = True
         self._index.add_with_ids(self.planes.exact(rows), rows.astype(np.int64))
         filled = before > self.k  # every row has K neighbours besides itself
         if not filled or len(rows) >= max(_BULK_LABELS, before // 8):
             return self._search(np.flatnonzero(self.alive).astype(np.int32))
-        self.planes.settle(np.flatnonzero(self.alive).astype(np.int32))
         return self.planes.offer(rows, self)
 
     def unlabel(self, rows: Rows) -> Rows:

@@ -113,8 +113,7 @@ def test_features_come_back_as_they_were_given(outlier):
     table = NeighborTable(32, 3)
     rows = table.add_tasks(np.arange(5000), features)
     np.testing.assert_array_equal(table.planes.exact(rows), features)
-    table.label(rows[:50])
-    table.label(rows[50:51])  # from here on they are kept relative to their mean
+    table.label(rows[:50])  # from here on they are kept relative to their mean
     np.testing.assert_array_equal(table.planes.exact(rows), features)
     axes = np.eye(32, dtype=np.float32)[:8] * np.where(np.arange(8) % 2, 1, -1)[:, None].astype(np.float32)
     later = table.add_tasks(np.arange(5000, 5008), axes)  # as far from the mean as can be
