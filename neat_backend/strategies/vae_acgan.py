@@ -30,8 +30,9 @@ EPOCHS = 50
 LEAST_STEPS, MOST_STEPS = 300, 1000
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
+DISCRIMINATOR_RATE = 2e-4  # slower: one that is sure too early teaches the generator nothing but to fool it
 BETAS = (0.5, 0.999)
-RECONSTRUCTION = 5.0  # weight of the reconstruction of one value in the generator's loss
+RECONSTRUCTION = 20.0  # weight of the reconstruction of one value in the generator's loss
 SLOPE = 0.2
 UNIT = 1e-3  # rows whose lengths are this near 1 are unit rows
 
@@ -175,9 +176,10 @@ class _Training:
 
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
-        self.encoder = _adam(networks.encoder)
-        self.generator = _adam(networks.generator)
-        self.discriminator = _adam(networks.trunk, networks.real_head, networks.class_head)
+        self.encoder = _adam(LEARNING_RATE, networks.encoder)
+        self.generator = _adam(LEARNING_RATE, networks.generator)
+        judges = networks.trunk, networks.real_head, networks.class_head
+        self.discriminator = _adam(DISCRIMINATOR_RATE, *judges)
 
     def step(self, inputs: Tensor, labels: Tensor, noise: Tensor) -> None:
         """inputs [b, …], labels [b], noise [3, b, LATENT]: two for the encoder's draws, one for free samples."""
@@ -216,8 +218,8 @@ def _as_real(logits: Tensor, is_real: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, is_real)
 
 
-def _adam(*parts: nn.Module) -> torch.optim.Adam:
-    return torch.optim.Adam([p for part in parts for p in part.parameters()], LEARNING_RATE, BETAS)
+def _adam(rate: float, *parts: nn.Module) -> torch.optim.Adam:
+    return torch.optim.Adam([p for part in parts for p in part.parameters()], rate, BETAS)
 
 
 def _update(optimizer: torch.optim.Adam, loss: Tensor) -> None:
