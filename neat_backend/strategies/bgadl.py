@@ -34,7 +34,7 @@ def bald(logits: Floats) -> NDArray[np.float64]:
 def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     """The offered samples of largest mutual information, best first; ties by index. At random without a classifier."""
     if pool.model is None:
-        return rng.permutation(pool.offered)[:batch_size]
+        return pool.offered[rng.permutation(len(pool.offered))[:batch_size]]
     parts = [pool.offered[i : i + CHUNK] for i in range(0, len(pool.offered), CHUNK)]
     scores = [bald(pool.model.dropout_logits(part, PASSES, rng)) for part in parts]
     order = np.argsort(-np.concatenate([np.zeros(0), *scores]), kind="stable")

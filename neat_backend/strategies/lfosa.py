@@ -81,7 +81,7 @@ def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
         return pool.offered.copy()
     detector = train_detector(pool, rng)
     if detector is None:
-        return rng.permutation(pool.offered)[:batch_size]
+        return pool.offered[rng.permutation(len(pool.offered))[:batch_size]]
     logits = detector.logits(pool.offered).astype(np.float64)
     probability = known_probability(logits, pool.n_classes, rng)
     unknown, activation = logits.argmax(axis=1) == pool.n_classes, logits.max(axis=1)

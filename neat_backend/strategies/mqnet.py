@@ -95,7 +95,7 @@ def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     choice is at random.
     """
     if not len(pool.offered) or (pool.model is None and not len(pool.known)):
-        return rng.permutation(pool.offered)[:batch_size]
+        return pool.offered[rng.permutation(len(pool.offered))[:batch_size]]
     inputs = meta_inputs(pool, pool.offered, pool.known)
     total = inputs.sum(axis=1)
     net = learnt_from_last_query(pool, rng)

@@ -97,7 +97,7 @@ def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     """
     known = pool.known
     if pool.model is None or not len(known) or not len(pool.offered):
-        return rng.permutation(pool.offered)[:batch_size]
+        return pool.offered[rng.permutation(len(pool.offered))[:batch_size]]
     models = class_models(pool.model.logits(known).astype(np.float64), pool.labels[known], pool.n_classes)
     scores = knownness(*revise(pool.model.logits(pool.offered).astype(np.float64), models))
     return pool.offered[np.argsort(-scores, kind="stable")[:batch_size]]
