@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq  # type: ignore[import-untyped]
-from scipy.stats import weibull_min  # type: ignore[import-untyped]
+from scipy.optimize import brentq
+from scipy.stats import weibull_min
 
 Floats = NDArray[np.float64]
 
