@@ -3,7 +3,7 @@
     apply   events of the inbox → store and engine, in one transaction with their being marked applied
     bulk    reading the project, embedding images, probabilities of new tasks
     rounds  starts a training when one is due, takes in its result
-    publish ranking → snapshot for the web process → head in Label Studio
+    publish the order's head → Label Studio; head and ranking → files for the web process
     tidy    the tail's scores, old revisions
 
 Each is a step that `worker.py` repeats in a thread of its own; all touch the engine under one lock and
@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 
 from neat_backend import embedding, sync
 from neat_backend.core.encoders import Encoder
-from neat_backend.engine import Counts, Engine, Ranking
+from neat_backend.engine import Engine
 from neat_backend.errors import BadLabelConfig, ImageError, NeatError, StoreError
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
@@ -37,9 +37,10 @@ from neat_backend.publishing import Order, Publishing
 from neat_backend.records import Event, Project, Ranked
 from neat_backend.rounds import Rounds
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, revisions, tasks
+from neat_backend.store import inbox, projects, revisions, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.database import Database
+from neat_backend.store.snapshots import Head
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ EVENTS_AT_ONCE = 500
 POISON_ATTEMPTS = 3  # an event that fails so often is set aside
 IMAGE_ATTEMPTS = 3  # tries for an image whose failure may pass
 IMAGE_RETRY_SECONDS = 10.0
+CHEAP_RANKING_SECONDS = 0.02  # of a processor, to write the whole ranking: up to this after every change
+MOST_MOVED = 10_000  # tasks that are named as gone from the written ranking; beyond them it is written anew
+RANKING_RESTS = 20  # beyond it, a rest of so many times as long as writing it took
 PROGRESS_SECONDS = 1.0
 LOG_PROGRESS_SECONDS = 10.0
 
@@ -107,8 +111,16 @@ class LiveProject:
         self._tab_sampling = project.sampling  # the sampling that our tab's order is made for
         self._applied = 0
         self._batch: list[int] = []  # NEAT_RERANK=round: the fixed order until the next round
+        self._batches = 0  # how often a round has ended it
         self._seen: tuple[object, ...] = ()  # what the last publishing step looked at, when it was done with it
-        self._snapshot: tuple[object, ...] = ()  # what the last snapshot shows
+        self._looked_at: tuple[object, ...] = ()  # what the order below was made from
+        self._order: Order | None = None
+        self._shows: Head | None = None
+        self._shown_head: Head | None = None  # the one that was written last
+        self._model_version = project.model_version
+        self._moved: set[int] = set()  # tasks that may have left the pool since the ranking was written
+        self._ranking_of = -1  # the engine's version that the written ranking is of
+        self._ranking_at = 0.0  # when the next one may be written
         self._engine: Engine | None = None
         self._config: LabelConfig | None = None
         self._client: LabelStudioClient | None = None
@@ -153,8 +165,8 @@ class LiveProject:
                     revisions.abandon(conn, self.id, version)
             self._catch_up()
             if self.settings.rerank == "round":  # the batch outlives the process, as the round does
-                snapshot = self.arrays.read_snapshot("ranking")
-                self._batch = [] if snapshot is None else snapshot["head"].tolist()
+                shown = snapshots.read_head(self.arrays)
+                self._batch = [] if shown is None else [ranked.task for ranked in shown.tasks]
         self.loaded.set()
         log.info("project %d: loaded, %d tasks with features", self.id, len(engine))
 
@@ -176,6 +188,12 @@ class LiveProject:
                 with self.database.begin() as conn:
                     tasks.set_image_state(conn, self.id, lost, "pending")
             self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config))
+            self._order_is_another()
+
+    def _order_is_another(self) -> None:
+        """More has changed than can be said beside the ranking that is shown: write a new one, whatever it costs."""
+        self._moved.clear()
+        self._ranking_at = 0.0
 
     def _catch_up(self) -> None:
         """Note which event the store, and so the engine, has come to."""
@@ -319,6 +337,9 @@ class LiveProject:
             self._sync_wanted = True
         with self.lock:
             self._engine.remove_tasks(effects.deleted | effects.image_changed)
+            self._moved |= effects.deleted | effects.relabelled | effects.image_changed
+            if len(self._moved) > MOST_MOVED:
+                self._order_is_another()
             if effects.train:
                 self._rounds.request()
             relabelled = effects.relabelled - effects.deleted
@@ -377,6 +398,7 @@ class LiveProject:
             self._rounds.request("classes")
             self._batch = []
         self._engine.set_labels(sync.resolve_labels(self.database, self.id, config))
+        self._order_is_another()
         if before is not None and config.image_key != before.image_key:
             self._sync_wanted = True  # other images: read the tasks again
             self._bulk_wanted.set()
@@ -582,29 +604,37 @@ class LiveProject:
         assert self._rounds is not None
         finished = self._rounds.finish(self._engine, self.lock)
         if finished:
-            self._batch = []
+            with self.lock:
+                self._batch = []
+                self._batches += 1
             self._bulk_wanted.set()
         return self._rounds.start(self._engine, self.lock, idle=self._bulk_state == projects.READY) or finished
 
     # publishing
 
     def publish_step(self) -> bool:
-        """Make the present order the one that is served; True if nothing is left to do for it."""
+        """Make the present order the one that is served and shown; True if nothing is left to do for it."""
         assert self._engine is not None
         assert self._publishing is not None
         with self.lock:
-            seen = (self._engine.version, self._applied, self._sampling, self._bulk_state)
-            if seen == self._seen:
+            seen = (self._engine.version, self._applied, self._sampling, self._bulk_state, self._batches)
+            if seen == self._seen and self._ranking_of == self._engine.version:
                 return True
-            order = Order(
-                self._head(), self._applied, self._sampling, hold=self._bulk_state == projects.EMBEDDING
-            )  # fmt: skip
-            ranking = self._engine.ranking()
-            counts = self._engine.counts()
+            if seen != self._looked_at:  # else it waits for its turn
+                self._order, self._shows = self._look()
+                self._looked_at = seen
+            order, shows = self._order, self._shows
+        assert order is not None
+        assert shows is not None
+        served, ours = seen == self._seen, True
         try:
-            served = self._publishing.step(order, self._left_pool)
+            served = served or self._publishing.step(order, self._left_pool)
+        except LeaseLost:
+            ours = False  # what is shown is another worker's word by now
+            raise
         finally:
-            self._write_snapshot(seen, order, ranking, counts)
+            if ours:
+                self._show_order(shows)
             if self._publishing.vanished:
                 self._publishing.vanished.clear()
                 self._sync_wanted = True
@@ -612,7 +642,22 @@ class LiveProject:
         if served:
             self._publishing.reflects(order.event)
             self._seen = seen
-        return self._seen == seen
+        return served and self._ranking_of == seen[0]
+
+    def _look(self) -> tuple[Order, Head]:
+        """The order of this moment, for Label Studio and for the web; costs the same in a pool of any size."""
+        assert self._engine is not None
+        head, counts = self._head(), self._engine.counts()
+        live = self.settings.rerank == "live"
+        order = Order(
+            head, self._applied, self._sampling, hold=self._bulk_state == projects.EMBEDDING,
+            version=self._engine.head_version if live else None,
+        )  # fmt: skip
+        shows = Head(
+            head, self._engine.classes, counts.known, counts.invalid, counts.unlabelled, self._applied,
+            left=tuple(sorted(self._moved - self._engine.unlabelled(self._moved))),
+        )  # fmt: skip
+        return order, shows
 
     def _head(self) -> list[Ranked]:
         """What to serve, best first: live, or what is left of the round's fixed batch."""
@@ -631,31 +676,35 @@ class LiveProject:
         with self.lock:
             return set(served) - self._engine.unlabelled(served)
 
-    def _write_snapshot(self, seen: tuple[object, ...], order: Order, ranking: Ranking, counts: Counts) -> None:
+    def _show_order(self, head: Head) -> None:
         """The order as the web process answers questions from it."""
-        with self.database.read() as conn:
-            project = projects.get(conn, self.id)
-        shows = (seen, project and project.model_version)
-        if shows == self._snapshot:
-            return  # still waiting for its turn to be published
-        self.arrays.write_snapshot(
-            "ranking",
-            {
-                "ids": ranking.ids,
-                "priority": ranking.priority,
-                "inconsistency": ranking.inconsistency,
-                "known_neighbours": ranking.known_neighbours,
-                "candidate": ranking.candidate,
-                "predicted": ranking.predicted,
-                "head": np.array([r.task for r in order.head], np.int64),
-                "classes": np.array(ranking.classes, np.str_),
-                "labelled_known": np.array(counts.known, np.int64),
-                "labelled_invalid": np.array(counts.invalid, np.int64),
-                "event": np.array(order.event, np.int64),
-                "model_version": np.array(project.model_version if project else "", np.str_),
-            },
-        )
-        self._snapshot = shows
+        assert self._publishing is not None
+        self._model_version = self._publishing.version or self._model_version
+        head = replace(head, model_version=self._model_version)
+        if head != self._shown_head:
+            snapshots.write_head(self.arrays, head)
+            self._shown_head = head
+        self._show_ranking()
+
+    def _show_ranking(self) -> None:
+        """The whole ranking, at once where that costs little, else at a pace that follows its cost."""
+        assert self._engine is not None
+        if self._engine.version == self._ranking_of or time.monotonic() < self._ranking_at:
+            return
+        began, cpu_began = time.monotonic(), time.thread_time()
+        with self.lock:
+            version, moved, self._moved = self._engine.version, self._moved, set()
+            finish = self._engine.copied_ranking()
+        try:
+            snapshots.write_ranking(self.arrays, vars(finish()))
+        except BaseException:
+            with self.lock:
+                self._moved |= moved
+            raise
+        self._ranking_of = version
+        # What a slow disk or a busy machine takes is no reason to wait: only work is.
+        if time.thread_time() - cpu_began > CHEAP_RANKING_SECONDS:
+            self._ranking_at = time.monotonic() + RANKING_RESTS * (time.monotonic() - began)
 
     def tidy_step(self) -> bool:
         """One piece of publishing that nobody waits for; True if there was any."""
@@ -723,6 +772,7 @@ class LiveProject:
             or self._bulk_state != projects.READY
             or bool(self._image_attempts)
             or (self._engine is not None and self._seen[:2] != (self._engine.version, self._applied))
+            or (self._engine is not None and self._ranking_of != self._engine.version)
             or (self._rounds is not None and self._rounds.is_training)
         )
 

@@ -39,6 +39,7 @@ class Order:
     event: int  # highest inbox event it reflects
     sampling: str  # the project's sampling: decides which end of the score is served first
     hold: bool = False  # more is coming soon (images being embedded): don't hurry
+    version: int | None = None  # the same number: the same tasks in the same order; None = not known
 
 
 def predictions(tasks: Sequence[Ranked], sampling: str) -> list[Prediction]:
@@ -72,6 +73,7 @@ class Publishing:
         self._left: set[int] = set()  # tasks of that head that have left the pool since
         self._refused: set[int] = set()  # tasks that should have been in that head
         self._served_sampling = ""
+        self._found: tuple[int | None, str] = (None, "")  # version and sampling of the order last found served
         self._published_at = float("-inf")
         self._took_seconds = 0.0  # the last publication
         self._event = -1
@@ -83,6 +85,9 @@ class Publishing:
         Raises LabelStudioError when Label Studio fails; nothing is switched on half-done. Say `reflects`
         once whoever asks us for the order gets this one too.
         """
+        known = (order.version, order.sampling)
+        if self._version and order.version is not None and known == self._found and not self._left:
+            return True  # nobody has labelled any of them, or a label would have changed the head
         gone = left_pool(self._served)
         self._served = [task for task in self._served if task not in gone]
         # One that comes back (a label taken back) still has its old score: Label Studio would serve it there.
@@ -95,6 +100,7 @@ class Publishing:
                 return False
             if order.head:
                 self._publish(order)
+        self._found = known
         return True
 
     @property

@@ -20,12 +20,13 @@ from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, Unkno
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
 from neat_backend.labelstudio.publisher import result, score
-from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
+from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Project, Round
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, rounds, tasks
+from neat_backend.store import inbox, projects, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.intake import Intake
+from neat_backend.store.snapshots import Head
 
 log = logging.getLogger(__name__)
 
@@ -188,11 +189,14 @@ class Service:
         The first ones are the published head, in its order.
         """
         self._project(project)
-        ranking = self._ranking(project)
+        head = self._head(project)
+        if head is not None and offset + limit <= len(head.tasks):
+            return [asdict(task) for task in head.tasks[offset : offset + limit]]
+        ranking = self._ranking(project, head)
         if ranking is None:
             return []
-        order = _order(ranking)[offset : offset + limit]
-        return [asdict(_ranked(ranking, int(at), offset + number)) for number, at in enumerate(order)]
+        order = _order(ranking, head)[offset : offset + limit]
+        return [asdict(snapshots.row(ranking, int(at), offset + number)) for number, at in enumerate(order)]
 
     def failed_images(self, project: int) -> list[dict[str, Any]]:
         """Tasks whose image can't be had, with the reason. Raises UnknownProject."""
@@ -227,8 +231,12 @@ class Service:
         log.info("project %d: event %d, %s", project, event, action)
         return event
 
-    def _ranking(self, project: int) -> dict[str, Any] | None:
-        return ProjectArrays(self.settings.data_dir, project).read_snapshot("ranking")
+    def _head(self, project: int) -> Head | None:
+        return snapshots.read_head(ProjectArrays(self.settings.data_dir, project))
+
+    def _ranking(self, project: int, head: Head | None = None) -> dict[str, Any] | None:
+        """The numbers of every unlabelled task; head: where it has been read already."""
+        return snapshots.read_ranking(ProjectArrays(self.settings.data_dir, project), head or self._head(project))
 
     def _file_unknown(self, project: Project, asked: Sequence[Mapping[str, Any]], unscored: set[int]) -> set[int]:
         """File those of the `unscored` tasks that the store doesn't have; returns their ids."""
@@ -259,7 +267,7 @@ class Service:
     def _status(self, conn: Connection, project: Project) -> dict[str, Any]:
         depth = inbox.depth(conn, project.id)
         received = inbox.received_through(conn, project.id)
-        ranking = self._ranking(project.id)
+        head = self._head(project.id)
         return {
             "id": project.id,
             "title": project.title,
@@ -274,11 +282,11 @@ class Service:
             "model_version": project.model_version or NO_VERSION,
             "tasks": asdict(tasks.counts(conn, project.id)),
             "labelled": {
-                "known": int(ranking["labelled_known"].item()) if ranking else 0,
-                "invalid": int(ranking["labelled_invalid"].item()) if ranking else 0,
+                "known": head.known if head else 0,
+                "invalid": head.invalid if head else 0,
             },
-            "unlabelled": len(ranking["ids"]) if ranking else 0,
-            "classes": [str(name) for name in ranking["classes"]] if ranking else [],
+            "unlabelled": head.unlabelled if head else 0,
+            "classes": list(head.classes) if head else [],
             "queue": asdict(depth),
             "received_through": received,
             "applied_event": project.applied_event,
@@ -302,10 +310,10 @@ def _predictions(
         filled: list[dict[str, Any]] = []
         priority = 0.0
         if ranking is not None and at is not None:
-            priority = float(ranking["priority"][at])
-            predicted = _class(ranking, at)
-            if config is not None and bool(ranking["candidate"][at]) and predicted in config.classes:
-                filled = result(predicted, config)
+            scored = snapshots.row(ranking, at, at)
+            priority = scored.priority
+            if config is not None and scored.candidate and scored.predicted in config.classes:
+                filled = result(scored.predicted, config)
         answers.append({"result": filled, "score": score(priority, project.sampling), "model_version": version})
     return answers
 
@@ -361,30 +369,15 @@ def _place(ranking: dict[str, Any] | None, task: int | None) -> int | None:
     return at if at < len(ids) and ids[at] == task else None
 
 
-def _order(ranking: dict[str, Any]) -> np.ndarray:
-    """Places in the ranking's arrays, best first: the published head, then by priority and smaller id."""
+def _order(ranking: dict[str, Any], head: Head | None) -> np.ndarray:
+    """Places in the ranking's arrays, best first: the head as it is, then by priority and smaller id."""
     ids: np.ndarray = ranking["ids"]  # [n], ascending
-    head: np.ndarray = ranking["head"][np.isin(ranking["head"], ids)]
-    first = np.searchsorted(ids, head)
-    rest = np.lexsort((ids, -ranking["priority"].astype(np.float64)))
-    return np.concatenate([first, rest[~np.isin(rest, first)]])
-
-
-def _ranked(ranking: dict[str, Any], at: int, rank: int) -> Ranked:
-    return Ranked(
-        task=int(ranking["ids"][at]),
-        rank=rank,
-        priority=float(ranking["priority"][at]),
-        inconsistency=float(ranking["inconsistency"][at]),
-        known_neighbours=int(ranking["known_neighbours"][at]),
-        candidate=bool(ranking["candidate"][at]),
-        predicted=_class(ranking, at),
-    )
-
-
-def _class(ranking: dict[str, Any], at: int) -> str | None:
-    predicted = int(ranking["predicted"][at])
-    return str(ranking["classes"][predicted]) if predicted >= 0 else None
+    tasks = np.array([task.task for task in head.tasks] if head else [], np.int64)
+    first = np.searchsorted(ids, tasks)  # a ranking that was read with its head has them all
+    rest = np.ones(len(ids), bool)
+    rest[first] = False
+    at = np.flatnonzero(rest)
+    return np.concatenate([first, at[np.lexsort((ids[at], -ranking["priority"][at]))]])
 
 
 def _round(each: Round) -> dict[str, Any]:

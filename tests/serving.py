@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neat_backend.settings import Settings
-from neat_backend.store import projects
+from neat_backend.store import projects, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.store.snapshots import Head
 
 CONFIG = (
     '<View><Image name="image" value="$image"/><Choices name="class" toName="image" choice="single">'
@@ -87,24 +89,23 @@ def predict_body(*tasks: int | None, project: int = 7) -> dict[str, Any]:
     return {"tasks": bodies, "project": f"{project}.1795417238", "label_config": CONFIG, "params": {"context": None}}
 
 
-def write_ranking(settings: Settings, project: int = 7, **changed: Any) -> None:
+def write_ranking(settings: Settings, project: int = 7, head: Sequence[int] = (5, 2), **changed: Any) -> None:
     """Tasks 1, 2, 3, 5; best first 5, 2 (the head), then 3, 1 of equal priority, reversed by nothing but the id."""
-    arrays = {
+    ranking = {
         "ids": np.array([1, 2, 3, 5], np.int64),
-        "priority": np.array([0.2, 0.75, 0.2, 0.9], np.float32),
-        "inconsistency": np.array([1.0, 2.0, 1.0, 3.0], np.float32),
+        "priority": np.array([0.2, 0.75, 0.2, 0.9], np.float64),
+        "inconsistency": np.array([1.0, 2.0, 1.0, 3.0], np.float64),
         "known_neighbours": np.array([1, 10, 1, 10], np.int16),
         "candidate": np.array([False, True, False, True]),
         "predicted": np.array([0, 1, -1, 0], np.int16),
-        "head": np.array([5, 2], np.int64),
-        "classes": np.array(["dog", "cat"]),
-        "labelled_known": np.array(4),
-        "labelled_invalid": np.array(1),
-        "event": np.array(0),
-        "model_version": np.array("neat-r000003"),
+        "classes": ("dog", "cat"),
         **changed,
     }
-    ProjectArrays(settings.data_dir, project).write_snapshot("ranking", arrays)
+    arrays = ProjectArrays(settings.data_dir, project)
+    ids = ranking["ids"].tolist()
+    tasks = [snapshots.row(ranking, ids.index(task), place) for place, task in enumerate(head)]
+    snapshots.write_head(arrays, Head(tasks, ranking["classes"], 4, 1, len(ids), 0, "neat-r000003"))
+    snapshots.write_ranking(arrays, ranking)
 
 
 def make_ready(database: Database, project: int = 7, **fields: Any) -> None:

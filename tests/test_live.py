@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from neat_backend import live as live_module
 from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, StoreError
 from neat_backend.labelstudio import images
-from neat_backend.live import LiveProject
+from neat_backend.labelstudio.events import PredictRequest
+from neat_backend.labelstudio.publisher import score
+from neat_backend.live import LeaseLost, LiveProject
 from neat_backend.records import RETRY_IMAGES, Label
-from neat_backend.store import inbox, projects, tasks
+from neat_backend.service import Service
+from neat_backend.store import inbox, projects, snapshots, tasks
 from tests.fake_label_studio import (
     CONFIG,
     NOTHING_TO_CHOOSE,
@@ -814,22 +817,45 @@ def test_several_projects_keep_to_themselves(server: FakeLabelStudio, tmp_path: 
 # what people see
 
 
-def test_the_snapshot_shows_the_order_counts_and_version(
+def test_the_files_for_the_web_show_order_counts_and_version(
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
     event = backend.deliver(server.annotate(1, "dog"))
     settle(live)
-    snapshot = live.arrays.read_snapshot("ranking")
-    assert snapshot is not None
-    assert live._engine is not None
-    assert snapshot["head"].tolist() == live._engine.head()
-    np.testing.assert_array_equal(snapshot["ids"], live._engine.ranking().ids)
-    assert (int(snapshot["labelled_known"]), int(snapshot["labelled_invalid"])) == (1, 0)
-    assert int(snapshot["event"]) == event
-    assert str(snapshot["model_version"]) == server.projects[PROJECT].model_version == backend.project().model_version
+    head, engine = snapshots.read_head(live.arrays), live._engine
+    assert head is not None
+    assert engine is not None
+    assert list(head.tasks) == engine.ranked(engine.head())
+    assert (head.known, head.invalid, head.unlabelled, head.classes) == (1, 0, 11, engine.classes)
+    assert head.event == event
+    assert head.model_version == server.projects[PROJECT].model_version == backend.project().model_version
+    ranking = snapshots.read_ranking(live.arrays, head)
+    assert ranking is not None
+    for name, values in vars(engine.ranking()).items():
+        np.testing.assert_array_equal(ranking[name], values)
 
 
-def test_waiting_to_publish_writes_no_snapshot_over_and_over(
+class Counting:
+    """How often the whole ranking is made, and which files are written."""
+
+    def __init__(self, live: LiveProject, patch: pytest.MonkeyPatch) -> None:
+        self.rankings, self.files = 0, list[str]()
+        assert live._engine is not None
+        make, write = live._engine.copied_ranking, live.arrays.write_snapshot
+
+        def made() -> Any:
+            self.rankings += 1
+            return make()
+
+        def written(name: str, arrays: Any) -> None:
+            self.files.append(name)
+            write(name, arrays)
+
+        patch.setattr(live._engine, "copied_ranking", made)
+        patch.setattr(live.arrays, "write_snapshot", written)
+
+
+def test_waiting_to_publish_computes_and_writes_nothing_over_and_over(
     server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Backend(tmp_path, server, publish_interval_seconds=1000)
@@ -840,14 +866,178 @@ def test_waiting_to_publish_writes_no_snapshot_over_and_over(
     backend.deliver(server.annotate(server.served(PROJECT)[0], "invalid"))
     live.apply_step()
     live._publishing._served.reverse()  # type: ignore[union-attr]  # another order than the one to come
-    written = []
-    original = live.arrays.write_snapshot
-    monkeypatch.setattr(live.arrays, "write_snapshot", lambda *a: (written.append(1), original(*a)))
+    counting = Counting(live, monkeypatch)
+    looks = []
+    ranked = live._engine.ranked  # type: ignore[union-attr]
+    monkeypatch.setattr(live._engine, "ranked", lambda tasks: (looks.append(1), ranked(tasks))[1])
     for _ in range(5):
         assert not live.publish_step()
-    assert len(written) == 1
+    assert (counting.files, counting.rankings, len(looks)) == (["head", "ranking"], 1, 1)
     assert live.is_busy()  # its last order is not published
     backend.close()
+
+
+def test_nothing_at_all_is_done_when_nothing_has_changed(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> Any:
+        raise AssertionError("there was nothing to do")
+
+    calls = len(server.calls)
+    for what, name in ((live.database, "read"), (live.database, "begin"), (live, "_look"), (live.arrays, "_write")):
+        monkeypatch.setattr(what, name, never)
+    for _ in range(3):
+        assert live.publish_step()
+    assert len(server.calls) == calls
+
+
+@pytest.fixture
+def costly(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Writing the whole ranking takes ten seconds; the clock, to be moved on."""
+    now = [1000.0]
+    monkeypatch.setattr(live_module, "CHEAP_RANKING_SECONDS", -1.0)
+    monkeypatch.setattr(live_module.time, "monotonic", lambda: now[0])
+    write = live_module.snapshots.write_ranking
+
+    def slow(*args: Any) -> None:
+        now[0] += 10
+        write(*args)
+
+    monkeypatch.setattr(live_module.snapshots, "write_ranking", slow)
+    return now
+
+
+def test_a_costly_ranking_is_made_at_its_pace_and_the_last_one_is_written_in_the_end(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, costly: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert live._engine is not None
+    counting = Counting(live, monkeypatch)
+
+    def label(choice: str) -> None:
+        backend.deliver(server.annotate(server.served(PROJECT)[0], choice))
+        live.apply_step()
+
+    label("dog")
+    assert live.publish_step()  # the first one is made at once
+    assert counting.rankings == 1
+    for number in range(6):
+        label(("dog", "invalid")[number % 2])
+        for _ in range(3):
+            assert not live.publish_step()  # it is served, but not all of it is shown
+        assert server.served(PROJECT)[0] == live._engine.head()[0]
+        costly[0] += 20
+    assert counting.rankings == 1
+    assert counting.files.count("head") == 7  # the head is always shown
+    assert live.is_busy()
+    costly[0] += 200 - 6 * 20 - 1
+    assert not live.publish_step()
+    costly[0] += 1
+    assert live.publish_step()
+    assert counting.rankings == 2
+    assert not live.is_busy()
+    ranking = live.arrays.read_snapshot("ranking")
+    assert ranking is not None
+    np.testing.assert_array_equal(ranking["ids"], live._engine.ranking().ids)
+
+
+def test_what_was_labelled_or_deleted_since_the_ranking_was_written_is_not_in_it(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, costly: list[float]
+) -> None:
+    service = Service(backend.settings, backend.database)
+
+    def shown() -> list[int]:
+        return [row["task"] for row in service.ranking(PROJECT)]
+
+    backend.deliver(server.annotate(1, "dog"))
+    settle_once(live)
+    assert live._engine is not None
+    backend.deliver(server.annotate(2, "cat"))
+    backend.deliver(server.delete_tasks(3))
+    settle_once(live)
+    assert {1, 2, 3}.isdisjoint(shown())
+    assert (len(shown()), service.status(PROJECT)["unlabelled"], service.status(PROJECT)["caught_up"]) == (9, 9, True)
+    backend.deliver(server.delete_annotation(max(server.projects[PROJECT].annotations)))  # and taken back
+    settle_once(live)
+    assert {1, 3}.isdisjoint(shown())
+    assert len(shown()) == 10
+    assert shown()[:8] == live._engine.head()
+    costly[0] += 1000
+    assert live.publish_step()
+    assert shown() == live._engine.head(12)
+
+
+def settle_once(live: LiveProject) -> None:
+    """All is taken in and published, but perhaps not all of it shown."""
+    take_in(live)
+    live.publish_step()
+
+
+@FEW
+@given(doings=DOINGS)
+def test_an_older_ranking_is_read_with_what_is_newer(doings: list[tuple[str, int]]) -> None:
+    server = some_server()
+    server.import_tasks(PROJECT, 12)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_module, "CHEAP_RANKING_SECONDS", -1.0)
+        patch.setattr(live_module, "RANKING_RESTS", 1e9)
+        backend = Backend(Path(folder), server)
+        live, service = backend.live(), Service(backend.settings, backend.database)
+        settle_once(live)
+        for doing in doings:
+            body = do(server, *doing)
+            if body is not None:
+                backend.deliver(body)
+            settle_once(live)
+            assert live._engine is not None
+            head, counts, status = live._engine.head(), live._engine.counts(), service.status(PROJECT)
+            shown = [row["task"] for row in service.ranking(PROJECT)]
+            assert shown[: len(head)] == head
+            assert set(shown) <= set(live._engine.ranking().ids.tolist())
+            assert len(set(shown)) == len(shown)
+            assert (status["labelled"], status["unlabelled"]) == (
+                {"known": counts.known, "invalid": counts.invalid},
+                counts.unlabelled,
+            )
+            assert status["caught_up"]
+            answers = service.predict(PredictRequest(PROJECT, "", [{"id": task} for task in head]))
+            assert [answer["score"] for answer in answers] == [
+                score(ranked.priority, backend.project().sampling) for ranked in live._engine.ranked(head)
+            ]
+        backend.close()
+
+
+def test_a_ranking_that_could_not_be_written_is_written_later(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    backend.deliver(server.annotate(1, "dog"))
+    live.apply_step()
+    with monkeypatch.context() as patch:
+        patch.setattr(live_module.snapshots, "write_ranking", full)
+        with pytest.raises(StoreError):
+            live.publish_step()
+    assert Service(backend.settings, backend.database).ranking(PROJECT)[0]["task"] != 1
+    assert live.publish_step()
+    ranking = live.arrays.read_snapshot("ranking")
+    assert ranking is not None
+    assert 1 not in ranking["ids"]
+
+
+def test_a_project_that_was_lost_shows_nothing_any_more(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    backend.deliver(server.change_project(PROJECT, sampling="Sequential sampling"))
+    live.apply_step()
+    other = backend.live(owner="another")
+    settle(other)
+    shown = snapshots.read_head(live.arrays)
+    assert live._engine is not None
+    live._engine.set_labels([Label(5, "dog")])
+    with pytest.raises(LeaseLost):
+        live.publish_step()
+    assert snapshots.read_head(live.arrays) == shown
 
 
 def test_a_state_that_could_not_be_written_is_written_later(

@@ -47,8 +47,10 @@ class Site:
         )  # fmt: skip
         return self.publishing
 
-    def step(self, tasks: Sequence[int], sampling: str = UNCERTAINTY, hold: bool = False) -> bool:
-        order = Order(ranked(tasks), 5, sampling, hold)
+    def step(
+        self, tasks: Sequence[int], sampling: str = UNCERTAINTY, hold: bool = False, version: int | None = None
+    ) -> bool:
+        order = Order(ranked(tasks), 5, sampling, hold, version)
         return self.publishing.step(order, lambda served: set(served) - self.pool)
 
     def label(self, *tasks: int) -> None:
@@ -115,6 +117,42 @@ def test_a_version_is_switched_on_only_after_its_head_is_in_and_counted(site: Si
     assert names[:3] == ["import_predictions", "tasks_with_prediction", "existing_tasks"]  # one was missing
     assert names.index("set_model_version") == len(names) - 1
     assert site.served() == [4, 9]
+
+
+def test_an_order_with_the_number_of_the_one_that_is_served_is_served(site: Site) -> None:
+    order = Order(ranked([1, 2, 3]), 5, UNCERTAINTY, version=8)
+    looked: list[Sequence[int]] = []
+
+    def left_pool(tasks: Sequence[int]) -> set[int]:
+        looked.append(tasks)
+        return set(tasks) - site.pool
+
+    assert site.publishing.step(order, left_pool)
+    before, looks = len(site.server.calls), len(looked)
+    assert site.publishing.step(order, left_pool)
+    assert (len(site.server.calls), len(looked)) == (before, looks)
+    site.now += 60
+    assert site.step([1, 2, 3], "Sequential sampling", version=8)
+    assert len(site.imports()) == 2
+    assert site.step([3, 2, 1], "Sequential sampling", version=9) is False  # too soon
+    site.now += 60
+    assert site.step([3, 2, 1], "Sequential sampling", version=9)
+    assert site.served()[::-1] == [3, 2, 1]
+    site.publishing.forget()
+    site.now += 60
+    site.step([3, 2, 1], "Sequential sampling", version=9)
+    assert len(site.imports()) == 4
+
+
+def test_a_label_that_is_taken_back_is_noticed_though_the_head_has_its_number(site: Site) -> None:
+    site.step([1, 2, 3, 4, 5, 6], version=1)
+    site.label(1)
+    site.now += 60
+    assert site.step([2, 3, 4, 5, 6, 7], version=2)
+    assert len(site.imports()) == 1
+    site.pool.add(1)  # it is not among the first any more, but its old score is the highest
+    assert site.step([2, 3, 4, 5, 6, 7], version=2)
+    assert len(site.imports()) == 2
 
 
 def test_bursts_of_labels_coalesce_within_the_interval(site: Site) -> None:

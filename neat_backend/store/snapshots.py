@@ -1,0 +1,119 @@
+"""The order as the worker leaves it for the web: two files, so that a label costs as little in a large project.
+
+`head`     the first tasks with their numbers, the counts and the classes; written whenever any of it changes
+`ranking`  every unlabelled task's numbers; written as often as its size allows, so it may be a little older
+
+The head also names the tasks that have left the pool since the ranking was written. The worker writes it first
+and readers read it first, so that the ranking they read then is the one that these are missing from, or newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from neat_backend.records import Ranked
+from neat_backend.store.arrays import ProjectArrays
+
+_COLUMNS = ("priority", "inconsistency", "known_neighbours", "candidate", "predicted")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What comes next, and how much there is."""
+
+    tasks: Sequence[Ranked]  # best first
+    classes: tuple[str, ...]
+    known: int  # labelled tasks
+    invalid: int
+    unlabelled: int  # the pool, with the tasks of the head
+    event: int  # highest inbox event that it reflects
+    model_version: str = ""  # switched on in Label Studio, "" = none yet
+    left: tuple[int, ...] = ()  # tasks that have left the pool since the ranking was written, ascending
+
+
+def write_head(arrays: ProjectArrays, head: Head) -> None:
+    """Replace the head."""
+    rest = {field.name: np.array(getattr(head, field.name)) for field in fields(Head)[2:]}
+    rest["left"] = np.array(head.left, np.int64)
+    arrays.write_snapshot("head", _table(head.tasks, head.classes) | rest)
+
+
+def read_head(arrays: ProjectArrays) -> Head | None:
+    """The head that was written last; None when there is none or it is damaged."""
+    found = arrays.read_snapshot("head")
+    if found is None:
+        return None
+    return Head(
+        tasks=tuple(row(found, at, at) for at in range(len(found["ids"]))),
+        classes=tuple(found["classes"].tolist()),
+        known=int(found["known"]),
+        invalid=int(found["invalid"]),
+        unlabelled=int(found["unlabelled"]),
+        event=int(found["event"]),
+        model_version=str(found["model_version"]),
+        left=tuple(found["left"].tolist()),
+    )
+
+
+def write_ranking(arrays: ProjectArrays, ranking: Mapping[str, Any]) -> None:
+    """Replace the ranking: `ids` int64 [n] ascending, `classes`, and of each id `priority` and `inconsistency` float64,
+    `known_neighbours` int16, `candidate` bool, `predicted` int16 (index into classes, -1 = none)."""
+    classes = np.array(ranking["classes"], np.str_)
+    arrays.write_snapshot("ranking", {name: ranking[name] for name in ("ids", *_COLUMNS)} | {"classes": classes})
+
+
+def read_ranking(arrays: ProjectArrays, head: Head | None) -> dict[str, Any] | None:
+    """The numbers of every unlabelled task as `write_ranking` takes them, with the head's as the newer ones; None when
+    nothing has been written. head: what `read_head` has given just before."""
+    ranking = arrays.read_snapshot("ranking")
+    if head is None:
+        return ranking
+    if ranking is None:
+        ranking = _table((), head.classes)
+    if ranking["classes"].tolist() != list(head.classes):
+        places = {name: place for place, name in enumerate(head.classes)}
+        renamed = np.array([*(places.get(name, -1) for name in ranking["classes"].tolist()), -1], np.int16)
+        ranking |= {"predicted": renamed[ranking["predicted"]], "classes": np.array(head.classes, np.str_)}
+    newer = _table(sorted(head.tasks, key=lambda task: task.task), head.classes)
+    gone = np.isin(ranking["ids"], head.left)
+    new = ~np.isin(newer["ids"], ranking["ids"])
+    if gone.any() or new.any():
+        at = np.searchsorted(ranking["ids"][~gone], newer["ids"][new])
+        for name in ("ids", *_COLUMNS):
+            ranking[name] = np.insert(ranking[name][~gone], at, newer[name][new])
+    at = np.searchsorted(ranking["ids"], newer["ids"])
+    for name in _COLUMNS:
+        ranking[name][at] = newer[name]
+    return ranking
+
+
+def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
+    """One task of a ranking as a record."""
+    predicted = int(ranking["predicted"][at])
+    return Ranked(
+        task=int(ranking["ids"][at]),
+        rank=rank,
+        priority=float(ranking["priority"][at]),
+        inconsistency=float(ranking["inconsistency"][at]),
+        known_neighbours=int(ranking["known_neighbours"][at]),
+        candidate=bool(ranking["candidate"][at]),
+        predicted=str(ranking["classes"][predicted]) if predicted >= 0 else None,
+    )
+
+
+def _table(tasks: Sequence[Ranked], classes: Sequence[str]) -> dict[str, Any]:
+    """The tasks' numbers as columns, in the order given."""
+    places = {name: place for place, name in enumerate(classes)}
+    return {
+        "ids": np.array([task.task for task in tasks], np.int64),
+        "priority": np.array([task.priority for task in tasks], np.float64),
+        "inconsistency": np.array([task.inconsistency for task in tasks], np.float64),
+        "known_neighbours": np.array([task.known_neighbours for task in tasks], np.int16),
+        "candidate": np.array([task.candidate for task in tasks], np.bool_),
+        "predicted": np.array([-1 if task.predicted is None else places[task.predicted] for task in tasks], np.int16),
+        "classes": np.array(classes, np.str_),
+    }
