@@ -41,10 +41,12 @@ class ImageModel:
         return self._row[indices]
 
     def logits(self, indices: Indices) -> Floats:
-        return self._logits[self._rows(indices)]
+        rows = self._rows(indices)  # which may bring in new ones
+        return self._logits[rows]
 
     def embeddings(self, indices: Indices) -> Floats:
-        return self._embeddings[self._rows(indices)]
+        rows = self._rows(indices)
+        return self._embeddings[rows]
 
     def dropout_logits(self, indices: Indices, passes: int, rng: np.random.Generator) -> Floats:
         return dropout_logits(self.embeddings(indices), self._weights, self._biases, passes, rng)
