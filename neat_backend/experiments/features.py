@@ -38,26 +38,31 @@ def features_of(
     Read from `folder` where they have been computed before, else computed and left there.
     `on_progress(done, total)` counts images.
     """
-    path = folder / f"{data.name}-{data.fingerprint}-{encoder.key}.npy"
-    n, total = len(data.images), len(data.images) + len(data.test_images)
-    features = _read(path, (total, encoder.dim))
-    if features is None:
+    total = len(data.images) + len(data.test_images)
+    found = stored(data, encoder.key, folder)
+    if found is None:
         features = np.empty((total, encoder.dim), np.float32)
         for start, batch in _encoded(data, encoder):
             features[start : start + len(batch)] = batch
             on_progress(min(start + len(batch), total), total)
-        write_atomically(path, lambda file: np.save(file, features, allow_pickle=False))
-    return features[:n], features[n:]
+        write_atomically(_path(data, encoder.key, folder), lambda file: np.save(file, features, allow_pickle=False))
+        found = features[: len(data.images)], features[len(data.images) :]
+    return found
 
 
-def _read(path: Path, shape: tuple[int, int]) -> Floats | None:
+def _path(data: Dataset, key: str, folder: Path) -> Path:
+    return folder / f"{data.name}-{data.fingerprint}-{key}.npy"
+
+
+def stored(data: Dataset, key: str, folder: Path) -> tuple[Floats, Floats] | None:
+    """What an earlier `features_of` has left in `folder` for the encoder with this key; None if nothing whole."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(_path(data, key, folder), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
-    if found.shape != shape or found.dtype != np.float32:
+    if found.ndim != 2 or len(found) != len(data.images) + len(data.test_images) or found.dtype != np.float32:
         return None
-    return np.asarray(found)
+    return np.asarray(found[: len(data.images)]), np.asarray(found[len(data.images) :])
 
 
 def _encoded(data: Dataset, encoder: Encoder) -> Any:

@@ -174,7 +174,7 @@ def _figures(
     return {
         "strategy": run.strategy,
         "seed": run.seed,
-        "classes": run.known,
+        "classes": list(run.known),
         "round": number,
         "accuracy": accuracy,
         "asked": 0 if query is None else len(query.indices),

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from neat_backend import strategies
+from neat_backend.errors import NeatError
 from neat_backend.experiments import datasets, results
 from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_plan, write_plan
 from neat_backend.experiments.datasets import Dataset
-from neat_backend.experiments.features import Floats, features_of
+from neat_backend.experiments.features import Floats, features_of, stored
 from neat_backend.experiments.loop import FirstModels, Samples, run_rounds
 from neat_backend.experiments.presets import Protocol
 from neat_backend.experiments.progress import Reporter
@@ -53,10 +54,8 @@ def encode(data: Dataset, encoder_name: str, machine: Machine, report: Reporter)
     return features, test_features, encoder.key
 
 
-def prepare(protocol: Protocol, machine: Machine, report: Reporter) -> tuple[Dataset, Samples, str]:
-    """Data set, samples, and a name of both as they are."""
-    data = load_data(protocol)
-    features, test_features, key = encode(data, protocol.encoder, machine, report)
+def samples_of(protocol: Protocol, data: Dataset, features: Floats, test_features: Floats, device: str) -> Samples:
+    """With the learner that the protocol names."""
     labels = np.concatenate([data.labels, data.test_labels])
     if protocol.classifier == "linear":
         from neat_backend.experiments.linear import LinearLearner
@@ -66,8 +65,8 @@ def prepare(protocol: Protocol, machine: Machine, report: Reporter) -> tuple[Dat
         from neat_backend.experiments.images import ImageLearner
 
         images = np.concatenate([data.images, data.test_images])
-        learner = ImageLearner(images, protocol.classifier, protocol.epochs, machine.device)
-    return data, Samples(np.asarray(features), labels, learner), f"{data.fingerprint} {key}"
+        learner = ImageLearner(images, protocol.classifier, protocol.epochs, device)
+    return Samples(features, labels, learner)
 
 
 def runs_of(plan: Plan, n_classes: int) -> list[Run]:
@@ -90,17 +89,20 @@ def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
         strategies.strategy(name)
     if (folder / "plan.json").exists():
         plan = read_plan(folder).joined(plan)
-    data, samples, inputs = prepare(plan.protocol, machine, report)
-    plan = plan.with_inputs(inputs)
+    data = load_data(plan.protocol)
+    runs_of(plan, data.n_classes)  # known classes that the data set has not are said before anything is encoded
+    features, test_features, key = encode(data, plan.protocol.encoder, machine, report)
+    plan = plan.with_inputs(f"{data.fingerprint} {key}")
     runs = runs_of(plan, data.n_classes)
     write_plan(folder, plan)
     rounds = plan.protocol.rounds + 1
     report.begin("rounds", rounds * len(runs), sum(min(rounds, RunFolder(folder, run).rounds_done) for run in runs))
     try:
         if machine.jobs == 1:
+            samples = samples_of(plan.protocol, data, features, test_features, machine.device)
             _one_by_one(folder, plan.protocol, samples, runs, report)
         else:
-            _at_once(folder, plan.protocol, machine, runs, report)
+            _at_once(folder, plan.protocol, machine, key, runs, report)
     finally:
         results.write(folder)
 
@@ -122,12 +124,14 @@ class _Stopped(Exception):
 _here: dict[str, Any] = {}  # of a process that does runs: what it has loaded
 
 
-def _at_once(folder: Path, protocol: Protocol, machine: Machine, runs: Sequence[Run], report: Reporter) -> None:
+def _at_once(
+    folder: Path, protocol: Protocol, machine: Machine, encoder_key: str, runs: Sequence[Run], report: Reporter
+) -> None:
     """Each process loads data and features for itself, and has its share of the cores."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     todo = [run for run in runs if RunFolder(folder, run).rounds_done <= protocol.rounds]
-    with ProcessPoolExecutor(machine.jobs, context, _load, (folder, protocol, machine, stop)) as pool:
+    with ProcessPoolExecutor(machine.jobs, context, _load, (folder, protocol, machine, encoder_key, stop)) as pool:
         futures = {pool.submit(_do, run): run for run in todo}
         try:
             for future in as_completed(futures):
@@ -138,15 +142,21 @@ def _at_once(folder: Path, protocol: Protocol, machine: Machine, runs: Sequence[
             raise
 
 
-def _load(folder: Path, protocol: Protocol, machine: Machine, stop: Any) -> None:
-    import torch
+def _load(folder: Path, protocol: Protocol, machine: Machine, encoder_key: str, stop: Any) -> None:
     from threadpoolctl import threadpool_limits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and says when to end
+    data = load_data(protocol)
+    found = stored(data, encoder_key, machine.cache)
+    if found is None:
+        raise NeatError(f"the features in {machine.cache} have been deleted meanwhile; start again")
+    samples = samples_of(protocol, data, *found, machine.device)
     threads = max(1, (os.cpu_count() or 1) // machine.jobs)
-    torch.set_num_threads(threads)
     threadpool_limits(threads)
-    _, samples, _ = prepare(protocol, machine, Reporter())
+    if protocol.classifier != "linear":
+        import torch
+
+        torch.set_num_threads(threads)
     _here.update(folder=folder, protocol=protocol, samples=samples, stop=stop, first_models=FirstModels())
 
 

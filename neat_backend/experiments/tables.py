@@ -203,13 +203,13 @@ def ablation_table(form: str, folders: Sequence[Path], strategy: str) -> Table:
             if records:
                 protocol = experiment.plan.protocol
                 rows.append([
-                    protocol.dataset, str(getattr(protocol, field)), *([name] if every else []),
+                    protocol.dataset, str(getattr(protocol, field)), name,
                     percent(column(records, "accuracy")), percent(column(records, "cumulative_precision")),
                     percent(column(records, "recall")),
                 ])  # fmt: skip
     if not rows:
         raise SettingsError(f"no finished run of {strategy}; name another with --strategy")
-    head = ["dataset", heading, *(["strategy"] if every else []), "accuracy", "precision", "recall"]
+    head = ["dataset", heading, "strategy", "accuracy", "precision", "recall"]
     title = f"Accuracy after the last query{'' if every else f' of {strategy}'} by {field}"
     return Table(title, head, rows, "Mean ± standard deviation over runs, in percent")
 
