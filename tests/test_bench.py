@@ -29,6 +29,14 @@ def figures(command: str, options: dict[str, Any], *more: str) -> dict[str, Any]
     return found
 
 
+def test_the_papers_experiment_is_done_from_pictures_to_the_last_round() -> None:
+    sizes = {"images": 200, "side": 8, "rounds": 3, "epochs": 1, "batch": 20, "device": "cpu"}
+    found = figures("paper", sizes)
+    assert (found["rounds"], found["images"]) == (3, 200)
+    assert 0 <= found["mean_precision"] <= 1
+    assert found["minutes"] > found["training_seconds"] / 60 > 0
+
+
 class TestRerank:
     @pytest.mark.parametrize("changed", [{"k": 1}, {"k": 60}, {"labels": 100, "dim": 2}, {"batch": 80}], ids=str)
     def test_every_compared_task_is_equal(self, changed: dict[str, int]) -> None:
@@ -42,6 +50,18 @@ class TestRerank:
         found = figures("rerank", RERANK | {"batch": 0})
         assert found["compared_tasks"] == 300 - RERANK["labels"]
         assert "batch_ms" not in found
+
+    def test_features_of_real_images_take_the_place_of_made_up_ones(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "mine.npy", np.random.default_rng(0).normal(size=(90, 7)))
+        found = figures("rerank", {"labelled": 40, "k": 3, "labels": 5, "batch": 4, "features": tmp_path / "mine.npy"})
+        assert (found["pool"], found["dim"]) == (50, 7)
+        assert found["equal_tasks"] == found["compared_tasks"] > 0
+
+    def test_a_file_that_holds_no_features_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.npy").write_text("no")
+        done = CliRunner().invoke(app, line("rerank", RERANK | {"features": tmp_path / "mine.npy"}))
+        assert done.exit_code == 2
+        assert "--features" in done.output
 
     def test_people_get_a_table(self) -> None:
         done = CliRunner().invoke(app, line("rerank", RERANK))

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "web": GROUND | {"service", "labelstudio", "store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names
     "demo": GROUND,  # drives Label Studio and the backend from outside
-    "bench": GROUND | {"core", "engine", "store", "labelstudio", "training", "embedding", "demo"},
+    "bench": GROUND | {"core", "engine", "store", "labelstudio", "training", "embedding", "demo", "experiments"},
     "cli": GROUND | {"service", "store", "serve", "worker", "demo", "bench", "experiments"},
     "model": GROUND | {"service", "labelstudio", "store"},
     "_wsgi": GROUND | {"cli", "serve", "web"},

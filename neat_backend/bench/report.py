@@ -59,3 +59,10 @@ def numbers(text: str, option: str, least: int = 1) -> list[int]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_name(device: Any) -> str:
+    """A torch device as people know it."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

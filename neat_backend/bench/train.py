@@ -10,7 +10,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from neat_backend.bench.report import Json, numbers, progress, report
+from neat_backend.bench.report import Json, device_name, numbers, progress, report
 from neat_backend.bench.samples import FASHION_MNIST, real_pictures
 
 WORKERS = 2  # of the plain loop's DataLoader
@@ -75,17 +75,11 @@ def train(
         })  # fmt: skip
     figures: dict[str, Any] = {
         "data": data, "images": images, "test_images": test_images, "epochs": epochs, "seeds": seeds,
-        "device": _name(place), "ours_bfloat16": bfloat16_is_faster(place),
+        "device": device_name(place), "ours_bfloat16": bfloat16_is_faster(place),
         "least_times_faster": min(float(row["times_faster"]) for row in rows),
         "aim": "at least 2 times on a CPU, 8 times on one H100, same accuracy",
     }  # fmt: skip
     report("train", figures, as_json, rows, of="side")
-
-
-def _name(place: Any) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
 
 
 def _ours(
