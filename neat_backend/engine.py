@@ -18,8 +18,7 @@ from neat_backend.core.hashing import mixed
 from neat_backend.core.neighbors import NONE, NeighborTable, Rows
 from neat_backend.core.scores import INVALID, KnownRule
 from neat_backend.records import Label, Ranked
-
-UNLABELLED = -3  # a row's code when its task has no label; never the code of a neighbour
+from neat_backend.strategies.pool import UNLABELLED, Pool
 
 _PRIORITY_STEPS = 2.0**32  # priorities nearer to each other than this count as equal
 _TIE_STEPS = 2.0**20
@@ -38,6 +37,27 @@ class Ranking:
     candidate: NDArray[np.bool_]
     predicted: NDArray[np.int16]  # index into classes; -1 before the first round
     classes: tuple[str, ...]
+
+
+class Trained:
+    """The classifier as strategies see it: probabilities that are known already, embeddings of the encoder."""
+
+    def __init__(self, probabilities: NDArray[np.float64], features: NDArray[np.float32]) -> None:
+        self.n_outputs = probabilities.shape[1]
+        self._logits = np.log(np.maximum(probabilities, 1e-12)).astype(np.float32)
+        self._features = features
+
+    def logits(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [m, C]"""
+        return self._logits[indices]
+
+    def embeddings(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The encoder's features: float32 [m, dim]."""
+        return self._features[indices]
+
+    def dropout_logits(self, indices: NDArray[np.int64], passes: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """The network is not here to drop anything: the same logits, float32 [passes, m, C]."""
+        return np.repeat(self._logits[indices][None], passes, axis=0)
 
 
 @dataclass(frozen=True)
@@ -302,6 +322,36 @@ class Engine:
     def read_share(self) -> float:
         """Share of the tasks whose features had to be read when a single label last came in."""
         return self._table.planes.read_share
+
+    def pool(self, most: int) -> tuple[NDArray[np.int64], Pool | None]:
+        """Ids and state of all labelled tasks and of at most so many others, for a strategy that looks at them all.
+
+        Of more, a sample drawn by the seed. Nothing is on offer that somebody has answered without a label. The pool
+        is None while there are no classes.
+        """
+        rows = self._table.rows_by_id()
+        open_rows = rows[(self._codes[rows] == UNLABELLED) & ~self._aside[rows]]
+        if len(open_rows) > most:
+            drawn = np.argpartition(mixed(self._table.ids[open_rows], self.seed + 1), most)[:most]
+            open_rows = open_rows[drawn]
+        taken = np.concatenate([rows[self._codes[rows] != UNLABELLED], open_rows])
+        taken = taken[np.argsort(self._table.ids[taken])]
+        ids, codes = self._table.ids[taken], self._codes[taken].astype(np.int64)
+        if not self.classes:
+            return ids, None
+        trained = self._trained[taken]
+        probabilities = self._probabilities[taken].astype(np.float64)
+        probabilities[~trained] = 1 / len(self.classes)
+        features = self._table.planes.exact(taken)
+        return ids, Pool(
+            features=features,
+            labels=codes,
+            n_classes=len(self.classes),
+            offered=np.flatnonzero(codes == UNLABELLED),
+            model=Trained(probabilities, features) if trained.any() else None,
+            k=self.k,
+            rule=self.rule,
+        )
 
     def tasks(self) -> list[int]:
         """All tasks with features, labelled or not, in no order."""

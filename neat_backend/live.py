@@ -3,6 +3,7 @@
     apply   events of the inbox → store and engine, in one transaction with their being marked applied
     bulk    reading the project, embedding images, probabilities of new tasks
     rounds  starts a training when one is due, takes in its result
+    plan    the order of a strategy that can't follow each label at once
     publish the order's head → Label Studio; head and ranking → files for the web process
     tidy    the tail's scores, old revisions
 
@@ -33,6 +34,7 @@ from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.images import ImageFetcher, decode, thumbnail
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
+from neat_backend.planning import Planning, in_this_order
 from neat_backend.publishing import Order, Publishing
 from neat_backend.records import Event, Project, Ranked
 from neat_backend.rounds import Rounds
@@ -111,6 +113,7 @@ class LiveProject:
         self._tab_sampling = project.sampling  # the sampling that our tab's order is made for
         self._applied = 0
         self._batch: list[int] = []  # NEAT_RERANK=round: the fixed order until the next round
+        self._planning = None if settings.strategy == "neat" else Planning(settings.strategy, settings.seed)
         self._batches = 0  # how often a round has ended it
         self._seen: tuple[object, ...] = ()  # what the last publishing step looked at, when it was done with it
         self._looked_at: tuple[object, ...] = ()  # what the order below was made from
@@ -612,12 +615,23 @@ class LiveProject:
 
     # publishing
 
+    def plan_step(self) -> bool:
+        """Bring the strategy's order up to date; True if there was anything to do."""
+        assert self._engine is not None
+        if self._planning is None:
+            return False
+        made = self._planning.step(self._engine, self.lock, lambda: self._applied)
+        if made:
+            self.stopping.wait(self._planning.rest_seconds)
+        return made
+
     def publish_step(self) -> bool:
         """Make the present order the one that is served and shown; True if nothing is left to do for it."""
         assert self._engine is not None
         assert self._publishing is not None
         with self.lock:
-            seen = (self._engine.version, self._applied, self._sampling, self._bulk_state, self._batches)
+            plan = self._planning.version if self._planning else 0
+            seen = (self._engine.version, self._applied, self._sampling, self._bulk_state, self._batches, plan)
             if seen == self._seen and self._ranking_of == self._engine.version:
                 return True
             if seen != self._looked_at:  # else it waits for its turn
@@ -648,9 +662,12 @@ class LiveProject:
         """The order of this moment, for Label Studio and for the web; costs the same in a pool of any size."""
         assert self._engine is not None
         head, counts = self._head(), self._engine.counts()
-        live = self.settings.rerank == "live"
+        live = self.settings.rerank == "live" and self._planning is None
+        reflects = self._applied
+        if self._planning is not None and self._planning.is_behind(self._engine):
+            reflects = min(reflects, self._planning.event)
         order = Order(
-            head, self._applied, self._sampling, hold=self._bulk_state == projects.EMBEDDING,
+            head, reflects, self._sampling, hold=self._bulk_state == projects.EMBEDDING,
             version=self._engine.head_version if live else None,
         )  # fmt: skip
         shows = Head(
@@ -663,13 +680,24 @@ class LiveProject:
         """What to serve, best first: live, or what is left of the round's fixed batch."""
         assert self._engine is not None
         if self.settings.rerank == "live":
-            return self._engine.ranked(self._engine.head())
+            return self._best()
         left = self._engine.unlabelled(self._batch)
         self._batch = [task for task in self._batch if task in left]
-        if not self._batch and self._bulk_state != projects.READY:
-            return self._engine.ranked(self._engine.head())  # nothing is fixed while only some images are in
-        self._batch = self._batch or self._engine.head()
-        return self._engine.ranked(self._batch)
+        if self._batch:
+            ranked = self._engine.ranked(self._batch)
+            return in_this_order(ranked) if self._planning else ranked
+        best = self._best()
+        behind = self._planning is not None and self._planning.is_behind(self._engine)
+        if self._bulk_state == projects.READY and not behind:  # else nothing is fixed yet
+            self._batch = [ranked.task for ranked in best]
+        return best
+
+    def _best(self) -> list[Ranked]:
+        """The first 2B of this moment, by the strategy."""
+        assert self._engine is not None
+        if self._planning is not None:
+            return self._planning.head(self._engine)
+        return self._engine.ranked(self._engine.head())
 
     def _left_pool(self, served: Sequence[int]) -> set[int]:
         assert self._engine is not None
@@ -772,6 +800,7 @@ class LiveProject:
             or self._bulk_state != projects.READY
             or bool(self._image_attempts)
             or (self._engine is not None and self._seen[:2] != (self._engine.version, self._applied))
+            or (self._engine is not None and self._planning is not None and self._planning.is_behind(self._engine))
             or (self._engine is not None and self._ranking_of != self._engine.version)
             or (self._rounds is not None and self._rounds.is_training)
         )

@@ -21,6 +21,7 @@ from neat_backend.errors import SettingsError
 
 # What a project may override for itself through the connection form's "extra params".
 PER_PROJECT = (
+    "strategy",
     "k",
     "known_rule",
     "batch_size",
@@ -147,6 +148,14 @@ class Settings(BaseModel):
     )
 
     # the method
+    strategy: Literal["neat", "neat_plus", "neat_passive", "random", "uncertainty", "certainty", "coreset", "badge"] = (
+        Field(
+            "neat",
+            validation_alias=_env("NEAT_STRATEGY"),
+            description="neat (paper; follows each label at once), or, with an order made in seconds beside the labels,"
+            " neat_plus, neat_passive, random, uncertainty, certainty, coreset or badge",
+        )
+    )
     k: int = Field(
         10, ge=1, le=1000, validation_alias=_env("NEAT_K"), description="Neighbours looked at (K of the paper)"
     )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "neat_backend"
 
 GROUND = {"records", "errors", "settings", "ports"}
-WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing"}
+WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning"}
 LIGHT = {"web", "service"}  # what the web process is made of
 
 # Room → the rooms that it may import, itself apart.
@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "strategies": {"core", "errors"},
     "experiments": {"core", "strategies", "errors", "settings"},
     "engine": {"core", "strategies", "errors", "records"},
-    **{room: GROUND | {"core", "labelstudio", "store", "engine"} | (WORKER - {"worker"}) for room in WORKER},
+    **{room: GROUND | {"core", "labelstudio", "store", "engine", "strategies"} | (WORKER - {"worker"}) for room in WORKER},
     "service": GROUND | {"labelstudio", "store"},
     "web": GROUND | {"service", "labelstudio", "store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names

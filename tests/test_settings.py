@@ -36,6 +36,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_DOWNLOADS": ("6", 6),
     "NEAT_MAX_IMAGE_BYTES": ("1000", 1000),
     "NEAT_MAX_IMAGE_PIXELS": ("2000", 2000),
+    "NEAT_STRATEGY": ("neat_plus", "neat_plus"),
     "NEAT_K": ("7", 7),
     "NEAT_KNOWN_RULE": ("majority", "majority"),
     "NEAT_BATCH_SIZE": ("20", 20),
@@ -210,7 +211,7 @@ class TestForProject:
     @pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - set(PER_PROJECT)))
     def test_what_concerns_every_project_is_refused(self, name: str) -> None:
         for key in (name, Settings.titles()[name]):
-            with pytest.raises(SettingsError, match=f"'{key}' can't be set per project; these can: NEAT_K,") as raised:
+            with pytest.raises(SettingsError, match=f"'{key}' can't be set per project; these can: NEAT_STRATEGY,") as raised:
                 Settings.from_env({}).for_project({key: SECRET})
             assert SECRET not in str(raised.value)
 
