@@ -42,6 +42,7 @@ LOOKS: dict[str, tuple[str, str, Any]] = {
 SHOWN = {"neat": "NEAT", "neat_passive": "NEAT (passive)", "neat_plus": "NEAT+"}
 BEFORE_LAST = ("neat_passive", "neat", "neat_plus")  # drawn last: on top
 WIDTH_INCHES = 3.4
+BAND = 0.5  # opacity of all bands together, so that many of them leave the lines to be seen
 PANELS = {
     "accuracy": ("Accuracy", metrics.accuracies, 0),
     "precision": ("Precision of the query", metrics.precisions, 1),
@@ -119,7 +120,9 @@ def curves(folders: Sequence[Path], out: Path, strategies: Sequence[str] | None 
                 values = {name: _values(experiment.of(name), figure_of) for name in names}
                 bands = _bands(values)
                 for name in names:
-                    lines.setdefault(name, _curve(axis, values[name], bands[name], start, name))
+                    lines.setdefault(
+                        name, _curve(axis, values[name], bands[name], start, name, BAND / max(4, len(names)))
+                    )
                 axis.set_title(title if len(experiments) == 1 else f"{_dataset(experiment)}: {title.lower()}")
                 axis.set_xlabel("query")
                 axis.set_ylabel("%")
@@ -169,13 +172,13 @@ def _spread(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.nanstd(table, axis=0, ddof=1) if len(table) > 1 else np.zeros(table.shape[1])
 
 
-def _curve(axis: Any, cells: Cells, half: NDArray[np.float64], start: int, name: str) -> Any:
+def _curve(axis: Any, cells: Cells, half: NDArray[np.float64], start: int, name: str, alpha: float) -> Any:
     mean = np.nanmean(_table(list(cells.values())), axis=0)
     look = _look(name)
     (line,) = axis.plot(start + np.arange(len(mean)), mean, label=name, **look)
     middle = mean[: len(half)]
     low, high = np.maximum(middle - half, 0), np.minimum(middle + half, 100)  # shares stay within 0 and 100 %
-    axis.fill_between(start + np.arange(len(half)), low, high, color=look["color"], alpha=0.12, linewidth=0, zorder=1)
+    axis.fill_between(start + np.arange(len(half)), low, high, color=look["color"], alpha=alpha, linewidth=0, zorder=1)
     return line
 
 
