@@ -10,8 +10,9 @@ One query:
 4.  u(x) = 1 - (P₁ - P₂) + 0.05, P₁ and P₂ being the classifier's two largest probabilities (margin sampling, Scheffer
     et al. 2001; the 0.05 leaves sure samples a little to say). Without a classifier u is the same for all.
 5.  Greedy facility location (Wei, Iyer and Bilmes, ICML 2015) over a random part of the gate: each choice c has the
-    largest p(c)² u(c) · Σ_x p(x) u(x) · max(0, s(x, c) - the largest similarity of x to a labelled known sample or to
-    an earlier choice). Early, when little is covered, it spreads; later what is left uncovered is what u singles out.
+    largest p(c)^γ u(c) · Σ_x p(x)^γ u(x) · max(0, s(x, c) - the largest similarity of x to a labelled known sample or
+    to an earlier choice). Early, when little is covered, it spreads; later what is left uncovered is what u singles
+    out. γ = max(0, 1 - t / 5) after t queries: purity first, informativeness, within the gate, later.
 
 `docs/neat-plus.md` has the measurements: each part alone and left out, and what was tried and dropped. `pool.k`,
 `pool.rule` and `pool.cut` belong to NEAT and are not used; neither is the learner.
@@ -29,7 +30,7 @@ Floats = NDArray[np.float64]
 
 LEFT_OUT = 0.1  # share of the labelled known samples below the gate
 LEAST_UNCERTAIN = 0.05
-PURITY = 2  # exponent of p of the one chosen
+FADING = 5  # queries until p(known) has no weight left beyond the gate
 HEAD = 1000  # candidates compared with one another, or HEAD_BATCHES · B if that is more
 HEAD_BATCHES = 3
 
@@ -54,7 +55,13 @@ def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     head = _sample(pool.offered[admitted], max(HEAD, HEAD_BATCHES * size), rng)
     uncertain = uncertainty(pool.probabilities(head))
     covered = (pool.features[head] @ pool.features[pool.known].T).max(axis=1)
-    return head[_cover(pool, head, p[head] * uncertain, p[head] ** PURITY * uncertain, covered, size)]
+    value = p[head] ** purity_weight(len(pool.past)) * uncertain
+    return head[_cover(pool, head, value, value, covered, size)]
+
+
+def purity_weight(queries: int) -> float:
+    """γ, the exponent of p(known) after so many queries: 1, falling to 0 by FADING of them."""
+    return max(0.0, 1 - queries / FADING)
 
 
 def gate(offered: Floats, known: Floats, size: int) -> Indices:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from neat_backend.core.features import to_grid
 from neat_backend.core.scores import INVALID
 from neat_backend.strategies import plus_detector
-from neat_backend.strategies.neat_plus import LEAST_UNCERTAIN, gate, select, uncertainty
+from neat_backend.strategies.neat_plus import LEAST_UNCERTAIN, gate, purity_weight, select, uncertainty
 from neat_backend.strategies.plus_choice import cover
 from neat_backend.strategies.pool import UNLABELLED, Pool
 from tests.strategies.pools import LinearLearner, make_pool
@@ -159,6 +159,10 @@ def test_uncertainty_is_one_less_the_margin() -> None:
 
 def test_one_class_leaves_nothing_to_be_uncertain_of() -> None:
     np.testing.assert_array_equal(uncertainty(np.ones((2, 1))), [LEAST_UNCERTAIN] * 2)
+
+
+def test_the_weight_of_purity_fades_with_the_queries() -> None:
+    np.testing.assert_allclose([purity_weight(t) for t in (0, 1, 4, 5, 9)], [1, 0.8, 0.2, 0, 0])
 
 
 # --- the choice
