@@ -220,7 +220,7 @@ def _with_few_cores(at_once: int) -> None:
     """Let this thread alone, of all in the process, compute on its share of the cores."""
     if at_once > 1:
         import torch
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         threads = torch.get_num_threads()  # asked first: it sets a new thread's number
         threadpool_limits(max(1, threads // at_once), user_api="openmp")

@@ -29,7 +29,10 @@ ALLOWED: dict[str, set[str]] = {
     "strategies": {"core", "errors"},
     "experiments": {"core", "strategies", "errors", "settings"},
     "engine": {"core", "strategies", "errors", "records"},
-    **{room: GROUND | {"core", "labelstudio", "store", "engine", "strategies"} | (WORKER - {"worker"}) for room in WORKER},
+    **{
+        room: GROUND | {"core", "labelstudio", "store", "engine", "strategies"} | (WORKER - {"worker"})
+        for room in WORKER
+    },
     "service": GROUND | {"labelstudio", "store"},
     "web": GROUND | {"service", "labelstudio", "store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names
@@ -58,7 +61,17 @@ CONFINED = {
     "typer": {"cli", "bench", "experiments"},
     "prometheus_client": {"web"},
 }
-HEAVY = ("torch", "torchvision", "faiss", "label_studio_sdk", "label_studio_ml", "sklearn", "pandas", "open_clip")
+HEAVY = (
+    "numba",
+    "torch",
+    "torchvision",
+    "faiss",
+    "label_studio_sdk",
+    "label_studio_ml",
+    "sklearn",
+    "pandas",
+    "open_clip",
+)
 
 
 def sources() -> dict[str, Path]:

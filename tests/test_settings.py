@@ -211,7 +211,8 @@ class TestForProject:
     @pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - set(PER_PROJECT)))
     def test_what_concerns_every_project_is_refused(self, name: str) -> None:
         for key in (name, Settings.titles()[name]):
-            with pytest.raises(SettingsError, match=f"'{key}' can't be set per project; these can: NEAT_STRATEGY,") as raised:
+            refused = f"'{key}' can't be set per project; these can: NEAT_STRATEGY,"
+            with pytest.raises(SettingsError, match=refused) as raised:
                 Settings.from_env({}).for_project({key: SECRET})
             assert SECRET not in str(raised.value)
 
