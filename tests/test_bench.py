@@ -37,6 +37,13 @@ def test_the_papers_experiment_is_done_from_pictures_to_the_last_round() -> None
     assert found["minutes"] > found["training_seconds"] / 60 > 0
 
 
+def test_queries_of_strategies_are_timed_beside_each_other() -> None:
+    sizes = {"pool": 200, "labelled": 40, "dim": 8, "classes": 3, "batch": 10, "repeat": 1, "strategies": "neat,badge"}
+    found = figures("query", sizes)
+    assert found["neat_times_neat"] == 1
+    assert found["badge_times_neat"] == pytest.approx(found["badge_seconds"] / found["neat_seconds"])
+
+
 class TestRerank:
     @pytest.mark.parametrize("changed", [{"k": 1}, {"k": 60}, {"labels": 100, "dim": 2}, {"batch": 80}], ids=str)
     def test_every_compared_task_is_equal(self, changed: dict[str, int]) -> None:

@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "web": GROUND | {"service", "labelstudio", "store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names
     "demo": GROUND,  # drives Label Studio and the backend from outside
-    "bench": GROUND | {"core", "engine", "store", "labelstudio", "training", "embedding", "demo", "experiments"},
+    "bench": GROUND
+    | {"core", "engine", "store", "labelstudio", "training", "embedding", "demo", "strategies", "experiments"},
     "cli": GROUND | {"service", "store", "serve", "worker", "demo", "bench", "experiments"},
     "model": GROUND | {"service", "labelstudio", "store"},
     "_wsgi": GROUND | {"cli", "serve", "web"},

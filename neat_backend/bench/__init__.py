@@ -12,9 +12,10 @@ from neat_backend.bench.ingest import ingest
 from neat_backend.bench.memory import memory
 from neat_backend.bench.paper import paper
 from neat_backend.bench.publish import publish
+from neat_backend.bench.query import query
 from neat_backend.bench.rerank import rerank
 from neat_backend.bench.train import train
 
 app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the same run.", no_args_is_help=True)
-for command in (rerank, ingest, publish, embed, train, memory, paper):
+for command in (rerank, ingest, publish, embed, train, memory, query, paper):
     app.command()(command)

@@ -325,3 +325,21 @@ def holders(begin: int, end: int, wanted: Array, neighbours: Array, found: Array
                 count += 1
                 break
     return count
+
+
+@compiled(fastmath=True)
+def grid_similarity(features: Array, row: int, other: int) -> Any:
+    """Cosine of two rows of features on the grid, float32 [n, d]: exact, rounded once to float32."""
+    total = 0.0
+    for j in range(features.shape[1]):
+        total += np.float64(features[row, j]) * np.float64(features[other, j])
+    return np.float32(total)
+
+
+@compiled()
+def grid_similarities(begin: int, end: int, features: Array, rows: Array, others: Array, values: Array) -> None:
+    """values[i, j] = similarity of rows[i] and others[i, j] for i in begin..end; NONE is left as it is."""
+    for i in range(begin, end):
+        for j in range(others.shape[1]):
+            if others[i, j] != NONE:
+                values[i, j] = grid_similarity(features, rows[i], others[i, j])

@@ -10,12 +10,11 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
+from neat_backend.core.kernels import NONE, grid_similarities, in_parallel
 from neat_backend.strategies.pool import Floats, Indices
 
-NONE = -1  # no neighbour in this place
 _SPARE = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
 _SEARCH_ROWS = 8192
-_CHECK_ROWS = 32  # gathered neighbours of so many rows stay in the cache
 _GPU_PAIRS = 1_000_000  # fewer are found before the labelled samples have been copied
 
 
@@ -34,7 +33,6 @@ def nearest(features: Floats, queries: Indices, among: Indices, k: int) -> tuple
     if not len(among):
         return indices, similarities
     index = _index(features[among], len(queries))
-    columns = features[among].astype(np.float64)  # [l, d]
     # FAISS sums in single precision: d·2^-24 off at most (Higham, Accuracy and Stability, 3.1), plus the rounding
     # to float32 of the exact value and of the bars below.
     error = np.float32(features.shape[1] * 2.0**-24 * 1.01 + 2.0**-23)
@@ -42,9 +40,8 @@ def nearest(features: Floats, queries: Indices, among: Indices, k: int) -> tuple
     for start in range(0, len(queries), _SEARCH_ROWS):
         part = slice(start, start + _SEARCH_ROWS)
         rough, found = index.search(features[queries[part]], asked)  # [r, asked], best first
-        values = _checked(features, queries[part], columns, rough, found, k, error)
         places = among[found]  # [r, asked]
-        values[places == queries[part, None]] = -np.inf
+        values = _checked(features, queries[part], places, rough, k, error)
         order = np.lexsort((places, -values), axis=1)[:, :k]
         best = np.take_along_axis(values, order, axis=1)
         similarities[part, : order.shape[1]] = best
@@ -52,7 +49,7 @@ def nearest(features: Floats, queries: Indices, among: Indices, k: int) -> tuple
         if asked < len(among):
             # Whatever FAISS left out is at most its last value plus the error.
             unproven = start + np.flatnonzero(best[:, -1] <= rough[:, -1] + error)
-            indices[unproven], similarities[unproven] = _among_all(features, queries[unproven], among, columns, k)
+            indices[unproven], similarities[unproven] = _among_all(features, queries[unproven], among, k)
     return indices, similarities
 
 
@@ -65,28 +62,25 @@ def _index(rows: Floats, n_queries: int) -> faiss.Index:
     return faiss.index_cpu_to_all_gpus(index)
 
 
-def _checked(
-    features: Floats, queries: Indices, columns: np.ndarray, rough: Floats, found: Indices, k: int, error: np.float32
-) -> Floats:
+def _checked(features: Floats, queries: Indices, places: Indices, rough: Floats, k: int, error: np.float32) -> Floats:
     """Exact similarities of the pairs that may be among the k nearest, -inf for the others: float32 [r, asked]."""
     values = np.full(rough.shape, -np.inf, np.float32)
     # The (k+1)-th, because the query itself may be among the first k.
     bar = rough[:, min(k, rough.shape[1] - 1)] - 2 * error  # [r]
-    width = np.count_nonzero(rough >= bar[:, None], axis=1)  # [r]
-    for start in range(0, len(queries), _CHECK_ROWS):
-        part = slice(start, start + _CHECK_ROWS)
-        near = found[part, : width[part].max()]  # [b, w]
-        rows = features[queries[part]].astype(np.float64)  # [b, d]
-        values[part, : near.shape[1]] = (columns[near] @ rows[:, :, None])[:, :, 0]
+    near = np.where((rough >= bar[:, None]) & (places != queries[:, None]), places, NONE)
+    in_parallel(
+        lambda begin, end: grid_similarities(begin, end, features, queries, near, values), len(queries), least=512
+    )  # fmt: skip
     return values
 
 
-def _among_all(
-    features: Floats, queries: Indices, among: Indices, columns: np.ndarray, k: int
-) -> tuple[Indices, Floats]:
+def _among_all(features: Floats, queries: Indices, among: Indices, k: int) -> tuple[Indices, Floats]:
     """The same without a short list, for queries with many neighbours about as near: [m, k], k < len(among)."""
     indices = np.full((len(queries), k), NONE, np.int64)
     similarities = np.full((len(queries), k), -np.inf, np.float32)
+    if not len(queries):
+        return indices, similarities
+    columns = features[among].astype(np.float64)  # [l, d]
     step = max(1, 4_000_000 // len(among))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)

@@ -68,8 +68,7 @@ def test_they_are_those_of_the_definition(k, dim, n_among, seed):
 
 
 @pytest.mark.parametrize("n_among", [15, 290])
-def test_many_that_single_precision_cannot_tell_apart_are_still_in_order(n_among, monkeypatch):
-    monkeypatch.setattr("neat_backend.strategies.nearest._CHECK_ROWS", 1)  # each row's own bar decides
+def test_many_that_single_precision_cannot_tell_apart_are_still_in_order(n_among):
     rng = np.random.default_rng(0)
     centre = rng.normal(size=64)
     features = to_grid(centre + 1e-6 * rng.normal(size=(300, 64)))
