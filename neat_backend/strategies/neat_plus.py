@@ -12,7 +12,10 @@ One query:
 5.  Greedy facility location (Wei, Iyer and Bilmes, ICML 2015) over a random part of the gate: each choice c has the
     largest p(c)^γ u(c) · Σ_x p(x)^γ u(x) · max(0, s(x, c) - the largest similarity of x to a labelled known sample or
     to an earlier choice). Early, when little is covered, it spreads; later what is left uncovered is what u singles
-    out. γ = max(0, 1 - t / 5) after t queries: purity first, informativeness, within the gate, later.
+    out.
+6.  γ follows the precision that queries really had: 1 at first, doubled after one below 0.7, halved after one above
+    0.8. A classifier that is sure of nearly all known samples is uncertain about the unknown ones: then purity has
+    to weigh more; where most answers are known anyway it can weigh less.
 
 `docs/neat-plus.md` has the measurements: each part alone and left out, and what was tried and dropped. `pool.k`,
 `pool.rule` and `pool.cut` belong to NEAT and are not used; neither is the learner.
@@ -24,13 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.strategies import plus_choice, plus_detector
-from neat_backend.strategies.pool import UNLABELLED, Indices, Pool
+from neat_backend.strategies.pool import UNLABELLED, Indices, Past, Pool
 
 Floats = NDArray[np.float64]
 
 LEFT_OUT = 0.1  # share of the labelled known samples below the gate
 LEAST_UNCERTAIN = 0.05
-FADING = 5  # queries until p(known) has no weight left beyond the gate
+PRECISION_WANTED = (0.7, 0.8)  # of a query
+MOST_PURITY = 64.0  # γ lies between this and its reciprocal
+PURITY_STEP = 2.0  # what γ is multiplied or divided by after a query that missed it
 HEAD = 1000  # candidates compared with one another, or HEAD_BATCHES · B if that is more
 HEAD_BATCHES = 3
 
@@ -55,13 +60,20 @@ def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     head = _sample(pool.offered[admitted], max(HEAD, HEAD_BATCHES * size), rng)
     uncertain = uncertainty(pool.probabilities(head))
     covered = (pool.features[head] @ pool.features[pool.known].T).max(axis=1)
-    value = p[head] ** purity_weight(len(pool.past)) * uncertain
+    value = p[head] ** purity_weight(pool.past) * uncertain
     return head[_cover(pool, head, value, value, covered, size)]
 
 
-def purity_weight(queries: int) -> float:
-    """γ, the exponent of p(known) after so many queries: 1, falling to 0 by FADING of them."""
-    return max(0.0, 1 - queries / FADING)
+def purity_weight(past: tuple[Past, ...]) -> float:
+    """γ, the exponent of p(known), from the precision of all queries so far."""
+    low, high = PRECISION_WANTED
+    weight = 1.0
+    for query in past:
+        if not len(query.answers):
+            continue
+        precision = np.count_nonzero(query.answers >= 0) / len(query.answers)
+        weight *= PURITY_STEP if precision < low else 1 / PURITY_STEP if precision > high else 1.0
+    return float(np.clip(weight, 1 / MOST_PURITY, MOST_PURITY))
 
 
 def gate(offered: Floats, known: Floats, size: int) -> Indices:

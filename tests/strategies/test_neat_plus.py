@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from neat_backend.core.features import to_grid
 from neat_backend.core.scores import INVALID
 from neat_backend.strategies import plus_detector
-from neat_backend.strategies.neat_plus import LEAST_UNCERTAIN, gate, purity_weight, select, uncertainty
+from neat_backend.strategies.neat_plus import LEAST_UNCERTAIN, MOST_PURITY, gate, purity_weight, select, uncertainty
 from neat_backend.strategies.plus_choice import cover
-from neat_backend.strategies.pool import UNLABELLED, Pool
+from neat_backend.strategies.pool import UNLABELLED, Past, Pool
 from tests.strategies.pools import LinearLearner, make_pool
 
 
@@ -161,8 +161,18 @@ def test_one_class_leaves_nothing_to_be_uncertain_of() -> None:
     np.testing.assert_array_equal(uncertainty(np.ones((2, 1))), [LEAST_UNCERTAIN] * 2)
 
 
-def test_the_weight_of_purity_fades_with_the_queries() -> None:
-    np.testing.assert_allclose([purity_weight(t) for t in (0, 1, 4, 5, 9)], [1, 0.8, 0.2, 0, 0])
+def query(known: int, invalid: int) -> Past:
+    answers = np.array([0] * known + [INVALID] * invalid, np.int64)
+    return Past(np.arange(len(answers)), answers)
+
+
+def test_purity_weighs_more_after_a_query_below_the_precision_wanted_and_less_after_one_above() -> None:
+    assert purity_weight(()) == 1
+    assert purity_weight((query(6, 4),)) == 2
+    assert purity_weight((query(75, 25),)) == 1
+    assert purity_weight((query(9, 1), query(9, 1))) == 0.25
+    assert purity_weight((query(6, 4), query(9, 1), query(0, 0))) == 1
+    assert purity_weight((query(0, 9),) * 100) == MOST_PURITY
 
 
 # --- the choice
