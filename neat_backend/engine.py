@@ -90,6 +90,7 @@ class Engine:
         self.classes = tuple(classes)
         self.k, self.rule, self.batch_size, self.seed = k, rule, batch_size, seed
         self.version = 0  # grows with every change
+        self.class_features: NDArray[np.float32] | None = None  # [C, dim] of the classes' names, where there are any
         self._table = NeighborTable(dim, k, resolve_device(device))
         self._labels: dict[int, Label] = {}  # of every labelled task, with or without features
         self._set_aside: set[int] = set()  # unlabelled tasks that somebody has answered
@@ -171,6 +172,7 @@ class Engine:
         carried = self._carried(self._probabilities, self.classes, classes)
         self._probabilities = carried
         self.classes = classes
+        self.class_features = None  # those were of other names
         kept = {t: x for t, x in self._labels.items() if x.invalid or x.choice in classes}
         dropped = [t for t in self._labels if t not in kept]
         self._labels = kept
@@ -351,6 +353,7 @@ class Engine:
             model=Trained(probabilities, features) if trained.any() else None,
             k=self.k,
             rule=self.rule,
+            class_features=self.class_features,
         )
 
     def tasks(self) -> list[int]:

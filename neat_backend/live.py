@@ -161,6 +161,7 @@ class LiveProject:
                 batch_size=self.settings.batch_size, tail=self.settings.publish_tail, still_ours=self._still_ours,
             )  # fmt: skip
             self._rounds = Rounds(self.id, self.settings, self.database, self.arrays)
+            self._name_classes()
             self._refresh()
             self._rounds.load(engine)
             with self.database.begin() as conn:
@@ -398,6 +399,7 @@ class LiveProject:
         self._publishing.publisher = Publisher(self._publishing.publisher.client, self.id, config)
         if config.classes != self._engine.classes:
             self._engine.set_classes(config.classes)
+            self._name_classes()
             self._rounds.request("classes")
             self._batch = []
         self._engine.set_labels(sync.resolve_labels(self.database, self.id, config))
@@ -598,6 +600,13 @@ class LiveProject:
             with self.lock:
                 self._sampling = info.sampling
             self._update(sampling=info.sampling)
+
+    def _name_classes(self) -> None:
+        """A strategy may begin with the classes' names, where the encoder reads text."""
+        assert self._engine is not None
+        assert self._encoder is not None
+        if self._planning is not None:
+            self._engine.class_features = self._encoder.encode_names(self._engine.classes)
 
     # rounds
 

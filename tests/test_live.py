@@ -715,6 +715,35 @@ def test_in_round_mode_the_batch_is_fixed_until_the_round_ends_even_over_a_resta
     backend.close()
 
 
+@pytest.mark.parametrize("rerank", ["live", "round"])
+def test_another_strategys_plan_is_what_annotators_are_served(
+    server: FakeLabelStudio, tmp_path: Path, rerank: str
+) -> None:
+    backend = Backend(tmp_path, server, strategy="coreset", rerank=rerank)
+    server.import_tasks(PROJECT, 24)
+    live = backend.live()
+    settle(live)
+    assert live._engine is not None
+    assert live._planning is not None
+    assert live.plan_step()
+    assert not live.plan_step(), "nothing has changed since"
+    settle(live)
+    planned = [ranked.task for ranked in live._planning.head(live._engine)]
+    assert server.served(PROJECT) == planned != live._engine.head()
+    event = backend.deliver(server.annotate(planned[0], "dog"))
+    settle(live)
+    assert server.served(PROJECT) == planned[1:], "until there is a new plan, the old one, less what is labelled"
+    assert live.is_busy()
+    assert backend.project().published_event != event, "what was answered is not in the order yet"
+    assert live.plan_step()
+    settle(live)
+    assert backend.project().published_event == event
+    if rerank == "live":
+        again = [ranked.task for ranked in live._planning.head(live._engine)]
+        assert server.served(PROJECT)[:4] == again[:4]
+    backend.close()
+
+
 def test_in_round_mode_no_batch_is_fixed_while_only_some_images_are_in(
     server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

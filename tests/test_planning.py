@@ -136,6 +136,16 @@ def test_strategies_see_the_classifier_once_there_is_one() -> None:
     np.testing.assert_allclose(pool.probabilities(at), [[0.9, 0.1], [0.5, 0.5]], atol=1e-6)
 
 
+def test_the_names_of_the_classes_are_where_neat_plus_begins() -> None:
+    engine = made()
+    centres = np.random.default_rng(0).normal(size=(6, DIM))
+    engine.class_features = to_grid(centres[:2])
+    head = ids(planned(engine, "neat_plus"), engine)
+    assert all((task - 1) % 6 < 2 for task in head)
+    engine.set_classes(("cat", "cow"))
+    assert engine.class_features is None
+
+
 def test_before_there_are_classes_or_labels_the_engines_order_is_served() -> None:
     without = Engine(DIM, (), batch_size=BATCH)
     without.add_tasks(range(1, 41), to_grid(np.random.default_rng(0).normal(size=(40, DIM))))

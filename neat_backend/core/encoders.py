@@ -10,7 +10,7 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,17 @@ class Encoder:
     at_once     batches to encode at the same time, each on its share of the cores; 1 on a GPU
     """
 
-    def __init__(self, key: str, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self,
+        key: str,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        read: Callable[[Sequence[str]], torch.Tensor] | None = None,
+    ) -> None:
+        """read: texts to features [n, dim] in the same space; None for an encoder of images alone."""
         self.key = key
+        self._read = read
         self.input_size = preprocessing.side
         self.device = device
         # One batch on all cores waits for the slowest of them at every layer. Two at once, a core each, of two
@@ -138,6 +147,16 @@ class Encoder:
         return to_grid(self._forward(batch).float().cpu().numpy())
 
     @torch.inference_mode()
+    def encode_names(self, names: Sequence[str]) -> npt.NDArray[np.float32] | None:
+        """Class names -> features of "a photo of a NAME.", float32 [n, dim], on the grid; None without a text side.
+
+        The prompt is CLIP's own for ImageNet (Radford et al., ICML 2021, section 3.1.4).
+        """
+        if self._read is None or not names:
+            return None
+        return to_grid(self._read([f"a photo of a {name}." for name in names]).float().cpu().numpy())
+
+    @torch.inference_mode()
     def _forward(self, batch: torch.Tensor) -> torch.Tensor:
         images = batch.to(self.device, non_blocking=True).float() / 255  # [n, 3, s, s]
         images = ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
@@ -158,8 +177,9 @@ def build_encoder(name: str, weights: Path | None = None, device: str = "auto") 
             raise EncoderError(f"NEAT_ENCODER_WEIGHTS={weights}: must be a {', '.join(WEIGHT_SUFFIXES)} file")
         if not weights.is_file():
             raise EncoderError(f"NEAT_ENCODER_WEIGHTS={weights}: there is no such file")
+    read = None
     if name.startswith("clip:"):
-        network, preprocessing, origin = _clip(name, weights)
+        network, preprocessing, origin, read = _clip(name, weights)
     elif name in ("resnet18", "resnet34", "resnet50"):
         network, preprocessing, origin = _resnet(name, weights)
     elif name == "efficientnet_lite0":
@@ -168,7 +188,7 @@ def build_encoder(name: str, weights: Path | None = None, device: str = "auto") 
         raise EncoderError(f"NEAT_ENCODER={name!r} is not known; accepted: {ACCEPTED}")
     if weights is not None:
         origin = "sha256:" + _sha256(weights)
-    encoder = Encoder(_key(name, origin, preprocessing), network, preprocessing, place)
+    encoder = Encoder(_key(name, origin, preprocessing), network, preprocessing, place, read)
     log.info("encoder %s: %d features of %d px images on %s", encoder.key, encoder.dim, encoder.input_size, place)
     return encoder
 
@@ -187,7 +207,9 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _clip(name: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, str]:
+def _clip(
+    name: str, weights: Path | None
+) -> tuple[nn.Module, Preprocessing, str, Callable[[Sequence[str]], torch.Tensor]]:
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -222,7 +244,15 @@ def _clip(name: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, st
         bicubic=cut["interpolation"] != "bilinear",
         squash=cut["resize_mode"] == "squash",
     )
-    return _FirstOutput(model.visual), preprocessing, tag
+    visual, model.visual = model.visual, nn.Identity()  # the encoder may move it to another device
+    model.eval().requires_grad_(False)
+    tokenizer = open_clip.get_tokenizer(model_name)
+
+    def read(texts: Sequence[str]) -> torch.Tensor:
+        features: torch.Tensor = model.encode_text(tokenizer(list(texts)))  # [n, dim], on the CPU
+        return features
+
+    return _FirstOutput(visual), preprocessing, tag, read
 
 
 class _FirstOutput(nn.Module):

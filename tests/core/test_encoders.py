@@ -106,6 +106,17 @@ def test_clip_from_a_local_file_is_open_clips_image_embedding(tmp_path: Path, ph
     encoder = build_encoder("clip:ViT-B-32/openai", tmp_path / "clip.safetensors", "cpu")
     assert (encoder.dim, encoder.input_size) == (512, 224)
     assert np.allclose(encode(encoder, photos), expected, atol=1e-4)
+    names = encoder.encode_names(["cat", "ankle boot"])
+    with torch.inference_mode():
+        tokens = open_clip.get_tokenizer("ViT-B-32")(["a photo of a cat.", "a photo of a ankle boot."])
+        texts = to_grid(model.encode_text(tokens).numpy())
+    assert names is not None
+    assert np.allclose(names, texts, atol=1e-5)
+    assert encoder.encode_names([]) is None
+
+
+def test_an_encoder_of_images_alone_reads_no_names(efficientnet):
+    assert efficientnet.encode_names(["cat"]) is None
 
 
 def test_the_key_follows_name_and_content_of_the_weights(tmp_path: Path, efficientnet):
