@@ -17,6 +17,10 @@ One query:
     0.8. A classifier that is sure of nearly all known samples is uncertain about the unknown ones: then purity has
     to weigh more; where most answers are known anyway it can weigh less.
 
+7.  A class without a label looks like what is unknown. While there are any, their share of the batch is spread by the
+    same greedy choice, all weights 1, over what lies outside the gate and is far from all that is labelled. A class
+    with one or two labels gets its share of the samples nearest to them.
+
 `docs/neat-plus.md` has the measurements: each part alone and left out, and what was tried and dropped. `pool.k`,
 `pool.rule` and `pool.cut` belong to NEAT and are not used; neither is the learner.
 """
@@ -36,6 +40,7 @@ LEAST_UNCERTAIN = 0.05
 PRECISION_WANTED = (0.7, 0.8)  # of a query
 MOST_PURITY = 64.0  # γ lies between this and its reciprocal
 PURITY_STEP = 2.0  # what γ is multiplied or divided by after a query that missed it
+RARE = 3  # labels; a class with fewer gets its share of the batch whatever z says
 HEAD = 1000  # candidates compared with one another, or HEAD_BATCHES · B if that is more
 HEAD_BATCHES = 3
 
@@ -57,11 +62,37 @@ def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     unlabelled = behind[pool.labels[behind] == UNLABELLED]
     p = plus_detector.probability_known(score, pool.known, pool.invalid, unlabelled)
     admitted = gate(score[pool.offered], score[pool.known], size)
-    head = _sample(pool.offered[admitted], max(HEAD, HEAD_BATCHES * size), rng)
+    explored = _explored(pool, np.delete(pool.offered, admitted), size, rng)
+    explored = np.concatenate([explored, _of_rare_classes(pool, explored, size)])[:size]
+    head = _sample(np.setdiff1d(pool.offered[admitted], explored), max(HEAD, HEAD_BATCHES * size), rng)
     uncertain = uncertainty(pool.probabilities(head))
     covered = (pool.features[head] @ pool.features[pool.known].T).max(axis=1)
     value = p[head] ** purity_weight(pool.past) * uncertain
-    return head[_cover(pool, head, value, value, covered, size)]
+    best = head[_cover(pool, head, value, value, covered, size - len(explored))]
+    return np.concatenate([best, explored])
+
+
+def _explored(pool: Pool, outside: Indices, size: int, rng: np.random.Generator) -> Indices:
+    """Samples outside the gate that cover what no labelled one does, in the share of classes without any label."""
+    missing = pool.n_classes - len(np.unique(pool.labels[pool.known]))
+    wanted = min(round(size * missing / pool.n_classes), len(outside))
+    if not wanted:
+        return outside[:0]
+    head = _sample(outside, max(HEAD, HEAD_BATCHES * wanted), rng)
+    covered = (pool.features[head] @ pool.features[pool.labelled].T).max(axis=1)
+    even = np.ones(len(head))
+    return head[_cover(pool, head, even, even, covered, wanted)]
+
+
+def _of_rare_classes(pool: Pool, taken: Indices, size: int) -> Indices:
+    """For each class with a label but fewer than RARE, its share of the batch: those nearest to its labels."""
+    counts = np.bincount(pool.labels[pool.known], minlength=pool.n_classes)
+    found = taken
+    for code in np.flatnonzero((counts > 0) & (counts < RARE)) if pool.n_classes > 1 else ():
+        left = np.setdiff1d(pool.offered, found)
+        nearness = (pool.features[left] @ pool.features[pool.labels == code].T).max(axis=1, initial=-1)
+        found = np.concatenate([found, left[np.argsort(-nearness, kind="stable")[: round(size / pool.n_classes)]]])
+    return found[len(taken) :]
 
 
 def purity_weight(past: tuple[Past, ...]) -> float:

@@ -252,6 +252,24 @@ def test_of_two_clusters_alike_it_leaves_the_one_that_was_rejected() -> None:
     assert share[1] <= share[0]
 
 
+def test_a_class_that_has_no_label_yet_is_looked_for_outside_the_gate() -> None:
+    pool = clustered(n_known=3)
+    labels = np.where(pool.labels == 2, UNLABELLED, pool.labels)
+    lacking = replace(pool, labels=labels, offered=np.flatnonzero(labels == UNLABELLED))
+    chosen = select(lacking, 60, np.random.default_rng(0))
+    assert ((chosen >= 200) & (chosen < 300)).any()
+    assert (chosen < 200).sum() >= 30  # two thirds of the batch go to the classes that are there
+
+
+def test_a_class_with_one_label_gets_its_share_of_the_batch() -> None:
+    pool = clustered(n_known=3)
+    labels = pool.labels.copy()
+    labels[201:300] = UNLABELLED
+    lacking = replace(pool, labels=labels, offered=np.flatnonzero(labels == UNLABELLED))
+    chosen = select(lacking, 60, np.random.default_rng(0))
+    assert ((chosen >= 200) & (chosen < 300)).sum() >= 20
+
+
 def test_without_any_known_label_class_names_come_to_its_help() -> None:
     pool = clustered()
     bare = replace(pool, labels=np.full_like(pool.labels, UNLABELLED), offered=np.arange(len(pool.labels)), model=None)
