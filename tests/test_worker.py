@@ -390,9 +390,7 @@ def test_a_fault_in_one_step_does_not_stop_the_others(
     assert backend.project().detail == f"internal error in {step}: a fault of ours; see the log"
     event = backend.deliver(server.annotate(1, "dog"))
     live = worker._live[PROJECT][0]
-    until(lambda: live._applied == event)
-    assert live._engine is not None
-    assert len(live._engine.labels()) == 1
+    until(lambda: live._applied == event and live._engine is not None and len(live._engine.labels()) == 1)
     broken = False
     until(ready(backend))
     until(lambda: backend.project().published_event == event)
