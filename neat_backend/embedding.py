@@ -139,8 +139,10 @@ def embed(
         if len(waiting) >= FLUSH_IMAGES or time.monotonic() - flushed > FLUSH_SECONDS:
             flush()
 
+    from neat_backend.core.devices import compute_on_share  # brings torch
+
     with (
-        ThreadPoolExecutor(at_once, "encode", _with_few_cores, (at_once,)) as encoders,
+        ThreadPoolExecutor(at_once, "encode", compute_on_share, (at_once,)) as encoders,
         ThreadPoolExecutor(downloads, thread_name_prefix="image") as pool,
     ):
         try:
@@ -214,16 +216,6 @@ def _encoded(encoder: Encoder, batch: Sequence[_Prepared]) -> _Encoded:
         parts = [_encoded(encoder, [one]) for one in batch]
         return [one for done, _ in parts for one in done], [one for _, failed in parts for one in failed]
     return list(zip(batch, features, strict=True)), []
-
-
-def _with_few_cores(at_once: int) -> None:
-    """Let this thread alone, of all in the process, compute on its share of the cores."""
-    if at_once > 1:
-        import torch
-        from threadpoolctl import threadpool_limits
-
-        threads = torch.get_num_threads()  # asked first: it sets a new thread's number
-        threadpool_limits(max(1, threads // at_once), user_api="openmp")
 
 
 def _shrunk(image: Image, side: int) -> Image:

@@ -38,3 +38,12 @@ def bfloat16_is_faster(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16"))
+
+
+def compute_on_share(at_once: int) -> None:
+    """Let this thread alone, of all in the process, compute on its share of the cores: one of so many at once."""
+    if at_once > 1:
+        from threadpoolctl import threadpool_limits
+
+        threads = torch.get_num_threads()  # asked first: it sets a new thread's number
+        threadpool_limits(max(1, threads // at_once), user_api="openmp")

@@ -69,7 +69,8 @@ def _encoded(data: Dataset, encoder: Encoder) -> Any:
     """(first row, features) of each batch, in order; pictures are prepared by threads while others are encoded."""
     import torch
     from PIL import Image
-    from threadpoolctl import threadpool_limits
+
+    from neat_backend.core.devices import compute_on_share
 
     at_once: int = getattr(encoder, "at_once", 1)
     on_gpu = getattr(getattr(encoder, "device", None), "type", "cpu") == "cuda"
@@ -85,14 +86,10 @@ def _encoded(data: Dataset, encoder: Encoder) -> Any:
     def encoded(start: int, batch: Future[Any]) -> Floats:
         return encoder.encode(batch.result())
 
-    def few_threads() -> None:
-        threads = torch.get_num_threads()  # asked first: it sets a new thread's number
-        threadpool_limits(max(1, threads // at_once), user_api="openmp")
-
     waiting: deque[tuple[int, Future[Floats]]] = deque()
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as preparing,
-        ThreadPoolExecutor(at_once, initializer=few_threads) as encoding,
+        ThreadPoolExecutor(at_once, initializer=compute_on_share, initargs=(at_once,)) as encoding,
     ):
         for start in range(0, total, size):
             waiting.append((start, encoding.submit(encoded, start, preparing.submit(prepared, start))))

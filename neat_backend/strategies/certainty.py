@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from neat_backend.strategies.pool import Indices, Pool
-from neat_backend.strategies.uncertainty import entropy
+from neat_backend.strategies.uncertainty import entropy, lowest_first
 
 
 def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     """By increasing entropy. Ties come in random order; without a model, whose probabilities are uniform, that is all
     there is."""
-    shuffled = pool.offered[rng.permutation(len(pool.offered))]
-    order = np.argsort(entropy(pool.probabilities(shuffled)), kind="stable")
-    return shuffled[order[:batch_size]]
+    return lowest_first(pool, batch_size, rng, entropy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,9 +19,16 @@ def entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return -(probabilities * logarithms).sum(axis=1)
 
 
+def lowest_first(
+    pool: Pool, batch_size: int, rng: np.random.Generator, value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> Indices:
+    """The first B by what `value` makes of the classifier's probabilities [u, C] → [u]; ties in random order."""
+    shuffled = pool.offered[rng.permutation(len(pool.offered))]
+    order = np.argsort(value(pool.probabilities(shuffled)), kind="stable")
+    return shuffled[order[:batch_size]]
+
+
 def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     """By decreasing entropy. Ties come in random order; without a model, whose probabilities are uniform, that is all
     there is."""
-    shuffled = pool.offered[rng.permutation(len(pool.offered))]
-    order = np.argsort(-entropy(pool.probabilities(shuffled)), kind="stable")
-    return shuffled[order[:batch_size]]
+    return lowest_first(pool, batch_size, rng, lambda probabilities: -entropy(probabilities))
