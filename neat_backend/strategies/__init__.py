@@ -3,7 +3,8 @@
     select(pool, batch_size, rng) → int64 [min(batch_size, offered)], indices of offered samples, best first
 
 The same pool, size and generator state give the same answer; nothing given is changed. `hybrid:NAME` is NEAT's
-known-class detection followed by any of them. A strategy may also have `generate(pool, chosen, rng)`, which
+known-class detection followed by any of them; `NAME-PART-…` leaves parts out of one that has a function `without`
+(neat_plus). A strategy may also have `generate(pool, chosen, rng)`, which
 makes further training samples of the ones just answered (BGADL).
 """
 
@@ -24,15 +25,21 @@ HYBRID = "hybrid:"
 
 def module(name: str) -> ModuleType:
     """The module of a strategy, that after `hybrid:` for a hybrid. Raises SettingsError for an unknown name."""
-    plain = name.removeprefix(HYBRID)
+    plain = name.removeprefix(HYBRID).partition("-")[0]
     if plain not in STRATEGIES:
         raise SettingsError(f"strategy {name!r}: must be one of {', '.join(STRATEGIES)}, or {HYBRID}NAME")
     return import_module(f"neat_backend.strategies.{plain}")  # only then: some bring torch
 
 
 def strategy(name: str) -> Select:
-    """The `select` of a strategy or of a hybrid. Raises SettingsError for an unknown name."""
-    select: Select = module(name).select
+    """The `select` of a strategy or of a hybrid. Raises SettingsError for an unknown name or part."""
+    found = module(name)
+    select: Select = found.select
+    parts = name.split("-")[1:]
+    if parts:
+        if not hasattr(found, "without"):
+            raise SettingsError(f"strategy {name!r}: only neat_plus has parts that can be left out")
+        select = found.without(parts)
     if not name.startswith(HYBRID):
         return select
     from neat_backend.strategies.detection import after_detection

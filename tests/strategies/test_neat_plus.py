@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from neat_backend.core.features import to_grid
 from neat_backend.core.scores import INVALID
-from neat_backend.strategies import plus_detector
+from neat_backend.errors import SettingsError
+from neat_backend.strategies import neat_plus, plus_detector, strategy
 from neat_backend.strategies.neat_plus import LEAST_UNCERTAIN, MOST_PURITY, gate, purity_weight, select, uncertainty
 from neat_backend.strategies.plus_choice import cover
 from neat_backend.strategies.pool import UNLABELLED, Past, Pool
@@ -66,9 +67,11 @@ def test_the_ratio_is_known_less_background_and_with_invalid_ones_less_the_mean_
     behind = np.array([2])
     # Sample 1: 60° from the known one, 30° from the background, 120° from the last.
     near, back = 0.5, np.sqrt(3) / 2
-    assert plus_detector.density_ratio(pool, behind)[1] == pytest.approx(near - back, abs=1e-6)
+    assert plus_detector.density_ratio(pool, behind, pool.invalid)[1] == pytest.approx(near - back, abs=1e-6)
     told = replace(pool, labels=np.array([0, UNLABELLED, UNLABELLED, INVALID]))
-    assert plus_detector.density_ratio(told, behind)[1] == pytest.approx(near - (back - 0.5) / 2, abs=1e-6)
+    assert plus_detector.density_ratio(told, behind, told.invalid)[1] == pytest.approx(
+        near - (back - 0.5) / 2, abs=1e-6
+    )
 
 
 # --- the classifier with one more output
@@ -91,7 +94,7 @@ def test_a_stronger_pull_to_one_side_gets_a_positive_weight() -> None:
 
 def test_log_odds_are_high_for_known_clusters_and_low_for_others() -> None:
     pool = clustered()
-    odds = plus_detector.log_odds(pool, plus_detector.background(pool))
+    odds = plus_detector.log_odds(pool, plus_detector.background(pool), pool.invalid)
     assert odds[:200].mean() > odds[200:].mean() + 3
 
 
@@ -101,7 +104,7 @@ def test_a_labelled_sample_in_the_wrong_place_is_not_believed_because_it_was_tra
     labels[900] = 0  # of an unknown cluster
     labels[901:910] = INVALID
     wrong = replace(pool, labels=labels)
-    odds = plus_detector.log_odds(wrong, plus_detector.background(wrong))
+    odds = plus_detector.log_odds(wrong, plus_detector.background(wrong), wrong.invalid)
     assert odds[900] < odds[:8].min()
 
 
@@ -284,3 +287,48 @@ def test_the_same_pool_and_generator_give_the_same_batch() -> None:
     pool = make_pool()
     batches = [select(pool, 20, np.random.default_rng(1)) for _ in range(2)]
     np.testing.assert_array_equal(*batches)
+
+
+# --- parts left out
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def test_nothing_left_out_is_the_method_itself() -> None:
+    pool = make_pool()
+    assert neat_plus.without(())(pool, 20, rng()).tolist() == neat_plus.select(pool, 20, rng()).tolist()
+
+
+@pytest.mark.parametrize("part", neat_plus.PARTS)
+def test_without_any_of_its_parts_it_still_chooses_a_batch(part: str) -> None:
+    pool = make_pool()
+    chosen = strategy(f"neat_plus-{part}")(pool, 20, rng())
+    assert len(set(chosen.tolist())) == 20
+    assert np.isin(chosen, pool.offered).all()
+
+
+def test_without_invalid_samples_they_count_as_nothing() -> None:
+    pool = clustered()
+    rejected = pool.labels.copy()
+    rejected[700:760] = INVALID
+    told = replace(pool, labels=rejected)
+    behind = plus_detector.background(pool)
+    with_them = plus_detector.detection_score(told, behind)
+    without_them = plus_detector.detection_score(told, behind, {"odds", "ratio", "background"})
+    assert with_them[760:].mean() < without_them[760:].mean()
+
+
+def test_without_cover_and_p_it_is_margin_sampling_of_the_gate() -> None:
+    pool = make_pool()
+    chosen = strategy("neat_plus-gate-p-cover-rare")(pool, 10, rng())
+    margins = neat_plus.uncertainty(pool.probabilities(pool.offered))
+    assert neat_plus.uncertainty(pool.probabilities(chosen)).min() >= np.sort(margins)[-10] - 1e-12
+
+
+def test_a_part_it_does_not_have_is_named() -> None:
+    with pytest.raises(SettingsError, match="no part 'luck'"):
+        strategy("neat_plus-luck")
+    with pytest.raises(SettingsError, match="only neat_plus"):
+        strategy("random-gate")
