@@ -151,3 +151,8 @@ def upgrade() -> None:
         _time("begun_at", nullable=False),
         *_project_key("revisions", "number"),
     )
+
+
+def downgrade() -> None:
+    for table in ("revisions", "rounds", "annotations", "tasks", "events", "inbox_heads", "projects"):
+        op.drop_table(table)

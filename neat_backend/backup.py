@@ -1,0 +1,282 @@
+"""Backup and restore: all tables as lines of JSON and the projects' files, in a folder with a checksummed manifest.
+
+A backup is consistent while web and workers run: the tables are read in one transaction, which sees one moment,
+and array files never change once they have their name. They are read after that moment began, so that nothing
+the tables speak of is missing; what is newer than the tables does no harm, since the worker rebuilds its state
+from the tables. The published order (`snapshots`) is left out for that reason: the worker makes it anew.
+
+The tables are kept as plain values, so a backup of SQLite can be restored into PostgreSQL and the other way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from neat_backend import __version__
+from neat_backend.errors import StoreError
+from neat_backend.store import migrating
+from neat_backend.store.database import Database
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ROWS_AT_ONCE = 1000
+BLOCK_BYTES = 8 * 2**20
+LEFT_OUT = {"snapshots", "training"}  # of a project's folder: made anew by the worker
+
+
+def backup(database: Database, data_dir: Path, target: Path) -> dict[str, Any]:
+    """Write a backup into `target`, a folder that is not there yet or empty; returns its manifest.
+
+    `target` appears when all of it is on disk, or not at all. Raises StoreError when it can't be written.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target} is there already: name a folder that is not, so that no backup is overwritten")
+    with _foreign_errors(target), _partial(target) as folder:
+        files: dict[str, Any] = {}
+        with database.read() as conn:
+            revision = migrating.current(conn)  # the first query: the moment that the tables are read as of
+            tables = _reflected(conn)
+            for path in _kept(data_dir / "projects"):
+                name = f"projects/{path.relative_to(data_dir / 'projects').as_posix()}"
+                with suppress(FileNotFoundError):  # merged into another or dropped since it was listed
+                    files[name] = _copy(path, folder / name)
+            counts = {table.name: _dump(conn, table, folder / f"tables/{table.name}.jsonl") for table in tables}
+        for name in counts:
+            files[f"tables/{name}.jsonl"] = _checksum(folder / f"tables/{name}.jsonl")
+        manifest = {
+            "format": FORMAT,
+            "version": __version__,
+            "tables": revision,
+            "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "rows": counts,
+            "files": files,
+        }
+        _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+def restore(database: Database, data_dir: Path, source: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Put a backup in place of what is there, and bring its tables up to date; returns its manifest.
+
+    Everything is verified first and the tables are replaced in one transaction. Raises StoreError for a damaged
+    backup, one of a newer program, a worker that is running, and for projects that are there unless `overwrite`.
+    """
+    manifest = read_manifest(source)
+    projects = data_dir / "projects"
+    with _foreign_errors(data_dir):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        database.migrate()
+        incoming = data_dir / f".restored-{secrets.token_hex(4)}"
+        try:
+            (incoming / "projects").mkdir(parents=True)
+            for name, about in manifest["files"].items():
+                if name.startswith("projects/") and _copy(source / name, incoming / name) != about:
+                    raise StoreError(f"{source / name} is damaged: restore from another backup")
+            with database.begin() as conn:
+                _refuse_if_used(conn, projects, overwrite)
+                migrating.move(conn, migrating.NOTHING)
+                migrating.move(conn, manifest["tables"])
+                for table in _reflected(conn):
+                    _load(conn, table, source / f"tables/{table.name}.jsonl")
+                _continue_ids(conn)
+                migrating.move(conn)
+                conn.execute(sa.text("UPDATE projects SET lease_owner = NULL, lease_until = NULL"))
+                if projects.exists():
+                    projects.rename(incoming / "before")
+                try:
+                    (incoming / "projects").rename(projects)
+                except OSError:
+                    if (incoming / "before").exists():
+                        (incoming / "before").rename(projects)
+                    raise
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+    return manifest
+
+
+def read_manifest(source: Path) -> dict[str, Any]:
+    """The manifest of a backup whose files are all as they were written. Raises StoreError naming what isn't."""
+    try:
+        manifest: dict[str, Any] = json.loads((source / MANIFEST).read_bytes())
+        found, revision, files = manifest["format"], manifest["tables"], dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{source} is no backup: {MANIFEST} is missing or damaged") from error
+    if found != FORMAT or revision not in migrating.versions():
+        raise StoreError(
+            f"{source} was made by neat-backend {manifest.get('version')}: this one is too old to restore it"
+        )
+    for name, about in files.items():
+        parts = PurePosixPath(name).parts
+        if parts[0] not in ("tables", "projects") or ".." in parts:
+            raise StoreError(f"{source / MANIFEST} names {name!r}, which no backup holds")
+        try:
+            intact = _checksum(source / name) == about
+        except OSError:
+            intact = False
+        if not intact:
+            raise StoreError(f"{source / name} is missing or damaged: restore from another backup")
+    return manifest
+
+
+# tables
+
+
+def _reflected(conn: Connection) -> list[sa.Table]:
+    """The tables as they are in this version, referred ones first."""
+    metadata = sa.MetaData()
+    metadata.reflect(conn, only=lambda name, _: name != "alembic_version")
+    return metadata.sorted_tables
+
+
+def _dump(conn: Connection, table: sa.Table, path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = 0
+    with open(path, "w", encoding="ascii") as file:
+        result = conn.execution_options(yield_per=ROWS_AT_ONCE).execute(sa.select(table))
+        for row in result.mappings():
+            file.write(json.dumps({name: _plain(value) for name, value in row.items()}, separators=(",", ":")) + "\n")
+            rows += 1
+        _sync(file.fileno(), file)
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, datetime):
+        return value
+    aware = value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+    return aware.isoformat()
+
+
+def _load(conn: Connection, table: sa.Table, path: Path) -> None:
+    times = {column.name for column in table.columns if isinstance(column.type, sa.DateTime)}
+    naive = conn.dialect.name == "sqlite"
+
+    def row(line: str) -> Mapping[str, Any]:
+        values = json.loads(line)
+        for name in times & set(values):
+            if values[name] is not None:
+                time = datetime.fromisoformat(values[name])
+                values[name] = time.replace(tzinfo=None) if naive else time
+        return values
+
+    with open(path, encoding="ascii") as file:
+        batch = []
+        for line in file:
+            batch.append(row(line))
+            if len(batch) == ROWS_AT_ONCE:
+                conn.execute(sa.insert(table), batch)
+                batch = []
+        if batch:
+            conn.execute(sa.insert(table), batch)
+
+
+def _continue_ids(conn: Connection) -> None:
+    """New events get ids above all that were ever given, pruned ones included."""
+    given = "SELECT max(id) AS n FROM events UNION ALL SELECT max(received_through) FROM inbox_heads"
+    highest = conn.execute(sa.text(f"SELECT max(n) FROM ({given}) AS given")).scalar()
+    if not highest:
+        return
+    if conn.dialect.name == "sqlite":
+        conn.execute(sa.text("DELETE FROM sqlite_sequence WHERE name = 'events'"))
+        conn.execute(sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', :n)"), {"n": highest})
+    else:
+        conn.execute(sa.text("SELECT setval(pg_get_serial_sequence('events', 'id'), :n)"), {"n": highest})
+
+
+def _refuse_if_used(conn: Connection, folder: Path, overwrite: bool) -> None:
+    found = sa.table("projects", sa.column("id"), sa.column("lease_until", sa.DateTime(timezone=True)))
+    leases = [_plain(until) for until in conn.execute(sa.select(found.c.lease_until)).scalars()]
+    if any(until and until > datetime.now(timezone.utc).isoformat() for until in leases):
+        raise StoreError("A worker is running on this database: stop web and workers before restoring")
+    if not overwrite and (leases or (folder.is_dir() and any(folder.iterdir()))):
+        raise StoreError("There are projects here already: --overwrite puts the backup in their place")
+
+
+# files
+
+
+def _kept(root: Path) -> Iterator[Path]:
+    """The files of all projects that a backup holds; listed again until no listing shows a new one."""
+    seen: set[Path] = set()
+    while True:
+        fresh = []
+        for folder, folders, names in os.walk(root):
+            at = Path(folder)
+            folders[:] = [f for f in folders if not f.startswith(".") and (at.parent != root or f not in LEFT_OUT)]
+            fresh += [at / n for n in names if not n.startswith(".") and not n.endswith((".corrupt", ".tmp"))]
+        fresh = [path for path in fresh if path not in seen]
+        if not fresh:
+            return
+        seen.update(fresh)
+        yield from fresh
+
+
+def _copy(source: Path, target: Path) -> dict[str, Any]:
+    """Copy a file, on disk when this returns; its size and checksum."""
+    with open(source, "rb") as file:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest, size = hashlib.sha256(), 0
+        with open(target, "wb") as copy:
+            while block := file.read(BLOCK_BYTES):
+                copy.write(block)
+                digest.update(block)
+                size += len(block)
+            _sync(copy.fileno(), copy)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        _sync(file.fileno(), file)
+
+
+def _sync(number: int, file: Any) -> None:
+    file.flush()
+    os.fsync(number)
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target` at the end; deleted when something fails. For the owner alone: it holds tokens."""
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+        if target.exists():
+            target.rmdir()
+        folder.rename(target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _foreign_errors(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{error.filename or place} can't be read or written: {error.strerror}") from error

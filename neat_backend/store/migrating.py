@@ -1,0 +1,52 @@
+"""From one version of the tables to another, forward and back, within the caller's transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from neat_backend.errors import StoreError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+NOTHING = "base"  # the version before the first
+
+
+def current(conn: Connection) -> str:
+    """The version of the tables that are there; NOTHING when there are none."""
+    from alembic.migration import MigrationContext  # here, because every importer of the store would pay for it
+
+    return MigrationContext.configure(conn).get_current_revision() or NOTHING
+
+
+def versions() -> list[str]:
+    """All versions that this program knows, oldest first, NOTHING before them."""
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory(str(MIGRATIONS))
+    return [NOTHING, *reversed([entry.revision for entry in script.walk_revisions()])]
+
+
+def move(conn: Connection, to: str = "head") -> str:
+    """Bring the tables to version `to`; returns it.
+
+    Going back drops what later versions added. Raises StoreError for a version that this program doesn't know,
+    wanted or found.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    known = versions()
+    wanted = known[-1] if to == "head" else to
+    found = current(conn)
+    for version in (wanted, found):
+        if version not in known:
+            raise StoreError(f"version {version} of the tables is not known here; known: {', '.join(known)}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = conn
+    if known.index(wanted) < known.index(found):
+        command.downgrade(config, wanted)
+    else:
+        command.upgrade(config, wanted)
+    return wanted
