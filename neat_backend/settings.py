@@ -7,6 +7,7 @@ test keeps the two equal. Bad values raise `SettingsError` naming key, value and
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -77,7 +78,7 @@ class Settings(BaseModel):
         60,
         ge=0,
         validation_alias=_env("NEAT_RECONCILE_SECONDS"),
-        description="Seconds between comparisons of our counts with Label Studio's, to find lost webhooks; 0 = never",
+        description="Seconds between comparisons with Label Studio, to find what webhooks did not tell; 0 = never",
     )
 
     # this service
@@ -123,7 +124,8 @@ class Settings(BaseModel):
     encoder: str = Field(
         "clip:ViT-B-32/openai",
         validation_alias=_env("NEAT_ENCODER"),
-        description="clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50 or efficientnet_lite0 (needs no download)",
+        description="clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50, efficientnet_lite0 (needs no download),"
+        " _lite1 or _lite2",
     )
     encoder_weights: Path | None = Field(
         None,
@@ -145,6 +147,12 @@ class Settings(BaseModel):
         ge=1,
         validation_alias=_env("NEAT_MAX_IMAGE_PIXELS"),
         description="Images with more pixels are refused",
+    )
+    image_hosts: tuple[str, ...] = Field(
+        (),
+        validation_alias=_env("NEAT_IMAGE_HOSTS"),
+        description="Hosts, beside Label Studio, that images may come from, such as `minio, *.example.com`;"
+        " `*` = every public address, as when empty; a host with a private address must be named",
     )
 
     # the method
@@ -230,9 +238,9 @@ class Settings(BaseModel):
         description="Tasks after the first 2B that get a score too, once it is quiet",
     )
 
-    @field_validator("invalid_choices", mode="before")
+    @field_validator("invalid_choices", "image_hosts", mode="before")
     @classmethod
-    def _split_choices(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         """Accept `a, b, c` beside a JSON list."""
         if not isinstance(value, str):
             return value
@@ -243,6 +251,14 @@ class Settings(BaseModel):
                 raise ValueError(f"is not a JSON list: {error}") from None
         return [part.strip() for part in value.split(",") if part.strip()]
 
+    @field_validator("image_hosts")
+    @classmethod
+    def _hosts_only(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host) and not _is_address(host):
+                raise ValueError(f"{host!r} is no host: give names without scheme, port and path, *.example.com, or *")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _any_case(cls, value: Any) -> Any:
@@ -252,8 +268,10 @@ class Settings(BaseModel):
     @classmethod
     def _known_encoder(cls, value: str) -> str:
         """Said at the start: the encoder itself is built when the first project connects."""
-        if not re.fullmatch(r"clip:.+|resnet(18|34|50)|efficientnet_lite0", value):
-            raise ValueError("must be clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50 or efficientnet_lite0")
+        if not re.fullmatch(r"clip:.+|resnet(18|34|50)|efficientnet_lite[012]", value):
+            raise ValueError(
+                "must be clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50, efficientnet_lite0, _lite1 or _lite2"
+            )
         return value
 
     @field_validator("device")
@@ -375,6 +393,14 @@ class Settings(BaseModel):
             return f"sqlite:///{self.data_dir.absolute() / 'neat.sqlite3'}"
         scheme, _, rest = self.database_url.partition("://")
         return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else self.database_url
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_url(value: Any) -> bool:

@@ -220,6 +220,22 @@ class FakeLabelStudio:
             annotation_from_json(a) for _, a in sorted(there.annotations.items()) if tasks is None or a["task"] in tasks
         ]
 
+    def changed_tasks(
+        self, project: int, image_key: str, since: datetime
+    ) -> Iterator[tuple[list[Task], list[Annotation]]]:
+        there = self._call("changed_tasks", project)
+        changed = sorted(n for n, t in there.tasks.items() if datetime.fromisoformat(t["updated_at"]) > since)
+        for start in range(0, len(changed), 3):
+            page = changed[start : start + 3]
+            answers = [annotation_from_json(a) for a in there.annotations.values() if a["task"] in page]
+            yield [task_from_json(there.tasks[number], image_key) for number in page], answers
+
+    def task_ids(self, project: int) -> Iterator[list[int]]:
+        yield sorted(self._call("task_ids", project).tasks)
+
+    def now(self) -> datetime:
+        return self._now
+
     def existing_tasks(self, project: int, tasks: Sequence[int]) -> set[int]:
         return set(tasks) & set(self._call("existing_tasks", project).tasks)
 

@@ -36,6 +36,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_DOWNLOADS": ("6", 6),
     "NEAT_MAX_IMAGE_BYTES": ("1000", 1000),
     "NEAT_MAX_IMAGE_PIXELS": ("2000", 2000),
+    "NEAT_IMAGE_HOSTS": ("minio, *.example.com, ::1", ("minio", "*.example.com", "::1")),
     "NEAT_STRATEGY": ("neat_plus", "neat_plus"),
     "NEAT_K": ("7", 7),
     "NEAT_KNOWN_RULE": ("majority", "majority"),

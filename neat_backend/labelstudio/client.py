@@ -17,6 +17,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -34,6 +37,7 @@ from neat_backend.errors import (
     PredictionsRejected,
 )
 from neat_backend.labelstudio.events import annotation_from_json, task_from_json
+from neat_backend.labelstudio.image_hosts import ImageHosts, ImageTransport
 from neat_backend.records import Annotation, Task
 
 log = logging.getLogger(__name__)
@@ -45,6 +49,7 @@ _DELETED_AT_ONCE = 100
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations"
 # The list of fields holds for tasks and for the annotations inside them alike.
 _ANNOTATION_FIELDS = "id,annotations,task,completed_by,result,was_cancelled,ground_truth,created_at,updated_at"
+_CHANGED_FIELDS = ",".join(dict.fromkeys(f"{_TASK_FIELDS},{_ANNOTATION_FIELDS}".split(",")))
 _PROJECT_FIELDS = (
     "id,title,label_config,sampling,model_version,task_number,total_annotations_number,skipped_annotations_number"
 )
@@ -88,8 +93,13 @@ class ProjectInfo:
 class LabelStudioClient:
     """One Label Studio server, as one user. Safe to share between threads."""
 
-    def __init__(self, base_url: str, api_key: str, timeout_seconds: float = 30) -> None:
-        """Raises LabelStudioError for an unusable URL, LabelStudioRefused for a key that is missing or expired."""
+    def __init__(
+        self, base_url: str, api_key: str, timeout_seconds: float = 30, image_hosts: Iterable[str] = ()
+    ) -> None:
+        """image_hosts: where images may come from beside Label Studio (NEAT_IMAGE_HOSTS).
+
+        Raises LabelStudioError for an unusable URL, LabelStudioRefused for a key that is missing or expired.
+        """
         if not base_url.startswith(("http://", "https://")) or not urlsplit(base_url).hostname:
             raise LabelStudioError(f"{base_url!r} is no URL of a Label Studio server; set LABEL_STUDIO_URL")
         if not api_key.strip():
@@ -99,7 +109,12 @@ class LabelStudioClient:
         # A redirect would take the token along, so none is followed (and an API has no reason for one).
         certificates = httpx.create_ssl_context()  # reading them takes a while: once for both
         self._http = httpx.Client(timeout=timeout_seconds, follow_redirects=False, verify=certificates)
-        self._elsewhere = httpx.Client(timeout=timeout_seconds, follow_redirects=False, verify=certificates)
+        self._server_time: datetime | None = None  # of its latest answer
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # hosts are strangers to each other
+        self._elsewhere = httpx.Client(
+            timeout=timeout_seconds, follow_redirects=False, cookies=no_cookies,
+            transport=ImageTransport(ImageHosts(self.base_url, image_hosts), certificates),
+        )  # fmt: skip
         self._sdk = self._call(
             "reading the API key",
             lambda: LabelStudio(
@@ -166,6 +181,33 @@ class LabelStudioClient:
             # The filter joins tasks with annotations, so a task with two of them is listed twice.
             once = {item["id"]: item for item in page if isinstance(item, dict) and "id" in item}
             yield self._read(_annotations_of, once.values())
+
+    def changed_tasks(
+        self, project: int, image_key: str, since: datetime, page_size: int = 500
+    ) -> Iterator[tuple[list[Task], list[Annotation]]]:
+        """Tasks that changed after `since`, by Label Studio's clock, with all annotations that they have now.
+
+        `updated_at` of a task moves with every change of its data and with every annotation that is created,
+        changed or deleted; a task that is gone is not among them.
+        """
+        params = {"fields": "all", "include": _CHANGED_FIELDS, "resolve_uri": "false"}
+        moment = since.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # another form is answered by a 500
+        changed = [_filter("updated_at", "greater", "Datetime", moment)]
+        for page in self._pages(project, params, changed, page_size):
+            once = {item["id"]: item for item in page if isinstance(item, dict) and "id" in item}
+            tasks = self._read(lambda items: [task_from_json(item, image_key) for item in items], list(once.values()))
+            yield tasks, self._read(_annotations_of, once.values())
+
+    def task_ids(self, project: int, page_size: int = 10_000) -> Iterator[list[int]]:
+        """The ids of all tasks, ascending, page by page."""
+        params = {"fields": "task_only", "include": "id", "resolve_uri": "false"}
+        for page in self._pages(project, params, [], page_size):
+            yield self._read(lambda items: [int(item["id"]) for item in items], page)
+
+    def now(self) -> datetime:
+        """Label Studio's clock, to the second; ours where its answers bear no date."""
+        self._send("GET", "/api/version", None)
+        return self._server_time or datetime.now(timezone.utc)
 
     def existing_tasks(self, project: int, tasks: Sequence[int]) -> set[int]:
         """Which of these tasks the project still has."""
@@ -323,17 +365,19 @@ class LabelStudioClient:
     def fetch_bytes(self, path_or_url: str, limit_bytes: int, timeout_seconds: float | None = None) -> bytes:
         """The file at a path on Label Studio or at an http(s) URL. Raises ImageError.
 
-        The API key goes to Label Studio's own scheme, host and port only. Redirects are followed (Label
-        Studio sends one to the signed URL of a file in cloud storage) without taking the key along.
+        The API key goes to Label Studio's own scheme, host and port only, and not once a redirect has left
+        them: nobody else chooses what is asked with it. Redirects are followed (Label Studio sends one to the
+        signed URL of a file in cloud storage) without taking the key along.
         """
         deadline = time.monotonic() + 4 * (timeout_seconds or self.timeout_seconds)
-        url = self._absolute(path_or_url)
+        url, with_key = self._absolute(path_or_url), True
         for _ in range(6):
             ours = _origin(url) == _origin(self.base_url)
+            with_key = with_key and ours
             place = "Label Studio" if ours else (urlsplit(url).hostname or "the server")
             try:
-                headers = self._headers() if ours else {"User-Agent": "neat-backend"}
-                client = self._http if ours else self._elsewhere
+                headers = self._headers() if with_key else {"User-Agent": "neat-backend"}
+                client = self._http if with_key else self._elsewhere
                 timeout = timeout_seconds or self.timeout_seconds
                 with client.stream("GET", url, headers=headers, timeout=timeout) as response:
                     if not response.is_redirect:
@@ -426,6 +470,8 @@ class LabelStudioClient:
                 raise ApiError(
                     status_code=response.status_code, headers=dict(response.headers), body=response.text[:2000]
                 )
+            with contextlib.suppress(KeyError, ValueError):
+                self._server_time = parsedate_to_datetime(response.headers["date"])
             return response.json() if response.content else None
 
         return self._call(f"{method} {path}", do, bad)

@@ -135,8 +135,9 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         raise
     except Image.DecompressionBombError:
         # Pillow's own limit, twice 89 million; it holds whatever ours is.
-        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
-        raise ImageError(f"the image has more than {limit:,} pixels") from None
+        fixed = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)
+        why = "NEAT_MAX_IMAGE_PIXELS" if max_pixels <= fixed else "a fixed limit; NEAT_MAX_IMAGE_PIXELS can't raise it"
+        raise ImageError(f"the image has more than {min(max_pixels, fixed):,} pixels ({why})") from None
     except Image.UnidentifiedImageError:
         raise ImageError(f"the file is not an image that can be read ({_looks_like(data)})") from None
     except Exception as error:  # decoders of broken files raise almost anything

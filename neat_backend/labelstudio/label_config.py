@@ -20,6 +20,10 @@ _EXAMPLE = (
 )
 
 
+MAX_CHARACTERS = 1_000_000  # some 10,000 choices
+MAX_DEPTH = 100
+
+
 @dataclass(frozen=True)
 class LabelConfig:
     """What this backend needs of a project's label config.
@@ -125,12 +129,21 @@ def _vote(task: int, annotation: Annotation, config: LabelConfig) -> Label | Non
 def _tree(xml: str) -> Element:
     if not isinstance(xml, str) or not xml.strip():
         raise BadLabelConfig(f"the label config is empty; set one in the project's settings. For example: {_EXAMPLE}")
+    if len(xml) > MAX_CHARACTERS:
+        raise BadLabelConfig(f"the label config has more than {MAX_CHARACTERS:,} characters; shorten it")
     try:
-        return fromstring(xml.strip(), forbid_dtd=True)
+        root: Element = fromstring(xml.strip(), forbid_dtd=True)
     except DefusedXmlException:
         raise BadLabelConfig("the label config has a DOCTYPE or entities, which are refused; remove them") from None
     except (ParseError, ValueError) as error:
         raise BadLabelConfig(f"the label config is not XML ({error}); correct it in the project's settings") from None
+    level, depth = [root], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise BadLabelConfig(f"the label config's tags are nested more than {MAX_DEPTH} deep; flatten it")
+        level = [child for tag in level for child in tag]
+    return root
 
 
 def _choices(control: Element, inherited: bool = False) -> Iterator[tuple[str, bool]]:

@@ -21,7 +21,8 @@ def person(label_studio: LabelStudioServer) -> Annotator:
 
 @pytest.fixture(scope="session")
 def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
-    client = LabelStudioClient(label_studio.url, label_studio.token)
+    # the tests put further servers of images beside it
+    client = LabelStudioClient(label_studio.url, label_studio.token, image_hosts=("127.0.0.1",))
     yield client
     client.close()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -101,6 +103,28 @@ def test_tasks_come_by_id_page_by_page(client, person, project):
     assert [task.id for task in tasks] == ids
     assert tasks[3].image == "/data/upload/3.png"
     assert not any(task.has_annotations for task in tasks)
+
+
+def test_changed_tasks_are_those_whose_data_or_annotations_changed_since(client, person, project):
+    ids = add_tasks(person, project, 6)
+    person.annotate(ids[0], "dog")
+    person.annotate(ids[1], "dog")
+    time.sleep(1.1)  # Label Studio's clock is told to the second
+    since = client.now()
+    time.sleep(1.1)
+    changed, deleted = (all_annotations(client, project, [task])[0].id for task in ids[:2])
+    result = [{"from_name": "class", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}]
+    person.call("PATCH", f"/api/annotations/{changed}/", {"result": result})
+    person.call("DELETE", f"/api/annotations/{deleted}/")
+    person.call("PATCH", f"/api/tasks/{ids[2]}/", {"data": {"image": "/data/upload/other.png"}})
+    person.annotate(ids[3], "dog")
+    pages = list(client.changed_tasks(project, "image", since, page_size=3))
+    assert [task.id for tasks, _ in pages for task in tasks] == ids[:4]
+    assert {task.id: task.image for tasks, _ in pages for task in tasks}[ids[2]] == "/data/upload/other.png"
+    answers = {answer.task: answer.choices["class"] for _, found in pages for answer in found}
+    assert answers == {ids[0]: ("cat",), ids[3]: ("dog",)}
+    assert list(client.changed_tasks(project, "image", client.now() + timedelta(hours=1))) == []
+    assert [number for page in client.task_ids(project, page_size=4) for number in page] == ids
 
 
 def test_tasks_that_go_and_come_between_pages_shift_nothing(client, person, project):

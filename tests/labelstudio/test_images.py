@@ -180,3 +180,23 @@ def test_a_thumbnail_is_the_central_square():
     assert (small.shape, small.dtype) == ((8, 8, 3), np.uint8)
     assert (small == [255, 0, 0]).all()
     assert thumbnail(Image.new("RGB", (1, 5000), "blue"), 4).tolist() == [[[0, 0, 255]] * 4] * 4
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("ours", "said"), [(1000, "1,000 .*NEAT_MAX_IMAGE_PIXELS"), (10**12, "fixed limit")])
+def test_pillows_own_limit_is_said_in_plain_words(ours, said):
+    bomb = b"P5 20000 20000 255\n" + bytes(100)
+    with pytest.raises(ImageError, match=said):
+        decode(bomb, ours)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF"])
+def test_of_many_frames_only_the_first_is_read(kind, monkeypatch):
+    frames = [Image.new("RGB", (6, 4), (n, 255 - n, 0)) for n in range(200)]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    opened = []
+    plugin = type(Image.open(io.BytesIO(file.getvalue())))
+    monkeypatch.setattr(plugin, "seek", lambda *_: opened.append("another frame"))
+    assert decode(file.getvalue(), 1000).size == (6, 4)
+    assert opened == []

@@ -142,3 +142,18 @@ def test_the_order_in_which_annotations_are_known_does_not_matter(drawn):
     annotations = [annotation(choice, minute, by, number=n) for n, (choice, minute, by) in enumerate(drawn, 1)]
     labels = {resolve(7, order, DOGS) for order in itertools.permutations(annotations)}
     assert len(labels) == 1
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><View>&b;</View>',
+        '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>&a;</View>',
+        "<View>" * 50_000 + "</View>" * 50_000,
+        "<View>" + " " * 1_000_000 + "</View>",
+    ],
+    ids=["entities in entities", "external entity", "deep", "long"],
+)
+def test_xml_made_to_harm_is_refused(xml: str) -> None:
+    with pytest.raises(BadLabelConfig, match=r"refused|deep|characters"):
+        parse(xml, [])

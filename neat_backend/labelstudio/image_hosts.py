@@ -1,0 +1,151 @@
+"""Which hosts images may come from, and a transport that connects to nothing else.
+
+A task's data is written by whoever may edit the project, and so is a redirect by whoever runs a host that it
+names. So the check is made where the connection is: a name is resolved once, all its addresses are looked at,
+and one of those is connected to. A name that means something else at the next look-up changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+
+from neat_backend.errors import ImageError
+
+_SETTING = "NEAT_IMAGE_HOSTS"
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+# A cloud's inner services under an address that looks public.
+_NEVER_PUBLIC = frozenset({ipaddress.ip_address("168.63.129.16")})
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class ImageHosts:
+    """The rule: Label Studio's own host and port, hosts that are named, and public addresses if none is or for `*`."""
+
+    def __init__(self, label_studio_url: str, allowed: Iterable[str] = ()) -> None:
+        """allowed: as in NEAT_IMAGE_HOSTS; `*.example.com` is any host below example.com."""
+        own = httpx.URL(label_studio_url)
+        self._own = own.raw_host.decode("ascii"), own.port or _default_port(own.scheme)
+        self._named = tuple(name.lower().strip("[]") for name in allowed)
+
+    def addresses(self, host: str, port: int) -> list[str]:
+        """The addresses that may be connected to for a host, all that it has. Raises ImageError, OSError."""
+        host = host.lower().strip("[]")
+        named = (host, port) == self._own or self._names(host)
+        if not named and self._named and "*" not in self._named:
+            raise ImageError(
+                f"images may not come from {host}: it is not in {_SETTING} ({', '.join(self._named)}); "
+                "add it there if they should"
+            )
+        found = list(dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)))
+        if not named and not all(is_public(address) for address in found):
+            raise ImageError(
+                f"images may not come from {host}: its address is private, that of a machine inside some network; "
+                f"name the host in {_SETTING} if they should"
+            )
+        return found
+
+    def _names(self, host: str) -> bool:
+        bare = host.rstrip(".")
+        return any(
+            bare == name or (name.startswith("*.") and bare.endswith(name[1:])) for name in self._named if name != "*"
+        )
+
+
+def is_public(address: str) -> bool:
+    """Whether an address belongs to the internet at large; one inside another (IPv4 in IPv6) is what counts."""
+    return all(each.is_global and not each.is_multicast and each not in _NEVER_PUBLIC for each in _meanings(address))
+
+
+def _meanings(address: str) -> list[_Address]:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return [found]
+    if found.ipv4_mapped:
+        return [found.ipv4_mapped]
+    inner = found.sixtofour or (found.teredo or (None, None))[1]
+    if found in _NAT64:
+        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    return [found, inner] if inner else [found]
+
+
+class ImageTransport(httpx.HTTPTransport):
+    """HTTP to the hosts that are allowed. TLS names and the Host header stay those of the URL.
+
+    Where the environment names a proxy, that connects by itself: then a name is checked as it resolves here,
+    if it does, and what the proxy makes of it is the proxy's.
+    """
+
+    def __init__(self, hosts: ImageHosts, certificates: ssl.SSLContext) -> None:
+        super().__init__(verify=certificates, trust_env=False)
+        self._hosts = hosts
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=certificates,
+            max_connections=100,
+            max_keepalive_connections=20,
+            keepalive_expiry=5,
+            network_backend=_Backend(hosts),
+        )
+        given = getproxies()
+        self._proxies = {
+            scheme: httpx.HTTPTransport(verify=certificates, trust_env=False, proxy=_with_scheme(proxy))
+            for scheme in ("http", "https")
+            if (proxy := given.get(scheme) or given.get("all"))
+        }
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        proxy = self._proxies.get(request.url.scheme)
+        if proxy is None or proxy_bypass(request.url.host):
+            return super().handle_request(request)
+        with contextlib.suppress(OSError):  # a name that only the proxy knows
+            self._hosts.addresses(
+                request.url.raw_host.decode("ascii"), request.url.port or _default_port(request.url.scheme)
+            )
+        return proxy.handle_request(request)
+
+    def close(self) -> None:
+        for proxy in self._proxies.values():
+            proxy.close()
+        super().close()
+
+
+class _Backend(httpcore.SyncBackend):
+    """Connects to a checked address of a host instead of leaving its name to be resolved again."""
+
+    def __init__(self, hosts: ImageHosts) -> None:
+        self._hosts = hosts
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            found: Sequence[str] = self._hosts.addresses(host, port)
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from None
+        failed: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in found:
+            try:
+                return super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed
+
+
+def _default_port(scheme: str) -> int:
+    return 443 if scheme == "https" else 80
+
+
+def _with_scheme(proxy: str) -> str:
+    return proxy if "://" in proxy else f"http://{proxy}"

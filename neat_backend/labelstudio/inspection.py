@@ -1,0 +1,84 @@
+"""What a diagnosis asks of Label Studio beside what the backend needs in its work. Changes nothing there."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
+from neat_backend.labelstudio.client import LabelStudioClient
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A webhook of a project, as Label Studio has it."""
+
+    url: str
+    active: bool  # and sends the payload of all actions
+    headers: Mapping[str, str]
+
+
+class Inspector(LabelStudioClient):
+    """The client with a few more questions."""
+
+    def hooks(self, project: int) -> list[Hook]:
+        always = ("is_active", "send_payload", "send_for_all_actions")
+        return [
+            Hook(hook["url"], all(hook.get(name) is True for name in always), hook.get("headers") or {})
+            for hook in self._webhooks(project)
+        ]
+
+    def backends(self, project: int) -> list[str]:
+        """The URLs of the project's ML backends."""
+        body = self._get("/api/ml", {"project": project})
+        return self._read(lambda items: [str(item["url"]) for item in items], body)
+
+    def touch(self, project: int) -> None:
+        """A change of the project that changes nothing: shows the right to edit, and makes a PROJECT_UPDATED."""
+        self._send("PATCH", f"/api/projects/{project}/", {})
+
+
+def version(base_url: str, timeout_seconds: float) -> str:
+    """Label Studio's version, asked without a key. Raises LabelStudioError for what is no Label Studio."""
+    try:
+        answer = httpx.get(base_url.rstrip("/") + "/api/version", timeout=timeout_seconds)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise LabelStudioUnavailable(f"{base_url} does not answer ({error or type(error).__name__})") from None
+    if answer.status_code >= 300:
+        raise LabelStudioUnavailable(f"{base_url} answers {answer.status_code}")
+    try:
+        return str(answer.json()["release"])
+    except (KeyError, TypeError, ValueError):
+        raise LabelStudioError(f"what answers at {base_url} is not Label Studio") from None
+
+
+def kind_of_key(key: str) -> str:
+    """Either "legacy token" or "personal access token", with its last day where the key tells it."""
+    parts = key.strip().split(".")
+    if len(parts) != 3:
+        return "legacy token"
+    try:
+        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        last = datetime.fromtimestamp(int(claims["exp"]), timezone.utc)
+    except (binascii.Error, KeyError, OverflowError, TypeError, ValueError):
+        return "personal access token"
+    return f"personal access token, valid until {last:%Y-%m-%d}"
+
+
+def is_private(url: str) -> bool:
+    """Whether the URL's host has an address that Label Studio refuses by default: loopback, private or link-local."""
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname, None)
+    except OSError:
+        return "." not in (urlsplit(url).hostname or "")  # a name of a container network, which only others resolve
+    return any(not ipaddress.ip_address(str(item[4][0]).partition("%")[0]).is_global for item in found)
