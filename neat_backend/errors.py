@@ -88,3 +88,7 @@ class TrainingError(NeatError):
 
 class StoreError(NeatError):
     """The database or the data folder can't be used."""
+
+
+class DataRefused(StoreError):
+    """The database works but will not hold this: trying again is of no use."""

@@ -14,11 +14,12 @@ for milliseconds. Everything here can be thrown away at any moment: `load` build
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 from sqlalchemy import Connection
@@ -27,7 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from neat_backend import embedding, sync
 from neat_backend.core.encoders import Encoder
 from neat_backend.engine import Engine
-from neat_backend.errors import BadLabelConfig, ImageError, NeatError, StoreError
+from neat_backend.errors import BadLabelConfig, DataRefused, ImageError, NeatError, StoreError
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
@@ -47,7 +48,9 @@ from neat_backend.store.snapshots import Head
 log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 500
+LATE_COMMITS = timedelta(seconds=120)  # a change may become visible so much later than its time says
 POISON_ATTEMPTS = 3  # an event that fails so often is set aside
+POISON_RETRY_SECONDS = 1.0  # before the second try, three times as long before the third
 IMAGE_ATTEMPTS = 3  # tries for an image whose failure may pass
 IMAGE_RETRY_SECONDS = 10.0
 CHEAP_RANKING_SECONDS = 0.02  # of a processor, to write the whole ranking: up to this after every change
@@ -77,6 +80,11 @@ class Effects:
     sync: bool = False
 
 
+def _is_no_fault_of_an_event(error: Exception) -> bool:
+    """The database's troubles last as long as they last: no event is set aside for them."""
+    return isinstance(error, (DBAPIError, StoreError)) and not isinstance(error, DataRefused)
+
+
 class LiveProject:
     """The live state of one project. `load` first; then the steps, each from one thread at a time."""
 
@@ -93,6 +101,7 @@ class LiveProject:
         self.stopping = threading.Event()
         self.loaded = threading.Event()
         self.last_used = time.monotonic()
+        self.leased_until = math.inf  # time.monotonic(); beyond it, another worker may be at it
         self._make_encoder, self._connect = encoder, connect
         self._bulk_wanted = threading.Event()
         self._sync_wanted = True  # whatever happened while nobody looked
@@ -102,6 +111,7 @@ class LiveProject:
         self._retry_images_at = 0.0
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
         self._bulk_state = ""
+        self._changes_since: datetime | None = None  # Label Studio's clock; everything before has been read
         self._unexplained: tuple[object, ...] = ()  # a difference of counters that reading again has not cured
         self._problems: dict[str, tuple[str, str]] = {}
         self._problem_since: float | None = None
@@ -207,10 +217,15 @@ class LiveProject:
 
     def _still_ours(self) -> None:
         """Raise LeaseLost unless this worker owns the project and has not been asked to put it away."""
+        if self._may_be_taken():
+            raise StoreError("The lease could not be renewed in time: nothing is published until it is")
         with self.database.read() as conn:
             owner = projects.lease_owner(conn, self.id)
         if owner != self.owner or self.stopping.is_set():
             raise LeaseLost(f"project {self.id} belongs to another worker now, or is being put away")
+
+    def _may_be_taken(self) -> bool:
+        return time.monotonic() > self.leased_until
 
     def _take_stored(self, images: Sequence[tuple[int, str | None]]) -> set[int]:
         """Give the engine the features that are stored already for these images; those it got."""
@@ -246,10 +261,10 @@ class LiveProject:
         self.last_used = time.monotonic()
         try:
             self._apply(waiting)
-        except (DBAPIError, StoreError, LeaseLost):
+        except LeaseLost:
             raise
-        except Exception:
-            if self._stale:
+        except Exception as error:
+            if self._stale or _is_no_fault_of_an_event(error):
                 raise  # it is in the store already, so no event is to blame
             log.exception("project %d: a batch of %d events failed, taking them one by one", self.id, len(waiting))
             self._apply_one_by_one(waiting)
@@ -258,6 +273,8 @@ class LiveProject:
     def _apply(self, waiting: Sequence[Event]) -> None:
         try:
             effects = self._store(waiting)
+        except DataRefused:
+            raise
         except StoreError:
             self._be_stale()  # it may have failed after the commit
             raise
@@ -275,7 +292,7 @@ class LiveProject:
         """Events → store, in one transaction with their being marked applied."""
         effects = Effects()
         with self.database.begin() as conn:
-            if projects.lease_owner(conn, self.id) != self.owner:
+            if not projects.hold_lease(conn, self.id, self.owner):
                 raise LeaseLost(f"project {self.id} belongs to another worker now")
             for event in waiting:
                 self._store_event(conn, event, effects)
@@ -289,10 +306,10 @@ class LiveProject:
         for event in waiting:
             try:
                 self._apply([event])
-            except (DBAPIError, StoreError, LeaseLost):
+            except LeaseLost:
                 raise
             except Exception as error:
-                if self._stale:
+                if self._stale or _is_no_fault_of_an_event(error):
                     raise
                 reason = f"{type(error).__name__}: {error}"
                 with self.database.begin() as conn:
@@ -300,6 +317,7 @@ class LiveProject:
                     if attempts >= POISON_ATTEMPTS:
                         inbox.set_aside(conn, event.id, reason)
                 if attempts < POISON_ATTEMPTS:
+                    self.stopping.wait(POISON_RETRY_SECONDS * 3 ** (attempts - 1))
                     return  # the order is kept: what follows waits for its next try
                 log.error("project %d: event %d (%s) set aside: %s", self.id, event.id, event.action, reason)
                 with self.lock:
@@ -455,6 +473,7 @@ class LiveProject:
         if first and self.settings.configure_project:
             sync.configure(self.id, self._api, self.database)
         self._sync_wanted = False  # before reading: what asks for it from now on is not overlooked
+        began = self._api.now()
         found = sync.read_project(self.id, self.settings, self._api, self.database, self._progress)
         with self.lock:
             if self._fields_event <= found.seen:
@@ -464,6 +483,7 @@ class LiveProject:
             self._update(title=self._title, label_config=self._label_config, sampling=self._sampling)
             self._use_label_config(self._label_config)
             self._refresh()
+        self._changes_since = began - LATE_COMMITS
         self._update(synced_at=datetime.now(timezone.utc))
         # Label Studio makes its own webhook after /setup was answered: look again now.
         sync.ensure_webhook(self.id, self.settings, self._api, self.database)
@@ -570,9 +590,12 @@ class LiveProject:
         return self.settings.reconcile_seconds > 0 and time.monotonic() >= self._reconcile_at
 
     def _reconcile(self) -> None:
-        """Compare counters with Label Studio's: a webhook that was lost shows as a difference."""
+        """Find what no webhook has told, or one that was lost: by the times of change, then by comparing counters."""
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
         assert self._publishing is not None
+        if self._events_wait():
+            return  # not caught up: nothing to compare yet
+        self._read_changes()
         version = self._publishing.version
         info = self._api.project(self.id)
         if version and version == self._publishing.version != info.model_version:
@@ -580,12 +603,13 @@ class LiveProject:
             with self.lock:
                 self._publishing.forget()
                 self._seen = ()
-        with self.database.read() as conn:
-            if inbox.pending(conn, self.id, 1):
-                return  # not caught up: nothing to compare yet
-            counts = tasks.counts(conn, self.id)
+        if self._events_wait():
+            return
         theirs = (info.task_count, info.annotation_count, info.skipped_count)
-        ours = (counts.tasks, counts.annotations, counts.skips)
+        ours = self._counts()
+        if ours[0] > theirs[0]:
+            self._take_in_changed(sync.Changed(deleted=set(sync.forget_deleted(self.id, self._api, self.database))))
+            ours = self._counts()
         if (theirs, ours) == self._unexplained:
             return  # read again since, and it is still so: they count something else than we
         self._unexplained = ()
@@ -600,6 +624,43 @@ class LiveProject:
             with self.lock:
                 self._sampling = info.sampling
             self._update(sampling=info.sampling)
+
+    def _events_wait(self) -> bool:
+        with self.database.read() as conn:
+            return bool(inbox.pending(conn, self.id, 1))
+
+    def _counts(self) -> tuple[int, int, int]:
+        with self.database.read() as conn:
+            counts = tasks.counts(conn, self.id)
+        return counts.tasks, counts.annotations, counts.skips
+
+    def _read_changes(self) -> None:
+        """Tasks that have changed since the last look, with their annotations; mostly few, or none."""
+        if self._changes_since is None:
+            return
+        assert self._config is not None
+        began = self._api.now()
+        image_key = self._config.image_key
+        for found in sync.read_changes(self.id, self._changes_since, image_key, self._api, self.database):
+            if found:
+                log.warning(
+                    "project %d: no webhook had told of %d tasks with other labels and %d new images; taken in",
+                    self.id, len(found.relabelled), len(found.new_images),
+                )  # fmt: skip
+            self._take_in_changed(found)
+        self._changes_since = began - LATE_COMMITS
+
+    def _take_in_changed(self, found: sync.Changed) -> None:
+        if found:
+            effects = Effects(
+                relabelled=found.relabelled | found.new_images, deleted=found.deleted,
+                image_changed=found.image_changed, new_images=bool(found.new_images),
+            )  # fmt: skip
+            try:
+                self._take_in(effects)
+            except BaseException:
+                self._be_stale()  # the store has it, the engine may not
+                raise
 
     def _name_classes(self) -> None:
         """A strategy may begin with the classes' names, where the encoder reads text."""
@@ -656,7 +717,7 @@ class LiveProject:
             ours = False  # what is shown is another worker's word by now
             raise
         finally:
-            if ours:
+            if ours and not self._may_be_taken():
                 self._show_order(shows)
             if self._publishing.vanished:
                 self._publishing.vanished.clear()

@@ -170,7 +170,14 @@ class Rounds:
         wanted = {t for t in missing if t in keys and (t, keys[t]) not in self._unanswered}
         if not wanted:
             return False
-        classifier = Classifier.load(self._model(done), self.settings.device)
+        try:
+            classifier = Classifier.load(self._model(done), self.settings.device)
+        except ValueError as error:
+            log.warning("project %d: %s; training again", self.project, error)
+            with lock:
+                self.request()
+            self._model(done).unlink(missing_ok=True)
+            return False
         ids = np.array(sorted(wanted), np.int64)
         for segment in self.arrays.segments(kind):
             at = np.flatnonzero(np.isin(segment.ids, ids))

@@ -6,6 +6,7 @@ that takes long is filed in the inbox for the worker.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -203,6 +204,32 @@ class Service:
         with self.database.read() as conn:
             _found(conn, project)
             return [_json(each) for each in tasks.failed_images(conn, project)]
+
+    def thumbnail(self, project: int, task: int) -> tuple[int, np.ndarray] | None:
+        """The small picture that a task's image was made into, uint8 [side, side, 3], and the key of that image.
+
+        None while there is none. Raises UnknownProject.
+        """
+        self._project(project)
+        arrays = ProjectArrays(self.settings.data_dir, project)
+        return arrays.one(f"images/{self.settings.image_size}", task) if 0 < task < 2**63 else None
+
+    def training(self, project: int, number: int) -> dict[str, Any] | None:
+        """How far the training of a round is: phase, epoch, epochs, eta_seconds; None before its first epoch."""
+        folder = ProjectArrays(self.settings.data_dir, project).root / "training" / f"{number:06d}"
+        try:
+            found = json.loads((folder / "progress.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def batch_size(self, project: int) -> int:
+        """How many labels make a query round of this project. Raises UnknownProject."""
+        return self.settings.for_project(self._project(project).extra_params).batch_size
+
+    def label_studio(self, project: int) -> str:
+        """Label Studio's address for a browser, "" = not known: as it calls itself, else as we reach it."""
+        return (self._project(project).label_studio_url or self.settings.label_studio_url).rstrip("/")
 
     # helpers
 

@@ -8,16 +8,18 @@ lets no earlier word undo a later one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neat_backend.errors import SettingsError
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import UNCERTAINTY
-from neat_backend.records import Label
+from neat_backend.records import Label, Project
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.database import Database
@@ -85,6 +87,48 @@ def read_project(
     return Synced(info, config, seen, len(present), len(annotations), len(deleted))
 
 
+@dataclass(frozen=True)
+class Changed:
+    """What a comparison with Label Studio has changed in the store, by task."""
+
+    new_images: set[int] = field(default_factory=set)  # new, revived, or with another image
+    image_changed: set[int] = field(default_factory=set)
+    relabelled: set[int] = field(default_factory=set)
+    deleted: set[int] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.new_images or self.relabelled or self.deleted)
+
+
+def read_changes(
+    project: int, since: datetime, image_key: str, client: LabelStudioClient, database: Database
+) -> Iterator[Changed]:
+    """Take in the tasks that changed after `since` (Label Studio's clock), and the annotations that they have now.
+
+    Page by page: what each has changed. For these tasks the result is that of a whole reading; deleted ones are not
+    found, see `forget_deleted`. Raises LabelStudioError; what was read so far stays.
+    """
+    with database.read() as conn:
+        seen = inbox.received_through(conn, project)
+    for page, answers in client.changed_tasks(project, image_key, since):
+        looked_at = [task.id for task in page]
+        present = np.array([answer.id for answer in answers], np.int64)
+        with database.begin() as conn:
+            done = tasks.upsert_tasks(conn, project, page, seen)
+            relabelled = tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
+            relabelled |= tasks.delete_missing_annotations(conn, project, present, seen, looked_at)
+        yield Changed({*done.new, *done.revived, *done.image_changed}, set(done.image_changed), relabelled)
+
+
+def forget_deleted(project: int, client: LabelStudioClient, database: Database) -> list[int]:
+    """Tasks that Label Studio doesn't have any more, by the ids of all that it has: tombstones; which."""
+    with database.read() as conn:
+        seen = inbox.received_through(conn, project)
+    pages = [np.array(page, np.int64) for page in client.task_ids(project)]
+    with database.begin() as conn:
+        return tasks.delete_missing_tasks(conn, project, np.concatenate([np.empty(0, np.int64), *pages]), seen)
+
+
 def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioClient, database: Database) -> None:
     """Read the annotations of a few tasks: those imported together with their annotations."""
     with database.read() as conn:
@@ -123,6 +167,22 @@ def configure(project: int, client: LabelStudioClient, database: Database) -> No
 def show_order(project: int, sampling: str, client: LabelStudioClient) -> None:
     """Make the tab that shows what comes next, best on top; turn it round when the scores' direction has changed."""
     client.ensure_tab(project, TAB_TITLE, [("" if sampling == UNCERTAINTY else "-") + "tasks:predictions_score"])
+
+
+def credentials(settings: Settings, project: Project) -> tuple[str, str]:
+    """URL and API key of the project's Label Studio. Raises SettingsError when one is missing.
+
+    The key goes nowhere but to the URL that came with it: anybody who reaches /setup can name a server there.
+    """
+    url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
+    if not key:
+        url, key = url or project.label_studio_url, project.access_token
+    if not url or not key:
+        raise SettingsError(
+            "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, and Label Studio's connection did not name"
+            " both either: set them (the key: Account & Settings → Access Token in Label Studio)"
+        )
+    return url, key
 
 
 def webhook_headers(settings: Settings) -> dict[str, str]:

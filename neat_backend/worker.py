@@ -18,6 +18,7 @@ from datetime import datetime, timedelta, timezone
 
 from sqlalchemy.exc import DBAPIError
 
+from neat_backend import sync
 from neat_backend.core.encoders import Encoder, build_encoder
 from neat_backend.errors import (
     BadLabelConfig,
@@ -38,7 +39,8 @@ from neat_backend.store.database import Database
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 6.0  # so soon another worker takes over from one that is gone without a word
+HEARTBEATS = 4  # renewals in that time
 POLL_SECONDS = 0.05  # how soon an event is seen
 LOOK_SECONDS = 0.5  # how soon a project is taken up
 STUCK_SECONDS = 60.0  # a project that can't go on for so long may be put away to make room
@@ -74,14 +76,13 @@ class Worker:
         self._visited: set[int] = set()  # projects read at least once since the start
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
-        self._renewed_at = 0.0
 
     def run(self, stopping: threading.Event) -> None:
         log.info("worker %s started", self.owner)
         pruned_at = 0.0
+        threading.Thread(target=self._keep_leases, args=(stopping,), name="leases", daemon=True).start()
         while not stopping.is_set():
             try:
-                self._renew()
                 self._take_up()
                 if time.monotonic() - pruned_at > 3600:
                     self._prune()
@@ -116,8 +117,9 @@ class Worker:
                 continue
             if len(self._live) >= self.settings.max_live_projects and not self._make_room():
                 return
+            asked_at = time.monotonic()
             if self._lease(project.id):
-                self._start(project)
+                self._start(project, asked_at + LEASE_SECONDS)
 
     def _make_room(self) -> bool:
         """Put away the project that nobody has needed for longest, if one is at rest."""
@@ -143,17 +145,27 @@ class Worker:
             projects.release_lease(conn, number, holder)
             return projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS)
 
+    def _keep_leases(self, stopping: threading.Event) -> None:
+        """Renew them in a thread of its own: taking projects up and putting them away may last longer than a lease."""
+        while not stopping.wait(LEASE_SECONDS / HEARTBEATS):
+            try:
+                self._renew()
+            except (DBAPIError, StoreError) as error:
+                log.error("the leases can't be renewed, trying again: %s", error)
+
     def _renew(self) -> None:
-        if time.monotonic() - self._renewed_at < LEASE_SECONDS / 3:
+        live = {number: live for number, (live, _) in list(self._live.items()) if not live.stopping.is_set()}
+        if not live:
             return
-        for number in list(self._live):
-            with self.database.begin() as conn:
-                ours = projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS)
-            if not ours:
+        asked_at = time.monotonic()
+        with self.database.begin() as conn:
+            kept = projects.keep_leases(conn, live, self.owner, LEASE_SECONDS)
+        for number, each in live.items():
+            if number in kept:
+                each.leased_until = asked_at + LEASE_SECONDS
+            elif not each.stopping.is_set():
                 log.warning("project %d: another worker has taken it over", number)
-                self._put_away(number)
-                self._visited.discard(number)  # in case that one goes before it is done
-        self._renewed_at = time.monotonic()
+                each.stopping.set()  # the main loop puts it away
 
     def _prune(self) -> None:
         before = datetime.now(timezone.utc) - timedelta(seconds=KEEP_EVENTS_SECONDS)
@@ -164,13 +176,14 @@ class Worker:
 
     # their threads
 
-    def _start(self, project: Project) -> None:
+    def _start(self, project: Project, leased_until: float) -> None:
         try:
             settings = self.settings.for_project(project.extra_params)
         except SettingsError as error:  # checked when they were sent, so they come from another version
             log.error("project %d: going on without its extra params: %s", project.id, error)
             settings = self.settings
         live = LiveProject(project, self.owner, settings, self.database, self._shared_encoder, self._connect)
+        live.leased_until = leased_until
         self._visited.add(project.id)
         steps: list[tuple[str, Callable[[], bool], Callable[[], None]]] = [
             ("apply", live.apply_step, lambda: _pause(live, POLL_SECONDS)),
@@ -218,16 +231,8 @@ class Worker:
             return self._encoder
 
     def _connect(self, project: Project) -> LabelStudioClient:
-        # The key goes nowhere but to the URL that came with it: anybody who reaches /setup can name a server there.
-        url, key = self.settings.label_studio_url, self.settings.label_studio_api_key.get_secret_value()
-        if not key:
-            url, key = url or project.label_studio_url, project.access_token
-        if not url or not key:
-            raise SettingsError(
-                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, and Label Studio's connection did not name"
-                " both either: set them (the key: Account & Settings → Access Token in Label Studio)"
-            )
-        return LabelStudioClient(url, key, self.settings.request_timeout_seconds)
+        url, key = sync.credentials(self.settings, project)
+        return LabelStudioClient(url, key, self.settings.request_timeout_seconds, self.settings.image_hosts)
 
 
 def _connection(project: Project) -> tuple[object, ...]:

@@ -364,6 +364,27 @@ def test_tasks_that_come_after_a_round_get_probabilities_once(
     assert state(again) == state(live)
 
 
+def test_a_damaged_classifier_is_made_again(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, trainings: list[FakeTraining]
+) -> None:
+    """Torn by a power cut: new tasks wait for a new round, and nothing else stands still."""
+    label(backend, live, "dog", "cat", "dog", "cat")
+    live.rounds_step()
+    trainings[0].succeed()
+    model = live.arrays.folder("models") / "000001.safetensors"
+    model.write_bytes((1000).to_bytes(8, "little") + b'{"weight":{"dtype":"F32"')
+    live.rounds_step()
+    backend.deliver(server.import_tasks(PROJECT, 3))
+    take_in(live)
+    assert len(untrained(live)) == 3
+    live.rounds_step()
+    assert len(trainings) == 2
+    trainings[1].succeed()
+    live.rounds_step()
+    take_in(live)
+    assert untrained(live) == []
+
+
 def test_a_classifier_that_knows_none_of_the_classes_is_not_asked_for_ever(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, filled: type[FakeClassifier]
 ) -> None:

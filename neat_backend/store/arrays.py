@@ -141,6 +141,20 @@ class ProjectArrays:
             except FileNotFoundError:
                 continue
 
+    def one(self, kind: str, id: int) -> tuple[int, np.ndarray] | None:
+        """Key and newest value of one id, the other values left unread (so their checksum is not looked at)."""
+        folder = self._path(kind)
+        while True:
+            try:
+                for path in reversed(self._segments(folder)):
+                    columns = _columns(path)
+                    at = int(np.searchsorted(columns[0], id)) if columns is not None else 0
+                    if columns is not None and at < len(columns[0]) and columns[0][at] == id:
+                        return int(columns[1][at]), _value(path, at)
+                return None
+            except FileNotFoundError:
+                continue
+
     def index(self, kind: str) -> dict[int, int]:
         """id → key of its newest value, the values left unread."""
         folder = self._path(kind)
@@ -359,6 +373,16 @@ def _values(path: Path, rows: np.ndarray) -> np.ndarray:
         raise FileNotFoundError(path) from error
 
 
+def _value(path: Path, at: int) -> np.ndarray:
+    """One row of a segment's values; a damaged one is set aside and raises FileNotFoundError."""
+    try:
+        with _opened(path) as file:
+            return file.row("values", at)
+    except _Corrupt as error:
+        _set_aside(path, error)
+        raise FileNotFoundError(path) from error
+
+
 def _merge(kind: str, paths: Sequence[Path]) -> Segment:
     """Newest per id. FileNotFoundError when a file has gone, or has just been set aside."""
     plan = _plan(paths)
@@ -474,6 +498,17 @@ class _File:
                 crc = zlib.crc32(piece, crc)
             self._check(name, crc)
             return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+
+    def row(self, name: str, at: int) -> np.ndarray:
+        """One row, unchecked."""
+        with _damage():
+            shape, fortran, dtype, _ = self._start(name)
+            row_bytes = dtype.itemsize * math.prod(shape[1:])
+            self._file.seek(at * row_bytes, os.SEEK_CUR)
+            data = self._file.read(row_bytes)
+            if fortran or len(data) != row_bytes:
+                raise _Corrupt(f"{name} has no row {at}")
+            return np.frombuffer(data, dtype).reshape(shape[1:])
 
     def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) a few megabytes at a time. Damage shows only at the end."""

@@ -14,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import URL, Connection, Engine, event
 
-from neat_backend.errors import StoreError
+from neat_backend.errors import DataRefused, StoreError
+from neat_backend.store import migrating
 
 try:
     import fcntl
@@ -23,7 +24,9 @@ except ImportError:  # Windows: SQLite's own lock has to do
 
 BUSY_SECONDS = 30  # longest wait for another writer of the SQLite file
 CONNECT_SECONDS = 10  # longest wait for a PostgreSQL server
-MIGRATIONS = Path(__file__).parent / "migrations"
+# A peer that has gone without a word is noticed after idle + count * interval seconds, on either side.
+KEEPALIVE = {"keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3}
+UNACKNOWLEDGED_MS = 6000  # nor is what was sent waited for any longer
 _ADVISORY_LOCK = 6_045_201_833  # any number, as long as nobody else in the database takes it
 
 _KIND = "neat_kind"  # execution option that tells _begin_sqlite what sort of transaction is wanted
@@ -41,25 +44,20 @@ class Database:
         self._pid = os.getpid()
         self._lock = threading.Lock()
 
-    def migrate(self) -> None:
-        """Make or update the tables. Processes that start together take turns."""
-        from alembic import command  # here, because every importer of the store would pay for it
-        from alembic.config import Config
-        from alembic.util.exc import CommandError
+    def migrate(self, to: str = "head") -> str:
+        """Make or update the tables, or take them back to an older version; returns the version that they have now.
 
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        try:
-            with self._taking_turns(), self.begin() as conn:
-                if not self._sqlite:
-                    conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-                config.attributes["connection"] = conn
-                command.upgrade(config, "head")
-        except CommandError as error:
-            raise StoreError(
-                f"The database {self.shown} can't be updated: {error}. A newer neat-backend has used it: "
-                "run that version, or restore a backup made before it"
-            ) from error
+        Processes that start together take turns.
+        """
+        with self._taking_turns(), self.begin() as conn:
+            if not self._sqlite:
+                conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+            if migrating.current(conn) not in migrating.versions():
+                raise StoreError(
+                    f"The database {self.shown} can't be updated: a newer neat-backend has used it. Run that version, "
+                    "have it take the tables back (neat-backend migrate --to), or restore a backup made before it"
+                )
+            return migrating.move(conn, to)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -119,7 +117,8 @@ class Database:
         except sa.exc.SQLAlchemyError as error:
             # PostgreSQL adds the values of a row that it refuses, tokens too: not into a traceback.
             cause = None if "DETAIL:" in str(error) else error
-            raise StoreError(self._in_words(error)) from cause
+            kind = DataRefused if _is_of_the_data(error) else StoreError
+            raise kind(self._in_words(error)) from cause
 
     def _in_words(self, error: sa.exc.SQLAlchemyError) -> str:
         if isinstance(error, sa.exc.TimeoutError):
@@ -171,6 +170,13 @@ _REMEDIES = {
 }
 
 
+def _is_of_the_data(error: sa.exc.SQLAlchemyError) -> bool:
+    """Do the values make it fail, and not the state that the database or its disk is in?"""
+    if isinstance(error, sa.exc.DBAPIError):
+        return isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError))
+    return isinstance(error, sa.exc.StatementError)  # before it was sent: no such value in this column
+
+
 def _parsed(text: str) -> URL:
     try:
         url = sa.make_url(text)
@@ -191,8 +197,9 @@ def _engine(url: URL, shown: str) -> Engine:
         if sqlite3.sqlite_version_info < (3, 35):
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 is needed")
         options |= {"pool_pre_ping": False, "connect_args": {"timeout": BUSY_SECONDS}}
-    elif "connect_timeout" not in url.query:
-        options["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
+    else:
+        wanted = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": UNACKNOWLEDGED_MS, **KEEPALIVE}
+        options["connect_args"] = {name: value for name, value in wanted.items() if name not in url.query}
     try:
         engine = sa.create_engine(url, **options)
     except ModuleNotFoundError as error:
@@ -202,6 +209,8 @@ def _engine(url: URL, shown: str) -> Engine:
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _open_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "connect", _open_postgresql)
     return engine
 
 
@@ -222,6 +231,17 @@ def _open_sqlite(connection: sqlite3.Connection, _record: object) -> None:
                 raise
             time.sleep(0.02)
     cursor.close()
+
+
+def _open_postgresql(connection: Any, _record: object) -> None:
+    """Let the server too notice a client that is cut off, and give back the locks that it held."""
+    # Not as start-up options: poolers such as PgBouncer refuse those.
+    values = {f"tcp_{name}": value for name, value in KEEPALIVE.items()} | {"tcp_user_timeout": UNACKNOWLEDGED_MS}
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for name, value in values.items():
+            cursor.execute("SELECT set_config(%s, %s, false)", (name, str(value)))
+    connection.autocommit = False
 
 
 def _begin_sqlite(conn: Connection) -> None:

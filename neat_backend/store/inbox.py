@@ -160,6 +160,14 @@ def has_pending(conn: Connection, project: int, action: str) -> bool:
     return conn.execute(statement.limit(1)).first() is not None
 
 
+def has_arrived(conn: Connection, project: int, action: str, after: int) -> bool:
+    """Whether an event of this action has come in after the event `after`, whatever became of it."""
+    statement = sa.select(_table.c.id).where(
+        _table.c.project == project, _table.c.action == action, _table.c.id > after
+    )  # fmt: skip
+    return conn.execute(statement.limit(1)).first() is not None
+
+
 def applied_since(conn: Connection, project: int, action: str, moment: datetime | None) -> bool:
     """Whether an event of this action has been applied after `moment` (None: ever), as far as is kept."""
     statement = sa.select(_table.c.id).where(_in(APPLIED), _table.c.project == project, _table.c.action == action)

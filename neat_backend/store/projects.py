@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 from neat_backend.errors import UnknownProject
 from neat_backend.records import Project
 from neat_backend.store import schema
-from neat_backend.store.sql import clock, insert
+from neat_backend.store.sql import among, clock, insert
 
 CONNECTING = "connecting"  # /setup has come; label config and rights not checked yet
 SYNCING = "syncing"  # tasks and annotations are being read from Label Studio
@@ -20,6 +21,8 @@ EMBEDDING = "embedding"  # images are being fetched and encoded; labels are take
 READY = "ready"  # every label is answered by a new order
 BLOCKED = "blocked"  # a person must act; `detail` says what
 AWAY = "away"  # Label Studio does not answer; tried again by itself
+
+_HOLD_SECONDS = 5  # see hold_lease
 
 _table = schema.projects
 _FIELDS = tuple(field.name for field in fields(Project))
@@ -61,6 +64,7 @@ def update(conn: Connection, id: int, **fields: Any) -> None:
 
 def delete(conn: Connection, id: int) -> None:
     """Forget the project with all its rows, its events too. The arrays are not touched."""
+    conn.execute(sa.select(_table.c.id).where(_table.c.id == id).with_for_update())  # first, as its owner does
     for table in (
         schema.annotations,
         schema.tasks,
@@ -80,15 +84,48 @@ def acquire_lease(conn: Connection, id: int, owner: str, seconds: float, now: da
     database's clock unless given.
     """
     now = now or clock(conn)
-    statement = (
-        sa.update(_table)
+    # Never waiting for the row: who has it locked is in the middle of `hold_lease`, alive or cut off.
+    free = (
+        sa.select(_table.c.id)
         .where(
             _table.c.id == id,
             sa.or_(_table.c.lease_owner.is_(None), _table.c.lease_owner == owner, _table.c.lease_until <= now),
         )
-        .values(lease_owner=owner, lease_until=now + timedelta(seconds=seconds))
+        .with_for_update(skip_locked=True, key_share=True)
     )
-    return conn.execute(statement).rowcount == 1
+    if conn.execute(free).first() is None:
+        return False
+    until = now + timedelta(seconds=seconds)
+    conn.execute(sa.update(_table).where(_table.c.id == id).values(lease_owner=owner, lease_until=until))
+    return True
+
+
+def keep_leases(conn: Connection, ids: Collection[int], owner: str, seconds: float) -> set[int]:
+    """Lengthen the owner's leases to `seconds` from now; the projects that still are the owner's.
+
+    A lease that has run out is kept as long as nobody else has taken the project. One that was taken and given back
+    meanwhile is lost: what its other owner did is not in this one's memory.
+    """
+    mine = sa.and_(among(_table.c.id, ids), _table.c.lease_owner == owner)
+    lock = sa.select(_table.c.id).where(mine).with_for_update(skip_locked=True, key_share=True)
+    unlocked = list(conn.execute(lock).scalars())
+    until = clock(conn) + timedelta(seconds=seconds)
+    longer = sa.or_(_table.c.lease_until.is_(None), _table.c.lease_until < until)
+    conn.execute(sa.update(_table).where(among(_table.c.id, unlocked), longer).values(lease_until=until))
+    return set(conn.execute(sa.select(_table.c.id).where(mine)).scalars())
+
+
+def hold_lease(conn: Connection, id: int, owner: str) -> bool:
+    """Whether the project is the owner's, which it then stays until this transaction ends.
+
+    For what must not be written beside another owner. PostgreSQL ends a transaction that its process leaves idle
+    for _HOLD_SECONDS, so that a stopped process does not keep the project for ever.
+    """
+    if conn.dialect.name == "postgresql":
+        limit = f"{_HOLD_SECONDS}s"
+        conn.execute(sa.select(sa.func.set_config("idle_in_transaction_session_timeout", limit, True)))
+    mine = sa.select(_table.c.id).where(_table.c.id == id, _table.c.lease_owner == owner)
+    return conn.execute(mine.with_for_update(key_share=True)).first() is not None
 
 
 def release_lease(conn: Connection, id: int, owner: str) -> None:

@@ -319,20 +319,32 @@ def delete_annotations(conn: Connection, project: int, ids: Collection[int], see
     return affected
 
 
-def delete_missing_annotations(conn: Connection, project: int, present: np.ndarray, seen: int) -> set[int]:
+def delete_missing_annotations(
+    conn: Connection, project: int, present: np.ndarray, seen: int, of_tasks: Collection[int] | None = None
+) -> set[int]:
     """Tombstones for live annotations that a synchronisation did not find, nor any event after it began.
 
-    present: int64[n], all the ids that it found. The tasks that lost one.
+    present: int64[n], all the ids that it found; of_tasks: where it looked, None = everywhere. The tasks that lost one.
     """
     enter_project(conn, project)
     statement = sa.select(_annotations.c.id, _annotations.c.task).where(
         _annotations.c.project == project, _annotations.c.live, _annotations.c.seen <= seen
     )
-    known, owners = int_columns(conn, statement, width=2)
-    missing = ~np.isin(known, np.asarray(present, np.int64))
-    for part in chunks(known[missing].tolist()):
-        _bury_annotations(conn, project, part, seen)
-    return set(owners[missing].tolist())
+    lost: set[int] = set()
+    for looked_at in [None] if of_tasks is None else list(chunks(plain_ids(of_tasks))):
+        one = statement if looked_at is None else statement.where(among(_annotations.c.task, looked_at))
+        known, owners = int_columns(conn, one, width=2)
+        missing = ~np.isin(known, np.asarray(present, np.int64))
+        for part in chunks(known[missing].tolist()):
+            _bury_annotations(conn, project, part, seen)
+        lost |= set(owners[missing].tolist())
+    return lost
+
+
+def annotated_ids(conn: Connection, project: int) -> list[int]:
+    """Tasks with a live annotation, ascending; some may be deleted tasks."""
+    statement = sa.select(_annotations.c.task).distinct().where(_annotations.c.project == project, _annotations.c.live)
+    return sorted(int_columns(conn, statement)[0].tolist())
 
 
 def annotations_of(conn: Connection, project: int, tasks: Collection[int] | None = None) -> dict[int, list[Annotation]]:

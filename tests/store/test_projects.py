@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
 
-from neat_backend.errors import UnknownProject
+from neat_backend.errors import StoreError, UnknownProject
 from neat_backend.records import Project, Task
 from neat_backend.store import inbox, projects, revisions, rounds, schema, tasks
 from neat_backend.store.database import Database
@@ -81,3 +82,67 @@ def test_a_lease_has_one_owner_until_it_runs_out_or_is_given_back(db: Database) 
         assert projects.acquire_lease(conn, 2, "c", 30)
         assert projects.lease_owner(conn, 2) == "c"
         assert not projects.acquire_lease(conn, 99, "c", 30)
+
+
+def test_leases_are_kept_while_nobody_else_has_taken_them(db: Database) -> None:
+    with db.begin() as conn:
+        for id in (1, 2):
+            assert projects.acquire_lease(conn, id, "a", 30, NOW)  # long over
+        assert projects.keep_leases(conn, [1, 2], "a", 30) == {1, 2}
+        assert projects.lease_owner(conn, 1) == "a"
+        assert projects.acquire_lease(conn, 2, "b", 30, NOW + timedelta(days=365 * 100))
+        projects.release_lease(conn, 2, "b")
+        assert projects.keep_leases(conn, [1, 2], "a", 30) == {1}
+        assert projects.hold_lease(conn, 1, "a")
+        assert not projects.hold_lease(conn, 2, "a")
+        assert not projects.hold_lease(conn, 1, "b")
+        assert projects.keep_leases(conn, [], "a", 30) == set()
+
+
+def test_nobody_takes_a_project_over_from_a_transaction_of_its_owner(migrated_postgres: str) -> None:
+    """The owner found the project its own, then was stopped for longer than its lease, then goes on."""
+    mine, other = Database(migrated_postgres), Database(migrated_postgres)
+    try:
+        with mine.begin() as conn:
+            projects.save_connection(conn, 3)
+            assert projects.acquire_lease(conn, 3, "a", 0.0)
+        with mine.begin() as holding:
+            assert projects.hold_lease(holding, 3, "a")
+            with other.begin() as conn:
+                assert not projects.acquire_lease(conn, 3, "b", 30)
+                assert projects.keep_leases(conn, [3], "a", 30) == {3}
+        with other.begin() as conn:
+            assert projects.acquire_lease(conn, 3, "b", 30)
+        with mine.begin() as conn:
+            assert not projects.hold_lease(conn, 3, "a")
+    finally:
+        mine.dispose()
+        other.dispose()
+
+
+def test_a_stopped_process_does_not_keep_its_project(migrated_postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projects, "_HOLD_SECONDS", 1)
+    mine, other = Database(migrated_postgres), Database(migrated_postgres)
+    try:
+        with mine.begin() as conn:
+            projects.save_connection(conn, 4)
+            assert projects.acquire_lease(conn, 4, "a", 0.0)
+
+        def stopped() -> None:
+            with mine.begin() as holding:
+                assert projects.hold_lease(holding, 4, "a")
+                for _ in range(200):
+                    with other.begin() as conn:
+                        if projects.acquire_lease(conn, 4, "b", 30):
+                            break
+                    time.sleep(0.05)
+                projects.update(holding, 4, title="too late")
+
+        with pytest.raises(StoreError):
+            stopped()
+        with other.read() as conn:
+            assert projects.lease_owner(conn, 4) == "b"
+            assert projects.get(conn, 4) == Project(4)
+    finally:
+        mine.dispose()
+        other.dispose()

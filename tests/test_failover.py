@@ -1,0 +1,105 @@
+"""A worker that is cut off from PostgreSQL without a word: another takes its projects, it writes nothing more."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from neat_backend import worker as worker_module
+from neat_backend.store import inbox, projects
+from neat_backend.store.database import Database
+from tests.fake_label_studio import FakeLabelStudio
+from tests.living import PROJECT, Backend, state, take_in
+from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
+from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+
+
+class Cable:
+    """A TCP connection's way to the server. Cut, it swallows all, and neither side is told."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = host, port
+        self.cut = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                threading.Thread(target=self._pass, args=(near,), daemon=True).start()
+
+    def _pass(self, near: socket.socket) -> None:
+        with near, socket.create_connection(self.target) as far, contextlib.suppress(OSError):
+            while True:
+                for one in select.select([near, far], [], [], 0.05)[0]:
+                    while self.cut.is_set():
+                        time.sleep(0.05)
+                    data = one.recv(65536)
+                    if not data:
+                        return
+                    (far if one is near else near).sendall(data)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def cable(empty_postgres: str) -> Iterator[tuple[Cable, str]]:  # noqa: F811
+    url = sa.make_url(empty_postgres)
+    cable = Cable(url.host or "127.0.0.1", url.port or 5432)
+    yield cable, url.set(host="127.0.0.1", port=cable.port).render_as_string(hide_password=False)
+    cable.cut.clear()
+    cable.close()
+
+
+def test_a_worker_that_is_cut_off_is_succeeded_and_writes_nothing_more(
+    cable: tuple[Cable, str],
+    empty_postgres: str,  # noqa: F811
+    tmp_path: Path,
+    workers: Workers,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 2.0)
+    way, through_cable = cable
+    server = FakeLabelStudio()
+    server.add_project(PROJECT)
+    server.import_tasks(PROJECT, 6)
+    direct = Database(empty_postgres)
+    direct.migrate()
+    far = Backend(tmp_path, server, database=Database(through_cable))
+    near = Backend(tmp_path, server, database=direct)
+    one = workers.start(far)
+    until(ready(near))
+    left = one._live[PROJECT][0]
+
+    way.cut.set()
+    event = near.deliver(server.annotate(1, "dog"))
+    two = workers.start(near)
+    until(lambda: near.project().published_event == event)
+    with direct.read() as conn:
+        assert projects.lease_owner(conn, PROJECT) == two.owner
+    assert left._may_be_taken()
+
+    way.cut.clear()  # it is told what has happened, and leaves the project alone
+    until(lambda: not one._live)
+    last = near.deliver(server.annotate(2, "cat"))
+    until(lambda: near.project().published_event == last)
+    with direct.read() as conn:
+        assert projects.lease_owner(conn, PROJECT) == two.owner
+        assert inbox.pending(conn, PROJECT) == []
+    anew = Backend(tmp_path / "anew", server)
+    read = anew.live()
+    take_in(read)
+    assert state(two._live[PROJECT][0]) == state(read)
+    for each in (anew, near, far):
+        each.close()
