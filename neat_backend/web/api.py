@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, jsonify, request
+import io
+
+import numpy as np
+from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
+from numpy.typing import NDArray
+from PIL import Image
 
 from neat_backend.errors import BadRequest
 from neat_backend.service import Service
@@ -36,6 +41,17 @@ def routes(service: Service) -> Blueprint:
     def failed_images(project: int) -> ResponseReturnValue:
         return jsonify(failed_images=service.failed_images(project))
 
+    @blueprint.get("/projects/<int:project>/tasks/<int:task>/thumbnail")
+    def thumbnail(project: int, task: int) -> ResponseReturnValue:
+        found = service.thumbnail(project, task)
+        if found is None:
+            return jsonify(error=f"task {task} has no picture here (yet)", field="task"), 404
+        key, pixels = found
+        answer = Response(_png(pixels), mimetype="image/png")
+        answer.set_etag(f"{key & (2**64 - 1):016x}-{len(pixels)}")
+        answer.headers["Cache-Control"] = "private, no-cache"
+        return answer.make_conditional(request)
+
     @blueprint.post("/projects/<int:project>/train")
     def train(project: int) -> ResponseReturnValue:
         return jsonify(event=service.train(project)), 202
@@ -49,6 +65,13 @@ def routes(service: Service) -> Blueprint:
         return jsonify(event=service.retry_images(project)), 202
 
     return blueprint
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """uint8 [h, w, 3] as a file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", compress_level=1)
+    return file.getvalue()
 
 
 def _number(name: str, default: int, most: int) -> int:

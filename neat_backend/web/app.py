@@ -15,13 +15,16 @@ from neat_backend.errors import BadRequest, StoreError, UnknownProject
 from neat_backend.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
-from neat_backend.web import api, protocol
+from neat_backend.web import api, pages, protocol, readiness
 from neat_backend.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024 * 1024  # a TASKS_CREATED of 5,000 tasks with 10 kB of data each passes
 RETRY_AFTER_SECONDS = 5
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+)
 
 
 def create_app(settings: Settings | None = None, database: Database | None = None, *, migrated: bool = False) -> Flask:
@@ -48,6 +51,8 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     _answer_errors(app)
     app.register_blueprint(protocol.routes(service, Metrics(service)))
     app.register_blueprint(api.routes(service))
+    app.register_blueprint(readiness.routes(service))
+    app.register_blueprint(pages.routes(service))
     return app
 
 
@@ -80,18 +85,31 @@ def _guard(app: Flask, settings: Settings) -> None:
                 answer.status_code = 401
                 answer.headers["WWW-Authenticate"] = 'Basic realm="neat-backend", charset="UTF-8"'
                 return answer
-        if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        if request.method not in ("GET", "HEAD", "OPTIONS") and _from_another_page():
             return jsonify(error="posted from a page of another site", field=""), 403
         return None
 
     @app.after_request
     def add_headers(response: Response) -> Response:
+        response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", "SAMEORIGIN")
         response.headers.setdefault("Referrer-Policy", "same-origin")
         if response.is_json:
             response.headers.setdefault("Cache-Control", "no-store")
         return response
+
+
+def _from_another_page() -> bool:
+    """Whether a browser sent this request for a page that is not ours; it adds basic auth by itself.
+
+    Older browsers send no Sec-Fetch-Site, but an Origin. Programs send neither.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = request.headers.get("Origin")
+    return origin is not None and origin.partition("://")[2].lower() != request.host.lower()
 
 
 def _answer_errors(app: Flask) -> None:

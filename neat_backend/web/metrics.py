@@ -8,6 +8,7 @@ them (`neat-backend serve` does). Everything else is read from the database at e
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -17,6 +18,7 @@ from prometheus_client.values import MutexValue, ValueClass
 
 from neat_backend.labelstudio.events import KNOWN_ACTIONS
 from neat_backend.service import Service
+from neat_backend.store import projects
 
 
 class Metrics:
@@ -72,6 +74,14 @@ class Stored(Collector):
         behind = GaugeMetricFamily(
             "neat_publish_behind_events", "Events received that what annotators are served lacks", labels=["project"]
         )
+        rounds = GaugeMetricFamily("neat_rounds", "Query rounds, by state", labels=["project", "state"])
+        training = GaugeMetricFamily("neat_training_running", "1 while a classifier trains", labels=["project"])
+        read = GaugeMetricFamily(
+            "neat_synced_timestamp_seconds", "When the project was last read as a whole", labels=["project"]
+        )
+        owned = GaugeMetricFamily("neat_worker_owned", "1 while a worker is at work on it", labels=["project"])
+        done = GaugeMetricFamily("neat_progress_done", "Of the reading or encoding in progress", labels=["project"])
+        total = GaugeMetricFamily("neat_progress_total", "What it will come to; 0 = none", labels=["project"])
         states: dict[str, int] = {}
         for status in self._service.projects():
             project = [str(status["id"])]
@@ -84,7 +94,18 @@ class Stored(Collector):
                 tasks.add_metric([*project, image], status["tasks"][image])
             for label in ("known", "invalid"):
                 labelled.add_metric([*project, label], status["labelled"][label])
+            found = [one["state"] for one in status["rounds"]]
+            for state in ("running", "done", "failed"):
+                rounds.add_metric([*project, state], found.count(state))
+            training.add_metric(project, "running" in found)
+            if status["synced_at"]:
+                read.add_metric(project, datetime.fromisoformat(status["synced_at"]).timestamp())
+            with self._service.database.read() as conn:
+                owned.add_metric(project, projects.lease_owner(conn, status["id"]) is not None)
+            done.add_metric(project, status["progress"]["done"])
+            total.add_metric(project, status["progress"]["total"])
         by_state = GaugeMetricFamily("neat_projects", "Connected projects, by state", labels=["state"])
         for state, count in sorted(states.items()):
             by_state.add_metric([state], count)
         yield from (by_state, depth, age, aside, behind, tasks, labelled)
+        yield from (rounds, training, read, owned, done, total)

@@ -24,10 +24,6 @@ def routes(service: Service, metrics: Metrics) -> Blueprint:
         # Label Studio waits one second: nothing here may wait for the database.
         return jsonify(status="UP", model_class="NeatModel", version=__version__)
 
-    @blueprint.get("/")
-    def home() -> ResponseReturnValue:
-        return health()
-
     @blueprint.post("/setup")
     def setup() -> ResponseReturnValue:
         try:

@@ -1,0 +1,60 @@
+// Keeps the page up to date: it is asked for again, and the parts marked data-live that differ are swapped.
+
+const EVERY_MS = 2000;
+const LONGEST_MS = 30000;
+const lost = document.getElementById("lost");
+const said = document.getElementById("said");
+let pause = EVERY_MS;
+let tag = "";
+
+function swap(fresh) {
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const other = fresh.getElementById(part.id);
+    if (!other || other.innerHTML === part.innerHTML) continue;
+    const focused = part.contains(document.activeElement) ? selectorOf(document.activeElement) : "";
+    part.replaceChildren(...other.childNodes);
+    if (focused) part.querySelector(focused)?.focus();
+  }
+}
+
+function selectorOf(element) {
+  if (element.id) return `#${CSS.escape(element.id)}`;
+  const href = element.getAttribute("href");
+  return href ? `a[href="${CSS.escape(href)}"]` : element.tagName.toLowerCase();
+}
+
+async function look() {
+  if (!document.hidden) {
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-cache" });
+      if (!answer.ok) throw new Error(answer.statusText);
+      const now = answer.headers.get("ETag");
+      if (now !== tag) {
+        swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        tag = now;
+      }
+      lost.hidden = true;
+      pause = EVERY_MS;
+    } catch {
+      lost.hidden = false;
+      pause = Math.min(pause * 2, LONGEST_MS);
+    }
+  }
+  setTimeout(look, pause);
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-post]");
+  if (!button) return;
+  button.disabled = true;
+  try {
+    const answer = await fetch(button.dataset.post, { method: "POST" });
+    const body = await answer.json();
+    said.textContent = answer.ok ? button.dataset.said : body.error;
+  } catch {
+    said.textContent = "The backend does not answer.";
+  }
+  button.disabled = false;
+});
+
+setTimeout(look, EVERY_MS);

@@ -1,0 +1,100 @@
+"""GET /health/ready and the metrics of a project: what tells that somebody should look."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from neat_backend.errors import StoreError
+from neat_backend.labelstudio.events import parse_setup
+from neat_backend.service import Service
+from neat_backend.store import inbox, projects, rounds
+from neat_backend.store.database import Database
+from tests.serving import make_ready, setup_body
+
+
+@pytest.fixture
+def connected(service: Service) -> Service:
+    """Project 7, with nothing waiting."""
+    service.connect(parse_setup(setup_body(7)), "http://backend:9090")
+    with service.database.begin() as conn:
+        inbox.mark_applied(conn, [event.id for event in inbox.pending(conn, 7)])
+    make_ready(service.database, 7)
+    return service
+
+
+def lease(database: Database) -> None:
+    with database.begin() as conn:
+        assert projects.acquire_lease(conn, 7, "host:1:abc", 60)
+
+
+class TestReady:
+    def test_with_nothing_connected_there_is_nothing_to_wait_for(self, client: FlaskClient) -> None:
+        assert client.get("/health/ready").status_code == 200
+
+    def test_with_a_worker_at_work(self, client: FlaskClient, connected: Service, database: Database) -> None:
+        lease(database)
+        answer = client.get("/health/ready")
+        assert (answer.status_code, answer.json["status"]) == (200, "READY")  # type: ignore[index]
+        assert answer.json["workers"] == ["host:1:abc"]  # type: ignore[index]
+
+    def test_not_without_a_worker_though_it_is_alive(self, client: FlaskClient, connected: Service) -> None:
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert "no worker" in answer.json["reasons"][0]  # type: ignore[index]
+        assert client.get("/health").json["status"] == "UP"  # type: ignore[index]
+
+    def test_not_while_events_grow_old(
+        self, client: FlaskClient, connected: Service, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lease(database)
+        monkeypatch.setattr(inbox, "depth", lambda conn: inbox.QueueDepth(4, 90.0, 0))
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert answer.json["reasons"] == ["4 events wait, the oldest for 90 s"]  # type: ignore[index]
+
+    def test_not_without_a_database_whose_error_stays_in_the_log(
+        self, client: FlaskClient, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def down() -> None:
+            raise StoreError("secret words")
+
+        monkeypatch.setattr(database, "read", down)
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert "secret" not in answer.text
+        assert client.get("/health").status_code == 200
+
+
+def test_metrics_tell_of_rounds_worker_reading_and_progress(
+    client: FlaskClient, connected: Service, database: Database
+) -> None:
+    read_at = datetime(2026, 11, 24, tzinfo=timezone.utc)
+    make_ready(database, 7, synced_at=read_at, progress_done=3, progress_total=8)
+    text = client.get("/metrics").text
+    assert 'neat_worker_owned{project="7"} 0.0' in text
+    assert 'neat_training_running{project="7"} 0.0' in text
+    lease(database)
+    with database.begin() as conn:
+        rounds.start(
+            conn, 7, trigger="batch", known=3, invalid=1, unlabelled=4, queried=4, queried_known=3, classes=("dog",)
+        )
+    text = client.get("/metrics").text
+    assert 'neat_worker_owned{project="7"} 1.0' in text
+    assert 'neat_training_running{project="7"} 1.0' in text
+    assert 'neat_rounds{project="7",state="running"} 1.0' in text
+    assert 'neat_progress_done{project="7"} 3.0' in text
+    assert 'neat_progress_total{project="7"} 8.0' in text
+    (when,) = re.findall(r'neat_synced_timestamp_seconds\{project="7"\} (\S+)', text)
+    assert float(when) == read_at.timestamp()
+
+
+def test_every_metric_is_documented(client: FlaskClient, connected: Service) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    there = set(re.findall(r"^# TYPE (neat_\w+)", client.get("/metrics").text, re.MULTILINE))
+    there = {name for name in there if not name.endswith("_created")}
+    assert there == set(re.findall(r"^\| `(neat_\w+)`", page, re.MULTILINE))
