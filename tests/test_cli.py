@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 import neat_backend
 from neat_backend import cli
+from neat_backend.cli import shared
 from neat_backend.labelstudio.events import parse_setup
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN
 from neat_backend.service import Service
@@ -48,8 +49,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
             monkeypatch.delenv(str(key), raising=False)
     made = make_settings(tmp_path)
     monkeypatch.setenv("NEAT_DATA_DIR", str(made.data_dir))
-    monkeypatch.setattr(cli, "out", Console(width=250))
-    monkeypatch.setattr(cli, "err", Console(width=250, stderr=True))
+    monkeypatch.setattr(shared, "out", Console(width=250))
+    monkeypatch.setattr(shared, "err", Console(width=250, stderr=True))
     return made
 
 
@@ -137,7 +138,7 @@ class TestStatus:
     def test_in_a_narrow_terminal_version_and_reason_are_whole(
         self, served: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cli, "out", Console(width=80))
+        monkeypatch.setattr(shared, "out", Console(width=80))
         reason = "Label Studio refused us (401, GET /api/webhooks/): check LABEL_STUDIO_API_KEY: " + "long " * 20
         with served.database.begin() as conn:
             projects.update(conn, 7, state=projects.BLOCKED, detail=reason)
@@ -183,6 +184,16 @@ class TestOrders:
             filed = inbox.pending(conn, 7)[-1]
         assert filed.action == action
         assert f"(event {filed.id})" in done.stdout
+        asked_again = json.loads(run(command, "7", "--json").stdout)
+        assert asked_again["project"] == 7
+        assert asked_again["event"] >= filed.id
+
+    @pytest.mark.parametrize(
+        ("command", "said"),
+        [("retry-events", {"project": 7, "events": 0}), ("forget", {"project": 7, "forgotten": True})],
+    )
+    def test_say_as_json_what_was_done(self, served: Service, command: str, said: dict[str, Any]) -> None:
+        assert json.loads(run(command, "7", "--json").stdout) == said
 
 
 class TestConfig:

@@ -1,0 +1,37 @@
+"""`config`: the settings in force."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from neat_backend.cli import shared
+from neat_backend.cli.shared import Json
+from neat_backend.settings import Settings
+
+commands = typer.Typer()
+
+
+@commands.command()
+def config(
+    markdown: Annotated[bool, typer.Option("--markdown", help="All settings with defaults, as in the README.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the settings in force, secrets hidden, each with the variable that sets it.
+
+    Example: NEAT_K=15 neat-backend config
+    """
+    if markdown:
+        print(Settings.markdown())
+        return
+    values = Settings.from_env().shown()
+    if as_json:
+        shared.show(values, True)
+        return
+    table = Table("variable", "value")
+    for title, value in values.items():
+        table.add_row(title, escape(value))
+    shared.out.print(table)

@@ -1,0 +1,46 @@
+"""`doctor`: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from neat_backend.cli import shared
+from neat_backend.cli.shared import Json
+
+commands = typer.Typer()
+SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "bold red"), "skipped": ("–", "dim")}
+
+
+@commands.command()
+def doctor(
+    project: Annotated[int | None, typer.Argument(help="Label Studio's project id; all if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check everything in order, and say what to do about what is wrong. Changes nothing.
+
+    Makes Label Studio send one webhook, by an edit of the project that sets nothing. Exit code: 0 all is well,
+    1 something failed, 3 there are only warnings.
+
+    Examples: neat-backend doctor · neat-backend doctor 3 --json
+    """
+    from neat_backend import doctor as diagnosis
+
+    findings = diagnosis.examine(os.environ, project)
+    if as_json:
+        shared.show([asdict(finding) for finding in findings], True)
+    else:
+        for finding in findings:
+            sign, style = SIGNS[finding.state]
+            of = "" if finding.project is None else f"project {finding.project}: "
+            line = Text.assemble((sign, style), f" {of}{finding.check}: {finding.said}")
+            if finding.remedy:
+                line.append(f"\n    → {finding.remedy}")
+            shared.out.print(line, highlight=False, soft_wrap=True)
+        counts = {state: sum(one.state == state for one in findings) for state in SIGNS}
+        shared.out.print(", ".join(f"{count} {state}" for state, count in counts.items() if count), highlight=False)
+    raise typer.Exit(diagnosis.exit_code(findings))

@@ -1,0 +1,62 @@
+"""`export`: the labelled data set, as a file or a folder."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from neat_backend import exports
+from neat_backend.cli import shared
+from neat_backend.cli.shared import Json, ProjectId
+from neat_backend.errors import BadRequest
+
+commands = typer.Typer()
+
+
+@commands.command()
+def export(
+    project: ProjectId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file, or for images the folder, to write.")],
+    format: Annotated[str, typer.Option(help=f"{', '.join(exports.FORMATS)}.")] = "csv",
+    include_invalid: Annotated[bool, typer.Option("--include-invalid", help="Not the known ones alone.")] = False,
+    since: Annotated[datetime | None, typer.Option(help="Labelled since then, UTC.")] = None,
+    round: Annotated[int | None, typer.Option(help="Labelled for this query round.")] = None,
+    min_agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the annotators that must agree with the label.")
+    ] = 0.0,
+    split: Annotated[str, typer.Option(help="Shares of train, val and test, within each class.")] = "0.8,0.1,0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is whole.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the labelled data set: whole or not at all, the same bytes for the same labels.
+
+    folder, hf and coco come with the images; interrupted, they go on with those that are missing.
+
+    Examples: neat-backend export 3 --out labels.csv ·
+    neat-backend export 3 --format folder --out dataset --split 0.7,0.2,0.1 --seed 1
+    """
+    asked = shared.service()
+    wanted = exports.Wanted(
+        include_invalid, since.replace(tzinfo=timezone.utc) if since else None, round, min_agreement
+    )
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=shared.err, disable=not shared.err.is_terminal) as progress:
+        bar = progress.add_task("images", total=None, visible=False)
+        count = exports.export(
+            asked.settings, asked.database, project, out, format=format, wanted=wanted, overwrite=overwrite,
+            split=_shares(split), seed=seed,
+            on_progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
+        )  # fmt: skip
+    shared.show({"labels": count, "format": format, "out": str(out)}, as_json, f"{count} labels written to {out}")
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise BadRequest(f"--split {text!r}: give three shares, such as 0.8,0.1,0.1", "split") from None

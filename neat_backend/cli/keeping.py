@@ -1,0 +1,63 @@
+"""`backup`, `restore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neat_backend.cli import shared
+from neat_backend.cli.shared import Json
+from neat_backend.settings import Settings
+from neat_backend.store.database import Database
+
+commands = typer.Typer()
+
+
+@commands.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A folder that is not there yet.")], as_json: Json = False
+) -> None:
+    """Write database, features and models into a folder, while the backend runs. It holds tokens: keep it safe.
+
+    Example: neat-backend backup backups/2026-11-24
+    """
+    from neat_backend import backup as room
+
+    settings = Settings.from_env()
+    manifest = room.backup(_database(settings), settings.data_dir, folder)
+    shared.show(_summary(folder, manifest), as_json, f"{_said(manifest)} are in {folder}")
+
+
+@commands.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What `neat-backend backup` has written.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="In place of the projects that are here.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a backup in place, also into another kind of database. Stop web and workers before.
+
+    Example: neat-backend restore backups/2026-11-24
+    """
+    from neat_backend import backup as room
+
+    settings = Settings.from_env()
+    manifest = room.restore(Database(settings.sqlalchemy_url), settings.data_dir, folder, overwrite)
+    shared.show(_summary(folder, manifest), as_json, f"{_said(manifest)} are restored from {folder}")
+
+
+def _database(settings: Settings) -> Database:
+    database = Database(settings.sqlalchemy_url)
+    database.migrate()
+    return database
+
+
+def _summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    sizes = [about["bytes"] for about in manifest["files"].values()]
+    return {"folder": str(folder), "rows": manifest["rows"], "files": len(sizes), "bytes": sum(sizes)}
+
+
+def _said(manifest: dict[str, Any]) -> str:
+    size = sum(about["bytes"] for about in manifest["files"].values()) / 1e6
+    return f"{manifest['rows']['projects']} projects with {manifest['rows']['tasks']} tasks, {size:.1f} MB,"

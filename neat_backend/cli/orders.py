@@ -1,0 +1,53 @@
+"""`train`, `sync`, `retry-images`, `retry-events`, `forget`: what a project is told to do."""
+
+from __future__ import annotations
+
+import typer
+
+from neat_backend.cli import shared
+from neat_backend.cli.shared import Json, ProjectId
+
+commands = typer.Typer()
+
+
+@commands.command()
+def train(project: ProjectId, as_json: Json = False) -> None:
+    """Ask for a training round now, as Label Studio's button does. Example: neat-backend train 3"""
+    event = shared.service().train(project)
+    shared.show({"project": project, "event": event}, as_json, f"training asked for (event {event})")
+
+
+@commands.command()
+def sync(project: ProjectId, as_json: Json = False) -> None:
+    """Ask for the whole project to be read from Label Studio again. Example: neat-backend sync 3"""
+    event = shared.service().sync(project)
+    shared.show({"project": project, "event": event}, as_json, f"synchronisation asked for (event {event})")
+
+
+@commands.command("retry-images")
+def retry_images(project: ProjectId, as_json: Json = False) -> None:
+    """Ask for the failed images to be tried again. Example: neat-backend retry-images 3"""
+    event = shared.service().retry_images(project)
+    shared.show({"project": project, "event": event}, as_json, f"asked for (event {event})")
+
+
+@commands.command("retry-events")
+def retry_events(project: ProjectId, as_json: Json = False) -> None:
+    """Put events that failed too often, and were set aside, back into the queue.
+
+    Example: neat-backend retry-events 3
+    """
+    count = shared.service().retry_events(project)
+    shared.show({"project": project, "events": count}, as_json, f"{count} events are in the queue again")
+
+
+@commands.command()
+def forget(project: ProjectId, as_json: Json = False) -> None:
+    """Forget a project that is no longer connected, with its features and models.
+
+    Nothing changes in Label Studio; while its webhook or connection is there, the project comes back.
+
+    Example: neat-backend forget 3
+    """
+    shared.service().forget(project)
+    shared.show({"project": project, "forgotten": True}, as_json, f"project {project} is forgotten")

@@ -1,0 +1,70 @@
+"""`serve`, `web`, `worker`, `migrate`: the processes, and the tables they need."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from neat_backend.cli import shared
+from neat_backend.settings import Settings
+from neat_backend.store.database import Database
+
+commands = typer.Typer()
+
+
+@commands.command()
+def serve() -> None:
+    """Run web and worker together; what dies is started again. Stop with Ctrl-C.
+
+    Settings come from the environment, see the README. Example:
+
+    LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY=… neat-backend serve
+    """
+    from neat_backend import serve as supervisor
+
+    settings = Settings.from_env()
+    shared.set_up_logging(settings)
+    raise typer.Exit(supervisor.serve(settings))
+
+
+@commands.command()
+def web() -> None:
+    """Run the web alone; when it dies it is started again. Workers run elsewhere, on the same database and data folder.
+
+    Example: DATABASE_URL=postgresql://neat:…@db/neat neat-backend web
+    """
+    from neat_backend import serve as supervisor
+
+    settings = Settings.from_env()
+    shared.set_up_logging(settings)
+    raise typer.Exit(supervisor.serve(settings, worker_command=()))
+
+
+@commands.command()
+def worker() -> None:
+    """Run a worker alone, beside web processes on the same database and data folder.
+
+    Example: DATABASE_URL=postgresql://neat:…@db/neat neat-backend worker, and neat-backend web.
+    """
+    from neat_backend import worker as room
+
+    settings = Settings.from_env()
+    shared.set_up_logging(settings)
+    room.run(settings)
+
+
+@commands.command()
+def migrate(
+    to: Annotated[str, typer.Option(help="An older version of the tables, to go back to; base = none.")] = "head",
+) -> None:
+    """Make or update the database's tables, which every other command does too, or take them back for an older version
+    of this program: then stop all its processes first, and make a backup.
+
+    Example: neat-backend migrate
+    """
+    settings = Settings.from_env()
+    database = Database(settings.sqlalchemy_url)
+    version = database.migrate(to)
+    state = "up to date, " if to == "head" else ""
+    shared.show(None, False, f"the tables are {state}of version {version} in {database.shown}")
