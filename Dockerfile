@@ -1,34 +1,66 @@
 # syntax=docker/dockerfile:1
+#
+# docker build .                                              runs on the CPU, and on a GPU with --gpus all
+# docker build --build-arg WEIGHTS_OF=resnet18 .              with that encoder's weights inside
+# docker build --build-arg VARIANT=cpu --build-arg TORCH_INDEX=https://… .
+#   without CUDA's libraries, some gigabytes less. TORCH_INDEX: a package index that has the CPU builds of
+#   the lock's torch and torchvision; the ordinary registry's torch needs CUDA's libraries also on a CPU.
+ARG BASE=python:3.11.14-slim-bookworm
 
-# The ordinary lock: runs on the CPU as it is, and on a GPU with `docker run --gpus all`.
-FROM python:3.11.14-slim-bookworm AS build
-ENV UV_LINK_MODE=copy
-RUN pip install --no-cache-dir uv==0.13.9 \
-    && uv venv /opt/venv
+FROM ${BASE} AS build
+SHELL ["/bin/sh", "-eu", "-c"]
+ARG VARIANT=cuda
+ARG TORCH_INDEX=""
+ARG WEIGHTS_OF=""
+ENV UV_LINK_MODE=copy HF_HOME=/weights TORCH_HOME=/weights
+RUN python3 -m venv /opt/uv \
+    && /opt/uv/bin/pip install --no-cache-dir uv==0.13.9 \
+    && python3 -m venv --without-pip /opt/venv
 WORKDIR /build
-COPY requirements.lock ./
-# sync takes the lock as it is: label-studio-ml's own pins are overridden in it
-RUN uv pip sync --no-cache --python /opt/venv/bin/python requirements.lock
+COPY requirements-runtime.lock ./
+# --no-deps takes the lock as it is: label-studio-ml's own pins are overridden in it
+RUN case "$VARIANT" in \
+      cuda) cp requirements-runtime.lock all.lock ;; \
+      cpu) \
+        if [ -z "$TORCH_INDEX" ]; then echo "VARIANT=cpu needs TORCH_INDEX" >&2; exit 1; fi; \
+        grep -vE '^(nvidia-|cuda-|triton|torch==|torchvision==|faiss-)' requirements-runtime.lock > all.lock; \
+        sed -nE 's/^(faiss-cpu==[^ ]+).*/\1/p' requirements-runtime.lock >> all.lock; \
+        grep -E '^torch(vision)?==' requirements-runtime.lock > torch.lock; \
+        /opt/uv/bin/uv pip install --no-cache --no-deps --python /opt/venv/bin/python \
+          --index-url "$TORCH_INDEX" -r torch.lock ;; \
+      *) echo "VARIANT=$VARIANT: must be cuda or cpu" >&2; exit 1 ;; \
+    esac; \
+    /opt/uv/bin/uv pip install --no-cache --no-deps --python /opt/venv/bin/python -r all.lock; \
+    find /opt/venv \( -name '*.a' -o -path '*/nvidia/*/include' -o -path '*/torch/include' \) -prune -exec rm -rf {} +
 COPY pyproject.toml README.md ./
 COPY neat_backend ./neat_backend
-RUN uv pip install --no-cache --no-deps --python /opt/venv/bin/python .
+RUN /opt/uv/bin/uv pip install --no-cache --no-deps --python /opt/venv/bin/python .
+RUN mkdir -p /weights; \
+    if [ -n "$WEIGHTS_OF" ]; then \
+      /opt/venv/bin/python -c 'import sys; from neat_backend.core.encoders import build_encoder; build_encoder(sys.argv[1], device="cpu")' "$WEIGHTS_OF"; \
+    fi
 
-FROM python:3.11.14-slim-bookworm
+FROM ${BASE}
+# The file system can be read-only: what is written goes to /data, /weights and /tmp.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/data \
     NEAT_DATA_DIR=/data \
+    HF_HOME=/weights \
+    TORCH_HOME=/weights \
     PORT=9090
 RUN groupadd --system --gid 10001 neat \
     && useradd --system --uid 10001 --gid neat --home-dir /data --shell /usr/sbin/nologin neat \
     && install --directory --owner=neat --group=neat /data
+COPY --from=build --chown=10001:10001 /weights /weights
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY _wsgi.py model.py ./
 USER 10001:10001
-VOLUME /data
+VOLUME ["/data", "/weights"]
 EXPOSE 9090
+STOPSIGNAL SIGTERM
 # The first answer comes once the database is up to date, a few seconds after the start.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]

@@ -18,6 +18,9 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes/neat-backend.yaml
 
 bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # ARGS=--json for programs
 	@$(BIN)/neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512 $(ARGS)
@@ -50,6 +53,8 @@ uv = $$(command -v uv || echo $(CURDIR)/$(BIN)/uv)
 lock: $(BIN)/.ready
 	$(call uv) pip compile pyproject.toml --universal --extra dev --python-version 3.10 --overrides overrides.txt \
 	  --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
+	$(call uv) pip compile pyproject.toml --universal --extra postgres --python-version 3.10 --overrides overrides.txt \
+	  -c requirements.lock --no-emit-index-url --no-header --no-annotate --quiet -o requirements-runtime.lock
 	echo 'label-studio==1.23.2' | $(call uv) pip compile - --universal --python-version 3.10 \
 	  --no-emit-index-url --no-header --upgrade --quiet -o label-studio.lock
 

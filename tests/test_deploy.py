@@ -1,8 +1,10 @@
-"""Dockerfile and docker-compose.yml: what must be in them, without a Docker to try."""
+"""Dockerfile, compose file, manifests, dashboard and alerts: what must be in them, without an engine to try."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import yaml
 
 from neat_backend.serve import GRACE_SECONDS
 from neat_backend.settings import Settings
+from neat_backend.store import projects
+from neat_backend.web.app import create_app
 
 ROOT = Path(__file__).parents[1]
 DEMO_ONLY = {"neat-demo-token-change-me", "neat-demo-change-me"}
@@ -25,6 +29,11 @@ def compose() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def dockerfile() -> str:
     return (ROOT / "Dockerfile").read_text()
+
+
+def ours(compose: dict[str, Any]) -> dict[str, Any]:
+    """The services that run this backend, the web first."""
+    return {name: service for name, service in compose["services"].items() if name.startswith("neat-")}
 
 
 def interpolated(value: Any) -> str:
@@ -53,19 +62,53 @@ class TestCompose:
 
     def test_the_demo_is_for_this_machine_alone(self, compose: dict[str, Any]) -> None:
         for service in compose["services"].values():
-            assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+            assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+    def test_it_asks_for_credentials_from_the_first_run_on(self, compose: dict[str, Any]) -> None:
+        for service in ours(compose).values():
+            assert interpolated(service["environment"]["BASIC_AUTH_USER"])
+            assert interpolated(service["environment"]["BASIC_AUTH_PASS"]) in DEMO_ONLY
+
+    def test_web_and_workers_share_database_and_folder(self, compose: dict[str, Any]) -> None:
+        services = ours(compose)
+        assert [service["command"] for service in services.values()] == [
+            ["neat-backend", "web"], ["neat-backend", "worker"], ["neat-backend", "worker"],
+        ]  # fmt: skip
+        shared = {
+            (s["environment"]["DATABASE_URL"], tuple(s["volumes"]), tuple(s["networks"])) for s in services.values()
+        }
+        assert len(shared) == 1
+        password = compose["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"]
+        assert next(iter(shared))[0] == f"postgresql://neat:{password}@postgres:5432/neat"
+
+    def test_only_the_gpus_worker_waits_for_its_profile(self, compose: dict[str, Any]) -> None:
+        assert {name: s["profiles"] for name, s in compose["services"].items() if "profiles" in s} == {
+            "neat-worker-gpu": ["gpu"]
+        }
+
+    def test_a_label_studio_outside_can_be_named(self, compose: dict[str, Any]) -> None:
+        for service in ours(compose).values():
+            assert service["environment"]["LABEL_STUDIO_URL"].startswith("${LABEL_STUDIO_URL:-")
+            assert service["extra_hosts"] == ["host.docker.internal:host-gateway"]
+
+    def test_follows_the_schema_of_compose_files(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
 
     def test_the_backend_finds_label_studio_by_its_name(self, compose: dict[str, Any]) -> None:
-        services = compose["services"]
-        assert services["neat-backend"]["environment"]["LABEL_STUDIO_URL"] == "http://label-studio:8080"
-        assert services["neat-backend"]["networks"] == services["label-studio"]["networks"]
-        assert set(services["label-studio"]["networks"]) <= set(compose["networks"])
+        for service in ours(compose).values():
+            assert interpolated(service["environment"]["LABEL_STUDIO_URL"]) == "http://label-studio:8080"
+            assert service["networks"] == compose["services"]["label-studio"]["networks"]
+            assert set(service["networks"]) <= set(compose["networks"])
 
-    def test_both_are_checked_and_the_backend_waits(self, compose: dict[str, Any]) -> None:
+    def test_all_are_checked_and_the_backend_waits_for_the_database(self, compose: dict[str, Any]) -> None:
         for service in compose["services"].values():
-            assert "/health" in service["healthcheck"]["test"][-1]
-        waits = compose["services"]["neat-backend"]["depends_on"]
-        assert waits == {"label-studio": {"condition": "service_healthy"}}
+            assert service["healthcheck"]["test"][0] == "CMD"
+        for service in ours(compose).values():
+            assert service["depends_on"] == {"postgres": {"condition": "service_healthy"}}
 
     def test_data_is_kept_in_volumes(self, compose: dict[str, Any]) -> None:
         for service in compose["services"].values():
@@ -77,10 +120,12 @@ class TestCompose:
         for service in compose["services"].values():
             assert str(service.get("user", "")).partition(":")[0] not in ("root", "0")
             assert not service.get("privileged")
-        assert compose["services"]["neat-backend"]["cap_drop"] == ["ALL"]
+        for service in ours(compose).values():
+            assert (service["cap_drop"], service["read_only"]) == (["ALL"], True)
 
     def test_there_is_time_to_stop_cleanly(self, compose: dict[str, Any]) -> None:
-        assert int(compose["services"]["neat-backend"]["stop_grace_period"].rstrip("s")) > GRACE_SECONDS
+        for service in ours(compose).values():
+            assert int(service["stop_grace_period"].rstrip("s")) > GRACE_SECONDS
 
     def test_the_backends_settings_are_real_ones_and_need_no_download(self, compose: dict[str, Any]) -> None:
         env = {name: interpolated(value) for name, value in compose["services"]["neat-backend"]["environment"].items()}
@@ -89,13 +134,13 @@ class TestCompose:
 
     def test_images_are_pinned(self, compose: dict[str, Any]) -> None:
         assert compose["services"]["label-studio"]["image"] == "heartexlabs/label-studio:1.23.2"
+        assert re.fullmatch(r"postgres:\d+\.\d+-\w+", compose["services"]["postgres"]["image"])
 
 
 class TestDockerfile:
     def test_bases_are_pinned(self, dockerfile: str) -> None:
-        bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
-        assert bases
-        assert all(re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base) for base in bases)
+        assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"${BASE}"}
+        assert re.search(r"^ARG BASE=python:3\.11\.\d+-slim-\w+$", dockerfile, re.MULTILINE)
 
     def test_the_process_is_not_root(self, dockerfile: str) -> None:
         (user,) = re.findall(r"^USER (\S+)", dockerfile, re.MULTILINE)
@@ -103,11 +148,24 @@ class TestDockerfile:
         assert dockerfile.index("USER") < dockerfile.index("CMD [")
 
     def test_installs_from_the_lock_and_keeps_no_caches(self, dockerfile: str) -> None:
-        assert "requirements.lock" in dockerfile
+        assert "requirements-runtime.lock" in dockerfile
         for line in dockerfile.replace("\\\n", " ").splitlines():
             if "pip install" in line:
                 assert "--no-cache" in line
             assert "apt-get install" not in line or "rm -rf /var/lib/apt/lists" in line
+
+    def test_the_lock_of_what_runs_is_part_of_the_lock_of_all(self) -> None:
+        def pins(name: str) -> set[str]:
+            return set(re.findall(r"^[a-z0-9].*?==[^ \n]+", (ROOT / name).read_text(), re.MULTILINE))
+
+        runtime = pins("requirements-runtime.lock")
+        assert runtime < pins("requirements.lock")
+        wanted = re.findall(
+            r'^    "([\w-]+)>=', (ROOT / "pyproject.toml").read_text().partition("]\n\n[")[0], re.MULTILINE
+        )
+        names = {pin.partition("==")[0] for pin in runtime}
+        assert {name.lower().replace("_", "-") for name in wanted} <= names, "make lock"
+        assert not {"pytest", "mypy", "ruff", "playwright"} & {pin.partition("==")[0] for pin in runtime}
 
     def test_is_checked_on_health(self, dockerfile: str) -> None:
         assert re.search(r"HEALTHCHECK .*\n?.*/health", dockerfile)
@@ -125,3 +183,57 @@ class TestDockerfile:
         code = re.search(r'HEALTHCHECK[^\[]*\["python", "-c", "(.*)"\]', dockerfile)
         assert code is not None
         compile(code[1].replace('\\"', '"'), "healthcheck", "exec")
+
+
+class TestKubernetes:
+    @pytest.fixture
+    def manifests(self) -> list[dict[str, Any]]:
+        return list(yaml.safe_load_all((ROOT / "deploy/kubernetes/neat-backend.yaml").read_text()))
+
+    def test_they_follow_the_schemas(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "kubernetes_validate", "--strict", "deploy/kubernetes/neat-backend.yaml"],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def test_settings_are_real_ones_and_secrets_are_elsewhere(self, manifests: list[dict[str, Any]]) -> None:
+        (config,) = (manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap")
+        assert set(config) <= set(Settings.titles().values())
+        assert not {"DATABASE_URL", "LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS"} & set(config)
+        assert Settings.from_env({**config, "BASIC_AUTH_PASS": "secret"}).basic_auth_user
+
+    def test_pods_are_contained_and_have_time_to_stop(self, manifests: list[dict[str, Any]]) -> None:
+        pods = [m["spec"]["template"]["spec"] for m in manifests if m["kind"] == "Deployment"]
+        assert [pod["containers"][0]["args"] for pod in pods] == [["neat-backend", "web"], ["neat-backend", "worker"]]
+        for pod in pods:
+            (container,) = pod["containers"]
+            assert pod["securityContext"]["runAsNonRoot"]
+            assert container["securityContext"]["readOnlyRootFilesystem"]
+            assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/data", "/weights", "/tmp"}
+            assert pod["terminationGracePeriodSeconds"] > GRACE_SECONDS
+
+
+class TestMonitoring:
+    @pytest.mark.parametrize("path", ["deploy/grafana/neat-backend.json", "deploy/prometheus/alerts.yaml"])
+    def test_every_metric_named_is_exported(self, path: str, tmp_path: Path) -> None:
+        client = create_app(Settings.from_env({}, data_dir=tmp_path)).test_client()
+        text = client.get("/metrics").text
+        exported = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)) | set(
+            re.findall(r"^(\w+)\{", text, re.MULTILINE)
+        )
+        named = set(re.findall(r"\bneat_\w+", (ROOT / path).read_text()))
+        assert named
+        assert {name.removesuffix("_bucket") for name in named} <= exported
+
+    def test_the_alerts_states_exist(self) -> None:
+        states = {value for name, value in vars(projects).items() if name.isupper() and isinstance(value, str)}
+        named = set(re.findall(r'state="(\w+)"', (ROOT / "deploy/prometheus/alerts.yaml").read_text()))
+        assert named
+        assert named <= states
+
+    def test_every_alert_says_what_it_is(self) -> None:
+        (group,) = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yaml").read_text())["groups"]
+        for rule in group["rules"]:
+            assert {"alert", "expr", "for", "labels", "annotations"} == set(rule)
+            assert {"summary", "description"} == set(rule["annotations"])
