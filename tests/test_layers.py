@@ -35,11 +35,15 @@ ALLOWED: dict[str, set[str]] = {
     },
     "service": GROUND | {"labelstudio", "store"},
     "web": GROUND | {"service", "labelstudio", "store"},
+    "backup": GROUND | {"store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names
+    "doctor": GROUND | {"core", "labelstudio", "store", "sync"},
+    "exports": GROUND | {"core", "labelstudio", "store", "sync"},
     "demo": GROUND,  # drives Label Studio and the backend from outside
     "bench": GROUND
     | {"core", "engine", "store", "labelstudio", "training", "embedding", "demo", "strategies", "experiments"},
-    "cli": GROUND | {"service", "store", "serve", "worker", "demo", "bench", "experiments"},
+    "cli": GROUND
+    | {"backup", "service", "store", "serve", "worker", "demo", "bench", "experiments", "doctor", "exports"},
     "model": GROUND | {"service", "labelstudio", "store"},
     "_wsgi": GROUND | {"cli", "serve", "web"},
 }
@@ -52,7 +56,7 @@ CONFINED = {
     "flask": {"web", "model"},
     "label_studio_sdk": {"labelstudio"},
     "label_studio_ml": {"model"},
-    "sqlalchemy": {"store", *WORKER, *LIGHT},
+    "sqlalchemy": {"store", "backup", *WORKER, *LIGHT},
     "alembic": {"store"},
     "faiss": {"core", "bench", "strategies"},
     "torch": {"core", "training", "embedding", "bench", "strategies", "experiments"},
