@@ -513,7 +513,7 @@ def test_old_events_are_pruned_all_of_them(backend: Backend, workers: Workers, m
 def test_the_key_goes_only_to_the_url_that_came_with_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody who reaches /setup can name a server there."""
     made: list[tuple[str, str]] = []
-    monkeypatch.setattr(worker_module, "LabelStudioClient", lambda url, key, timeout: made.append((url, key)))
+    monkeypatch.setattr(worker_module, "LabelStudioClient", lambda url, key, timeout, hosts: made.append((url, key)))
     there = replace(backend.project(), label_studio_url="http://elsewhere", access_token="theirs")
     for url, key in (("", "ours"), ("http://here", "ours"), ("http://here", ""), ("", "")):
         settings = backend.settings.model_copy(
