@@ -4,7 +4,8 @@
     ├── SettingsError          a setting is missing or has a bad value; names the key
     ├── BadRequest             the sender's fault: answered with 4xx, names the field
     │   ├── BadLabelConfig     the label config can't be used; says what it needs
-    │   └── UnknownProject     nobody has connected this project yet
+    │   ├── UnknownProject     nobody has connected this project yet
+    │   └── UnknownTask        the project has no such task here
     ├── LabelStudioError       Label Studio could not do what we asked
     │   ├── LabelStudioUnavailable   down, slow, 5xx or 429: worth another try later
     │   ├── LabelStudioRefused       401/403: token or rights; another try won't help
@@ -44,6 +45,10 @@ class BadLabelConfig(BadRequest):
 
 class UnknownProject(BadRequest):
     """No such project is connected to this backend."""
+
+
+class UnknownTask(BadRequest):
+    """The project has no such task, as far as this backend knows."""
 
 
 class LabelStudioError(NeatError):

@@ -743,6 +743,7 @@ class LiveProject:
         shows = Head(
             head, self._engine.classes, counts.known, counts.invalid, counts.unlabelled, self._applied,
             left=tuple(sorted(self._moved - self._engine.unlabelled(self._moved))),
+            features=embedding.features_kind(self._encoder.key) if self._encoder is not None else "",
         )  # fmt: skip
         return order, shows
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
+from neat_backend import explaining
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, UnknownProject
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
@@ -198,6 +199,15 @@ class Service:
             return []
         order = _order(ranking, head)[offset : offset + limit]
         return [asdict(snapshots.row(ranking, int(at), offset + number)) for number, at in enumerate(order)]
+
+    def explain(self, project: int, task: int) -> dict[str, Any]:
+        """Why a task stands where it stands, JSON-ready; see explaining.py.
+
+        Raises UnknownProject, UnknownTask, or BadLabelConfig while the label config can't be used.
+        """
+        with self.database.read() as conn:
+            found = _found(conn, project)
+            return explaining.explain(conn, self.settings.for_project(found.extra_params), found, task)
 
     def failed_images(self, project: int) -> list[dict[str, Any]]:
         """Tasks whose image can't be had, with the reason. Raises UnknownProject."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ import neat_backend
 from neat_backend import cli
 from neat_backend.cli import shared
 from neat_backend.labelstudio.events import parse_setup
-from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN
+from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Task
 from neat_backend.service import Service
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects
+from neat_backend.store import inbox, projects, tasks
 from tests.serving import make_database, make_ready, make_settings, setup_body, write_ranking
 
 OF_A_PROJECT = ("status", "rank", "train", "sync", "retry-images", "retry-events", "forget")
@@ -78,6 +79,41 @@ def said_by_main(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     said = capsys.readouterr()
     assert said.out == ""
     return stopped.value.code, said.err
+
+
+class TestExplain:
+    def test_prints_reasons_and_json(self, served: Service) -> None:
+        with served.database.begin() as conn:
+            tasks.upsert_tasks(conn, 7, [Task(5, "/data/upload/5.png", datetime.now(timezone.utc))], 0)
+        done = run("explain", "7", "5")
+        assert done.exit_code == 0, done.output
+        assert "task 5 of project 7: pending" in done.stdout
+        assert "- Its image has not been encoded yet" in done.stdout
+        assert json.loads(run("explain", "7", "5", "--json").stdout) == served.explain(7, 5)
+
+    def test_shows_votes_and_neighbours(self, served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        told = {
+            "state": "unlabelled", "reasons": ["It is so."], "invalid_votes": 1,
+            "classes": [{"name": "[dog]", "votes": 1, "probability": 0.25}],
+            "neighbours": [
+                {"task": 11, "label": "[dog]", "invalid": False, "similarity": 0.98765},
+                {"task": 12, "label": None, "invalid": True, "similarity": 0.5},
+            ],
+        }  # fmt: skip
+        monkeypatch.setattr(Service, "explain", lambda self, project, task: told)
+        lines = run("explain", "7", "5").stdout.splitlines()
+        assert any("[dog]" in line and "0.250" in line for line in lines)
+        assert any("11" in line and "[dog]" in line and "0.9877" in line for line in lines)
+        assert any("12" in line and "none of the classes" in line for line in lines)
+
+    @pytest.mark.parametrize(("words", "expected"), [(("7", "99"), "no task 99"), (("8", "1"), "project 8")])
+    def test_what_is_unknown_is_an_error(
+        self, served: Service, words: tuple[str, str], expected: str,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        code, said = said_by_main("explain", *words, monkeypatch=monkeypatch, capsys=capsys)
+        assert code == 1
+        assert expected in said
 
 
 class TestHelp:

@@ -15,7 +15,7 @@ PACKAGE = "neat_backend"
 
 GROUND = {"records", "errors", "settings", "ports"}
 WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning"}
-LIGHT = {"web", "service"}  # what the web process is made of
+LIGHT = {"web", "service", "explaining"}  # what the web process is made of
 
 # Room → the rooms that it may import, itself apart.
 ALLOWED: dict[str, set[str]] = {
@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
         room: GROUND | {"core", "labelstudio", "store", "engine", "strategies"} | (WORKER - {"worker"})
         for room in WORKER
     },
-    "service": GROUND | {"labelstudio", "store"},
+    "explaining": GROUND | {"labelstudio", "store"},
+    "service": GROUND | {"explaining", "labelstudio", "store"},
     "web": GROUND | {"service", "labelstudio", "store"},
     "backup": GROUND | {"store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names

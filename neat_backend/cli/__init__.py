@@ -15,6 +15,7 @@ from neat_backend.cli import (
     configuring,
     demonstrating,
     examining,
+    explaining,
     exporting,
     keeping,
     orders,
@@ -31,7 +32,10 @@ __all__ = ["app", "fail", "main", "set_up_logging"]
 app = typer.Typer(
     help="Label Studio ML backend for open-set image annotation (NEAT).", no_args_is_help=True, add_completion=True
 )
-for module in (running, watching, examining, ranking, orders, exporting, keeping, demonstrating, configuring):
+GROUPS = (
+    running, watching, examining, ranking, explaining, orders, exporting, keeping, demonstrating, configuring,
+)  # fmt: skip
+for module in GROUPS:
     app.add_typer(module.commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(experiments.app, name="experiment")

@@ -155,6 +155,28 @@ class ProjectArrays:
             except FileNotFoundError:
                 continue
 
+    def some(self, kind: str, ids: Any) -> Iterator[Segment]:
+        """The newest values of those of `ids` (int64 [n], ascending, distinct) that are there, in pieces of megabytes.
+
+        The other values are left unread, so checksums of values are not looked at. No id comes twice.
+        """
+        folder = self._path(kind)
+        wanted = np.asarray(ids, np.int64)
+        while True:
+            try:
+                for path in reversed(self._segments(folder)):
+                    columns = _columns(path) if len(wanted) else None
+                    if columns is None or not len(columns[0]):
+                        continue
+                    at = np.minimum(np.searchsorted(columns[0], wanted), len(columns[0]) - 1)
+                    here = columns[0][at] == wanted
+                    for rows, values in _some_values(path, at[here]):
+                        yield Segment(columns[0][rows], columns[1][rows], values)
+                        wanted = wanted[~np.isin(wanted, columns[0][rows])]
+                return
+            except FileNotFoundError:
+                continue
+
     def index(self, kind: str) -> dict[int, int]:
         """id → key of its newest value, the values left unread."""
         folder = self._path(kind)
@@ -176,6 +198,13 @@ class ProjectArrays:
         for run in _runs(self._segments(folder)):
             if len(run) >= 2:
                 self._merge_run(kind, folder, run)
+
+    def kinds(self, prefix: str) -> list[str]:
+        """The kinds `prefix/x` that there are, the one that was changed last at the end."""
+        with suppress(FileNotFoundError), _foreign_errors(self._path(prefix)):
+            folders = [path for path in self._path(prefix).iterdir() if path.is_dir() and _PART.fullmatch(path.name)]
+            return [f"{prefix}/{path.name}" for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
+        return []
 
     def drop(self, kind: str) -> None:
         """Delete a kind, at once for every reader."""
@@ -383,6 +412,22 @@ def _value(path: Path, at: int) -> np.ndarray:
         raise FileNotFoundError(path) from error
 
 
+def _some_values(path: Path, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some rows of a segment's values, in pieces; a damaged one is set aside and raises FileNotFoundError."""
+    if not len(rows):
+        return
+    try:
+        with _opened(path) as file:
+            shape, dtype = file.layout("values")
+            step = max(1, BLOCK_BYTES // max(1, dtype.itemsize * math.prod(shape[1:])))
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                yield part, file.rows("values", part)
+    except _Corrupt as error:
+        _set_aside(path, error)
+        raise FileNotFoundError(path) from error
+
+
 def _merge(kind: str, paths: Sequence[Path]) -> Segment:
     """Newest per id. FileNotFoundError when a file has gone, or has just been set aside."""
     plan = _plan(paths)
@@ -501,14 +546,22 @@ class _File:
 
     def row(self, name: str, at: int) -> np.ndarray:
         """One row, unchecked."""
+        return self.rows(name, np.array([at]))[0]
+
+    def rows(self, name: str, at: np.ndarray) -> np.ndarray:
+        """Some rows, unchecked."""
         with _damage():
             shape, fortran, dtype, _ = self._start(name)
             row_bytes = dtype.itemsize * math.prod(shape[1:])
-            self._file.seek(at * row_bytes, os.SEEK_CUR)
-            data = self._file.read(row_bytes)
-            if fortran or len(data) != row_bytes:
-                raise _Corrupt(f"{name} has no row {at}")
-            return np.frombuffer(data, dtype).reshape(shape[1:])
+            start = self._file.tell()
+            found = bytearray()
+            for row in at.tolist():
+                self._file.seek(start + row * row_bytes)
+                data = self._file.read(row_bytes)
+                if fortran or len(data) != row_bytes:
+                    raise _Corrupt(f"{name} has no row {row}")
+                found += data
+            return np.frombuffer(bytes(found), dtype).reshape(len(at), *shape[1:])
 
     def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) a few megabytes at a time. Damage shows only at the end."""

@@ -33,6 +33,7 @@ class Head:
     event: int  # highest inbox event that it reflects
     model_version: str = ""  # switched on in Label Studio, "" = none yet
     left: tuple[int, ...] = ()  # tasks that have left the pool since the ranking was written, ascending
+    features: str = ""  # the kind of array that the features are kept as, "" = not told
 
 
 def write_head(arrays: ProjectArrays, head: Head) -> None:
@@ -56,6 +57,7 @@ def read_head(arrays: ProjectArrays) -> Head | None:
         event=int(found["event"]),
         model_version=str(found["model_version"]),
         left=tuple(found["left"].tolist()),
+        features=str(found.get("features", "")),
     )
 
 
@@ -103,6 +105,35 @@ def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
         candidate=bool(ranking["candidate"][at]),
         predicted=str(ranking["classes"][predicted]) if predicted >= 0 else None,
     )
+
+
+def place(arrays: ProjectArrays, head: Head | None, task: int) -> Ranked | None:
+    """A task of the pool with its rank in the whole order; None when it is not in the order.
+
+    The head comes first, as it is, then the others by priority, ties by smaller id. For a task of the head the ranking
+    is not read. head: what `read_head` has given just before.
+    """
+    first = {one.task: one for one in head.tasks} if head is not None else {}
+    if task in first:
+        return first[task]
+    ranking = read_ranking(arrays, head)
+    if ranking is None:
+        return None
+    ids, priority = ranking["ids"], ranking["priority"]
+    at = int(np.searchsorted(ids, task))
+    if at == len(ids) or ids[at] != task:
+        return None
+    better = (priority > priority[at]) | ((priority == priority[at]) & (ids < task))
+    better[np.searchsorted(ids, np.array(sorted(first), np.int64))] = False
+    return row(ranking, at, len(first) + int(np.count_nonzero(better)))
+
+
+def features_kind(arrays: ProjectArrays, head: Head | None) -> str:
+    """The kind of array that holds the features in use; "" when there are none."""
+    if head is not None and head.features:
+        return head.features
+    kinds = arrays.kinds("features")
+    return kinds[-1] if kinds else ""
 
 
 def _table(tasks: Sequence[Ranked], classes: Sequence[str]) -> dict[str, Any]:

@@ -54,6 +54,15 @@ class FailedImage:
 
 
 @dataclass(frozen=True)
+class TaskImage:
+    """A live task's image, and how it fared."""
+
+    image: str | None
+    state: str
+    error: str
+
+
+@dataclass(frozen=True)
 class TaskCounts:
     """Live tasks; pending + ready + failed = tasks."""
 
@@ -173,6 +182,13 @@ def images_of(conn: Connection, project: int, ids: Iterable[int]) -> dict[int, s
         )
         found |= {row.id: row.image for row in conn.execute(statement)}
     return found
+
+
+def image(conn: Connection, project: int, id: int) -> TaskImage | None:
+    """The image of one task; None when there is no such live task."""
+    columns = _tasks.c.image, _tasks.c.state, _tasks.c.image_error
+    row = conn.execute(sa.select(*columns).where(*_live_tasks(project), _tasks.c.id == id)).first()
+    return None if row is None else TaskImage(*row)
 
 
 def counts(conn: Connection, project: int) -> TaskCounts:

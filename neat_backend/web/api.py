@@ -52,6 +52,10 @@ def routes(service: Service) -> Blueprint:
         answer.headers["Cache-Control"] = "private, no-cache"
         return answer.make_conditional(request)
 
+    @blueprint.get("/projects/<int:project>/tasks/<int:task>/explanation")
+    def explanation(project: int, task: int) -> ResponseReturnValue:
+        return jsonify(service.explain(project, task))
+
     @blueprint.post("/projects/<int:project>/train")
     def train(project: int) -> ResponseReturnValue:
         return jsonify(event=service.train(project)), 202

@@ -11,7 +11,7 @@ from flask import Flask, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from neat_backend.errors import BadRequest, StoreError, UnknownProject
+from neat_backend.errors import BadRequest, StoreError, UnknownProject, UnknownTask
 from neat_backend.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
@@ -117,7 +117,7 @@ def _answer_errors(app: Flask) -> None:
 
     @app.errorhandler(BadRequest)
     def bad_request(error: BadRequest) -> ResponseReturnValue:
-        status = 404 if isinstance(error, UnknownProject) else 400
+        status = 404 if isinstance(error, UnknownProject | UnknownTask) else 400
         log.warning("%s %s refused: %s", request.method, request.path, error)
         return jsonify(error=str(error), field=error.field), status
 

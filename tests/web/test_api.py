@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import pytest
 from flask.testing import FlaskClient
 
+from neat_backend.records import Task
 from neat_backend.service import Service
-from neat_backend.store import rounds
-from tests.serving import make_ready, setup_body, write_ranking
+from neat_backend.store import rounds, tasks
+from tests.serving import make_ready, setup_body, tasks_created, write_ranking
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +76,23 @@ def test_failed_images(client: FlaskClient) -> None:
     assert client.get("/api/projects/7/failed-images").json == {"failed_images": []}
 
 
-@pytest.mark.parametrize("path", ["", "/ranking", "/rounds", "/failed-images"])
+def test_an_explanation(client: FlaskClient, service: Service) -> None:
+    client.post("/webhook", json=tasks_created(5))
+    with service.database.begin() as conn:
+        tasks.upsert_tasks(conn, 7, [Task(5, "/data/upload/5.png", datetime.now(timezone.utc))], 0)
+    answer = client.get("/api/projects/7/tasks/5/explanation")
+    assert answer.status_code == 200
+    assert answer.json == service.explain(7, 5)
+    assert (answer.json["state"], answer.json["rank"]) == ("pending", 0)
+
+
+@pytest.mark.parametrize("task", ["99", "0", str(10**30)])
+def test_the_explanation_of_an_unknown_task_is_404(client: FlaskClient, task: str) -> None:
+    answer = client.get(f"/api/projects/7/tasks/{task}/explanation")
+    assert (answer.status_code, answer.json["field"]) == (404, "task")  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", ["/tasks/1/explanation", "", "/ranking", "/rounds", "/failed-images"])
 def test_an_unknown_project_is_404(client: FlaskClient, path: str) -> None:
     answer = client.get(f"/api/projects/404{path}")
     assert answer.status_code == 404

@@ -1,0 +1,301 @@
+"""Why a task stands where it stands: its neighbours, their vote, the classifier's word, its place.
+
+Answered from the store and the arrays, without PyTorch, FAISS or numba, so that the web process can. What a place in
+the order came from is taken as the worker has published it; the neighbours are searched for here, exactly as the engine
+does it (features on the grid, ties to the smaller id), among the labels as the store has them now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from neat_backend.errors import UnknownTask
+from neat_backend.labelstudio import label_config
+from neat_backend.labelstudio.label_config import LabelConfig
+from neat_backend.records import Label, Project, Ranked, Round
+from neat_backend.settings import Settings
+from neat_backend.store import rounds, snapshots, tasks
+from neat_backend.store.arrays import ProjectArrays, image_key
+from neat_backend.store.sql import chunks
+
+UNLABELLED, LABELLED, INVALID, SKIPPED = "unlabelled", "labelled", "invalid", "skipped"
+FAILED, PENDING = "failed", "pending"  # no features: the image can't be had, or is not encoded yet
+_CLOSE = 1e-5  # inconsistencies nearer than this are the same: probabilities are kept in single precision
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A labelled task near the one that is explained."""
+
+    task: int
+    label: str | None  # None = invalid
+    invalid: bool
+    similarity: float  # cosine
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is known of the task."""
+
+    state: str
+    label: str | None
+    error: str  # of its image
+    encoded: bool
+    neighbours: Sequence[Neighbour]  # nearest first
+    probabilities: NDArray[np.float32] | None  # [C]; None = the classifier has not seen it
+    place: Ranked | None  # as published; None = not in the pool
+    pool: int
+    any_label: bool
+
+
+def explain(conn: Connection, settings: Settings, project: Project, task: int) -> dict[str, Any]:
+    """The explanation of one task, JSON-ready; settings are the project's own.
+
+    Raises UnknownTask, or BadLabelConfig while the project's label config can't be used.
+    """
+    config = label_config.parse(project.label_config, settings.invalid_choices, settings.control)
+    arrays = ProjectArrays(settings.data_dir, project.id)
+    found = _find(conn, arrays, settings, config, project.id, task)
+    votes = Counter(one.label for one in found.neighbours if one.label is not None)
+    limit = max_inconsistency(settings.k, len(config.classes))
+    doubt = None
+    if found.encoded:
+        doubt = inconsistency([votes[name] for name in config.classes], found.probabilities)
+    known = sum(votes.values())
+    candidate = _is_candidate(known, len(found.neighbours), settings.known_rule)
+    predicted = None
+    if found.probabilities is not None:
+        predicted = config.classes[int(np.argmax(found.probabilities))]
+    place, behind = found.place, False
+    if place is not None:  # the worker's numbers are what it is ranked by
+        stale = doubt is None or abs(place.inconsistency - doubt) > _CLOSE * limit
+        behind = stale or (place.known_neighbours, place.candidate) != (known, candidate)
+        known, candidate, doubt, predicted = (
+            place.known_neighbours, place.candidate, place.inconsistency, place.predicted,
+        )  # fmt: skip
+    told = {
+        "project": project.id,
+        "task": task,
+        "state": found.state,
+        "label": found.label,
+        "rank": place.rank if place else None,
+        "pool": found.pool,
+        "priority": place.priority if place else None,
+        "inconsistency": doubt,
+        "max_inconsistency": limit,
+        "candidate": candidate,
+        "rule": settings.known_rule,
+        "k": settings.k,
+        "known_neighbours": known,
+        "predicted": predicted,
+        "classes": [
+            {
+                "name": name,
+                "votes": votes[name],
+                "probability": None if found.probabilities is None else float(found.probabilities[at]),
+            }
+            for at, name in enumerate(config.classes)
+        ],
+        "invalid_votes": sum(one.invalid for one in found.neighbours),
+        "neighbours": [vars(one) for one in found.neighbours],
+    }
+    return told | {"reasons": _reasons(told, found, settings, behind)}
+
+
+def max_inconsistency(k: int, n_classes: int) -> float:
+    """The largest inconsistency there can be, ln(e^k + C - 1): all k votes for a class of probability 0."""
+    return k + math.log1p((n_classes - 1) * math.exp(-k))
+
+
+def inconsistency(votes: Sequence[int], probabilities: NDArray[np.floating] | None) -> float:
+    """Eq. 5 for one task, logsumexp(V) - P·V: votes [C], probabilities [C] or None = uniform."""
+    counts = np.array(votes, np.float64)
+    chances = np.full(len(counts), 1 / len(counts)) if probabilities is None else probabilities.astype(np.float64)
+    most = counts.max()
+    return max(float(most + np.log(np.exp(counts - most).sum()) - chances @ counts), 0.0)
+
+
+def labels(conn: Connection, project: int, config: LabelConfig) -> Iterator[tuple[Label, int]]:
+    """Every labelled task whose image is named, by ascending id, with the key of that image."""
+    for part in chunks(tasks.annotated_ids(conn, project)):
+        images = tasks.images_of(conn, project, part)
+        for task, answers in sorted(tasks.annotations_of(conn, project, part).items()):
+            label, image = label_config.resolve(task, answers, config), images.get(task)
+            if image is not None and (label.invalid or label.choice is not None):
+                yield label, image_key(image)
+
+
+def nearest(
+    arrays: ProjectArrays, kind: str, feature: NDArray[np.float32], labelled: Sequence[tuple[Label, int]], k: int
+) -> list[Neighbour]:
+    """The k labelled tasks whose features are nearest to `feature` [dim], nearest first, ties by smaller id.
+
+    labelled: labels by ascending task, with the keys of their images; what has no features of that image is no
+    neighbour. Similarities are exact products rounded to single precision, as in `core.neighbors`.
+    """
+    ids = np.array([label.task for label, _ in labelled], np.int64)
+    keys = np.array([key for _, key in labelled], np.int64)
+    similarity = np.full(len(ids), -np.inf, np.float32)
+    query = feature.astype(np.float64)
+    for part in arrays.some(kind, ids):
+        at = np.searchsorted(ids, part.ids)
+        current = keys[at] == part.keys
+        similarity[at[current]] = (part.values[current].astype(np.float64) @ query).astype(np.float32)
+    best = np.lexsort((ids, -similarity))[:k]
+    chosen = [(labelled[at][0], float(similarity[at])) for at in best.tolist() if similarity[at] > -np.inf]
+    return [Neighbour(label.task, label.choice, label.invalid, near) for label, near in chosen]
+
+
+def _find(
+    conn: Connection, arrays: ProjectArrays, settings: Settings, config: LabelConfig, project: int, task: int
+) -> _Found:
+    image = tasks.image(conn, project, task) if 0 < task < 2**63 else None
+    if image is None:
+        raise UnknownTask(
+            f"project {project} has no task {task} here; `neat-backend sync {project}` finds it if Label Studio has it",
+            "task",
+        )
+    label = label_config.resolve(task, tasks.annotations_of(conn, project, [task]).get(task, []), config)
+    head = snapshots.read_head(arrays)
+    key = None if image.image is None else image_key(image.image)
+    kind = snapshots.features_kind(arrays, head)
+    stored = arrays.one(kind, task) if kind else None
+    feature = stored[1] if stored is not None and stored[0] == key and image.state != tasks.FAILED else None
+    done = rounds.latest(conn, project)
+    labelled = [one for one in labels(conn, project, config) if one[0].task != task]
+    near = nearest(arrays, kind, feature, labelled, settings.k) if kind and feature is not None else []
+    return _Found(
+        state=_state(label, image.state),
+        label=label.choice,
+        error=image.error,
+        encoded=feature is not None,
+        neighbours=near,
+        probabilities=None if feature is None else _probabilities(arrays, done, config.classes, task, key),
+        place=snapshots.place(arrays, head, task),
+        pool=head.unlabelled if head else 0,
+        any_label=bool(labelled),
+    )
+
+
+def _probabilities(
+    arrays: ProjectArrays, done: Round | None, classes: Sequence[str], task: int, key: int | None
+) -> NDArray[np.float32] | None:
+    """The last round's word on the task under the classes that there are now, [C]; None where it has none."""
+    found = arrays.one(f"probabilities/{done.number:06d}", task) if done is not None else None
+    if done is None or found is None or found[0] != key or len(found[1]) != len(done.classes):
+        return None
+    told = dict(zip(done.classes, found[1].tolist(), strict=True))
+    carried = np.array([told.get(name, 0.0) for name in classes], np.float32)
+    if tuple(classes) == done.classes:
+        return carried
+    return carried / carried.sum() if carried.sum() > 0 else None
+
+
+def _state(label: Label, image: str) -> str:
+    if label.invalid or label.choice is not None:
+        return INVALID if label.invalid else LABELLED
+    if image != tasks.READY:
+        return FAILED if image == tasks.FAILED else PENDING
+    return SKIPPED if label.set_aside else UNLABELLED
+
+
+def _is_candidate(known: int, neighbours: int, rule: str) -> bool:
+    """As `core.scores.candidates` says it."""
+    invalid = neighbours - known
+    return known > 0 and (invalid == 0 if rule == "all" else known > invalid)
+
+
+# in words
+
+
+def _reasons(told: dict[str, Any], found: _Found, settings: Settings, behind: bool) -> list[str]:
+    """Plain sentences, the most important first."""
+    said = list(_about_its_place(told, found, settings))
+    if not found.encoded:
+        return said
+    if not found.any_label:
+        return [*said, "Nothing else is labelled yet: all tasks count as equal, and a seed spreads them."]
+    said += _about_its_neighbours(told, settings.known_rule)
+    said += _about_the_classifier(told, found)
+    if behind:
+        said.append("Labels or rounds have come in since this order was made; it will be another one in a moment.")
+    return said
+
+
+def _about_its_place(told: dict[str, Any], found: _Found, settings: Settings) -> Iterator[str]:
+    if found.state == LABELLED:
+        yield f"It is labelled “{found.label}”, so it is not asked about any more."
+    elif found.state == INVALID:
+        yield "It is marked as none of the classes, so it is not asked about any more."
+    elif found.state == FAILED:
+        yield (
+            f"It can't be ranked, because its image failed: {found.error or 'no reason was kept'}. Once that is mended,"
+            f" `neat-backend retry-images {told['project']}` tries again."
+        )
+    elif not found.encoded:
+        yield "Its image has not been encoded yet, so nothing can be said of its neighbours."
+    elif found.place is None:
+        yield "It is not in the published order yet."
+    else:
+        yield f"It is number {found.place.rank + 1} of {found.pool} unlabelled tasks."
+    if found.state == SKIPPED:
+        yield "Somebody has answered it without a label (a skip), so all others are asked about first."
+    elif found.place is not None and settings.strategy != "neat":
+        yield f"The order of the next tasks is planned by the strategy {settings.strategy}; below is NEAT's view."
+
+
+def _about_its_neighbours(told: dict[str, Any], rule: str) -> Iterator[str]:
+    there, known = len(told["neighbours"]), told["known_neighbours"]
+    if not there:
+        yield "No labelled task has been encoded yet that could be its neighbour."
+        return
+    all_of = f"its {there} nearest labelled tasks" if there > 1 else "its nearest labelled task"
+    if there < told["k"]:
+        yield f"Only {there} of the {told['k']} neighbours that are looked at are there: more labels are needed."
+    if told["candidate"]:
+        share = "all" if known == there else f"{known}"
+        which = f"{share} of {all_of}" if there > 1 else all_of
+        yield f"It is held to be of a known class, since {which} {'are' if there > 1 and known != 1 else 'is'}."
+        return
+    needed = "all" if rule == "all" else "most"
+    yield (
+        f"It is not held to be of a known class: {known} of {all_of} {'is' if known == 1 else 'are'}, and {needed}"
+        " would have to be. So it comes after the tasks that are, among its like by how many of them are known."
+    )
+
+
+def _about_the_classifier(told: dict[str, Any], found: _Found) -> Iterator[str]:
+    votes = {one["name"]: one["votes"] for one in told["classes"] if one["votes"]}
+    ranked = sorted(votes, key=lambda name: -votes[name])
+    voted = ", ".join(f"{votes[name]} for “{name}”" for name in ranked) or "none for a class"
+    if told["invalid_votes"]:
+        voted += f", {told['invalid_votes']} for none of the classes"
+    if found.state in (LABELLED, INVALID):
+        yield f"Its neighbours' votes: {voted}."
+        mostly_invalid = told["invalid_votes"] > sum(votes.values())
+        if (found.state == LABELLED and (mostly_invalid or (ranked and votes.get(found.label or "", 0) == 0))) or (
+            found.state == INVALID and ranked and not told["invalid_votes"]
+        ):
+            yield "None or few of them agree with its label: worth a second look."
+    else:
+        yield f"The neighbours' votes: {voted}."
+    if told["predicted"] is None:
+        yield "No classifier has seen it yet: until the next round every class counts as equally likely."
+        return
+    chance = {one["name"]: one["probability"] for one in told["classes"]}.get(told["predicted"])
+    sure = f" with probability {chance:.2f}" if chance is not None else ""
+    doubt, limit = told["inconsistency"], told["max_inconsistency"]
+    agrees = not ranked or votes.get(told["predicted"], 0) == votes[ranked[0]]
+    word = "which agrees with them" if agrees and ranked else "which differs" if ranked else "with no vote to compare"
+    yield (
+        f"The classifier says “{told['predicted']}”{sure}, {word}: inconsistency {doubt:.2f} of at most {limit:.2f};"
+        " the higher it is, the more a label teaches."
+    )
