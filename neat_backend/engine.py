@@ -39,6 +39,15 @@ class Ranking:
     classes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Each task's K nearest labelled tasks, itself left out; rows ascending by task id."""
+
+    ids: NDArray[np.int64]  # [n]
+    codes: NDArray[np.int16]  # [n, K] what they are labelled with: class, INVALID; UNLABELLED = fewer than K labelled
+    similarities: NDArray[np.float32]  # [n, K]
+
+
 class Trained:
     """The classifier as strategies see it: probabilities that are known already, embeddings of the encoder."""
 
@@ -319,6 +328,18 @@ class Engine:
         held = found != NONE
         ids = self._table.ids[found[held]].tolist()
         return list(zip(ids, self._table.similarities[row][held].tolist(), strict=True))
+
+    def codes(self) -> tuple[NDArray[np.int64], NDArray[np.int16], tuple[str, ...]]:
+        """Tasks with features, ascending, what each is labelled with (class, INVALID, UNLABELLED), and the classes."""
+        rows = self._table.rows_by_id()
+        return self._table.ids[rows], self._codes[rows].astype(np.int16), self.classes
+
+    def nearest_labelled(self) -> Labelled:
+        """Of all tasks with features, labelled or not."""
+        rows = self._table.rows_by_id()
+        found = self._table.neighbours[rows]
+        codes = np.where(found == NONE, UNLABELLED, self._codes[found]).astype(np.int16)
+        return Labelled(self._table.ids[rows], codes, self._table.similarities[rows])
 
     @property
     def read_share(self) -> float:

@@ -6,6 +6,7 @@
     plan    the order of a strategy that can't follow each label at once
     publish the order's head → Label Studio; head and ranking → files for the web process
     tidy    the tail's scores, old revisions
+    insight the map, estimates and likely mistakes that people are shown
 
 Each is a step that `worker.py` repeats in a thread of its own; all touch the engine under one lock and
 for milliseconds. Everything here can be thrown away at any moment: `load` builds it again from the store.
@@ -29,6 +30,7 @@ from neat_backend import embedding, sync
 from neat_backend.core.encoders import Encoder
 from neat_backend.engine import Engine
 from neat_backend.errors import BadLabelConfig, DataRefused, ImageError, NeatError, StoreError
+from neat_backend.insight import Insights
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
@@ -134,6 +136,7 @@ class LiveProject:
         self._moved: set[int] = set()  # tasks that may have left the pool since the ranking was written
         self._ranking_of = -1  # the engine's version that the written ranking is of
         self._ranking_at = 0.0  # when the next one may be written
+        self._insights = Insights(self.arrays, self.settings.seed)
         self._engine: Engine | None = None
         self._config: LabelConfig | None = None
         self._client: LabelStudioClient | None = None
@@ -809,6 +812,13 @@ class LiveProject:
         """One piece of publishing that nobody waits for; True if there was any."""
         assert self._publishing is not None
         return self._publishing.background_step(self._first, self._sampling)
+
+    def insight_step(self) -> bool:
+        """One piece of what people are shown beside the order; True if there was any."""
+        assert self._engine is not None
+        assert self._encoder is not None
+        kind = embedding.features_kind(self._encoder.key)
+        return self._insights.step(self._engine, self.lock, kind, settled=self._bulk_state == projects.READY)
 
     def _first(self, n: int) -> list[Ranked]:
         assert self._engine is not None

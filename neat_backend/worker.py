@@ -193,6 +193,7 @@ class Worker:
             # Never at once again: what is left for it to do has to wait for its time.
             ("publish", lambda: live.publish_step() and False, lambda: _pause(live, POLL_SECONDS)),
             ("tidy", live.tidy_step, lambda: _pause(live, 1.0)),
+            ("insight", lambda: live.insight_step() and False, lambda: _pause(live, 0.5)),
         ]
         threads = [
             threading.Thread(

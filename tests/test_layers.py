@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "neat_backend"
 
 GROUND = {"records", "errors", "settings", "ports"}
-WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning"}
+WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning", "insight"}
 LIGHT = {"web", "service", "explaining"}  # what the web process is made of
 
 # Room → the rooms that it may import, itself apart.

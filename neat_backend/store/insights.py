@@ -1,0 +1,115 @@
+"""What the worker has found out about a project for people to look at, beside the order itself. Snapshots:
+
+`map`       every task's place on the map; written when tasks have come or gone, and then rarely
+`states`    what every task is labelled with; written soon after labels have changed
+`insight`   known images left, likely mistakes, the scores' histogram; some while after labels have changed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.store.arrays import ProjectArrays
+
+INVALID, UNLABELLED = -1, -3  # in `States.codes`, as in the engine
+BINS = 20  # of the histogram, over priorities 0 … 1
+
+
+@dataclass(frozen=True)
+class Map:
+    """Places on a square map of 65,535 steps each way."""
+
+    ids: NDArray[np.int64]  # [n], ascending
+    places: NDArray[np.uint16]  # [n, 2]
+
+
+@dataclass(frozen=True)
+class States:
+    """What tasks with features are labelled with."""
+
+    ids: NDArray[np.int64]  # [n], ascending
+    codes: NDArray[np.int16]  # [n], index into classes, INVALID or UNLABELLED
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A labelled task whose neighbours are labelled otherwise."""
+
+    task: int
+    label: str | None  # None = invalid
+    neighbours_say: str | None  # None = invalid
+    votes: int  # how many of its K nearest labelled tasks say that
+    own_votes: int  # how many have its own label
+    similarity: float  # mean cosine of those that say otherwise
+
+
+@dataclass(frozen=True)
+class Insight:
+    """Numbers about the pool and the labels at one moment."""
+
+    labelled: int  # tasks with features and a label
+    known: int  # of these, of known classes
+    pool: int  # unlabelled tasks with features
+    left: float  # known ones among them, estimated; NaN = too few labels to say
+    left_low: float
+    left_high: float
+    in_head: float  # known ones expected among the next batch, NaN = as above
+    head: int  # how many these are
+    candidates: NDArray[np.int64]  # [BINS] of the pool, by priority
+    others: NDArray[np.int64]  # [BINS]
+    k: int
+    mistakes: tuple[Mistake, ...]  # strongest first
+    more_mistakes: int  # beyond those
+
+
+def write_map(arrays: ProjectArrays, found: Map) -> None:
+    arrays.write_snapshot("map", {"ids": found.ids, "places": found.places})
+
+
+def read_map(arrays: ProjectArrays) -> Map | None:
+    found = arrays.read_snapshot("map")
+    return None if found is None else Map(found["ids"], found["places"])
+
+
+def write_states(arrays: ProjectArrays, found: States) -> None:
+    classes = np.array(found.classes, np.str_)
+    arrays.write_snapshot("states", {"ids": found.ids, "codes": found.codes, "classes": classes})
+
+
+def read_states(arrays: ProjectArrays) -> States | None:
+    found = arrays.read_snapshot("states")
+    return None if found is None else States(found["ids"], found["codes"], tuple(found["classes"].tolist()))
+
+
+def write_insight(arrays: ProjectArrays, found: Insight) -> None:
+    rest = {field.name: np.array(getattr(found, field.name)) for field in fields(Insight) if field.name != "mistakes"}
+    mistakes = {f"mistake_{field.name}": _column(found.mistakes, field.name) for field in fields(Mistake)}
+    arrays.write_snapshot("insight", rest | mistakes)
+
+
+def read_insight(arrays: ProjectArrays) -> Insight | None:
+    found = arrays.read_snapshot("insight")
+    if found is None:
+        return None
+    columns = [found[f"mistake_{field.name}"].tolist() for field in fields(Mistake)]
+    mistakes = tuple(
+        Mistake(task, label or None, say or None, *rest) for task, label, say, *rest in zip(*columns, strict=True)
+    )
+    values: dict[str, Any] = {
+        field.name: found[field.name] if found[field.name].ndim else found[field.name].item()
+        for field in fields(Insight)
+        if field.name != "mistakes"
+    }
+    return Insight(mistakes=mistakes, **values)
+
+
+def _column(mistakes: tuple[Mistake, ...], name: str) -> NDArray[Any]:
+    values = [getattr(one, name) for one in mistakes]
+    if name in ("label", "neighbours_say"):
+        return np.array([value or "" for value in values], np.str_)
+    return np.array(values, np.float64 if name == "similarity" else np.int64)
