@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "explaining": GROUND | {"labelstudio", "store"},
     "service": GROUND | {"explaining", "labelstudio", "store"},
-    "web": GROUND | {"service", "labelstudio", "store"},
+    "web": GROUND | {"service", "labelstudio", "store", "exports"},
     "backup": GROUND | {"store"},
     "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names
     "doctor": GROUND | {"core", "labelstudio", "store", "sync"},

@@ -6,6 +6,7 @@ Reads the store beside a running service, without a lock that a webhook or a lab
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from neat_backend.errors import BadRequest
@@ -66,10 +67,15 @@ def export(
 
 
 def lines(settings: Settings, database: Database, project: int, format: str, wanted: Wanted) -> Iterator[str]:
-    """The lines of a csv or jsonl export, made as they are asked for."""
+    """The lines of a csv or jsonl export, made as they are asked for.
+
+    What can't be done is raised here, before there is a first line.
+    """
     if format not in TABLES:
         raise BadRequest(f"format={format!r}: give one of {', '.join(TABLES)}", "format")
-    return TABLES[format](rows(settings, database, project, wanted))
+    found = rows(settings, database, project, wanted)
+    first = next(found, None)
+    return TABLES[format](chain(() if first is None else (first,), found))
 
 
 def from_label_studio(settings: Settings, database: Database, project: int) -> Fetch:

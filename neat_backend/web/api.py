@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 from flask import Blueprint, Response, jsonify, request
@@ -10,10 +11,13 @@ from flask.typing import ResponseReturnValue
 from numpy.typing import NDArray
 from PIL import Image
 
+from neat_backend import exports
 from neat_backend.errors import BadRequest
+from neat_backend.labelstudio.events import timestamp
 from neat_backend.service import Service
 
 MOST_ROWS = 10_000
+MEDIA_TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 
 
 def routes(service: Service) -> Blueprint:
@@ -56,6 +60,16 @@ def routes(service: Service) -> Blueprint:
     def explanation(project: int, task: int) -> ResponseReturnValue:
         return jsonify(service.explain(project, task))
 
+    @blueprint.get("/projects/<int:project>/export")
+    def export(project: int) -> ResponseReturnValue:
+        format, wanted = request.args.get("format", "csv"), _wanted()
+        lines = exports.lines(service.settings, service.database, project, format, wanted)
+        name = f"project-{project}-labels.{format}"
+        answer = Response(lines, mimetype=MEDIA_TYPES[format])
+        answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
     @blueprint.post("/projects/<int:project>/train")
     def train(project: int) -> ResponseReturnValue:
         return jsonify(event=service.train(project)), 202
@@ -69,6 +83,31 @@ def routes(service: Service) -> Blueprint:
         return jsonify(event=service.retry_images(project)), 202
 
     return blueprint
+
+
+def _wanted() -> exports.Wanted:
+    """The query of an export."""
+    flag = request.args.get("include_invalid", "0")
+    if flag not in ("0", "1"):
+        raise BadRequest(f"include_invalid={flag!r}: give 0 or 1", "include_invalid")
+    since = request.args.get("since")
+    return exports.Wanted(
+        include_invalid=flag == "1",
+        since=timestamp(since, "since") if since else None,
+        round=_number("round", 0, 2**31) if request.args.get("round") else None,
+        min_agreement=_share("min_agreement"),
+    )
+
+
+def _share(name: str) -> float:
+    text = request.args.get(name) or "0"
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise BadRequest(f"{name}={text!r}: give a share from 0 to 1", name)
+    return share
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

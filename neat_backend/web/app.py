@@ -15,7 +15,7 @@ from neat_backend.errors import BadRequest, StoreError, UnknownProject, UnknownT
 from neat_backend.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
-from neat_backend.web import api, pages, protocol, readiness
+from neat_backend.web import api, openapi, pages, protocol, readiness
 from neat_backend.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     app.register_blueprint(api.routes(service))
     app.register_blueprint(readiness.routes(service))
     app.register_blueprint(pages.routes(service))
+    app.register_blueprint(openapi.routes(protected=bool(settings.basic_auth_user)))
     return app
 
 

@@ -11,6 +11,7 @@ from neat_backend.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
+from tests.described import DescribedClient
 from tests.serving import make_database, make_settings
 
 
@@ -28,7 +29,9 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def app(settings: Settings, database: Database) -> Flask:
-    return create_app(settings, database)
+    app = create_app(settings, database)
+    app.test_client_class = DescribedClient
+    return app
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 
 import pytest
 from flask.testing import FlaskClient
 
-from neat_backend.records import Task
+from neat_backend import exports
+from neat_backend.records import Annotation, Task
 from neat_backend.service import Service
 from neat_backend.store import rounds, tasks
 from tests.serving import make_ready, setup_body, tasks_created, write_ranking
@@ -107,3 +109,54 @@ def test_orders_for_an_unknown_project_are_404(client: FlaskClient, order: str) 
 
 def test_a_project_id_beyond_every_database_is_404(client: FlaskClient) -> None:
     assert client.get(f"/api/projects/{10**30}").status_code == 404
+
+
+class TestExport:
+    @pytest.fixture(autouse=True)
+    def labelled(self, service: Service) -> None:
+        when = datetime(2026, 11, 23, 7, tzinfo=timezone.utc)
+        answers = [
+            Annotation(100 + task, task, 1, {"class": (choice,)}, False, False, when)
+            for task, choice in ((1, "dog"), (2, "invalid"), (3, "cat"))
+        ]
+        with service.database.begin() as conn:
+            tasks.upsert_tasks(conn, 7, [Task(n, f"/data/upload/{n}.png", when) for n in (1, 2, 3)], 0)
+            tasks.upsert_annotations(conn, 7, answers, 0, authoritative=True)
+
+    def test_is_what_the_command_line_writes(self, client: FlaskClient, service: Service) -> None:
+        for format in ("csv", "jsonl"):
+            answer = client.get(f"/api/projects/7/export?format={format}")
+            expected = "".join(exports.lines(service.settings, service.database, 7, format, exports.Wanted()))
+            assert (answer.status_code, answer.text) == (200, expected)
+            assert f"project-7-labels.{format}" in answer.headers["Content-Disposition"]
+
+    @pytest.mark.parametrize(
+        ("query", "labels"),
+        [
+            ("", ["dog", "cat"]),
+            ("include_invalid=1", ["dog", "", "cat"]),
+            ("since=2026-11-23T07:00:00Z", ["dog", "cat"]),
+            ("since=2026-11-23T08:30:00%2B01:00", []),
+            ("min_agreement=0.5", ["dog", "cat"]),
+        ],
+    )
+    def test_takes_conditions(self, client: FlaskClient, query: str, labels: list[str]) -> None:
+        answer = client.get(f"/api/projects/7/export?format=jsonl&{query}")
+        assert [json.loads(line)["label"] for line in answer.text.splitlines()] == labels
+
+    def test_is_made_as_it_is_sent(self, client: FlaskClient) -> None:
+        assert client.get("/api/projects/7/export").headers.get("Content-Length") is None
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "format=parquet", "include_invalid=yes", "since=yesterday", "round=4", "round=-1", "min_agreement=2",
+            "min_agreement=nan", "min_agreement=much",
+        ],
+    )  # fmt: skip
+    def test_refuses_what_cant_be_meant(self, client: FlaskClient, query: str) -> None:
+        answer = client.get(f"/api/projects/7/export?{query}")
+        assert (answer.status_code, answer.json["field"]) == (400, query.partition("=")[0])  # type: ignore[index]
+
+    def test_of_an_unknown_project_is_404(self, client: FlaskClient) -> None:
+        assert client.get("/api/projects/404/export").status_code == 404

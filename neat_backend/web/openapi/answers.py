@@ -1,0 +1,317 @@
+"""The shapes of what is sent and answered. Nothing is parsed with them: they describe, and tests hold answers to it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from neat_backend.labelstudio.events import KNOWN_ACTIONS
+
+# answers
+
+
+class Error(BaseModel):
+    """What went wrong."""
+
+    error: str = Field(description="In plain words, with the remedy.")
+    field: str = Field(description="Path of what is wrong in the request; empty = all of it.")
+
+
+class Health(BaseModel):
+    """The web process is alive."""
+
+    status: Literal["UP"]
+    model_class: str
+    version: str
+
+
+class Queue(BaseModel):
+    """Events that are still to be applied."""
+
+    count: int
+    oldest_seconds: float = Field(description="How long the oldest has waited; 0 when there is none.")
+
+
+class ProjectQueue(Queue):
+    """The same for one project."""
+
+    set_aside: int = Field(description="Events that failed too often.")
+
+
+class Readiness(BaseModel):
+    """Whether a worker is at work and keeps up."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+    status: Literal["READY", "NOT READY"]
+    reasons: list[str]
+    workers: list[str] = []
+    queue: Queue = Queue(count=0, oldest_seconds=0)
+
+
+class Connected(BaseModel):
+    """The answer to a connection."""
+
+    model_version: str
+
+
+class Filed(BaseModel):
+    """What was asked for is in the queue; `applied_event` of the project's status tells when it is done."""
+
+    event: int = Field(description="Its number in the queue.")
+
+
+class Acknowledged(BaseModel):
+    """The webhook is kept."""
+
+    status: Literal["accepted", "ignored"]
+    event: int = Field(description="Its number in the queue, 0 when the action is of no use here.")
+
+
+class Prediction(BaseModel):
+    """One task's prediction in Label Studio's form."""
+
+    result: list[dict[str, Any]] = Field(description="The class that is filled in, if any.")
+    score: float = Field(ge=0, le=1)
+    model_version: str
+
+
+class Predictions(BaseModel):
+    """One for each task, in order."""
+
+    results: list[Prediction]
+    model_version: str | None
+
+
+class Versions(BaseModel):
+    """Model versions."""
+
+    versions: list[str]
+
+
+class Progress(BaseModel):
+    """Of the reading or encoding that goes on; total 0 = none does."""
+
+    done: int
+    total: int
+    eta_seconds: float | None
+
+
+class Tasks(BaseModel):
+    """How many tasks there are; pending + ready + failed = tasks."""
+
+    tasks: int
+    pending: int = Field(description="Whose image is not encoded yet.")
+    ready: int
+    failed: int = Field(description="Whose image can't be had.")
+    annotated: int = Field(description="With an annotation, skips included.")
+    annotations: int = Field(description="Without skips.")
+    skips: int
+
+
+class Labelled(BaseModel):
+    """How many tasks are labelled."""
+
+    known: int
+    invalid: int = Field(description="With none of the classes.")
+
+
+class Round(BaseModel):
+    """A query round: what was asked since the last, and the classifier trained after it."""
+
+    number: int
+    trigger: Literal["batch", "requested", "classes"]
+    state: Literal["running", "done", "failed"]
+    known: int
+    invalid: int
+    unlabelled: int
+    queried: int = Field(description="Newly labelled since the round before.")
+    queried_known: int
+    classes: list[str]
+    started_at: datetime | None
+    finished_at: datetime | None
+    seconds: float | None
+    held_out: int
+    held_out_correct: int
+    error: str | None
+    precision: float | None = Field(description="Share of the queried tasks that were of known classes.")
+    held_out_accuracy: float | None
+
+
+class Project(BaseModel):
+    """Where a project stands."""
+
+    id: int
+    title: str
+    state: Literal["connecting", "syncing", "embedding", "ready", "blocked", "away"]
+    detail: str = Field(description="The state in words, with the remedy where one is needed.")
+    progress: Progress
+    sampling: str
+    model_version: str
+    tasks: Tasks
+    labelled: Labelled
+    unlabelled: int
+    classes: list[str]
+    queue: ProjectQueue
+    received_through: int
+    applied_event: int
+    published_event: int
+    caught_up: bool = Field(description="Everything received is in what annotators are served.")
+    synced_at: datetime | None
+    rounds: list[Round]
+
+
+class Projects(BaseModel):
+    """All connected projects."""
+
+    projects: list[Project]
+
+
+class Ranked(BaseModel):
+    """An unlabelled task with all that its place comes from."""
+
+    task: int
+    rank: int = Field(description="0 = label this one next.")
+    priority: float = Field(ge=0, le=1)
+    inconsistency: float = Field(ge=0)
+    known_neighbours: int
+    candidate: bool = Field(description="Held to be of a known class.")
+    predicted: str | None
+
+
+class Ranking(BaseModel):
+    """A page of the order, best first."""
+
+    ranking: list[Ranked]
+    limit: int
+    offset: int
+
+
+class Rounds(BaseModel):
+    """All rounds, first to last."""
+
+    rounds: list[Round]
+
+
+class FailedImage(BaseModel):
+    """A task whose image can't be had."""
+
+    task: int
+    image: str | None
+    error: str
+
+
+class FailedImages(BaseModel):
+    """All of them."""
+
+    failed_images: list[FailedImage]
+
+
+class ClassVote(BaseModel):
+    """A class, the neighbours' votes for it and the classifier's word."""
+
+    name: str
+    votes: int
+    probability: float | None = Field(description="Nothing before the first round.")
+
+
+class Neighbour(BaseModel):
+    """A labelled task nearby."""
+
+    task: int
+    label: str | None
+    invalid: bool
+    similarity: float = Field(description="Cosine.")
+
+
+class Explanation(BaseModel):
+    """Why a task stands where it stands."""
+
+    project: int
+    task: int
+    state: Literal["unlabelled", "labelled", "invalid", "skipped", "failed", "pending"]
+    label: str | None
+    rank: int | None = Field(description="0 = next; nothing = not in the order.")
+    pool: int = Field(description="Unlabelled tasks.")
+    priority: float | None
+    inconsistency: float | None = Field(description="Nothing while the image is not encoded.")
+    max_inconsistency: float
+    candidate: bool
+    rule: Literal["all", "majority"]
+    k: int
+    known_neighbours: int
+    predicted: str | None
+    classes: list[ClassVote]
+    invalid_votes: int
+    neighbours: list[Neighbour] = Field(description="Nearest first.")
+    reasons: list[str] = Field(description="Plain sentences.")
+
+
+# what is sent
+
+ProjectNumber = int | str  # 7, "7" or Label Studio's "7.1700000000"
+
+
+OneOrMany = dict[str, Any] | list[dict[str, Any]] | None  # Label Studio sends many under the name of one, too
+
+
+class SetupBody(BaseModel):
+    """What Label Studio posts when the backend is connected."""
+
+    project: ProjectNumber
+    schema_: str | None = Field(None, alias="schema", description="The label config.")
+    hostname: str | None = None
+    access_token: str | None = None
+    extra_params: dict[str, Any] | str | None = None
+
+
+class PredictTask(BaseModel):
+    """A task as Label Studio sends it; more fields are passed over."""
+
+    id: int | None = Field(None, gt=0)
+    data: dict[str, Any]
+    project: int | None = None
+
+
+class PredictBody(BaseModel):
+    """Which tasks to predict."""
+
+    tasks: list[PredictTask]
+    project: ProjectNumber | None = None
+    label_config: str | None = None
+
+
+class WebhookProject(BaseModel):
+    """The project that a webhook is about; its other fields are taken in where they are there."""
+
+    id: int = Field(gt=0)
+    title: str | None = None
+    label_config: str | None = None
+    sampling: str | None = None
+
+
+class WebhookBody(BaseModel):
+    """A webhook of Label Studio; `annotation`, `annotations`, `task` and `tasks` depend on the action."""
+
+    action: str = Field(min_length=1, examples=sorted(KNOWN_ACTIONS))
+    project: WebhookProject | None = None
+    annotation: OneOrMany = None
+    annotations: OneOrMany = None
+    task: OneOrMany = None
+    tasks: OneOrMany = None
+
+
+class ProjectBody(BaseModel):
+    """Which project."""
+
+    project: ProjectNumber
+
+
+ANSWERS: tuple[type[BaseModel], ...] = (
+    Error, Health, Readiness, Connected, Filed, Acknowledged, Predictions, Versions, Projects, Project, Ranking, Rounds,
+    FailedImages, Explanation,
+)  # fmt: skip
+BODIES: tuple[type[BaseModel], ...] = (SetupBody, PredictBody, WebhookBody, ProjectBody)
+MODELS = (*ANSWERS, *BODIES)

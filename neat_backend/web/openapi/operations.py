@@ -1,0 +1,154 @@
+"""Every route: what it is for, what it takes and what it gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from neat_backend.web.openapi import answers as of
+
+TAGS = {
+    "projects": "Where things stand, what comes next and why.",
+    "orders": "What a project can be told to do; each is filed and done by the worker.",
+    "label studio": "What Label Studio calls; label-studio-ml's protocol.",
+    "operations": "For load balancers, Prometheus and whoever reads this.",
+    "pages": "For people, in a browser.",
+}
+
+Given = type[BaseModel] | tuple[str, ...]  # JSON of that shape, or one of these media types
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one route."""
+
+    method: str
+    rule: str  # as Flask has it
+    tag: str
+    summary: str
+    answers: Mapping[int, Given]  # by status
+    said: Mapping[int, str] = field(default_factory=dict)  # what a status means here
+    query: Sequence[Mapping[str, Any]] = ()
+    body: type[BaseModel] | None = None
+    about: str = ""
+    open: bool = False  # needs no credentials
+    refuses_query: bool = False  # 400 for a query that can't be meant
+
+    @property
+    def id(self) -> str:
+        """`get_api_projects_project`: unique, and a name in most languages."""
+        return re.sub(r"\W+", "_", f"{self.method.lower()}{re.sub(r'<(?:[a-z]+:)?', '<', self.rule)}").strip("_")
+
+    def refusals(self) -> Iterator[int]:
+        """Statuses of errors that it can give, those of `answers` apart."""
+        if self.body is not None:
+            yield from (400, 413)
+        elif self.refuses_query:
+            yield 400
+        if self.method == "POST":
+            yield 403
+        if "<" in self.rule or self.body is of.ProjectBody:
+            yield 404
+        if not self.open:
+            yield 503
+
+
+def _query(name: str, about: str, default: Any = None, **schema: Any) -> dict[str, Any]:
+    given = {**schema, **({} if default is None else {"default": default})}
+    return {"name": name, "in": "query", "required": False, "description": about, "schema": given}
+
+
+_FILED: Mapping[int, Given] = {202: of.Filed}
+_SAID_FILED = {202: "It is in the queue."}
+_PROJECT, _TASK = "/api/projects/<int:project>", "/api/projects/<int:project>/tasks/<int:task>"
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("GET", "/api/projects", "projects", "The status of all projects", {200: of.Projects}),
+    Operation("GET", _PROJECT, "projects", "The status of one project", {200: of.Project}),
+    Operation(
+        "GET", f"{_PROJECT}/ranking", "projects", "Unlabelled tasks, best first", {200: of.Ranking}, refuses_query=True,
+        query=[
+            _query("limit", "How many.", 100, type="integer", minimum=0, maximum=10_000),
+            _query("offset", "How many to pass over.", 0, type="integer", minimum=0, maximum=2**31),
+        ],
+    ),
+    Operation(
+        "GET", f"{_TASK}/explanation", "projects", "Why a task comes when it comes", {200: of.Explanation},
+        refuses_query=True, about="400 while the project's label config can't be used.",
+    ),
+    Operation(
+        "GET", f"{_TASK}/thumbnail", "projects", "The small picture of a task",
+        {200: ("image/png",), 304: ()}, {304: "The picture is that of the ETag that was sent."},
+    ),
+    Operation("GET", f"{_PROJECT}/rounds", "projects", "Query rounds, first to last", {200: of.Rounds}),
+    Operation("GET", f"{_PROJECT}/failed-images", "projects", "Tasks whose image can't be had", {200: of.FailedImages}),
+    Operation(
+        "GET", f"{_PROJECT}/export", "projects", "The labelled data set, as a stream",
+        {200: ("text/csv", "application/x-ndjson")}, {200: "The same bytes for the same labels."}, refuses_query=True,
+        query=[
+            _query("format", "Which.", "csv", type="string", enum=["csv", "jsonl"]),
+            _query("include_invalid", "1 = not the known ones alone.", "0", type="string", enum=["0", "1"]),
+            _query("since", "Labelled since then; a time with its zone.", type="string", format="date-time"),
+            _query("round", "Labelled for this query round.", type="integer", minimum=0),
+            _query(
+                "min_agreement", "Share of the annotators that must agree with the label.",
+                type="number", minimum=0, maximum=1,
+            ),
+        ],
+    ),
+    Operation("POST", f"{_PROJECT}/train", "orders", "Train a classifier now", _FILED, _SAID_FILED),
+    Operation("POST", f"{_PROJECT}/sync", "orders", "Read the whole project again", _FILED, _SAID_FILED),
+    Operation("POST", f"{_PROJECT}/retry-images", "orders", "Try the failed images again", _FILED, _SAID_FILED),
+    Operation(
+        "GET", "/health", "label studio", "Alive", {200: of.Health}, open=True,
+        about="Looks at nothing: Label Studio waits one second for it.",
+    ),
+    Operation(
+        "POST", "/setup", "label studio", "Take in a connection", {200: of.Connected}, body=of.SetupBody,
+        about="The words of a 400 stand in the status line too, where Label Studio shows them.",
+    ),
+    Operation(
+        "POST", "/webhook", "label studio", "Take in news", {201: of.Acknowledged, 200: of.Acknowledged},
+        {201: "It is kept, and will be applied.", 200: "It is of no use here."}, body=of.WebhookBody,
+    ),
+    Operation(
+        "POST", "/predict", "label studio", "A prediction for each task, in order", {200: of.Predictions},
+        body=of.PredictBody, about="Waits at most `NEAT_PREDICT_WAIT` seconds for tasks that were not known.",
+    ),
+    Operation(
+        "GET", "/versions", "label studio", "Model versions", {200: of.Versions, 404: of.Error}, refuses_query=True,
+        query=[_query("project", "Of which project; all if left out.", type="string")],
+        said={404: "No such project here."},
+    ),
+    Operation(
+        "POST", "/versions", "label studio", "Model versions of a project", {200: of.Versions}, body=of.ProjectBody,
+    ),
+    Operation(
+        "POST", "/train", "label studio", "Ask for a round", {201: of.Filed}, {201: "It is in the queue."},
+        body=of.ProjectBody,
+    ),
+    Operation("POST", "/job_status", "label studio", "There are no jobs", {410: of.Error}, {410: "There are no jobs."}),
+    Operation(
+        "GET", "/health/ready", "operations", "Alive, at work and keeping up", {200: of.Readiness, 503: of.Readiness},
+        {503: "Not ready; the reasons say why."},
+    ),
+    Operation("GET", "/metrics", "operations", "Metrics for Prometheus", {200: ("text/plain",)}),
+    Operation("GET", "/api/openapi.json", "operations", "This description", {200: ("application/json",)}),
+    Operation(
+        "GET", "/api/docs", "operations", "This description, as a page", {200: ("text/html",), 304: ()},
+        {304: "As it was at the last time."},
+    ),
+    Operation(
+        "GET", "/", "pages", "The dashboard, or that the backend is alive",
+        {200: ("text/html", "application/json"), 304: ()}, {304: "As it was at the last time."},
+        about="HTML for whoever asks for it; else the answer of `/health`, which Label Studio looks for here too.",
+    ),
+    Operation(
+        "GET", "/static/<path:filename>", "pages", "What the pages are made with",
+        {200: ("text/css", "text/javascript", "image/svg+xml"), 304: ()}, {304: "As it was at the last time."},
+    ),
+)  # fmt: skip
