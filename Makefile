@@ -19,7 +19,7 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml deploy/compose/secrets.yml
 	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes/neat-backend.yaml
 
 bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # ARGS=--json for programs

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -35,6 +36,8 @@ PER_PROJECT = (
     "epochs",
     "seed",
 )
+
+FILE = "_FILE"  # after a secret's variable: the variable that names a file with it
 
 
 def _env(name: str, *older_names: str) -> AliasChoices:
@@ -112,6 +115,11 @@ class Settings(BaseModel):
         "",
         validation_alias=_env("DATABASE_URL"),
         description="postgresql://… for PostgreSQL; empty = SQLite in the data folder",
+    )
+    database_password: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_env("DATABASE_PASSWORD"),
+        description="Password of the user in `DATABASE_URL`, instead of one in the URL itself",
     )
     max_live_projects: int = Field(
         8,
@@ -299,6 +307,7 @@ class Settings(BaseModel):
     def from_env(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
         """Settings from `env` (default: the process's environment); `overrides` win, by field name.
 
+        A secret is also read from the file that its variable with `_FILE` after it names, without a line end.
         Raises SettingsError naming the variable, its value and what would be accepted.
         """
         env = os.environ if env is None else env
@@ -309,6 +318,11 @@ class Settings(BaseModel):
                 if env.get(key, "") != "":
                     values[name], titles[name] = env[key], key
                     break
+            file = f"{titles[name]}{FILE}" if name in cls.secret_fields() else ""
+            if name not in overrides and file and env.get(file, ""):
+                if name in values:
+                    raise SettingsError(f"{titles[name]} and {file} are both set: keep one of them")
+                values[name] = _read_secret(file, env[file])
         values.update(overrides)
         return cls._checked(values, titles)
 
@@ -333,7 +347,7 @@ class Settings(BaseModel):
     @classmethod
     def misspelt(cls, env: Mapping[str, str] | None = None) -> dict[str, str]:
         """Variables of `env` that nobody reads, but that look like a setting → the setting they look like."""
-        read = {key for info in cls.model_fields.values() for key in _names(info)}
+        read = cls.variables()
         found = {}
         for name in os.environ if env is None else env:
             if name.startswith("NEAT_") and name not in read:
@@ -343,8 +357,15 @@ class Settings(BaseModel):
 
     @classmethod
     def variables(cls) -> frozenset[str]:
-        """Every environment variable that is read, older names included."""
-        return frozenset(name for info in cls.model_fields.values() for name in _names(info))
+        """Every environment variable that is read, older names and those of secrets' files included."""
+        names = {name for info in cls.model_fields.values() for name in _names(info)}
+        return frozenset(names | {cls.titles()[name] + FILE for name in cls.secret_fields()})
+
+    @classmethod
+    def secret_fields(cls) -> frozenset[str]:
+        """The fields that can be read from a file: the secrets, and the URL that may hold one."""
+        hidden = {name for name, info in cls.model_fields.items() if info.annotation is SecretStr}
+        return frozenset(hidden | {"database_url"})
 
     @classmethod
     def titles(cls) -> dict[str, str]:
@@ -377,13 +398,22 @@ class Settings(BaseModel):
                 name = str(item["loc"][0]) if item["loc"] else ""
                 title = titles.get(name, name)
                 given = _shown(item["input"]) if _is_url(item["input"]) else item["input"]
-                secret = title.endswith(("_PASS", "_KEY")) or (title == "DATABASE_URL" and not _is_url(given))
+                secret = title.endswith(("_PASS", "_KEY", "_PASSWORD")) or (
+                    title == "DATABASE_URL" and not _is_url(given)
+                )
                 problems.append(
                     f"{title}{'' if secret else f'={given!r}'}: {item['msg'].removeprefix('Value error, ')}"
                 )
             raise SettingsError("; ".join(problems)) from None
         if bool(settings.basic_auth_user) != bool(settings.basic_auth_pass.get_secret_value()):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together: set both or neither")
+        if settings.database_password.get_secret_value() and not re.match(
+            r"(postgres|postgresql)(\+\w+)?://[^:/@?]+@", settings.database_url
+        ):
+            raise SettingsError(
+                "DATABASE_PASSWORD needs a DATABASE_URL with a user and without a password, such as"
+                " postgresql://neat@db/neat"
+            )
         return settings
 
     @property
@@ -392,7 +422,22 @@ class Settings(BaseModel):
         if not self.database_url:
             return f"sqlite:///{self.data_dir.absolute() / 'neat.sqlite3'}"
         scheme, _, rest = self.database_url.partition("://")
+        password = self.database_password.get_secret_value()
+        if password:
+            user, _, place = rest.partition("@")
+            rest = f"{user}:{quote(password, safe='')}@{place}"
         return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else self.database_url
+
+
+def _read_secret(variable: str, path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
+        raise SettingsError(f"{variable}={path!r} can't be read: {reason or error}") from None
+    if not text:
+        raise SettingsError(f"{variable}={path!r}: the file is empty")
+    return text
 
 
 def _is_address(text: str) -> bool:

@@ -79,7 +79,8 @@ class TestCompose:
         }
         assert len(shared) == 1
         password = compose["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"]
-        assert next(iter(shared))[0] == f"postgresql://neat:{password}@postgres:5432/neat"
+        assert next(iter(shared))[0] == "postgresql://neat@postgres:5432/neat"
+        assert {service["environment"]["DATABASE_PASSWORD"] for service in services.values()} == {password}
 
     def test_only_the_gpus_worker_waits_for_its_profile(self, compose: dict[str, Any]) -> None:
         assert {name: s["profiles"] for name, s in compose["services"].items() if "profiles" in s} == {
@@ -135,6 +136,44 @@ class TestCompose:
     def test_images_are_pinned(self, compose: dict[str, Any]) -> None:
         assert compose["services"]["label-studio"]["image"] == "heartexlabs/label-studio:1.23.2"
         assert re.fullmatch(r"postgres:\d+\.\d+-\w+", compose["services"]["postgres"]["image"])
+
+
+class TestComposeWithSecretsInFiles:
+    @pytest.fixture
+    def added(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose/secrets.yml").read_text())
+        return loaded
+
+    def test_follows_the_schema(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
+             "deploy/compose/secrets.yml"],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+
+    def test_every_secret_comes_from_a_file_and_none_from_a_variable(
+        self, compose: dict[str, Any], added: dict[str, Any], tmp_path: Path
+    ) -> None:
+        assert set(ours(added)) == set(ours(compose))
+        for name, service in ours(added).items():
+            env = {**compose["services"][name]["environment"], **service["environment"]}
+            env = {variable: interpolated(value) for variable, value in env.items()}
+            for variable, path in list(env.items()):
+                if variable.endswith("_FILE"):
+                    secret = path.removeprefix("/run/secrets/")
+                    assert secret in service["secrets"]
+                    assert secret in added["secrets"]
+                    (tmp_path / secret).write_text("from the file")
+                    env[variable] = str(tmp_path / secret)
+            settings = Settings.from_env(env)
+            for field in ("label_studio_api_key", "basic_auth_pass", "database_password"):
+                assert getattr(settings, field).get_secret_value() == "from the file"
+
+    def test_the_database_gets_its_password_from_the_same_file(self, added: dict[str, Any]) -> None:
+        postgres = added["services"]["postgres"]
+        assert postgres["environment"]["POSTGRES_PASSWORD"] == ""
+        assert postgres["environment"]["POSTGRES_PASSWORD_FILE"].removeprefix("/run/secrets/") in postgres["secrets"]
 
 
 class TestDockerfile:

@@ -28,6 +28,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_PREDICT_WAIT": ("0.5", 0.5),
     "NEAT_DATA_DIR": ("/srv/neat", Path("/srv/neat")),
     "DATABASE_URL": ("postgresql://ann:secret@db/neat", "postgresql://ann:secret@db/neat"),
+    "DATABASE_PASSWORD": ("a password", SecretStr("a password")),
     "NEAT_MAX_LIVE_PROJECTS": ("4", 4),
     "NEAT_ENCODER": ("resnet18", "resnet18"),
     "NEAT_ENCODER_WEIGHTS": ("/srv/weights.pt", Path("/srv/weights.pt")),
@@ -53,7 +54,11 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_PUBLISH_TAIL": ("0", 0),
 }
 SECRET = "hunter2-x9"
-PARTNER = {"BASIC_AUTH_USER": {"BASIC_AUTH_PASS": "p"}, "BASIC_AUTH_PASS": {"BASIC_AUTH_USER": "u"}}
+PARTNER = {
+    "BASIC_AUTH_USER": {"BASIC_AUTH_PASS": "p"},
+    "BASIC_AUTH_PASS": {"BASIC_AUTH_USER": "u"},
+    "DATABASE_PASSWORD": {"DATABASE_URL": "postgresql://ann@db/neat"},
+}
 
 
 class TestFromEnv:
@@ -190,6 +195,61 @@ class TestSecrets:
     def test_are_not_in_the_representation(self) -> None:
         settings = Settings.from_env({"LABEL_STUDIO_API_KEY": SECRET})
         assert SECRET not in repr(settings) + str(settings)
+
+
+class TestSecretsInFiles:
+    """`NAME_FILE` names a file with the secret, as Docker and Kubernetes mount them."""
+
+    VARIABLES = sorted(Settings.titles()[name] for name in Settings.secret_fields())
+
+    def test_every_secret_can_be_in_one(self) -> None:
+        assert {"LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "DATABASE_URL", "DATABASE_PASSWORD"} <= set(self.VARIABLES)
+
+    @pytest.mark.parametrize("variable", VARIABLES)
+    def test_each_is_read_without_the_line_end(self, variable: str, tmp_path: Path) -> None:
+        text, expected = GIVEN[variable]
+        (tmp_path / "secret").write_text(f"{text}\n")
+        names = {title: name for name, title in Settings.titles().items()}
+        found = Settings.from_env({f"{variable}_FILE": str(tmp_path / "secret"), **PARTNER.get(variable, {})})
+        assert getattr(found, names[variable]) == expected
+
+    @pytest.mark.parametrize("variable", VARIABLES)
+    def test_both_ways_at_once_are_refused(self, variable: str, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text(SECRET)
+        env = {variable: GIVEN[variable][0], f"{variable}_FILE": str(tmp_path / "secret")}
+        with pytest.raises(SettingsError, match=f"{variable} and {variable}_FILE are both set"):
+            Settings.from_env({**PARTNER.get(variable, {}), **env})
+
+    @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"])
+    def test_a_file_without_a_secret_is_named(self, content: bytes | None, tmp_path: Path) -> None:
+        if content is not None:
+            (tmp_path / "secret").write_bytes(content)
+        with pytest.raises(SettingsError, match=r"LABEL_STUDIO_API_KEY_FILE=.*secret"):
+            Settings.from_env({"LABEL_STUDIO_API_KEY_FILE": str(tmp_path / "secret")})
+
+    def test_a_bad_value_from_a_file_is_not_shown(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text(f"mysql:{SECRET}")
+        with pytest.raises(SettingsError, match="DATABASE_URL: must start with") as raised:
+            Settings.from_env({"DATABASE_URL_FILE": str(tmp_path / "secret")})
+        assert SECRET not in str(raised.value)
+
+    def test_what_is_no_secret_has_no_file(self) -> None:
+        assert "NEAT_K_FILE" not in Settings.variables()
+
+
+class TestDatabasePassword:
+    def test_becomes_part_of_the_url_whatever_is_in_it(self) -> None:
+        env = {"DATABASE_URL": "postgresql://ann@db:5432/neat", "DATABASE_PASSWORD": "p@s:s/w%rd"}
+        settings = Settings.from_env(env)
+        assert settings.sqlalchemy_url == "postgresql+psycopg://ann:p%40s%3As%2Fw%25rd@db:5432/neat"
+        assert "p@s" not in str(settings.shown())
+
+    @pytest.mark.parametrize(
+        "url", ["", "sqlite:///x", "postgresql://db/neat", "postgresql://ann:other@db/neat", "postgresql:///x?user=a@b"]
+    )
+    def test_without_a_place_for_it_is_refused(self, url: str) -> None:
+        with pytest.raises(SettingsError, match="DATABASE_PASSWORD needs a DATABASE_URL with a user"):
+            Settings.from_env({"DATABASE_URL": url, "DATABASE_PASSWORD": SECRET})
 
 
 class TestForProject:
