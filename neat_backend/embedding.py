@@ -86,6 +86,56 @@ def stored(arrays: ProjectArrays, kind: str, images: Sequence[tuple[int, str | N
     return {task for task, ref in images if ref is not None and index.get(task) == image_key(ref)}
 
 
+class Intake:
+    """Takes encoded images in: stores them a few hundred at a time, and tells of them and of those that failed."""
+
+    def __init__(
+        self,
+        total: int,
+        encoder_key: str,
+        side: int,
+        arrays: ProjectArrays,
+        on_stored: Callable[[Embedded], None],
+        on_failed: Callable[[int, ImageError], None],
+    ) -> None:
+        self.progress = Progress(total)
+        self._kinds = thumbnails_kind(side), features_kind(encoder_key)
+        self._arrays, self._on_stored, self._on_failed = arrays, on_stored, on_failed
+        self._waiting: list[tuple[int, int, NDArray[np.uint8], NDArray[np.float32]]] = []  # task, key, both values
+        self._flushed = time.monotonic()
+
+    def add(self, task: int, ref: str | None, thumbnail: NDArray[np.uint8], feature: NDArray[np.float32]) -> None:
+        self._waiting.append((task, image_key(ref or ""), thumbnail, feature))
+        self.progress.done += 1
+
+    def fail(self, task: int, error: ImageError) -> None:
+        self.progress.failed += 1
+        self._on_failed(task, error)
+
+    def flush_if_due(self) -> None:
+        if len(self._waiting) >= FLUSH_IMAGES or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store what has been added."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            tasks = np.array([w[0] for w in waiting], np.int64)
+            keys = np.array([w[1] for w in waiting], np.int64)
+            features = np.stack([w[3] for w in waiting])
+            self._arrays.append(self._kinds[0], tasks, keys, np.stack([w[2] for w in waiting]))
+            self._arrays.append(self._kinds[1], tasks, keys, features)
+            self._on_stored(Embedded(tasks, keys, features))
+        self._flushed = time.monotonic()
+
+
+def prepare(
+    image: Image, side: int, thumbnail: Callable[[Image, int], NDArray[np.uint8]], preprocess: Callable[[Image], Any]
+) -> tuple[NDArray[np.uint8], Any]:
+    """What is kept of a picture to train on, and what the encoder gets of it."""
+    return thumbnail(_shrunk(image, side), side), preprocess(image)
+
+
 def embed(
     images: Sequence[tuple[int, str | None]],
     *,
@@ -107,37 +157,20 @@ def embed(
     on_failed and stops nothing else. Any other error (Label Studio away) ends the run and is raised after
     what was finished has been stored.
     """
-    progress = Progress(len(images))
-    waiting: list[tuple[int, int, NDArray[np.uint8], NDArray[np.float32]]] = []  # task, key, thumbnail, feature
+    intake = Intake(len(images), encoder.key, side, arrays, on_stored, on_failed)
     encoding: deque[Future[_Encoded]] = deque()
     at_once: int = getattr(encoder, "at_once", 1)
-    flushed = time.monotonic()
 
-    def prepare(task: int, ref: str | None) -> tuple[NDArray[np.uint8], Any]:
-        image = load(task, ref)
-        return thumbnail(_shrunk(image, side), side), encoder.preprocess(image)
-
-    def flush() -> None:
-        nonlocal flushed
-        if waiting:
-            tasks = np.array([w[0] for w in waiting], np.int64)
-            keys = np.array([w[1] for w in waiting], np.int64)
-            features = np.stack([w[3] for w in waiting])
-            arrays.append(thumbnails_kind(side), tasks, keys, np.stack([w[2] for w in waiting]))
-            arrays.append(features_kind(encoder.key), tasks, keys, features)
-            waiting.clear()
-            on_stored(Embedded(tasks, keys, features))
-        flushed = time.monotonic()
+    def prepared(task: int, ref: str | None) -> tuple[NDArray[np.uint8], Any]:
+        return prepare(load(task, ref), side, thumbnail, encoder.preprocess)
 
     def take_in(encoded: Future[_Encoded]) -> None:
         done, failed = encoded.result()
-        progress.done += len(done)
-        progress.failed += len(failed)
-        waiting.extend((task, image_key(ref or ""), thumb, feature) for (task, ref, thumb, _), feature in done)
+        for (task, ref, thumb, _), feature in done:
+            intake.add(task, ref, thumb, feature)
         for task, error in failed:
-            on_failed(task, error)
-        if len(waiting) >= FLUSH_IMAGES or time.monotonic() - flushed > FLUSH_SECONDS:
-            flush()
+            intake.fail(task, error)
+        intake.flush_if_due()
 
     from neat_backend.core.devices import compute_on_share  # brings torch
 
@@ -146,32 +179,31 @@ def embed(
         ThreadPoolExecutor(downloads, thread_name_prefix="image") as pool,
     ):
         try:
-            for batch in _batches(pool, prepare, images, batch_size, downloads * 2 + batch_size, on_failed, progress):
+            for batch in _batches(pool, prepared, images, batch_size, downloads * 2 + batch_size, intake.fail):
                 if stopped():
                     break
-                encoding.append(encoders.submit(_encoded, encoder, batch))
+                encoding.append(encoders.submit(encode_batch, encoder, batch))
                 while encoding and (len(encoding) > at_once or encoding[0].done()):
                     take_in(encoding.popleft())
-                on_progress(progress)
+                on_progress(intake.progress)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             try:
                 while encoding:
                     take_in(encoding.popleft())
             finally:
-                flush()
-    on_progress(progress)
-    return progress
+                intake.flush()
+    on_progress(intake.progress)
+    return intake.progress
 
 
 def _batches(
     pool: ThreadPoolExecutor,
-    prepare: Callable[[int, str | None], tuple[NDArray[np.uint8], Any]],
+    prepared: Callable[[int, str | None], tuple[NDArray[np.uint8], Any]],
     images: Sequence[tuple[int, str | None]],
     batch_size: int,
     ahead: int,
     on_failed: Callable[[int, ImageError], None],
-    progress: Progress,
 ) -> Iterator[list[_Prepared]]:
     """Full batches of prepared images in whatever order they arrive, at most `ahead` in preparation."""
     running: dict[Future[tuple[NDArray[np.uint8], Any]], tuple[int, str | None]] = {}
@@ -184,21 +216,15 @@ def _batches(
             if item is None:
                 more = False
             else:
-                running[pool.submit(prepare, *item)] = item
+                running[pool.submit(prepared, *item)] = item
         finished, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in finished:
             task, ref = running.pop(future)
-            try:
-                batch.append((task, ref, *future.result()))
-            except ImageError as error:
-                progress.failed += 1
-                on_failed(task, error)
-            except NeatError:
-                raise
-            except Exception as error:  # one odd picture must not keep all others waiting for ever
-                log.exception("task %d: its image can't be prepared", task)
-                progress.failed += 1
-                on_failed(task, ImageError(f"the image can't be prepared ({type(error).__name__}: {error})"))
+            made = made_or_failed(task, future.result)
+            if isinstance(made, ImageError):
+                on_failed(task, made)
+            else:
+                batch.append((task, ref, *made))
             if len(batch) == batch_size:
                 yield batch
                 batch = []
@@ -206,14 +232,29 @@ def _batches(
         yield batch
 
 
-def _encoded(encoder: Encoder, batch: Sequence[_Prepared]) -> _Encoded:
+def made_or_failed(
+    task: int, make: Callable[[], tuple[NDArray[np.uint8], Any]]
+) -> tuple[NDArray[np.uint8], Any] | ImageError:
+    """What `make` gives for a task's image, or what is wrong with the image; raises what is wrong with the rest."""
+    try:
+        return make()
+    except ImageError as error:
+        return error
+    except NeatError:
+        raise
+    except Exception as error:  # one odd picture must not keep all others waiting for ever
+        log.exception("task %d: its image can't be prepared", task)
+        return ImageError(f"the image can't be prepared ({type(error).__name__}: {error})")
+
+
+def encode_batch(encoder: Encoder, batch: Sequence[_Prepared]) -> _Encoded:
     """The batch with features; a picture that has none (zero, NaN) is told, and the others are encoded without it."""
     try:
         features = encoder.encode(_stack([prepared for _, _, _, prepared in batch]))
     except ValueError as error:
         if len(batch) == 1:
             return [], [(batch[0][0], ImageError(f"the image has no usable features ({error})"))]
-        parts = [_encoded(encoder, [one]) for one in batch]
+        parts = [encode_batch(encoder, [one]) for one in batch]
         return [one for done, _ in parts for one in done], [one for _, failed in parts for one in failed]
     return list(zip(batch, features, strict=True)), []
 

@@ -6,7 +6,7 @@ probabilities: neighbours are exact, and a task's place depends on its own numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from neat_backend.core import scores
 from neat_backend.core.devices import resolve_device
 from neat_backend.core.hashing import mixed
+from neat_backend.core.labels import LabelBook
 from neat_backend.core.neighbors import NONE, NeighborTable, Rows
 from neat_backend.core.scores import INVALID, KnownRule
 from neat_backend.records import Label, Ranked
@@ -70,6 +71,17 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class PoolPart:
+    """Rows of the pool as a strategy needs them, ascending by task id; arrays of one length n."""
+
+    ids: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    trained: NDArray[np.bool_]
+    probabilities: NDArray[np.float32]  # [n, C]
+    features: NDArray[np.float32]  # [n, dim]
+
+
+@dataclass(frozen=True)
 class Counts:
     """Labelled tasks and the rest; the three never overlap and cover all tasks that the engine holds."""
 
@@ -101,8 +113,7 @@ class Engine:
         self.version = 0  # grows with every change
         self.class_features: NDArray[np.float32] | None = None  # [C, dim] of the classes' names, where there are any
         self._table = NeighborTable(dim, k, resolve_device(device))
-        self._labels: dict[int, Label] = {}  # of every labelled task, with or without features
-        self._set_aside: set[int] = set()  # unlabelled tasks that somebody has answered
+        self._book = LabelBook()
         self._probabilities: NDArray[np.float32] = np.zeros((0, len(self.classes)), np.float32)
         self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED
         self._aside = np.zeros(0, bool)  # rows of the tasks that are set aside
@@ -114,7 +125,6 @@ class Engine:
         self._kept: Rows = np.zeros(0, np.int32)  # the best rows when they were last selected
         self._floor = np.inf  # no other row was above this then
         self._touched: list[Rows] = []  # rows scored anew since
-        self._invalid = 0  # how many labels are
         self._head: list[int] = []  # the first 2B when they were last looked at
         self._head_at = -1  # the version of then
         self._head_version = 0
@@ -144,13 +154,13 @@ class Engine:
         self._codes[rows] = UNLABELLED
         self._aside[rows] = self._trained[rows] = False  # of the task that had the row before
         self._rescore(rows)
-        self._apply([label for label in map(self._label, ids.tolist()) if label != Label(label.task)])
+        self._apply([label for label in map(self._book.of, ids.tolist()) if label != Label(label.task)])
 
     def remove_tasks(self, tasks: Iterable[int]) -> None:
         """Forget tasks and their labels; unknown ones are passed over."""
         gone = [int(t) for t in dict.fromkeys(tasks)]
         for task in gone:
-            self._note(Label(task))
+            self._book.note(Label(task))
         here = [t for t in gone if t in self._table]
         if here:
             self._codes[self._table.rows(here)] = UNLABELLED
@@ -159,16 +169,7 @@ class Engine:
 
     def set_labels(self, labels: Iterable[Label]) -> None:
         """Label, relabel or unlabel tasks; the last word on a task counts. Tasks without features wait."""
-        changed = {}
-        for label in labels:
-            if label.choice is not None and label.choice not in self.classes:
-                label = Label(label.task, set_aside=True)  # a class that the label config no longer has
-            if label != self._label(label.task):
-                changed[label.task] = label
-            else:
-                changed.pop(label.task, None)
-        for label in changed.values():
-            self._note(label)
+        changed = self._book.take(labels, self.classes)
         here = self._table.find(list(changed)) != NONE
         self._apply([label for label, found in zip(changed.values(), here, strict=True) if found])
         self.version += bool(changed)
@@ -182,14 +183,11 @@ class Engine:
         self._probabilities = carried
         self.classes = classes
         self.class_features = None  # those were of other names
-        kept = {t: x for t, x in self._labels.items() if x.invalid or x.choice in classes}
-        dropped = [t for t in self._labels if t not in kept]
-        self._labels = kept
-        self._set_aside.update(dropped)
+        dropped = self._book.drop_vanished(classes)
         self._codes[:] = UNLABELLED
         self._table.unlabel(self._rows(dropped))
         self._aside[self._rows(dropped)] = True
-        held = [label for label in kept.values() if label.task in self._table]
+        held = [label for label in self._book.labels.values() if label.task in self._table]
         self._codes[self._table.rows([label.task for label in held])] = [self._code(label) for label in held]
         self._trained &= carried.sum(axis=1) > 0
         self._rescore(np.flatnonzero(self._table.alive).astype(np.int32))
@@ -352,30 +350,49 @@ class Engine:
         Of more, a sample drawn by the seed. Nothing is on offer that somebody has answered without a label. The pool
         is None while there are no classes.
         """
+        part = self.pool_part(most)
+        return part.ids, self.pool_of(part)
+
+    def pool_part(self, most: int, without: Collection[int] = ()) -> PoolPart:
+        """What `pool` is made from, some tasks left out."""
         rows = self._table.rows_by_id()
+        if without:
+            rows = rows[~np.isin(self._table.ids[rows], np.fromiter(without, np.int64))]
         open_rows = rows[(self._codes[rows] == UNLABELLED) & ~self._aside[rows]]
-        if len(open_rows) > most:
-            drawn = np.argpartition(mixed(self._table.ids[open_rows], self.seed + 1), most)[:most]
-            open_rows = open_rows[drawn]
-        taken = np.concatenate([rows[self._codes[rows] != UNLABELLED], open_rows])
+        drawn = self.drawn(self._table.ids[open_rows], most)
+        taken = np.concatenate([rows[self._codes[rows] != UNLABELLED], open_rows[drawn]])
         taken = taken[np.argsort(self._table.ids[taken])]
-        ids, codes = self._table.ids[taken], self._codes[taken].astype(np.int64)
+        return PoolPart(
+            self._table.ids[taken], self._codes[taken].astype(np.int64), self._trained[taken],
+            self._probabilities[taken], self.features(self._table.ids[taken]),
+        )  # fmt: skip
+
+    def drawn(self, ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        """Places of at most so many of the ids, drawn by the seed."""
+        if len(ids) <= most:
+            return np.arange(len(ids))
+        return np.argpartition(mixed(ids, self.seed + 1), most)[:most]
+
+    def pool_of(self, part: PoolPart) -> Pool | None:
+        """The pool for a strategy; None while there are no classes."""
         if not self.classes:
-            return ids, None
-        trained = self._trained[taken]
-        probabilities = self._probabilities[taken].astype(np.float64)
-        probabilities[~trained] = 1 / len(self.classes)
-        features = self._table.planes.exact(taken)
-        return ids, Pool(
-            features=features,
-            labels=codes,
+            return None
+        probabilities = part.probabilities.astype(np.float64)
+        probabilities[~part.trained] = 1 / len(self.classes)
+        return Pool(
+            features=part.features,
+            labels=part.codes,
             n_classes=len(self.classes),
-            offered=np.flatnonzero(codes == UNLABELLED),
-            model=Trained(probabilities, features) if trained.any() else None,
+            offered=np.flatnonzero(part.codes == UNLABELLED),
+            model=Trained(probabilities, part.features) if part.trained.any() else None,
             k=self.k,
             rule=self.rule,
             class_features=self.class_features,
         )
+
+    def features(self, tasks: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Features of tasks that are here (else KeyError), as they were given: float32 [n, dim]."""
+        return self._table.planes.exact(self._table.rows(tasks))
 
     def tasks(self) -> list[int]:
         """All tasks with features, labelled or not, in no order."""
@@ -385,7 +402,7 @@ class Engine:
         """Those of the tasks that are in the pool: with features, without a label."""
         wanted = list(tasks)
         here = self._table.find(wanted) != NONE
-        return {t for t, found in zip(wanted, here, strict=True) if found and t not in self._labels}
+        return {t for t, found in zip(wanted, here, strict=True) if found and t not in self._book.labels}
 
     def untrained(self) -> list[int]:
         """Tasks without the classifier's probabilities, ascending."""
@@ -393,13 +410,13 @@ class Engine:
 
     def labels(self) -> dict[int, Label]:
         """The labels of all labelled tasks, those without features included."""
-        return dict(self._labels)
+        return dict(self._book.labels)
 
     def counts(self) -> Counts:
         """Known and invalid count every labelled task; unlabelled only those with features."""
         return Counts(
-            known=len(self._labels) - self._invalid,
-            invalid=self._invalid,
+            known=self._book.known,
+            invalid=self._book.invalid,
             unlabelled=len(self._table) - self._table.count_labelled(),
         )
 
@@ -414,19 +431,6 @@ class Engine:
 
     def _sorted(self, rows: Rows) -> Rows:
         return rows[np.lexsort((self._table.ids[rows], -self._order[rows]))]
-
-    def _label(self, task: int) -> Label:
-        return self._labels.get(task) or Label(task, set_aside=task in self._set_aside)
-
-    def _note(self, label: Label) -> None:
-        """Remember what a task is labelled with; its row is `_apply`'s business."""
-        before = self._labels.get(label.task)
-        self._invalid += label.invalid - (before is not None and before.invalid)
-        if label.invalid or label.choice is not None:
-            self._labels[label.task] = label
-        else:
-            self._labels.pop(label.task, None)
-        (self._set_aside.add if label.set_aside else self._set_aside.discard)(label.task)
 
     def _code(self, label: Label) -> int:
         if label.invalid:

@@ -14,6 +14,8 @@
     ├── ImageError             one task's image can't be had or read; marks that task failed
     ├── EncoderError           the encoder can't be built: unknown name, weights missing
     ├── TrainingError          a training round failed; the last classifier stays in use
+    ├── ComputeError           Ray is missing, does not answer, or failed at what it was to compute
+    │   └── ShardsLost         a part of the engine is gone: it is to be built again
     └── StoreError             database or data folder unusable
 
 The class says who must act; the message says what happened and what to do about it. Messages
@@ -89,6 +91,14 @@ class EncoderError(NeatError):
 
 class TrainingError(NeatError):
     """A training round failed, crashed or ran out of time."""
+
+
+class ComputeError(NeatError):
+    """Ray can't be used, or failed at what it was to compute."""
+
+
+class ShardsLost(ComputeError):
+    """An actor with a part of the engine's rows has died."""
 
 
 class StoreError(NeatError):

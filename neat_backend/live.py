@@ -27,6 +27,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from neat_backend import embedding, sync
+from neat_backend.compute import Compute, LocalCompute
 from neat_backend.core.encoders import Encoder
 from neat_backend.engine import Engine
 from neat_backend.errors import BadLabelConfig, DataRefused, ImageError, NeatError, StoreError
@@ -34,7 +35,7 @@ from neat_backend.insight import Insights
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
-from neat_backend.labelstudio.images import ImageFetcher, decode, thumbnail
+from neat_backend.labelstudio.images import ImageFetcher, thumbnail
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
 from neat_backend.planning import Planning, in_this_order
@@ -93,6 +94,7 @@ class LiveProject:
     def __init__(
         self, project: Project, owner: str, settings: Settings, database: Database,
         encoder: Callable[[], Encoder], connect: Callable[[Project], LabelStudioClient],
+        compute: Callable[[], Compute] = LocalCompute,
     ) -> None:  # fmt: skip
         self.id = project.id
         self.owner = owner
@@ -104,7 +106,8 @@ class LiveProject:
         self.loaded = threading.Event()
         self.last_used = time.monotonic()
         self.leased_until = math.inf  # time.monotonic(); beyond it, another worker may be at it
-        self._make_encoder, self._connect = encoder, connect
+        self._make_encoder, self._connect, self._make_compute = encoder, connect, compute
+        self._compute: Compute = LocalCompute()
         self._bulk_wanted = threading.Event()
         self._sync_wanted = True  # whatever happened while nobody looked
         self._stale = False  # the store may have more than the engine: it failed between the two
@@ -161,7 +164,8 @@ class LiveProject:
             self._update(label_config=info.label_config, sampling=info.sampling, title=info.title)
             config = self._parse(project.label_config)
         self._encoder = self._make_encoder()
-        engine = Engine(
+        self._compute = self._make_compute()
+        engine = self._compute.engine(
             self._encoder.dim, config.classes, k=self.settings.k, rule=self.settings.known_rule,
             batch_size=self.settings.batch_size, seed=self.settings.seed, device=self.settings.device,
         )  # fmt: skip
@@ -173,7 +177,9 @@ class LiveProject:
                 interval_seconds=self.settings.publish_interval_seconds,
                 batch_size=self.settings.batch_size, tail=self.settings.publish_tail, still_ours=self._still_ours,
             )  # fmt: skip
-            self._rounds = Rounds(self.id, self.settings, self.database, self.arrays)
+            self._rounds = Rounds(
+                self.id, self.settings, self.database, self.arrays, getattr(self._compute, "address", "")
+            )
             self._name_classes()
             self._refresh()
             self._rounds.load(engine)
@@ -521,9 +527,9 @@ class LiveProject:
             self._api, self.settings.max_image_bytes, self.settings.max_image_pixels,
             self.settings.request_timeout_seconds,
         ) as fetcher:  # fmt: skip
-            progress = embedding.embed(
+            progress = self._compute.embed(
                 list(todo.items()),
-                load=lambda task, ref: decode(fetcher.fetch(task, ref), self.settings.max_image_pixels),
+                load=fetcher.load,
                 thumbnail=thumbnail,
                 encoder=self._encoder,
                 arrays=self.arrays,

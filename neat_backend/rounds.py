@@ -32,8 +32,12 @@ _FILL_AT_ONCE = 2048  # images classified in one go for tasks that came after a 
 class Rounds:
     """The rounds of one project. The caller serialises `start` and `finish`."""
 
-    def __init__(self, project: int, settings: Settings, database: Database, arrays: ProjectArrays) -> None:
+    def __init__(
+        self, project: int, settings: Settings, database: Database, arrays: ProjectArrays, ray_address: str = ""
+    ) -> None:
+        """ray_address: of the Ray that a training computes on, with NEAT_COMPUTE=ray."""
         self.project = project
+        self._ray_address = ray_address
         self.settings, self.database, self.arrays = settings, database, arrays
         self._training: tuple[Round, TrainingProcess, float] | None = None
         self._wanted = ""
@@ -112,6 +116,7 @@ class Rounds:
             data_dir=str(self.settings.data_dir), project=self.project, round=begun.number, classes=classes,
             image_size=self.settings.image_size, epochs=self.settings.epochs, seed=self.settings.seed,
             holdout=self.settings.holdout, device=self.settings.device,
+            compute=self.settings.compute, ray_address=self._ray_address,
         )  # fmt: skip
         process = TrainingProcess(job, folder, time_limit_seconds=self.settings.train_time_limit_seconds)
         try:

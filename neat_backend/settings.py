@@ -128,6 +128,25 @@ class Settings(BaseModel):
         description="Projects kept in memory; the least recently used leave",
     )
 
+    # what computes
+    compute: Literal["local", "ray"] = Field(
+        "local",
+        validation_alias=_env("NEAT_COMPUTE"),
+        description="local = this machine; ray = embedding, training and pool inference on a Ray cluster"
+        " (pip install 'neat-backend[ray]')",
+    )
+    ray_address: str = Field(
+        "",
+        validation_alias=_env("RAY_ADDRESS"),
+        description="Ray's head node, host:port or ray://host:port; empty = a Ray of this machine's own",
+    )
+    shards: int = Field(
+        0,
+        ge=0,
+        validation_alias=_env("NEAT_SHARDS"),
+        description="With Ray: actors that the pool's rows are spread over; 0 = all in the worker's memory",
+    )
+
     # features
     encoder: str = Field(
         "clip:ViT-B-32/openai",

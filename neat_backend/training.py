@@ -24,6 +24,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ from neat_backend.errors import NeatError, TrainingError
 from neat_backend.store.arrays import ProjectArrays
 
 if TYPE_CHECKING:
+    from neat_backend.compute import Compute
     from neat_backend.core.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,8 @@ class TrainingJob:
     seed: int
     holdout: float  # share of the known labels kept out of training
     device: str
+    compute: str = "local"  # as NEAT_COMPUTE
+    ray_address: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -203,8 +208,9 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
     n_train = int((~held_out).sum())
     log.info("round %d: training on %d images, %d held out", job.round, n_train, held_out.sum())
 
-    from neat_backend.core.classifier import fit  # seconds and hundreds of megabytes: torch
+    from neat_backend.compute import open_compute
 
+    compute = open_compute(job.compute, job.ray_address, device=job.device)
     fit_began = time.monotonic()
 
     def on_epoch(epoch: int, epochs: int, loss: float) -> None:
@@ -212,7 +218,7 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
         progress = {"epoch": epoch, "epochs": epochs, "loss": round(loss, 6), "eta_seconds": round(eta, 1)}
         _write_json(folder / "progress.json", {"phase": "training", **progress})
 
-    classifier = fit(
+    classifier = compute.fit(
         images[~held_out],
         codes[~held_out],
         len(job.classes),
@@ -225,11 +231,12 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
     classifier.classes = job.classes
     correct = 0
     if held_out.any():
-        correct = int((classifier.predict_proba(images[held_out]).argmax(axis=1) == codes[held_out]).sum())
+        (probabilities,) = compute.predict(classifier, [images[held_out]])
+        correct = int((probabilities.argmax(axis=1) == codes[held_out]).sum())
     del images
     progress = _read_json(folder / "progress.json") or {}
     _write_json(folder / "progress.json", {**progress, "phase": "classifying"})
-    _classify_all(classifier, arrays, job)
+    _classify_all(classifier, arrays, job, compute)
     classifier.save(arrays.folder("models") / f"{job.round:06d}.safetensors")
     return TrainingResult(
         held_out=int(held_out.sum()),
@@ -265,8 +272,8 @@ def _with_images(
     return found, np.array([code_of[task] for task in found.tolist()], dtype=np.int64), images[order]
 
 
-def _classify_all(classifier: Classifier, arrays: ProjectArrays, job: TrainingJob) -> None:
-    """Append float32 [n, C] for every task with an image, one segment of images in memory at a time."""
+def _classify_all(classifier: Classifier, arrays: ProjectArrays, job: TrainingJob, compute: Compute) -> None:
+    """Append float32 [n, C] for every task with an image, few segments of images in memory at a time."""
     kind = f"probabilities/{job.round:06d}"
     arrays.drop(kind)  # an earlier try at this round
     waiting: list[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]] = []
@@ -277,8 +284,15 @@ def _classify_all(classifier: Classifier, arrays: ProjectArrays, job: TrainingJo
             arrays.append(kind, ids, keys, values)
             waiting.clear()
 
-    for segment in arrays.segments(f"images/{job.image_size}"):
-        waiting.append((segment.ids, segment.keys, classifier.predict_proba(segment.values)))
+    columns: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()  # of the batches that are on their way
+
+    def batches() -> Iterator[npt.NDArray[np.uint8]]:
+        for segment in arrays.segments(f"images/{job.image_size}"):
+            columns.append((segment.ids, segment.keys))
+            yield segment.values
+
+    for probabilities in compute.predict(classifier, batches()):
+        waiting.append((*columns.popleft(), probabilities))
         if sum(len(ids) for ids, _, _ in waiting) >= APPEND_ROWS:
             append()
     append()

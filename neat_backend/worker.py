@@ -19,6 +19,7 @@ from datetime import datetime, timedelta, timezone
 from sqlalchemy.exc import DBAPIError
 
 from neat_backend import sync
+from neat_backend.compute import Compute, open_compute
 from neat_backend.core.encoders import Encoder, build_encoder
 from neat_backend.errors import (
     BadLabelConfig,
@@ -28,6 +29,7 @@ from neat_backend.errors import (
     NeatError,
     NotFoundInLabelStudio,
     SettingsError,
+    ShardsLost,
     StoreError,
 )
 from neat_backend.labelstudio.client import LabelStudioClient
@@ -182,7 +184,9 @@ class Worker:
         except SettingsError as error:  # checked when they were sent, so they come from another version
             log.error("project %d: going on without its extra params: %s", project.id, error)
             settings = self.settings
-        live = LiveProject(project, self.owner, settings, self.database, self._shared_encoder, self._connect)
+        live = LiveProject(
+            project, self.owner, settings, self.database, self._shared_encoder, self._connect, self._shared_compute
+        )
         live.leased_until = leased_until
         self._visited.add(project.id)
         steps: list[tuple[str, Callable[[], bool], Callable[[], None]]] = [
@@ -231,6 +235,12 @@ class Worker:
                 log.info("encoder %s ready in %.1f s", self._encoder.key, time.monotonic() - started)
             return self._encoder
 
+    def _shared_compute(self) -> Compute:
+        """This machine or a Ray cluster, for all projects."""
+        s = self.settings
+        with self._encoder_lock:
+            return open_compute(s.compute, s.ray_address, s.shards, s.device)
+
     def _connect(self, project: Project) -> LabelStudioClient:
         url, key = sync.credentials(self.settings, project)
         return LabelStudioClient(url, key, self.settings.request_timeout_seconds, self.settings.image_hosts)
@@ -267,7 +277,7 @@ def _repeat(
     while not live.stopping.is_set():
         try:
             more = step()
-        except LeaseLost as error:
+        except (LeaseLost, ShardsLost) as error:  # it is taken up again and built from the store, by whoever can
             log.warning("%s", error)
             live.stop()
             return

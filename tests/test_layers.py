@@ -30,9 +30,11 @@ ALLOWED: dict[str, set[str]] = {
     "experiments": {"core", "strategies", "errors", "settings"},
     "engine": {"core", "strategies", "errors", "records"},
     **{
-        room: GROUND | {"core", "labelstudio", "store", "engine", "strategies"} | (WORKER - {"worker"})
+        room: GROUND | {"core", "labelstudio", "store", "engine", "strategies", "compute"} | (WORKER - {"worker"})
         for room in WORKER
     },
+    "embedding": GROUND | {"core", "store"},
+    "compute": {"core", "engine", "errors", "records", "strategies", "embedding", "store"},
     "explaining": GROUND | {"labelstudio", "store"},
     "service": GROUND | {"explaining", "labelstudio", "store"},
     "web": GROUND | {"service", "labelstudio", "store", "exports"},
@@ -42,7 +44,18 @@ ALLOWED: dict[str, set[str]] = {
     "exports": GROUND | {"core", "labelstudio", "store", "sync"},
     "demo": GROUND,  # drives Label Studio and the backend from outside
     "bench": GROUND
-    | {"core", "engine", "store", "labelstudio", "training", "embedding", "demo", "strategies", "experiments"},
+    | {
+        "core",
+        "engine",
+        "store",
+        "labelstudio",
+        "training",
+        "embedding",
+        "demo",
+        "strategies",
+        "experiments",
+        "compute",
+    },
     "cli": GROUND
     | {"backup", "service", "store", "serve", "worker", "demo", "bench", "experiments", "doctor", "exports"},
     "model": GROUND | {"service", "labelstudio", "store"},
@@ -60,7 +73,8 @@ CONFINED = {
     "sqlalchemy": {"store", "backup", *WORKER, *LIGHT},
     "alembic": {"store"},
     "faiss": {"core", "bench", "strategies"},
-    "torch": {"core", "training", "embedding", "bench", "strategies", "experiments"},
+    "ray": {"compute", "bench"},
+    "torch": {"core", "compute", "training", "embedding", "bench", "strategies", "experiments"},
     "torchvision": {"core", "bench", "experiments"},
     "open_clip": {"core"},
     "httpx": {"labelstudio", "demo", "bench"},
@@ -77,6 +91,7 @@ HEAVY = (
     "sklearn",
     "pandas",
     "open_clip",
+    "ray",
 )
 
 
@@ -164,8 +179,9 @@ def test_only_settings_read_the_environment_for_settings() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
                 readers.add(room_of(path))
-    # serve, training, bench, demo: for children. demo: also the program of Label Studio. cli: OpenMP's threads.
-    assert readers <= {"settings", "serve", "training", "bench", "demo", "cli"}
+    # serve, training, bench, demo: for children. compute: for Ray. demo: also the program of Label Studio.
+    # cli: OpenMP's threads.
+    assert readers <= {"settings", "serve", "training", "bench", "demo", "cli", "compute"}
 
 
 def test_the_web_process_loads_nothing_heavy() -> None:

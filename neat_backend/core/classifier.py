@@ -10,6 +10,7 @@ BatchNorm statistics, the loss and the softmax stay float32. Speeds measured are
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -69,6 +70,12 @@ class Classifier:
                 logits = self._network(_normalise(batch))  # [b, C]
             probabilities[start : start + len(batch)] = logits.float().softmax(dim=1).cpu().numpy()
         return probabilities
+
+    def on(self, device: torch.device) -> Classifier:
+        """The same on another device, a copy."""
+        other = Classifier(_placed(copy.deepcopy(self._network), device), self.n_classes, self.side, device)
+        other.classes = self.classes
+        return other
 
     def save(self, path: Path) -> None:
         """Write the weights with classes and side to `path`: a reader sees the old file or the new one, whole."""

@@ -5,6 +5,7 @@ Features are taken once, without augmentation, from the penultimate layer (CLIP:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -79,6 +80,10 @@ class Preprocessing:
     bicubic: bool = True  # else bilinear
     squash: bool = False  # resize to the square, cutting nothing off
 
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """One picture of any size -> uint8 [3, side, side]; nothing about it is random."""
+        return torch.from_numpy(np.array(self.apply(image))).permute(2, 0, 1)
+
     def apply(self, image: Image.Image) -> Image.Image:
         """The side × side RGB part of `image` that gets encoded; the same every time."""
         image = image if image.mode == "RGB" else image.convert("RGB")  # which copies
@@ -112,6 +117,7 @@ class Encoder:
     key         names model, weights and preprocessing, safe for a folder: features of different keys never mix
     dim         length of a feature vector
     input_size  side in pixels of what `preprocess` returns
+    preprocessing  what `preprocess` does, without the network
     at_once     batches to encode at the same time, each on its share of the cores; 1 on a GPU
     """
 
@@ -131,7 +137,7 @@ class Encoder:
         # One batch on all cores waits for the slowest of them at every layer. Two at once, a core each, of two
         # cores: 207 images a second instead of 188 with the machine to itself, 73 instead of 19 when it is shared.
         self.at_once = min(torch.get_num_threads(), MOST_AT_ONCE) if device.type == "cpu" else 1
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self._network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
@@ -140,8 +146,7 @@ class Encoder:
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """One picture of any size -> uint8 [3, input_size, input_size]; nothing about it is random."""
-        pixels = np.array(self._preprocessing.apply(image))  # [s, s, 3]
-        return torch.from_numpy(pixels).permute(2, 0, 1)  # [3, s, s]
+        return self.preprocessing.pixels(image)
 
     def encode(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
         """Preprocessed pictures, uint8 [n, 3, s, s] -> features, float32 [n, dim], of length 1 and on `to_grid`'s grid.
@@ -154,6 +159,10 @@ class Encoder:
         if self.device.type == "cuda":
             batch = batch.pin_memory()  # or the copy to the device would not run beside what it computes
         return to_grid(self._forward(batch).float().cpu().numpy())
+
+    def on(self, device: torch.device) -> Encoder:
+        """The same for images on another device, a copy without the text side: what is sent to another machine."""
+        return Encoder(self.key, copy.deepcopy(self._network), self.preprocessing, device)
 
     @torch.inference_mode()
     def encode_names(self, names: Sequence[str]) -> npt.NDArray[np.float32] | None:

@@ -104,6 +104,7 @@ class LabelStudioClient:
             raise LabelStudioError(f"{base_url!r} is no URL of a Label Studio server; set LABEL_STUDIO_URL")
         if not api_key.strip():
             raise LabelStudioRefused(f"there is no API key for Label Studio; {_REMEDY}")
+        self._made_with = (base_url, api_key, timeout_seconds, tuple(image_hosts))
         self.base_url = base_url.rstrip("/")
         self.timeout_seconds = timeout_seconds
         # A redirect would take the token along, so none is followed (and an API has no reason for one).
@@ -126,6 +127,10 @@ class LabelStudioClient:
                 max_retries=0,
             ),
         )
+
+    def __reduce__(self) -> tuple[type[LabelStudioClient], tuple[object, ...]]:
+        """Sent to another process, the token included, it connects anew there."""
+        return LabelStudioClient, self._made_with
 
     def close(self) -> None:
         self._http.close()

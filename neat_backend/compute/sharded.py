@@ -1,0 +1,379 @@
+"""An engine whose rows are spread over shards; what it answers equals what a single engine would.
+
+A shard is an ordinary `Engine` that holds the tasks whose id falls to it, and as guests all labelled tasks of the
+other shards: so each of its rows finds its neighbours among all labels. Similarities are exact, hence the same in
+whichever shard they are computed, and the order of the whole pool is the shards' orders merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.core.labels import LabelBook
+from neat_backend.engine import Counts, Engine, Labelled, PoolPart, Ranking
+from neat_backend.records import Label, Ranked
+from neat_backend.strategies.pool import UNLABELLED, Pool
+
+Ids = NDArray[np.int64]
+_AT_ONCE = 65_536  # rows sent to a shard in one piece
+
+
+class Shard:
+    """A part of the rows, with the labelled tasks of all others as guests."""
+
+    def __init__(self, dim: int, classes: Sequence[str], settings: Mapping[str, Any]) -> None:
+        self.engine = Engine(dim, classes, **settings)
+        self._guests: set[int] = set()
+
+    def reserve(self, n: int) -> None:
+        self.engine.reserve(n)
+
+    def add(self, ids: Ids, features: NDArray[np.float32]) -> None:
+        self.engine.add_tasks(np.array(ids), np.array(features))  # what another process sends is read-only
+
+    def host(self, labels: Sequence[Label], features: NDArray[np.float32]) -> None:
+        """Take in labelled tasks of other shards, or their new features [n, dim]."""
+        ids = [label.task for label in labels]
+        self._guests.update(ids)
+        self.engine.add_tasks(ids, np.array(features))
+        self.engine.set_labels(labels)
+
+    def remove(self, tasks: Sequence[int]) -> None:
+        self.engine.remove_tasks(tasks)
+        self._guests.difference_update(tasks)
+
+    def set_labels(self, labels: Sequence[Label]) -> None:
+        self.engine.set_labels(labels)
+
+    def set_classes(self, classes: Sequence[str]) -> None:
+        self.engine.set_classes(classes)
+
+    def set_probabilities(self, ids: Ids, probabilities: NDArray[np.float32], classes: Sequence[str]) -> None:
+        self.engine.set_probabilities(ids, probabilities, classes)
+
+    def features(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        return self.engine.features(ids)
+
+    def best(self, n: int) -> tuple[Ids, NDArray[np.float64]]:
+        """The first n of its order, and their priorities."""
+        head = self.engine.head(n)
+        return np.array(head, np.int64), np.array([ranked.priority for ranked in self.engine.ranked(head)])
+
+    def ranked(self, tasks: Sequence[int]) -> list[Ranked]:
+        return self.engine.ranked(tasks)
+
+    def ranking(self) -> Ranking:
+        return self.engine.ranking()
+
+    def neighbours(self, task: int) -> list[tuple[int, float]]:
+        return self.engine.neighbours(task)
+
+    def codes(self) -> tuple[Ids, NDArray[np.int16], tuple[str, ...]]:
+        ids, codes, classes = self.engine.codes()
+        own = self._own(ids)
+        return ids[own], codes[own], classes
+
+    def nearest_labelled(self) -> Labelled:
+        found = self.engine.nearest_labelled()
+        own = self._own(found.ids)
+        return Labelled(found.ids[own], found.codes[own], found.similarities[own])
+
+    def _own(self, ids: Ids) -> NDArray[np.bool_]:
+        return ~np.isin(ids, np.fromiter(self._guests, np.int64))
+
+    def untrained(self) -> list[int]:
+        return [task for task in self.engine.untrained() if task not in self._guests]
+
+    def pool_part(self, most: int) -> PoolPart:
+        return self.engine.pool_part(most, without=self._guests)
+
+    def read_share(self) -> float:
+        return self.engine.read_share
+
+
+class Shards(Protocol):
+    """Several `Shard`s, wherever they are. Calls to one of them are carried out in the order in which they are made."""
+
+    def __len__(self) -> int: ...
+
+    def begin(self, method: str, args: Mapping[int, tuple[Any, ...]]) -> Callable[[], dict[int, Any]]:
+        """Call a method of the shards named, each with its arguments; the results when what is returned is called."""
+
+
+class LocalShards:
+    """Shards in this process: for tests, and to compare with."""
+
+    def __init__(self, n: int, dim: int, classes: Sequence[str], settings: Mapping[str, Any]) -> None:
+        self._shards = [Shard(dim, classes, settings) for _ in range(n)]
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def begin(self, method: str, args: Mapping[int, tuple[Any, ...]]) -> Callable[[], dict[int, Any]]:
+        found = {number: getattr(self._shards[number], method)(*given) for number, given in args.items()}
+        return lambda: found
+
+
+class ShardedEngine:
+    """As `Engine`, method for method, over shards that have been started with the same settings."""
+
+    def __init__(self, shards: Shards, classes: Sequence[str], **settings: Any) -> None:
+        self._shards = shards
+        self._empty = Engine(1, classes, **settings)  # defaults of settings; what a pool is made from
+        self.k, self.rule, self.seed = self._empty.k, self._empty.rule, self._empty.seed
+        self.batch_size = self._empty.batch_size
+        self.classes = tuple(classes)
+        self.class_features: NDArray[np.float32] | None = None
+        self.version = 0
+        self._book = LabelBook()
+        self._ids: Ids = np.zeros(0, np.int64)  # tasks with features, ascending
+        self._head: list[int] = []
+        self._head_at = -1
+        self._head_version = 0
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, task: int) -> bool:
+        return bool(self._has([task])[0])
+
+    # what happens
+
+    def reserve(self, n: int) -> None:
+        """Make room for n tasks in all."""
+        self._all("reserve", -(-n // len(self._shards)))
+
+    def add_tasks(self, tasks: Sequence[int] | Ids, features: NDArray[np.float32]) -> None:
+        """Take in tasks with features [n, dim] on the grid; a task that is here gets the new features."""
+        ids = np.asarray(tasks, np.int64)
+        for start in range(0, len(ids), _AT_ONCE):
+            part, values = ids[start : start + _AT_ONCE], features[start : start + _AT_ONCE]
+            self._each("add", {n: (part[at], values[at]) for n, at in self._homes(part).items()})
+            self._ids = np.union1d(self._ids, part)
+            labelled = np.flatnonzero([task in self._book.labels for task in part.tolist()])
+            self._host(part[labelled], values[labelled])
+        self.version += 1
+
+    def remove_tasks(self, tasks: Iterable[int]) -> None:
+        """Forget tasks and their labels; unknown ones are passed over."""
+        gone = np.array(list(dict.fromkeys(tasks)), np.int64)
+        labelled = [task for task in gone.tolist() if task in self._book.labels]
+        self._unhost(labelled)
+        self._each("remove", {n: (gone[at].tolist(),) for n, at in self._homes(gone).items()})
+        for task in gone.tolist():
+            self._book.note(Label(task))
+        self._ids = np.setdiff1d(self._ids, gone, assume_unique=True)
+        self.version += bool(len(gone))
+
+    def set_labels(self, labels: Iterable[Label]) -> None:
+        """Label, relabel or unlabel tasks; the last word on a task counts. Tasks without features wait."""
+        given = list(labels)
+        before = {label.task: label.task in self._book.labels for label in given}
+        changed = self._book.take(given, self.classes)
+        if not changed:
+            return
+        tasks = np.array(list(changed), np.int64)
+        homes = self._homes(tasks)
+        self._each("set_labels", {n: ([changed[t] for t in tasks[at].tolist()],) for n, at in homes.items()})
+        here = tasks[self._has(tasks)].tolist()
+        now = {task: task in self._book.labels for task in here}
+        self._unhost([task for task in here if before[task] and not now[task]])
+        again = np.array([task for task in here if before[task] and now[task]], np.int64)
+        self._guests_of(again, "set_labels", lambda ids: ([changed[t] for t in ids.tolist()],))
+        new = np.array([task for task in here if now[task] and not before[task]], np.int64)
+        self._host(new, self._features(new))
+        self.version += 1
+
+    def set_classes(self, classes: Sequence[str]) -> None:
+        """Follow a new class list: labels of vanished classes are dropped, probabilities carried over."""
+        classes = tuple(classes)
+        if classes == self.classes:
+            return
+        self.classes = self._empty.classes = classes
+        self.class_features = None
+        self._all("set_classes", classes)
+        self._unhost(self._book.drop_vanished(classes))
+        self.version += 1
+
+    def set_probabilities(
+        self, tasks: Sequence[int] | Ids, probabilities: NDArray[np.float32], classes: Sequence[str]
+    ) -> None:
+        """Take the classifier's class probabilities [n, len(classes)]; tasks not here are passed over."""
+        if probabilities.shape != (len(tasks), len(classes)):
+            raise ValueError(f"probabilities are {probabilities.shape}, expected {(len(tasks), len(classes))}")
+        ids = np.asarray(tasks, np.int64)
+        given = {n: (ids[at], probabilities[at], tuple(classes)) for n, at in self._homes(ids).items()}
+        self._each("set_probabilities", given)
+        self.version += 1
+
+    # what follows from it
+
+    @property
+    def head_version(self) -> int:
+        """A number that grows exactly when the list of the first 2B has changed since it was last asked for."""
+        self._look_at_head()
+        return self._head_version
+
+    def head(self, n: int | None = None) -> list[int]:
+        """The n unlabelled tasks to label first, best first (default 2B): the best of the shards' n best."""
+        if n is not None and n > 2 * self.batch_size:
+            return self._best(n)
+        self._look_at_head()
+        return self._head[:n]
+
+    def _look_at_head(self) -> None:
+        if self._head_at != self.version:
+            head = self._best(2 * self.batch_size)
+            self._head_version += head != self._head
+            self._head, self._head_at = head, self.version
+
+    def _best(self, n: int) -> list[int]:
+        parts = self._all("best", n)
+        ids, order = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        return ids[np.lexsort((ids, -order))][:n].tolist()
+
+    def ranking(self) -> Ranking:
+        """The whole pool's numbers, ascending by task id."""
+        return self.copied_ranking()()
+
+    def copied_ranking(self) -> Callable[[], Ranking]:
+        """The ranking as it is now; the shards make it ready while others go on, the result is fetched when called."""
+        parts = self._shards.begin("ranking", dict.fromkeys(range(len(self._shards)), ()))
+        return lambda: _merged(list(parts().values()))
+
+    def ranked(self, tasks: Sequence[int]) -> list[Ranked]:
+        """Given unlabelled tasks, in the order given; `rank` is their place in that list."""
+        ids = np.asarray(tasks, np.int64)
+        if not self._has(ids).all():
+            raise KeyError(int(ids[~self._has(ids)][0]))
+        parts = self._each("ranked", {n: (ids[at].tolist(),) for n, at in self._homes(ids).items()})
+        found = {ranked.task: ranked for part in parts.values() for ranked in part}
+        return [replace(found[task], rank=place) for place, task in enumerate(ids.tolist())]
+
+    def neighbours(self, task: int) -> list[tuple[int, float]]:
+        """A task's nearest labelled tasks, nearest first, with their similarities."""
+        if task not in self:
+            raise KeyError(task)
+        found: list[tuple[int, float]] = self._each("neighbours", {task % len(self._shards): (task,)}).popitem()[1]
+        return found
+
+    def codes(self) -> tuple[Ids, NDArray[np.int16], tuple[str, ...]]:
+        """Each task's class code, INVALID or UNLABELLED, ascending by task id, and the classes."""
+        parts = self._all("codes")
+        ids, codes = (np.concatenate([part[column] for part in parts]) for column in (0, 1))
+        order = np.argsort(ids)
+        return ids[order], codes[order], self.classes
+
+    def nearest_labelled(self) -> Labelled:
+        """Each labelled task's K nearest other labelled tasks."""
+        parts = self._all("nearest_labelled")
+        columns = [np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Labelled)]
+        order = np.argsort(columns[0])
+        return Labelled(*(column[order] for column in columns))
+
+    @property
+    def read_share(self) -> float:
+        """Share of the tasks whose features had to be read when a single label last came in, over the shards."""
+        return float(np.mean(self._all("read_share")))
+
+    def pool(self, most: int) -> tuple[Ids, Pool | None]:
+        """Ids and state of all labelled tasks and of at most so many others, for a strategy that looks at them all."""
+        parts = self._all("pool_part", most)
+        whole = PoolPart(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(PoolPart)))
+        open_rows = np.flatnonzero(whole.codes == UNLABELLED)
+        open_rows = open_rows[self._empty.drawn(whole.ids[open_rows], most)]
+        taken = np.concatenate([np.flatnonzero(whole.codes != UNLABELLED), open_rows])
+        taken = taken[np.argsort(whole.ids[taken])]
+        part = PoolPart(*(getattr(whole, field.name)[taken] for field in fields(PoolPart)))
+        self._empty.class_features = self.class_features
+        return part.ids, self._empty.pool_of(part)
+
+    def features(self, tasks: Sequence[int] | Ids) -> NDArray[np.float32]:
+        """Features of tasks that are here (else KeyError): float32 [n, dim]."""
+        ids = np.asarray(tasks, np.int64)
+        if not self._has(ids).all():
+            raise KeyError(int(ids[~self._has(ids)][0]))
+        return self._features(ids)
+
+    def tasks(self) -> list[int]:
+        """All tasks with features, labelled or not."""
+        return self._ids.tolist()
+
+    def unlabelled(self, tasks: Iterable[int]) -> set[int]:
+        """Those of the tasks that are in the pool: with features, without a label."""
+        wanted = list(tasks)
+        return {t for t, here in zip(wanted, self._has(wanted), strict=True) if here and t not in self._book.labels}
+
+    def untrained(self) -> list[int]:
+        """Tasks without the classifier's probabilities, ascending."""
+        return sorted(task for part in self._all("untrained") for task in part)
+
+    def labels(self) -> dict[int, Label]:
+        """The labels of all labelled tasks, those without features included."""
+        return dict(self._book.labels)
+
+    def counts(self) -> Counts:
+        """Known and invalid count every labelled task; unlabelled only those with features."""
+        labelled = int(self._has(list(self._book.labels)).sum())
+        return Counts(self._book.known, self._book.invalid, len(self._ids) - labelled)
+
+    # inside
+
+    def _has(self, tasks: Sequence[int] | Ids) -> NDArray[np.bool_]:
+        wanted = np.asarray(tasks, np.int64)
+        if not len(self._ids):
+            return np.zeros(len(wanted), bool)
+        at = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
+        return self._ids[at] == wanted
+
+    def _homes(self, ids: Ids) -> dict[int, NDArray[np.int64]]:
+        """Shard → the places of its tasks in `ids`; those without any are left out."""
+        home = ids % len(self._shards)
+        return {int(n): np.flatnonzero(home == n) for n in np.unique(home)}
+
+    def _features(self, ids: Ids) -> NDArray[np.float32]:
+        """Features of tasks that are here, fetched from their shards."""
+        homes = self._homes(ids)
+        found = self._each("features", {n: (ids[at].tolist(),) for n, at in homes.items()})
+        if not homes:
+            return np.zeros((0, 1), np.float32)
+        features = np.empty((len(ids), next(iter(found.values())).shape[1]), np.float32)
+        for n, at in homes.items():
+            features[at] = found[n]
+        return features
+
+    def _host(self, ids: Ids, features: NDArray[np.float32]) -> None:
+        """Labelled tasks become guests of all shards but their own."""
+        place = {task: at for at, task in enumerate(ids.tolist())}
+        self._guests_of(
+            ids,
+            "host",
+            lambda some: ([self._book.labels[t] for t in some.tolist()], features[[place[t] for t in some.tolist()]]),
+        )
+
+    def _unhost(self, tasks: Sequence[int]) -> None:
+        self._guests_of(np.array(tasks, np.int64), "remove", lambda ids: (ids.tolist(),))
+
+    def _guests_of(self, ids: Ids, method: str, given: Callable[[Ids], tuple[Any, ...]]) -> None:
+        """Call a method of every shard with what concerns its guests among the tasks."""
+        home = ids % len(self._shards)
+        others = {n: ids[home != n] for n in range(len(self._shards))}
+        self._each(method, {n: given(some) for n, some in others.items() if len(some)})
+
+    def _each(self, method: str, args: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
+        return self._shards.begin(method, args)() if args else {}
+
+    def _all(self, method: str, *args: Any) -> list[Any]:
+        return list(self._each(method, dict.fromkeys(range(len(self._shards)), args)).values())
+
+
+def _merged(parts: Sequence[Ranking]) -> Ranking:
+    names = [field.name for field in fields(Ranking) if field.name != "classes"]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    order = np.argsort(columns["ids"])
+    return Ranking(**{name: column[order] for name, column in columns.items()}, classes=parts[0].classes)
