@@ -41,6 +41,7 @@ RUN mkdir -p /weights; \
     fi
 
 FROM ${BASE}
+# Other containers call this one, so it does not start without BASIC_AUTH_USER and BASIC_AUTH_PASS.
 # The file system can be read-only: what is written goes to /data, /weights and /tmp.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -49,6 +50,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     NEAT_DATA_DIR=/data \
     HF_HOME=/weights \
     TORCH_HOME=/weights \
+    HOST=0.0.0.0 \
     PORT=9090
 RUN groupadd --system --gid 10001 neat \
     && useradd --system --uid 10001 --gid neat --home-dir /data --shell /usr/sbin/nologin neat \

@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from neat_backend import exposure
 from neat_backend.errors import SettingsError
 from neat_backend.settings import Settings
 
@@ -48,8 +49,10 @@ def serve(
     """Serve until SIGTERM or SIGINT; returns the exit code, 0.
 
     worker_command: what to run as the worker; None = the worker of this package, () = no worker.
-    Raises SettingsError when the port can't be had, StoreError when the database can't be used.
+    Raises SettingsError when the port can't be had, or would be open to others without credentials, StoreError when
+    the database can't be used.
     """
+    exposure.check(settings, exposure.addresses_of(settings.host))
     from neat_backend.store.database import Database  # SQLAlchemy and Alembic: not needed by the children's start
 
     database = Database(settings.sqlalchemy_url)
@@ -108,7 +111,7 @@ def web_command(settings: Settings, fd: int) -> list[str]:
         "--bind": f"fd://{fd}",
         "--workers": settings.workers,
         "--threads": settings.threads,
-        "--worker-class": "gthread",
+        "--worker-class": "neat_backend.web.patience.PatientWorker",
         "--timeout": 120,  # longer than Label Studio waits for a prediction
         "--graceful-timeout": 10,
         "--keep-alive": 5,

@@ -85,7 +85,11 @@ class Settings(BaseModel):
     )
 
     # this service
-    host: str = Field("0.0.0.0", validation_alias=_env("HOST"), description="Address to listen on")
+    host: str = Field(
+        "127.0.0.1",
+        validation_alias=_env("HOST"),
+        description="Address to listen on: this machine alone, or 0.0.0.0 for others, who then need credentials",
+    )
     port: int = Field(9090, ge=0, le=65535, validation_alias=_env("PORT"), description="Port to listen on")
     workers: int = Field(1, ge=1, validation_alias=_env("WORKERS"), description="gunicorn worker processes")
     threads: int = Field(8, ge=1, validation_alias=_env("THREADS"), description="Threads of each gunicorn worker")
@@ -94,6 +98,11 @@ class Settings(BaseModel):
     )
     basic_auth_pass: SecretStr = Field(
         SecretStr(""), validation_alias=_env("BASIC_AUTH_PASS"), description="Password for basic auth"
+    )
+    allow_anonymous: bool = Field(
+        False,
+        validation_alias=_env("NEAT_ALLOW_ANONYMOUS"),
+        description="Serve other machines without credentials; only where the network itself keeps strangers out",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias=_env("LOG_LEVEL"), description="DEBUG, INFO, WARNING or ERROR"

@@ -21,7 +21,7 @@ from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.records import Label, Project
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, tasks
+from neat_backend.store import inbox, projects, tasks, webhook_secret
 from neat_backend.store.database import Database
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioC
 
 
 def ensure_webhook(project: int, settings: Settings, client: LabelStudioClient, database: Database) -> None:
-    """See to it that Label Studio's webhook for this project exists and carries our credentials.
+    """See to it that Label Studio's webhook for this project exists and carries its secret.
 
     Label Studio makes it itself when the backend is connected, but without any header.
     """
@@ -147,7 +147,7 @@ def ensure_webhook(project: int, settings: Settings, client: LabelStudioClient, 
         known = projects.get(conn, project)
     if known is not None and known.backend_url:
         url = known.backend_url.rstrip("/") + "/webhook"
-        result = client.ensure_webhook(project, url, webhook_headers(settings))
+        result = client.ensure_webhook(project, url, webhook_headers(settings, project))
         if result != "present":
             log.info("project %d: webhook %s", project, result)
 
@@ -185,14 +185,11 @@ def credentials(settings: Settings, project: Project) -> tuple[str, str]:
     return url, key
 
 
-def webhook_headers(settings: Settings) -> dict[str, str]:
-    """The headers that Label Studio must send with its webhooks: ours, if basic auth is on."""
+def webhook_headers(settings: Settings, project: int) -> dict[str, str]:
+    """The headers that Label Studio must send with a project's webhooks: its own secret, if basic auth is on."""
     if not settings.basic_auth_user:
         return {}
-    import base64
-
-    secret = f"{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}"
-    return {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()}
+    return {"Authorization": f"Bearer {webhook_secret.token(settings.data_dir, project)}"}
 
 
 def resolve_labels(

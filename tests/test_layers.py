@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "ports": {"errors"},
     "settings": {"errors"},
+    "exposure": {"errors", "settings"},
     "core": {"errors", "records"},
     "labelstudio": {"errors", "records"},
     "store": {"errors", "records"},
@@ -37,9 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "compute": {"core", "engine", "errors", "records", "strategies", "embedding", "store"},
     "explaining": GROUND | {"labelstudio", "store"},
     "service": GROUND | {"explaining", "labelstudio", "store"},
-    "web": GROUND | {"service", "labelstudio", "store", "exports"},
+    "web": GROUND | {"exposure", "service", "labelstudio", "store", "exports"},
     "backup": GROUND | {"store"},
-    "serve": GROUND | {"store"},  # starts the web and the worker as processes, by their names
+    "serve": GROUND | {"exposure", "store"},  # starts the web and the worker as processes, by their names
     "doctor": GROUND | {"core", "labelstudio", "store", "sync"},
     "exports": GROUND | {"core", "labelstudio", "store", "sync"},
     "demo": GROUND,  # drives Label Studio and the backend from outside

@@ -179,10 +179,13 @@ def test_the_tab_shows_the_lowest_score_on_top(server: FakeLabelStudio, backend:
 
 def test_headers_for_the_webhook_are_sent_only_with_basic_auth(tmp_path: Path, server: FakeLabelStudio) -> None:
     plain = Backend(tmp_path / "a", server, numbers=(PROJECT,))
-    assert sync.webhook_headers(plain.settings) == {}
+    assert sync.webhook_headers(plain.settings, PROJECT) == {}
     guarded = Backend(tmp_path / "b", server, numbers=(PROJECT,), basic_auth_user="a", basic_auth_pass="b")
-    assert sync.webhook_headers(guarded.settings) == {"Authorization": "Basic YTpi"}
+    (secret,) = sync.webhook_headers(guarded.settings, PROJECT).values()
+    assert secret.startswith(f"Bearer {PROJECT}.")
+    assert secret not in sync.webhook_headers(guarded.settings, PROJECT + 1).values()
+    assert "YTpi" not in secret  # base64 of a:b, the user name and password themselves
     for each in (plain, guarded):
         sync.ensure_webhook(PROJECT, each.settings, server, each.database)  # type: ignore[arg-type]
-        assert list(server.projects[PROJECT].webhooks.values())[-1] == sync.webhook_headers(each.settings)
+        assert list(server.projects[PROJECT].webhooks.values())[-1] == sync.webhook_headers(each.settings, PROJECT)
         each.close()

@@ -93,10 +93,10 @@ class _Project:
             raise Complaint(f"the project has no webhook to {url}", mend)
         if not hook.active:
             raise Complaint(f"the webhook to {url} is off, or does not send everything", mend)
-        wanted = sync.webhook_headers(self.settings)
+        wanted = sync.webhook_headers(self.settings, self.project.id)
         if any(hook.headers.get(name) != value for name, value in wanted.items()):
-            raise Complaint(f"the webhook to {url} does not carry BASIC_AUTH_USER and BASIC_AUTH_PASS", mend)
-        return f"{url}, {'with our credentials' if wanted else 'no credentials needed'}"
+            raise Complaint(f"the webhook to {url} does not carry the secret that this backend gave it", mend)
+        return f"{url}, {'with its secret' if wanted else 'no credentials needed'}"
 
     def arrives(self) -> str:
         began = time.monotonic()

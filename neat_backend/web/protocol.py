@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from neat_backend import __version__
@@ -43,6 +43,9 @@ def routes(service: Service, metrics: Metrics) -> Blueprint:
         try:
             event = parse_webhook(json_body())
             action = event.action
+            if event.known and g.get("webhook_of", event.project) != event.project:
+                outcome = "rejected"
+                return jsonify(error="this webhook's secret is that of another project", field="project.id"), 403
             number = service.accept(event)
             outcome = "accepted" if number else "ignored"
         except BadRequest:

@@ -98,10 +98,15 @@ def test_something_else_at_label_studios_address_is_named(there: SetUp) -> None:
     assert found["Label Studio"].state == FAILED
 
 
-def test_a_webhook_without_our_credentials_is_named(there: SetUp) -> None:
-    found = there.diagnose(BASIC_AUTH_PASS="another one")
+def test_a_webhook_without_its_secret_is_named(there: SetUp) -> None:
+    annotator = there.labelling.annotator
+    (hook,) = annotator.call("GET", f"/api/webhooks/?project={there.project}")
+    for headers in ({}, {"Authorization": "Basic bmVhdDphIHNlY3JldA=="}):
+        annotator.call("PATCH", f"/api/webhooks/{hook['id']}/", {"headers": headers})
+        found = there.diagnose()
+    annotator.call("PATCH", f"/api/webhooks/{hook['id']}/", {"headers": hook["headers"]})
     assert states(found, FAILED) == {"webhook"}
-    assert "BASIC_AUTH_PASS" in found["webhook"].said
+    assert "secret" in found["webhook"].said
     assert states(found, SKIPPED) == {"webhook arrives", "SSRF variables"}
 
 

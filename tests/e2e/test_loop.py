@@ -51,13 +51,13 @@ def test_the_loop_from_connecting_to_a_restart(
     status = backend.wait_until(project, is_ranked, 120)
     assert (status["tasks"]["tasks"], status["tasks"]["ready"]) == (60, 60)
 
-    # set up: sampling, tab, and the webhook that Label Studio made has our credentials
+    # set up: sampling, tab, and the webhook that Label Studio made has a secret of its own
     settings = annotator.call("GET", f"/api/projects/{project}/")
     assert settings["sampling"] == "Uncertainty sampling"
     assert settings["model_version"] == status["model_version"] == "neat-r000001"
     assert [tab["data"]["title"] for tab in annotator.tabs(project)].count("NEAT: next batch") == 1
     (hook,) = annotator.call("GET", f"/api/webhooks/?project={project}")
-    assert hook["headers"]["Authorization"].startswith("Basic ")
+    assert hook["headers"]["Authorization"].startswith(f"Bearer {project}.")
 
     # label twelve as they are served
     annotations: dict[int, int] = {}  # task → annotation, of what is labelled now

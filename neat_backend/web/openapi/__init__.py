@@ -22,13 +22,15 @@ VERSION = "3.1.0"
 _REF = "#/components/schemas/{model}"
 _ABOUT = (
     "What the backend tells and can be told. Everything but `/health` needs the user name and password of"
-    " `BASIC_AUTH_USER` and `BASIC_AUTH_PASS`, where they are set. Errors are JSON with `error`, in plain words, and"
-    " `field`, the part of the request that is wrong."
+    " `BASIC_AUTH_USER` and `BASIC_AUTH_PASS`, where they are set; `/webhook` also takes the secret that Label Studio"
+    " was given for the project. Errors are JSON with `error`, in plain words, and `field`, the part of the request"
+    " that is wrong."
 )
 _REFUSALS = {  # status → what it means, of every route that can give it
     400: "The request can't be understood; the answer names the field.",
     401: "User name and password are missing or wrong.",
-    403: "Posted from a page of another site.",
+    403: "Posted from a page of another site, sent from another machine without credentials, or with the secret of"
+    " another project's webhook.",
     404: "No such project, task or address here.",
     413: "The body is too large.",
     503: "The database can't be used just now; try again after `Retry-After` seconds.",

@@ -49,7 +49,7 @@ class Operation:
             yield from (400, 413)
         elif self.refuses_query:
             yield 400
-        if self.method == "POST":
+        if not self.open:
             yield 403
         if "<" in self.rule or self.body is of.ProjectBody:
             yield 404
