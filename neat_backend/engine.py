@@ -306,6 +306,7 @@ class Engine:
         """Given unlabelled tasks, in the order given; `rank` is their place in that list."""
         rows = self._table.rows(tasks)
         predicted = self._predicted(rows)
+        vote, votes = self._vote(rows)
         return [
             Ranked(
                 task=int(task),
@@ -315,6 +316,8 @@ class Engine:
                 known_neighbours=int(self._known[row]),
                 candidate=bool(self._candidate[row]),
                 predicted=self.classes[code] if code >= 0 else None,
+                vote=self.classes[vote[place]] if votes[place] else None,
+                votes=int(votes[place]),
             )
             for place, (task, row, code) in enumerate(zip(tasks, rows, predicted, strict=True))
         ]
@@ -486,6 +489,13 @@ class Engine:
         tie = (mixed(ids, self.seed) >> np.uint64(44)).astype(np.float64) / _TIE_STEPS  # [0, 1)
         steps = np.minimum(np.round(priority * _PRIORITY_STEPS), _PRIORITY_STEPS - 1)
         return (steps + tie) / _PRIORITY_STEPS
+
+    def _vote(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The class that most of each row's known neighbours have, ties to the first, and how many have it."""
+        found = self._table.neighbours[rows]
+        codes = np.where(found == NONE, scores.MISSING, self._codes[found])
+        counts = np.stack([(codes == code).sum(axis=1) for code in range(max(len(self.classes), 1))], axis=1)
+        return counts.argmax(axis=1), counts.max(axis=1)
 
     def _predicted(self, rows: Rows) -> NDArray[np.int16]:
         if not self.classes:

@@ -72,6 +72,8 @@ class Ranked:
     known_neighbours: int  # how many of the K nearest labelled tasks are of a known class
     candidate: bool  # held for a known class by the known rule
     predicted: str | None  # the classifier's class, None before the first round
+    vote: str | None = None  # the class that most of its known neighbours have; None = none is known, or not told
+    votes: int = 0  # how many have it
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,25 @@ def test_a_label_changed_moves_its_neighbours():
     assert set(engine.head(4)) == {13, 14, 15, 16}
 
 
+def test_the_vote_is_the_class_that_most_known_neighbours_have():
+    engine = two_groups()
+    engine.set_classes(["west", "east"])
+
+    def vote():
+        (found,) = engine.ranked([3])
+        return found.vote, found.votes
+
+    assert vote() == (None, 0)
+    engine.set_labels([Label(1, "east"), Label(2, invalid=True), Label(11, "west"), Label(12, "west")])
+    assert vote() == ("east", 1)
+    engine.set_labels([Label(2, "west")])
+    assert vote() == ("west", 1), "a tie goes to the class that comes first"
+    engine.set_labels([Label(2, "east")])
+    assert vote() == ("east", 2)
+    engine.set_labels([Label(1, invalid=True), Label(2, invalid=True)])
+    assert vote() == (None, 0)
+
+
 def test_a_task_that_was_skipped_comes_after_all_others() -> None:
     engine = two_groups()
     engine.set_labels([Label(1, "east"), Label(2, "east"), Label(11, invalid=True), Label(12, invalid=True)])

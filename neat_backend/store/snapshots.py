@@ -40,6 +40,9 @@ def write_head(arrays: ProjectArrays, head: Head) -> None:
     """Replace the head."""
     rest = {field.name: np.array(getattr(head, field.name)) for field in fields(Head)[2:]}
     rest["left"] = np.array(head.left, np.int64)
+    places = {name: place for place, name in enumerate(head.classes)}
+    rest["vote"] = np.array([-1 if one.vote is None else places[one.vote] for one in head.tasks], np.int16)
+    rest["votes"] = np.array([one.votes for one in head.tasks], np.int16)
     arrays.write_snapshot("head", _table(head.tasks, head.classes) | rest)
 
 
@@ -96,6 +99,7 @@ def read_ranking(arrays: ProjectArrays, head: Head | None) -> dict[str, Any] | N
 def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
     """One task of a ranking as a record."""
     predicted = int(ranking["predicted"][at])
+    votes = int(ranking["votes"][at]) if "votes" in ranking else 0  # the head alone tells them
     return Ranked(
         task=int(ranking["ids"][at]),
         rank=rank,
@@ -104,6 +108,8 @@ def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
         known_neighbours=int(ranking["known_neighbours"][at]),
         candidate=bool(ranking["candidate"][at]),
         predicted=str(ranking["classes"][predicted]) if predicted >= 0 else None,
+        vote=str(ranking["classes"][ranking["vote"][at]]) if votes else None,
+        votes=votes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,18 @@ def priorities(found: dict[str, Any] | None) -> dict[int, float]:
 def test_a_head_is_read_as_it_was_written(arrays: ProjectArrays, written: Head) -> None:
     write_head(arrays, written)
     assert read_head(arrays) == written
+
+
+def test_a_head_tells_the_vote_and_the_ranking_does_not(arrays: ProjectArrays) -> None:
+    voted = replace(ranked(2, priority=0.15), vote="cat", votes=7)
+    write_head(arrays, head(voted))
+    write_ranking(arrays, ranking(1, 2, 5))
+    found = read_head(arrays)
+    assert found is not None
+    assert found.tasks == (voted,)
+    whole = read_ranking(arrays, found)
+    assert whole is not None
+    assert row(whole, 1, 0) == ranked(2, priority=0.15)
 
 
 def test_a_ranking_is_read_as_it_was_written(arrays: ProjectArrays) -> None:
