@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from neat_backend import explaining
+from neat_backend import explaining, overview
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, UnknownProject
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
@@ -209,11 +209,32 @@ class Service:
             found = _found(conn, project)
             return explaining.explain(conn, self.settings.for_project(found.extra_params), found, task)
 
-    def failed_images(self, project: int) -> list[dict[str, Any]]:
-        """Tasks whose image can't be had, with the reason. Raises UnknownProject."""
+    def insight(self, project: int) -> dict[str, Any]:
+        """How it does and what is left of it, JSON-ready; see overview.py. Raises UnknownProject."""
         with self.database.read() as conn:
             _found(conn, project)
-            return [_json(each) for each in tasks.failed_images(conn, project)]
+            done = rounds.all(conn, project)
+        return overview.describe(self._arrays(project), done)
+
+    def map_tags(self, project: int) -> dict[str, str]:
+        """Texts that change with what `map_places` and `map_marks` give; "" = there is no map yet."""
+        arrays = self._arrays(project)
+        return {"places": overview.places_tag(arrays), "marks": overview.marks_tag(arrays)}
+
+    def map_places(self, project: int) -> bytes | None:
+        """The map of the pool, as overview.places gives it. Raises UnknownProject."""
+        self._project(project)
+        return overview.places(self._arrays(project))
+
+    def map_marks(self, project: int) -> bytes | None:
+        """What the map's tasks are labelled with, as overview.marks gives it. Raises UnknownProject."""
+        return overview.marks(self._arrays(project), self.batch_size(project))
+
+    def failed_images(self, project: int, limit: int | None = None, offset: int = 0) -> list[dict[str, Any]]:
+        """Tasks whose image can't be had, by ascending id, with the reason. Raises UnknownProject."""
+        with self.database.read() as conn:
+            _found(conn, project)
+            return [_json(each) for each in tasks.failed_images(conn, project, limit, offset)]
 
     def thumbnail(self, project: int, task: int) -> tuple[int, np.ndarray] | None:
         """The small picture that a task's image was made into, uint8 [side, side, 3], and the key of that image.
@@ -242,6 +263,9 @@ class Service:
         return (self._project(project).label_studio_url or self.settings.label_studio_url).rstrip("/")
 
     # helpers
+
+    def _arrays(self, project: int) -> ProjectArrays:
+        return ProjectArrays(self.settings.data_dir, project)
 
     def _project(self, project: int) -> Project:
         with self.database.read() as conn:

@@ -15,7 +15,7 @@ PACKAGE = "neat_backend"
 
 GROUND = {"records", "errors", "settings", "ports"}
 WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning", "insight"}
-LIGHT = {"web", "service", "explaining"}  # what the web process is made of
+LIGHT = {"web", "service", "explaining", "overview"}  # what the web process is made of
 
 # Room → the rooms that it may import, itself apart.
 ALLOWED: dict[str, set[str]] = {
@@ -37,8 +37,9 @@ ALLOWED: dict[str, set[str]] = {
     "embedding": GROUND | {"core", "store"},
     "compute": {"core", "engine", "errors", "records", "strategies", "embedding", "store"},
     "explaining": GROUND | {"labelstudio", "store"},
-    "service": GROUND | {"explaining", "labelstudio", "store"},
-    "web": GROUND | {"exposure", "service", "labelstudio", "store", "exports"},
+    "overview": GROUND | {"store"},
+    "service": GROUND | {"explaining", "overview", "labelstudio", "store"},
+    "web": GROUND | {"exposure", "service", "overview", "labelstudio", "store", "exports"},
     "backup": GROUND | {"store"},
     "serve": GROUND | {"exposure", "store"},  # starts the web and the worker as processes, by their names
     "doctor": GROUND | {"core", "labelstudio", "store", "sync"},
@@ -56,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
         "strategies",
         "experiments",
         "compute",
+        "insight",
     },
     "cli": GROUND
     | {"backup", "service", "store", "serve", "worker", "demo", "bench", "experiments", "doctor", "exports"},

@@ -247,6 +247,14 @@ class ProjectArrays:
             _set_aside(path, error)
             return None
 
+    def snapshot_tag(self, name: str) -> str:
+        """Another text whenever another snapshot has been written under this name; "" = there is none."""
+        try:
+            found = self._snapshot(name).stat()
+        except FileNotFoundError:
+            return ""
+        return f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
+
     def folder(self, name: str) -> Path:
         """A folder of the project for other files, made if need be."""
         path = self._path(name)

@@ -17,6 +17,7 @@ from neat_backend.store.arrays import ProjectArrays
 
 INVALID, UNLABELLED = -1, -3  # in `States.codes`, as in the engine
 BINS = 20  # of the histogram, over priorities 0 … 1
+LEAST_OF_EACH = 10  # known and invalid labels; below it, nothing is estimated; as in core.estimates
 
 
 @dataclass(frozen=True)

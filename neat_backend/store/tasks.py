@@ -247,12 +247,14 @@ def pending_images(conn: Connection, project: int) -> list[tuple[int, str | None
     return [(id, image) for id, image in _stream(conn, statement)]
 
 
-def failed_images(conn: Connection, project: int) -> list[FailedImage]:
-    """By ascending task."""
+def failed_images(conn: Connection, project: int, limit: int | None = None, offset: int = 0) -> list[FailedImage]:
+    """By ascending task; `limit` of them after the first `offset`."""
     statement = (
         sa.select(_tasks.c.id, _tasks.c.image, _tasks.c.image_error)
         .where(_tasks.c.project == project, _tasks.c.state == FAILED)
         .order_by(_tasks.c.id)
+        .limit(limit)
+        .offset(offset or None)
     )
     return [FailedImage(id, image, error) for id, image, error in _stream(conn, statement)]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 from flask import Blueprint, Response, jsonify, request
@@ -41,9 +43,22 @@ def routes(service: Service) -> Blueprint:
     def rounds(project: int) -> ResponseReturnValue:
         return jsonify(rounds=service.rounds(project))
 
+    @blueprint.get("/projects/<int:project>/insight")
+    def insight(project: int) -> ResponseReturnValue:
+        return jsonify(service.insight(project))
+
+    @blueprint.get("/projects/<int:project>/map")
+    def places(project: int) -> ResponseReturnValue:
+        return _columns(service.map_tags(project)["places"], lambda: service.map_places(project))
+
+    @blueprint.get("/projects/<int:project>/map/marks")
+    def marks(project: int) -> ResponseReturnValue:
+        return _columns(service.map_tags(project)["marks"], lambda: service.map_marks(project), packed=True)
+
     @blueprint.get("/projects/<int:project>/failed-images")
     def failed_images(project: int) -> ResponseReturnValue:
-        return jsonify(failed_images=service.failed_images(project))
+        limit, offset = _number("limit", MOST_ROWS, MOST_ROWS), _number("offset", 0, 2**31)
+        return jsonify(failed_images=service.failed_images(project, limit, offset), limit=limit, offset=offset)
 
     @blueprint.get("/projects/<int:project>/tasks/<int:task>/thumbnail")
     def thumbnail(project: int, task: int) -> ResponseReturnValue:
@@ -83,6 +98,26 @@ def routes(service: Service) -> Blueprint:
         return jsonify(event=service.retry_images(project)), 202
 
     return blueprint
+
+
+def _columns(tag: str, made: Callable[[], bytes | None], packed: bool = False) -> Response | tuple[Response, int]:
+    """The map's columns, made only for whoever has not got those of this tag. packed: gzip pays for them."""
+    answer = Response(mimetype="application/octet-stream")
+    answer.headers["Cache-Control"] = "private, no-cache"
+    if tag:
+        answer.set_etag(tag)
+        if answer.make_conditional(request).status_code == 304:
+            return answer
+    columns = made()
+    if columns is None:
+        return jsonify(error="there is no map yet: it is drawn when images have been encoded", field="project"), 404
+    if packed:
+        answer.vary.add("Accept-Encoding")
+        if request.accept_encodings["gzip"]:
+            answer.headers["Content-Encoding"] = "gzip"
+            columns = gzip.compress(columns, 1, mtime=0)
+    answer.set_data(columns)
+    return answer
 
 
 def _wanted() -> exports.Wanted:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from datetime import datetime, timezone
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
 from neat_backend import exports
 from neat_backend.records import Annotation, Task
 from neat_backend.service import Service
-from neat_backend.store import rounds, tasks
+from neat_backend.store import insights, rounds, tasks
+from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store.insights import Map
 from tests.serving import make_ready, setup_body, tasks_created, write_ranking
 
 
@@ -75,7 +79,36 @@ def test_orders_are_filed(client: FlaskClient, order: str) -> None:
 
 
 def test_failed_images(client: FlaskClient) -> None:
-    assert client.get("/api/projects/7/failed-images").json == {"failed_images": []}
+    empty = {"failed_images": [], "limit": 10_000, "offset": 0}
+    assert client.get("/api/projects/7/failed-images").json == empty
+    assert client.get("/api/projects/7/failed-images?limit=x").json["field"] == "limit"
+
+
+def test_the_map_is_sent_once_and_its_marks_packed(client: FlaskClient, service: Service) -> None:
+    for path in ("/api/projects/7/map", "/api/projects/7/map/marks"):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert "no map yet" in answer.json["error"]
+    arrays = ProjectArrays(service.settings.data_dir, 7)
+    insights.write_map(arrays, Map(np.array([2, 5]), np.array([[1, 2], [3, 4]], np.uint16)))
+    for path, made in (("map", service.map_places(7)), ("map/marks", service.map_marks(7))):
+        answer = client.get(f"/api/projects/7/{path}")
+        assert answer.data == made
+        assert answer.mimetype == "application/octet-stream"
+        assert answer.content_length == len(answer.data)
+        again = {"If-None-Match": answer.headers["ETag"], "Accept-Encoding": "gzip"}
+        assert client.get(f"/api/projects/7/{path}", headers=again).status_code == 304
+    packed = client.get("/api/projects/7/map/marks", headers={"Accept-Encoding": "gzip"})
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.data) == service.map_marks(7)
+    assert client.get("/api/projects/8/map").status_code == client.get("/api/projects/8/map/marks").status_code == 404
+
+
+def test_the_insight_is_there_from_the_first_moment(client: FlaskClient, service: Service) -> None:
+    answer = client.get("/api/projects/7/insight")
+    assert answer.json == service.insight(7)
+    assert (answer.json["verdict"], answer.json["gain"]) == ("too early to say", None)
+    assert client.get("/api/projects/8/insight").status_code == 404
 
 
 def test_an_explanation(client: FlaskClient, service: Service) -> None:

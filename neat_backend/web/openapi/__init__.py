@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from neat_backend import __version__
 from neat_backend.web.openapi import answers
-from neat_backend.web.openapi.operations import OPERATIONS, TAGS, Operation
+from neat_backend.web.openapi.operations import OPERATIONS, PAGE, TAGS, Operation
 
 VERSION = "3.1.0"
 _REF = "#/components/schemas/{model}"
@@ -160,8 +160,9 @@ def _pages(app: Flask) -> Iterator[Operation]:
             name = rule.endpoint.partition(".")[2].replace("_", " ")
             for method in sorted((rule.methods or set()) & {"GET", "POST"}):
                 yield Operation(
-                    method, rule.rule, "pages", f"The dashboard: {name}", {200: ("text/html",), 304: ()},
-                    said={304: "As it was at the last time."},
+                    method, rule.rule, "pages", f"The dashboard: {name}",
+                    {200: ("text/html",), 304: (), 400: PAGE, 404: PAGE},
+                    said={304: "As it was at the last time.", 400: "It can't be shown now.", 404: "It is not here."},
                 )  # fmt: skip
 
 

@@ -179,6 +179,8 @@ class Ranked(BaseModel):
     known_neighbours: int
     candidate: bool = Field(description="Held to be of a known class.")
     predicted: str | None
+    vote: str | None = Field(description="The class that most known neighbours have; told of the first 2B tasks.")
+    votes: int = Field(description="How many have it.")
 
 
 class Ranking(BaseModel):
@@ -204,9 +206,89 @@ class FailedImage(BaseModel):
 
 
 class FailedImages(BaseModel):
-    """All of them."""
+    """A page of them, by ascending task."""
 
     failed_images: list[FailedImage]
+    limit: int
+    offset: int
+
+
+class Count(BaseModel):
+    """An estimated number of images."""
+
+    known: float
+    low: float
+    high: float
+
+
+class Share(BaseModel):
+    """An estimated share, from 0 to 1."""
+
+    share: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+
+class Gain(BaseModel):
+    """How many times as many labels of known classes there are as a random order would have brought."""
+
+    factor: float = Field(ge=0)
+    low: float = Field(ge=0)
+    high: float = Field(ge=0)
+
+
+class NextBatch(BaseModel):
+    """What the next batch is expected to bring."""
+
+    size: int
+    known: float | None = Field(description="How many of it are expected to be of known classes.")
+
+
+class Batch(BaseModel):
+    """A query round's share of known classes beside that of a random one."""
+
+    round: int
+    precision: float | None
+    random: Share | None = Field(description="Had it been drawn at random from the pool of then.")
+
+
+class Scores(BaseModel):
+    """How many unlabelled tasks have which priority: 20 equal steps from 0 to 1."""
+
+    candidates: list[int]
+    others: list[int]
+
+
+class Mistake(BaseModel):
+    """A labelled task most of whose neighbours are labelled otherwise."""
+
+    task: int
+    label: str | None = Field(description="Nothing = invalid.")
+    neighbours_say: str | None = Field(description="Nothing = invalid.")
+    votes: int = Field(description="How many of its K nearest labelled tasks say that.")
+    own_votes: int = Field(description="How many have its own label.")
+    similarity: float = Field(description="Mean cosine of those that say otherwise.")
+
+
+class Insight(BaseModel):
+    """How a project does and what is left of it, as of some moments ago. Estimates are nothing below ten labels of
+    known classes and ten invalid ones."""
+
+    labelled: int = Field(description="Labels that it was made from.")
+    known: int
+    pool: int = Field(description="Unlabelled tasks whose image is encoded.")
+    k: int
+    left: Count | None = Field(description="Images of known classes in the pool.")
+    found: Share | None = Field(description="Which share of all images of known classes is labelled.")
+    random: Share | None = Field(description="Known ones among labels that were drawn at random from all images.")
+    gain: Gain | None
+    next_batch: NextBatch
+    batches: list[Batch]
+    scores: Scores
+    mistakes: list[Mistake] = Field(description="The strongest 100, strongest first.")
+    more_mistakes: int
+    verdict: Literal["go on", "stop soon", "stop", "too early to say", "nothing left"]
+    advice: list[str] = Field(description="Plain sentences that say why.")
 
 
 class ClassVote(BaseModel):
@@ -311,7 +393,7 @@ class ProjectBody(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     Error, Health, Readiness, Connected, Filed, Acknowledged, Predictions, Versions, Projects, Project, Ranking, Rounds,
-    FailedImages, Explanation,
+    FailedImages, Insight, Explanation,
 )  # fmt: skip
 BODIES: tuple[type[BaseModel], ...] = (SetupBody, PredictBody, WebhookBody, ProjectBody)
 MODELS = (*ANSWERS, *BODIES)

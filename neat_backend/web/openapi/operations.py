@@ -64,6 +64,7 @@ def _query(name: str, about: str, default: Any = None, **schema: Any) -> dict[st
 
 _FILED: Mapping[int, Given] = {202: of.Filed}
 _SAID_FILED = {202: "It is in the queue."}
+PAGE = ("text/html", "application/json")  # a page for browsers
 _PROJECT, _TASK = "/api/projects/<int:project>", "/api/projects/<int:project>/tasks/<int:task>"
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -85,7 +86,31 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: ("image/png",), 304: ()}, {304: "The picture is that of the ETag that was sent."},
     ),
     Operation("GET", f"{_PROJECT}/rounds", "projects", "Query rounds, first to last", {200: of.Rounds}),
-    Operation("GET", f"{_PROJECT}/failed-images", "projects", "Tasks whose image can't be had", {200: of.FailedImages}),
+    Operation(
+        "GET", f"{_PROJECT}/insight", "projects", "How it does, what is left and which labels may be wrong",
+        {200: of.Insight},
+    ),
+    Operation(
+        "GET", f"{_PROJECT}/map", "projects", "The map of the pool", {200: ("application/octet-stream",), 304: ()},
+        {304: "The map is that of the ETag that was sent."},
+        about="Little-endian: uint32 n, uint32 check, uint32 [n] task ids ascending, uint16 [n, 2] places on a square"
+        " of 65,535 steps each way. 404 until images have been encoded.",
+    ),
+    Operation(
+        "GET", f"{_PROJECT}/map/marks", "projects", "What the tasks on the map are labelled with",
+        {200: ("application/octet-stream",), 304: ()}, {304: "The marks are those of the ETag that was sent."},
+        about="In the map's order, little-endian: uint32 n, uint32 check (equal to the map's that it belongs to),"
+        " int16 [n]: 0 and more = place of the class in the project's `classes`, -1 = invalid, -3 = unlabelled, -10 ="
+        " first of the next batch, -11 = second and so on.",
+    ),
+    Operation(
+        "GET", f"{_PROJECT}/failed-images", "projects", "Tasks whose image can't be had", {200: of.FailedImages},
+        refuses_query=True,
+        query=[
+            _query("limit", "How many.", 10_000, type="integer", minimum=0, maximum=10_000),
+            _query("offset", "How many to pass over.", 0, type="integer", minimum=0, maximum=2**31),
+        ],
+    ),
     Operation(
         "GET", f"{_PROJECT}/export", "projects", "The labelled data set, as a stream",
         {200: ("text/csv", "application/x-ndjson")}, {200: "The same bytes for the same labels."}, refuses_query=True,
@@ -146,6 +171,11 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET", "/", "pages", "The dashboard, or that the backend is alive",
         {200: ("text/html", "application/json"), 304: ()}, {304: "As it was at the last time."},
         about="HTML for whoever asks for it; else the answer of `/health`, which Label Studio looks for here too.",
+    ),
+    Operation(
+        "GET", "/projects/<int:project>/tasks", "pages", "To the page of a task", {302: ("text/html",), 400: PAGE},
+        {302: "That page.", 400: "This is no task's number."},
+        query=[_query("task", "Its number.", type="integer", minimum=1)],
     ),
     Operation(
         "GET", "/static/<path:filename>", "pages", "What the pages are made with",
