@@ -95,6 +95,13 @@ def refused(command: str, options: dict[str, Any]) -> str:
     return done.output
 
 
+def test_the_dashboards_pages_are_measured_in_projects_of_two_sizes() -> None:
+    found = figures("dashboard", {"tasks": "300,600", "dim": 8, "repeat": 1})
+    assert [row["tasks"] for row in found["rows"]] == [300, 600]
+    assert found["map_bytes_times_smallest"] == pytest.approx(2, rel=0.01)
+    assert all(row["page_milliseconds"] > 0 for row in found["rows"])
+
+
 class TestIngest:
     def test_every_webhook_is_acknowledged(self) -> None:
         found = figures("ingest", {"seconds": 1, "rate": 20}, "--no-train")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from neat_backend.bench.dashboard import dashboard
 from neat_backend.bench.embed import embed
 from neat_backend.bench.ingest import ingest
 from neat_backend.bench.memory import memory
@@ -17,5 +18,5 @@ from neat_backend.bench.rerank import rerank
 from neat_backend.bench.train import train
 
 app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the same run.", no_args_is_help=True)
-for command in (rerank, ingest, publish, embed, train, memory, query, paper):
+for command in (rerank, ingest, publish, embed, train, memory, query, paper, dashboard):
     app.command()(command)
