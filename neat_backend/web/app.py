@@ -60,6 +60,8 @@ def _answer_errors(app: Flask) -> None:
     def bad_request(error: BadRequest) -> ResponseReturnValue:
         status = 404 if isinstance(error, UnknownProject | UnknownTask) else 400
         log.warning("%s %s refused: %s", request.method, _line(request.path), _line(str(error)))
+        if pages.for_people():
+            return pages.refusal(str(error)), status
         return jsonify(error=str(error), field=error.field), status
 
     @app.errorhandler(RecursionError)
@@ -77,6 +79,8 @@ def _answer_errors(app: Flask) -> None:
         words = error.description or error.name
         if error.code == 413:
             words = f"the body is larger than {(request.max_content_length or 0) // MIB} MiB, the most here"
+        if error.code == 404 and pages.for_people():
+            return pages.refusal("There is no such page here."), 404
         headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
         return jsonify(error=words, field=""), error.code or 500, headers
 

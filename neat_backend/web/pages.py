@@ -9,11 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, render_template, request
+from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from neat_backend import __version__
+from neat_backend import __version__, overview
+from neat_backend.errors import BadRequest
+from neat_backend.overview import interval
 from neat_backend.service import Service
+from neat_backend.web import charts
 
 STATES = {
     "connecting": ("Connecting", "Label Studio has told us of this project; it has not been read yet."),
@@ -23,9 +26,25 @@ STATES = {
     "blocked": ("Needs you", "It can't go on until somebody acts."),
     "away": ("Label Studio away", "Label Studio doesn't answer; tried again by itself."),
 }
+VERDICTS = {  # on whether to go on: in words, and how good that is
+    overview.GO_ON: ("Go on", "good"),
+    overview.SOON: ("Stop soon: little is left in the next batch", "wait"),
+    overview.STOP: ("You can stop: nearly all of your classes are found", "good"),
+    overview.UNSURE: ("Too early to say", "quiet"),
+    overview.NOTHING_LEFT: ("Nothing is left to label", "good"),
+}
+TASK_STATES = {
+    "unlabelled": "waiting for a label",
+    "labelled": "labelled",
+    "invalid": "labelled as none of your classes",
+    "skipped": "skipped",
+    "failed": "its image failed",
+    "pending": "its image is not encoded yet",
+}
 MOST_FAILED = 50  # failed images shown
+MOST_MISTAKES = 12
+MOST_IN_BATCH = 100  # pictures of the next batch
 MOST_ROUNDS = 30  # rounds drawn, the latest
-WILSON_Z = 1.96  # 95 %
 
 
 def routes(service: Service) -> Blueprint:
@@ -42,32 +61,61 @@ def routes(service: Service) -> Blueprint:
 
     @blueprint.get("/projects/<int:project>")
     def project(project: int) -> ResponseReturnValue:
-        status = service.status(project)
-        failed = service.failed_images(project)
+        status, insight = service.status(project), service.insight(project)
+        rounds = _rounds(status["rounds"], insight["batches"])[-MOST_ROUNDS:]
+        batch_size = service.batch_size(project)
         return _page(
             "project.html",
             project=_shown(service, status),
-            rounds=_rounds(status["rounds"])[-MOST_ROUNDS:],
-            batch=service.ranking(project, service.batch_size(project)),
-            failed=failed[:MOST_FAILED],
-            more_failed=max(0, len(failed) - MOST_FAILED),
+            rounds=rounds,
+            insight=insight,
+            verdict=VERDICTS[insight["verdict"]],
+            precision=charts.precision(insight["batches"][-MOST_ROUNDS:]),
+            accuracy=charts.accuracy(rounds),
+            histogram=charts.histogram(insight["scores"]),
+            box=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.BOTTOM),
+            batch=service.ranking(project, min(batch_size, MOST_IN_BATCH)),
+            batch_size=batch_size,
+            map=service.map_tags(project),
+            mistakes=insight["mistakes"][:MOST_MISTAKES],
+            more_mistakes=max(0, len(insight["mistakes"]) - MOST_MISTAKES) + insight["more_mistakes"],
+            failed=service.failed_images(project, MOST_FAILED),
+            more_failed=max(0, status["tasks"]["failed"] - MOST_FAILED),
+            label_studio=_http(service.label_studio(project)),
+        )
+
+    @blueprint.get("/projects/<int:project>/tasks")
+    def find_task(project: int) -> ResponseReturnValue:
+        """A form's answer: the page of the task whose number was typed in."""
+        text = request.args.get("task", "").strip()
+        if not text.isascii() or not text.isdigit() or not 0 < int(text[:19]) < 2**63:
+            raise BadRequest(f"task={text!r}: give a task's number, as Label Studio shows it", "task")
+        return redirect(url_for("pages.task", project=project, task=int(text)))
+
+    @blueprint.get("/projects/<int:project>/tasks/<int:task>")
+    def task(project: int, task: int) -> ResponseReturnValue:
+        told, status = service.explain(project, task), service.status(project)
+        return _page(
+            "task.html",
+            project={"id": project, "title": status["title"] or f"Project {project}"},
+            told=told,
+            state=TASK_STATES[told["state"]],
+            has_picture=service.thumbnail(project, task) is not None,
             label_studio=_http(service.label_studio(project)),
         )
 
     return blueprint
 
 
-def interval(right: int, of: int) -> tuple[float, float] | None:
-    """Wilson's 95 % interval of a share, which keeps to [0, 1] where few were measured; None of none.
+def for_people() -> bool:
+    """Whether this request is a browser's, for a page rather than for the API."""
+    endpoint = request.endpoint or "pages."
+    return endpoint.startswith("pages.") and "text/html" in request.headers.get("Accept", "")
 
-    Worked example: 8 of 10 → 0.490 … 0.943.
-    """
-    if of <= 0:
-        return None
-    share, z2 = right / of, WILSON_Z**2
-    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = WILSON_Z * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of)) / (1 + z2 / of)
-    return max(0.0, middle - half), min(1.0, middle + half)
+
+def refusal(words: str) -> str:
+    """The page that says what can't be shown."""
+    return render_template("error.html", version=__version__, words=words[:1].upper() + words[1:])
 
 
 def seconds_in_words(seconds: float | None) -> str:
@@ -96,6 +144,8 @@ def _shown(service: Service, status: Mapping[str, Any]) -> dict[str, Any]:
         now = service.training(status["id"], training["number"]) or {}
         left = now.get("eta_seconds") if now.get("phase") == "training" else None
         training |= {"epoch": now.get("epoch", 0), "epochs": now.get("epochs", 0), "left": seconds_in_words(left)}
+    if status["state"] == "ready" and not status["tasks"]["tasks"]:
+        meaning = "The project has no tasks yet. Import images in Label Studio; they are taken in at once."
     labelled = status["labelled"]["known"] + status["labelled"]["invalid"]
     return {
         **status,
@@ -109,14 +159,16 @@ def _shown(service: Service, status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rounds with shares in whole per cent, and the interval of the accuracy."""
+def _rounds(rounds: Sequence[Mapping[str, Any]], batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rounds with shares in whole per cent, the interval of the accuracy, and what random would have brought."""
+    random = {one["round"]: one["random"] for one in batches}
     return [
         {
             **one,
             "precision_percent": None if one["precision"] is None else round(100 * one["precision"]),
             "accuracy_percent": None if not one["held_out"] else round(100 * one["held_out_accuracy"]),
             "accuracy_interval": _percent(interval(one["held_out_correct"], one["held_out"])),
+            "random": {name: round(100 * share) for name, share in (random.get(one["number"]) or {}).items()},
         }
         for one in rounds
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,35 +11,19 @@ import pytest
 
 from neat_backend.demo.backend import is_ranked, labelled
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
-from tests.conftest import need
 from tests.e2e.loop import INVALID, KNOWN, Labelling, make_backend
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+TEN = 10
 
 
 @pytest.fixture
-def page() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        need("browser", "no Chromium is on the PATH")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            yield browser.new_page(viewport={"width": 1280, "height": 800})
-        finally:
-            browser.close()
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    yield page
+    page.close()
 
 
-def test_label_all_tasks_serves_the_ranking(
+def test_label_all_tasks_serves_ten_tasks_in_the_order_of_the_ranking(
     label_studio: LabelStudioServer, annotator: Annotator, page: Any, tmp_path: Path
 ) -> None:
     labelling = Labelling(annotator, tmp_path / "images", 40, "digits: zero, one or two?")
@@ -61,9 +44,9 @@ def test_label_all_tasks_serves_the_ranking(
         answered = 3
         with page.expect_response(lambda response: "next_task" in response.url) as served:
             page.get_by_role("button", name="Label All Tasks").click()
-        for _ in range(3):
+        for done in range(1, TEN + 1):
             task = served.value.json()["id"]
-            assert task == backend.ranked_first(project)
+            assert task == backend.ranked_first(project), f"task {done} of {TEN}"
             page.wait_for_function("[...document.images].some(image => image.naturalWidth === 64)")
             page.keyboard.press(str([*KNOWN, INVALID].index(labelling.truth[task]) + 1))
             with page.expect_response(lambda response: "next_task" in response.url) as served:
@@ -83,7 +66,7 @@ def test_label_all_tasks_serves_the_ranking(
             page.goto(f"{label_studio.url}/projects/{project}/data?tab={tab['id']}")
             page.get_by_text(str(backend.ranked_first(project)), exact=True).first.click()
             page.wait_for_timeout(3000)
-            page.screenshot(path=picture)
+            page.screenshot(path=str(Path(picture) / "label-all-tasks.png"))
     except Exception:
         page.screenshot(path=str(tmp_path / "failed.png"))
         raise

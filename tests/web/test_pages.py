@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from flask.testing import FlaskClient
 
 from neat_backend.records import Task
 from neat_backend.settings import Settings
-from neat_backend.store import projects, rounds, tasks
+from neat_backend.store import insights, projects, rounds, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
-from neat_backend.web.pages import STATES, interval, seconds_in_words
-from tests.serving import CONFIG, make_ready, write_ranking
+from neat_backend.store.insights import BINS, Insight, Map, Mistake
+from neat_backend.web.openapi import answers
+from neat_backend.web.pages import STATES, TASK_STATES, VERDICTS, seconds_in_words
+from tests.serving import CONFIG, NO_CHOICES, make_ready, write_ranking
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
@@ -67,7 +70,7 @@ class TestProject:
         text = page(client)
         places = [text.index(f"/api/projects/7/tasks/{task}/thumbnail") for task in (5, 2, 1, 3)]
         assert places == sorted(places)
-        assert "http://ls:8080/projects/7/data?task=5" in text
+        assert 'href="/projects/7/tasks/5"' in text
 
     def test_progress_has_the_time_left(self, client: FlaskClient, database: Database, project: int) -> None:
         values = {"progress_done": 300, "progress_total": 1200, "progress_eta_seconds": 240.0}
@@ -101,6 +104,51 @@ class TestProject:
         text = page(client)
         assert "70 %" in text
         assert "(49–94 %, 10 images)" in text
+        assert "<polyline" in text
+        assert "at random about" not in text, "there are too few labels to say"
+
+    def test_what_is_left_and_the_likely_mistakes_are_told(
+        self, client: FlaskClient, database: Database, settings: Settings, project: int
+    ) -> None:
+        assert "Nothing is labelled yet." in page(client)
+        some = np.full(BINS, 3)
+        insight = Insight(
+            labelled=40, known=30, pool=60, left=12.0, left_low=6.0, left_high=20.0, in_head=7.0, head=10,
+            candidates=some, others=some, k=5, mistakes=(Mistake(2, "dog", None, 4, 1, 0.9),), more_mistakes=3,
+        )  # fmt: skip
+        insights.write_insight(ProjectArrays(settings.data_dir, 7), insight)
+        with database.begin() as conn:
+            rounds.start(
+                conn, 7, trigger="batch", known=30, invalid=10, unlabelled=60, queried=20, queried_known=16,
+                classes=("dog", "cat"),
+            )  # fmt: skip
+        text = page(client)
+        assert "1.8 times as many of your classes as at random" in text
+        assert "likely 1.5 to 2.1 times" in text
+        assert "About 12 (6 to 20) of the 60 unlabelled images are of your classes" in text
+        assert "about 35 % <span" in text
+        assert "(28–45 %)" in text
+        assert 'href="http://ls:8080/projects/7/data?task=2"' in text
+        assert "4 of 5 nearby: <b>invalid</b>" in text
+        assert "and 3 more" in text
+
+    def test_every_verdict_has_words(self) -> None:
+        (verdict,) = [field.annotation for name, field in answers.Insight.model_fields.items() if name == "verdict"]
+        assert set(VERDICTS) == set(get_args(verdict))
+
+    def test_the_page_does_not_grow_with_the_pool(self, client: FlaskClient, settings: Settings, project: int) -> None:
+        sizes = []
+        for count in (1000, 20_000):
+            ids = np.arange(1, count + 1)
+            priority = np.linspace(0.9, 0.1, count)
+            write_ranking(
+                settings, head=ids[:100].tolist(), ids=ids, priority=priority, inconsistency=priority,
+                known_neighbours=np.ones(count, np.int16), candidate=priority > 0.5,
+                predicted=(ids % 2).astype(np.int16),
+            )  # fmt: skip
+            insights.write_map(ProjectArrays(settings.data_dir, 7), Map(ids, np.zeros((count, 2), np.uint16)))
+            sizes.append(len(page(client)))
+        assert abs(sizes[1] - sizes[0]) < 100
 
     def test_failed_images_with_reason_and_a_button(
         self, client: FlaskClient, database: Database, project: int
@@ -122,12 +170,88 @@ class TestProject:
         make_ready(database, state=projects.AWAY)
         assert client.get("/projects/7", headers=again).status_code == 200
 
-    def test_an_unknown_project_is_said(self, client: FlaskClient) -> None:
-        assert client.get("/projects/8", headers=HTML).status_code == 404
+    def test_an_unknown_project_is_said_to_people_and_to_programs(self, client: FlaskClient) -> None:
+        answer = client.get("/projects/8", headers=HTML)
+        assert (answer.status_code, answer.mimetype) == (404, "text/html")
+        assert "Project 8 is not connected to this backend" in answer.text
+        assert client.get("/projects/8").json["field"] == "project"
+
+    def test_only_the_first_of_many_failed_images_are_read(
+        self, client: FlaskClient, database: Database, project: int
+    ) -> None:
+        from datetime import datetime, timezone
+
+        with database.begin() as conn:
+            moment = datetime.now(timezone.utc)
+            tasks.upsert_tasks(conn, 7, [Task(task, "/x.png", moment) for task in range(1, 81)], seen=0)
+            tasks.set_image_state(conn, 7, range(1, 81), "failed", "Label Studio answered 404")
+        text = page(client)
+        assert "and 30 more" in text
+        assert text.count("Label Studio answered 404") == 50
+        found = client.get("/api/projects/7/failed-images?limit=2&offset=78").json["failed_images"]
+        assert [one["task"] for one in found] == [79, 80]
+
+    def test_an_empty_project_is_told_what_to_do(self, client: FlaskClient, database: Database) -> None:
+        with database.begin() as conn:
+            projects.save_connection(conn, 7, title="none", label_config=CONFIG)
+        make_ready(database)
+        assert "The project has no tasks yet" in page(client)
 
     def test_an_address_that_is_no_link_is_none(self, client: FlaskClient, database: Database, project: int) -> None:
         make_ready(database, label_studio_url="javascript:alert(1)")
         assert "javascript:" not in page(client)
+
+
+class TestTask:
+    def one(self, database: Database, state: str = "", error: str = "") -> None:
+        from datetime import datetime, timezone
+
+        with database.begin() as conn:
+            tasks.upsert_tasks(conn, 7, [Task(5, "/5.png", datetime.now(timezone.utc))], seen=0)
+            if state:
+                tasks.set_image_state(conn, 7, [5], state, error)
+
+    def test_says_its_place_its_numbers_and_why(self, client: FlaskClient, database: Database, project: int) -> None:
+        self.one(database)
+        text = page(client, "/projects/7/tasks/5")
+        assert "<b>Number 1</b> of 4" in text
+        assert "0.9000" in text
+        assert "its image is not encoded yet" in text
+        assert "http://ls:8080/projects/7/data?task=5" in text
+        assert "/api/projects/7/tasks/5/explanation" in text
+
+    def test_a_failed_image_has_its_reason(self, client: FlaskClient, database: Database, project: int) -> None:
+        self.one(database, "failed", "Label Studio answered 404")
+        text = page(client, "/projects/7/tasks/5")
+        assert "Label Studio answered 404" in text
+        assert "neat-backend retry-images 7" in text
+
+    def test_every_state_of_a_task_has_words(self) -> None:
+        (state,) = [field.annotation for name, field in answers.Explanation.model_fields.items() if name == "state"]
+        assert set(TASK_STATES) == set(get_args(state))
+
+    def test_an_unknown_one_is_said_with_the_remedy(self, client: FlaskClient, project: int) -> None:
+        answer = client.get("/projects/7/tasks/99", headers=HTML)
+        assert answer.status_code == 404
+        assert "neat-backend sync 7" in answer.text
+
+    def test_a_label_config_that_can_not_be_used_is_said(
+        self, client: FlaskClient, database: Database, project: int
+    ) -> None:
+        self.one(database)
+        make_ready(database, label_config=NO_CHOICES)
+        answer = client.get("/projects/7/tasks/5", headers=HTML)
+        assert (answer.status_code, answer.mimetype) == (400, "text/html")
+        assert "Choices" in answer.text
+
+    def test_it_is_found_by_its_number(self, client: FlaskClient, project: int) -> None:
+        assert client.get("/projects/7/tasks?task=5", headers=HTML).headers["Location"] == "/projects/7/tasks/5"
+
+    @pytest.mark.parametrize("text", ["", "five", "0", "-3", "²"])
+    def test_what_is_no_number_is_said(self, client: FlaskClient, project: int, text: str) -> None:
+        answer = client.get("/projects/7/tasks", query_string={"task": text}, headers=HTML)
+        assert answer.status_code == 400
+        assert "give a task&#39;s number" in answer.text
 
 
 class TestThumbnail:
@@ -151,14 +275,6 @@ class TestThumbnail:
     @pytest.mark.parametrize("task", [1, 4, 2**70])
     def test_none_is_404(self, client: FlaskClient, project: int, task: int) -> None:
         assert client.get(f"/api/projects/7/tasks/{task}/thumbnail").status_code == 404
-
-
-def test_wilsons_interval() -> None:
-    found = interval(8, 10)
-    assert found is not None
-    assert found == pytest.approx((0.490, 0.943), abs=5e-4)
-    assert interval(0, 0) is None
-    assert interval(5, 5) == pytest.approx((0.566, 1.0), abs=1e-3)
 
 
 @pytest.mark.parametrize(

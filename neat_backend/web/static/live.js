@@ -12,8 +12,21 @@ function swap(fresh) {
     const other = fresh.getElementById(part.id);
     if (!other || other.innerHTML === part.innerHTML) continue;
     const focused = part.contains(document.activeElement) ? selectorOf(document.activeElement) : "";
+    keepPictures(part, other);
     part.replaceChildren(...other.childNodes);
     if (focused) part.querySelector(focused)?.focus();
+  }
+}
+
+// Pictures that are there already stay the same elements: they are neither fetched nor decoded again.
+function keepPictures(part, other) {
+  const here = new Map([...part.querySelectorAll("img")].map((one) => [one.getAttribute("src"), one]));
+  for (const fresh of other.querySelectorAll("img")) {
+    const kept = here.get(fresh.getAttribute("src"));
+    if (!kept) continue;
+    here.delete(fresh.getAttribute("src"));
+    kept.alt = fresh.alt;
+    fresh.replaceWith(kept);
   }
 }
 
@@ -33,6 +46,7 @@ async function look() {
         swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
         tag = now;
       }
+      document.dispatchEvent(new Event("looked"));
       lost.hidden = true;
       pause = EVERY_MS;
     } catch {

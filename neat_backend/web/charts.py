@@ -1,0 +1,118 @@
+"""Charts as numbers for templates: where lines and columns go in a small SVG, so that no script draws them.
+
+Places are in units of the viewBox, 0 0 WIDTH HEIGHT, y downwards. What a chart shows stands in a table or a sentence
+beside it too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH, HEIGHT = 340, 190
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 334.0, 12.0, 164.0  # of what is drawn into
+MOST_NAMES = 8  # along the x axis
+WIDEST_COLUMN = 34.0
+
+
+def precision(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """A column for each batch's share of known classes, and the range of a random batch across it; None of none."""
+    shown = [one for one in batches if one["precision"] is not None]
+    if not shown:
+        return None
+    columns = []
+    for place, one in _places(shown):
+        column = {**place, "round": one["round"], "name": one["round"] if place["named"] else "",
+                  "percent": round(100 * one["precision"]), "top": _y(one["precision"]), "random": None}  # fmt: skip
+        if one["random"] is not None:
+            low, high = _y(one["random"]["low"]), _y(one["random"]["high"])
+            column["random"] = {
+                "line": _y(one["random"]["share"]), "top": high, "height": max(low - high, 1.0),
+                "percent": round(100 * one["random"]["share"]),
+            }  # fmt: skip
+        columns.append(column)
+    return {"columns": columns, "ticks": _percents(), "random": any(one["random"] for one in columns)}
+
+
+def accuracy(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """A point for each round's held-out accuracy, its 95 % interval as a line through it; None of none."""
+    shown = [one for one in rounds if one["held_out"]]
+    if not shown:
+        return None
+    points = [
+        {
+            **place,
+            "round": one["number"],
+            "name": one["number"] if place["named"] else "",
+            "y": _y(one["held_out_accuracy"]),
+            "percent": round(100 * one["held_out_accuracy"]),
+            "low": _y(one["accuracy_interval"][0] / 100),
+            "high": _y(one["accuracy_interval"][1] / 100),
+            "interval": one["accuracy_interval"],
+        }
+        for place, one in _places(shown)
+    ]
+    line = " ".join(f"{one['middle']},{one['y']}" for one in points)
+    return {"points": points, "line": line, "ticks": _percents()}
+
+
+def histogram(scores: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+    """How many tasks have which priority; heights by the logarithm, so that a few beside very many are seen."""
+    candidates, others = scores["candidates"], scores["others"]
+    most = max([*candidates, *others, 0])
+    if not most:
+        return None
+    top = max(1, math.ceil(math.log10(most + 1)))
+
+    def y(count: float) -> float:
+        return round(BOTTOM - (BOTTOM - TOP) * math.log10(count + 1) / top, 1)
+
+    width = (RIGHT - LEFT) / len(candidates)
+    bars = [
+        {
+            "x": round(LEFT + at * width + 1, 1), "width": round(width - 2, 1), "top": y(count),
+            "height": round(BOTTOM - y(count), 1), "kind": kind, "count": count,
+            "from": at / len(candidates), "to": (at + 1) / len(candidates),
+        }
+        for kind, counts in (("candidate", candidates), ("other", others))
+        for at, count in enumerate(counts)
+        if count
+    ]  # fmt: skip
+    ticks: list[dict[str, Any]] = [
+        {"y": y(value), "name": f"{value:,}"} for value in (0, *(10**power for power in range(top + 1)))
+    ]
+    return {
+        "bars": bars,
+        "ticks": [one for one in ticks if one["y"] >= TOP - 1],
+        "names": [{"x": LEFT + (RIGHT - LEFT) * at / 4, "name": f"{at / 4:g}"} for at in range(5)],
+        "candidates": sum(candidates),
+        "others": sum(others),
+    }
+
+
+def _y(share: float) -> float:
+    return round(BOTTOM - (BOTTOM - TOP) * share, 1)
+
+
+def _percents() -> list[dict[str, Any]]:
+    return [{"y": _y(at / 4), "name": f"{25 * at} %"} for at in range(5)]
+
+
+def _places(shown: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """Each with its column along the x axis; so many are named as fit."""
+    step = (RIGHT - LEFT) / len(shown)
+    width = min(0.7 * step, WIDEST_COLUMN)
+    every = math.ceil(len(shown) / MOST_NAMES)
+    return [
+        (
+            {
+                "x": round(LEFT + step * (at + 0.5) - width / 2, 1),
+                "width": round(width, 1),
+                "middle": round(LEFT + step * (at + 0.5), 1),
+                "named": (len(shown) - 1 - at) % every == 0,
+            },
+            one,
+        )
+        for at, one in enumerate(shown)
+    ]
