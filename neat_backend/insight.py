@@ -46,6 +46,7 @@ class Insights:
         self._projected: NDArray[np.float16] = np.zeros((0, 2), np.float16)
         self._states: States | None = None
         self._of: tuple[object, ...] = ()  # what the last insight was made from
+        self._mistakes: tuple[Mistake, ...] | None = None  # of the last insight; None = not looked at yet
         self._free_at = {"map": 0.0, "states": 0.0, "insight": 0.0}
 
     def step(self, engine: Engine, lock: Lock, kind: str, *, settled: bool) -> bool:
@@ -62,6 +63,13 @@ class Insights:
                 ("insight", lambda: self._show_insight(engine, lock)),
             )
         )
+
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """The likely mistakes that were found last, the strongest first; at the start those of an earlier process."""
+        if self._mistakes is None:
+            before = insights.read_insight(self.arrays)
+            self._mistakes = before.mistakes if before else ()
+        return self._mistakes
 
     def _due(self, name: str) -> bool:
         return self._clock() >= self._free_at[name]
@@ -151,7 +159,7 @@ class Insights:
                 k=k, mistakes=tuple(mistakes[:MOST_MISTAKES]), more_mistakes=max(0, len(mistakes) - MOST_MISTAKES),
             ),
         )  # fmt: skip
-        self._of = of
+        self._of, self._mistakes = of, tuple(mistakes[:MOST_MISTAKES])
         return True
 
     def _estimate(

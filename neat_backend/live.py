@@ -5,7 +5,7 @@
     rounds  starts a training when one is due, takes in its result
     plan    the order of a strategy that can't follow each label at once
     publish the order's head → Label Studio; head and ranking → files for the web process
-    tidy    the tail's scores, old revisions
+    tidy    the tail's scores, old revisions, the Data Manager's tabs and columns
     insight the map, estimates and likely mistakes that people are shown
 
 Each is a step that `worker.py` repeats in a thread of its own; all touch the engine under one lock and
@@ -26,7 +26,7 @@ import numpy as np
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from neat_backend import embedding, sync
+from neat_backend import columns, embedding, sync
 from neat_backend.compute import Compute, LocalCompute
 from neat_backend.core.encoders import Encoder
 from neat_backend.engine import Engine
@@ -43,10 +43,11 @@ from neat_backend.publishing import Order, Publishing
 from neat_backend.records import Event, Project, Ranked
 from neat_backend.rounds import Rounds
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, revisions, snapshots, tasks
+from neat_backend.store import inbox, insights, projects, revisions, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.database import Database
 from neat_backend.store.snapshots import Head
+from neat_backend.tabs import Tabs
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,6 @@ class LiveProject:
         self._progress_at = self._logged_at = 0.0
         self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling
         self._fields_at, self._fields_event = ls_events.EPOCH, 0  # of the latest word on these three
-        self._tab_sampling = project.sampling  # the sampling that our tab's order is made for
         self._applied = 0
         self._batch: list[int] = []  # NEAT_RERANK=round: the fixed order until the next round
         self._planning = None if settings.strategy == "neat" else Planning(settings.strategy, settings.seed)
@@ -146,6 +146,8 @@ class LiveProject:
         self._encoder: Encoder | None = None
         self._publishing: Publishing | None = None
         self._rounds: Rounds | None = None
+        self._tabs: Tabs | None = None
+        self._columns: columns.Columns | None = None
 
     # building it
 
@@ -180,6 +182,8 @@ class LiveProject:
             self._rounds = Rounds(
                 self.id, self.settings, self.database, self.arrays, getattr(self._compute, "address", "")
             )
+            self._tabs = Tabs(self.id, self._client, self.arrays)
+            self._columns = columns.Columns(self.id, self._client, self.arrays)
             self._name_classes()
             self._refresh()
             self._rounds.load(engine)
@@ -456,8 +460,6 @@ class LiveProject:
                 raise
         elif self._embed() or self._fill_probabilities():
             pass
-        elif self._tab_sampling != self._sampling:
-            self._turn_tab()
         elif self._reconcile_due():
             self._reconcile()
         else:
@@ -480,7 +482,8 @@ class LiveProject:
         first = project is not None and project.synced_at is None
         sync.ensure_webhook(self.id, self.settings, self._api, self.database)
         if first and self.settings.configure_project:
-            sync.configure(self.id, self._api, self.database)
+            assert self._tabs is not None
+            sync.configure(self.id, self._api, self.database, self._tabs)
         self._sync_wanted = False  # before reading: what asks for it from now on is not overlooked
         began = self._api.now()
         found = sync.read_project(self.id, self.settings, self._api, self.database, self._progress)
@@ -587,13 +590,6 @@ class LiveProject:
         with self.lock:
             missing = self._engine.untrained()
         return bool(missing) and self._rounds.fill(self._engine, self.lock, missing)
-
-    def _turn_tab(self) -> None:
-        """Scores have changed direction with the sampling: our tab follows."""
-        sampling = self._sampling
-        if self.settings.configure_project:
-            sync.show_order(self.id, sampling, self._api)
-        self._tab_sampling = sampling
 
     def _reconcile_due(self) -> bool:
         return self.settings.reconcile_seconds > 0 and time.monotonic() >= self._reconcile_at
@@ -817,7 +813,21 @@ class LiveProject:
     def tidy_step(self) -> bool:
         """One piece of publishing that nobody waits for; True if there was any."""
         assert self._publishing is not None
-        return self._publishing.background_step(self._first, self._sampling)
+        done = self._keep_tabs() or self._publishing.background_step(self._first, self._sampling)
+        if not done and self.settings.task_columns and self._order is not None:
+            assert self._columns is not None
+            assert self._config is not None
+            done = self._config.image_key not in columns.NAMES and self._columns.step(self._order.head)
+        return done
+
+    def _keep_tabs(self) -> bool:
+        """Make again the tabs that are gone, turn the one round with the sampling, list the labels to check."""
+        assert self._tabs is not None
+        if not self.settings.configure_project or self._changes_since is None:  # not before the first reading
+            return False
+        with self.database.read() as conn:
+            to_check = insights.unconfirmed(conn, self.id, self._insights.mistakes())
+        return self._tabs.step(self._sampling, to_check)
 
     def insight_step(self) -> bool:
         """One piece of what people are shown beside the order; True if there was any."""

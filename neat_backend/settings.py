@@ -31,6 +31,7 @@ PER_PROJECT = (
     "invalid_choices",
     "control",
     "configure_project",
+    "task_columns",
     "publish_interval_seconds",
     "publish_tail",
     "epochs",
@@ -69,7 +70,14 @@ class Settings(BaseModel):
     configure_project: bool = Field(
         True,
         validation_alias=_env("NEAT_CONFIGURE_PROJECT"),
-        description="Set uncertainty sampling and make the tab “NEAT: next batch” when a project connects",
+        description="Set uncertainty sampling when a project connects, and keep the tabs “NEAT: next batch” and"
+        " “NEAT: check these labels”",
+    )
+    task_columns: bool = Field(
+        False,
+        validation_alias=_env("NEAT_TASK_COLUMNS"),
+        description="Write inconsistency and predicted class of the tasks that come next into their data, as columns"
+        " `neat_inconsistency` and `neat_class` of the Data Manager",
     )
     request_timeout_seconds: float = Field(
         30,

@@ -26,10 +26,9 @@ from neat_backend.store.database import Database
 
 if TYPE_CHECKING:
     from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
+    from neat_backend.tabs import Tabs
 
 log = logging.getLogger(__name__)
-
-TAB_TITLE = "NEAT: next batch"
 
 
 @dataclass(frozen=True)
@@ -152,21 +151,16 @@ def ensure_webhook(project: int, settings: Settings, client: LabelStudioClient, 
             log.info("project %d: webhook %s", project, result)
 
 
-def configure(project: int, client: LabelStudioClient, database: Database) -> None:
-    """Make Label Studio serve our order: uncertainty sampling, and a tab that shows what comes next.
+def configure(project: int, client: LabelStudioClient, database: Database, tabs: Tabs) -> None:
+    """Make Label Studio serve our order: uncertainty sampling, and tabs that show what comes next and what to check.
 
-    Once, when the project connects; whoever changes it afterwards is followed, not fought.
+    Once, when the project connects; whoever changes the sampling afterwards is followed, not fought.
     """
     client.set_sampling(project, UNCERTAINTY)
     with database.begin() as conn:
         projects.update(conn, project, sampling=UNCERTAINTY)
-    show_order(project, UNCERTAINTY, client)
-    log.info("project %d: sampling is %r, tab %r is there", project, UNCERTAINTY, TAB_TITLE)
-
-
-def show_order(project: int, sampling: str, client: LabelStudioClient) -> None:
-    """Make the tab that shows what comes next, best on top; turn it round when the scores' direction has changed."""
-    client.ensure_tab(project, TAB_TITLE, [("" if sampling == UNCERTAINTY else "-") + "tasks:predictions_score"])
+    tabs.make(UNCERTAINTY, ())
+    log.info("project %d: sampling is %r, the tabs are there", project, UNCERTAINTY)
 
 
 def credentials(settings: Settings, project: Project) -> tuple[str, str]:

@@ -65,7 +65,7 @@ class FakeProject:
     tasks: dict[int, Json] = field(default_factory=dict)
     annotations: dict[int, Json] = field(default_factory=dict)
     predictions: dict[str, dict[int, list[Json]]] = field(default_factory=dict)  # version → task → its predictions
-    tabs: list[str] = field(default_factory=list)
+    views: dict[int, Json] = field(default_factory=dict)  # the Data Manager's tabs
     webhooks: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -82,7 +82,7 @@ class FakeLabelStudio:
         self.drop_every_choice = False  # predictions with a choice are not created, and nobody is told
         self.refused_tasks: set[int] = set()  # predictions of these are never created, and nobody is told
         self._now = datetime(2026, 11, 23, 8, 0, tzinfo=timezone.utc)
-        self._last_id = 0
+        self._last_id = self._last_tab = 0
 
     # what people do there
 
@@ -274,11 +274,38 @@ class FakeLabelStudio:
         there = self._call("set_sampling", project, sampling)
         there.sampling, there.updated_at = sampling, self._time()
 
-    def ensure_tab(self, project: int, title: str, ordering: Sequence[str]) -> bool:
-        there = self._call("ensure_tab", project, title)
-        made = title not in there.tabs
-        there.tabs += [title] * made
-        return made
+    def tabs(self, project: int) -> list[Json]:
+        there = self._call("tabs", project)
+        return [{"id": number, "data": dict(data)} for number, data in there.views.items()]
+
+    def create_tab(self, project: int, data: Mapping[str, Any]) -> int:
+        there = self._call("create_tab", project, data["title"])
+        self._last_tab += 1
+        there.views[self._last_tab] = dict(data)
+        return self._last_tab
+
+    def change_tab(self, project: int, tab: int, data: Mapping[str, Any]) -> None:
+        there = self._call("change_tab", project, tab)
+        if tab not in there.views:
+            raise NotFoundInLabelStudio("Label Studio has no such thing (change_tab)")
+        there.views[tab] = dict(data)
+
+    def delete_tab(self, tab: int) -> None:
+        there = next((p for p in self.projects.values() if tab in p.views), None)
+        if there is None:
+            raise NotFoundInLabelStudio("Label Studio has no such thing (delete_tab)")
+        self.calls.append(("delete_tab", there.id, tab))
+        del there.views[tab]
+
+    def set_column(self, project: int, tasks: Sequence[int], name: str, value: str | float) -> None:
+        there = self._call("set_column", project, name, value, tuple(tasks))
+        for task in tasks:
+            if task in there.tasks:  # its time of change stays as it is
+                there.tasks[task]["data"][name] = value
+
+    def titles(self, project: int) -> list[str]:
+        """Of the tabs, from left to right."""
+        return [data["title"] for data in self.projects[project].views.values()]
 
     def ensure_webhook(self, project: int, url: str, headers: Mapping[str, str]) -> str:
         there = self._call("ensure_webhook", project, url)

@@ -22,6 +22,7 @@ from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailab
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.events import PredictRequest
 from neat_backend.labelstudio.publisher import score
+from neat_backend.labelstudio.tabs import CHECK, NEXT
 from neat_backend.live import LeaseLost, LiveProject
 from neat_backend.records import RETRY_IMAGES, Label
 from neat_backend.service import Service
@@ -692,7 +693,7 @@ def test_sampling_is_set_at_the_first_connection_and_followed_from_then_on(
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
     assert server.projects[PROJECT].sampling == "Uncertainty sampling"
-    assert server.projects[PROJECT].tabs == ["NEAT: next batch"]
+    assert server.titles(PROJECT) == ["Default", NEXT, CHECK]
     backend.deliver(server.change_project(PROJECT, sampling="Sequential sampling"))
     settle(live)
     settle(backend.live())
@@ -708,7 +709,7 @@ def test_a_project_that_is_not_to_be_configured_is_left_as_it_is(server: FakeLab
     server.import_tasks(PROJECT, 3)
     settle(backend.live())
     assert server.projects[PROJECT].sampling == "Sequential sampling"
-    assert server.projects[PROJECT].tabs == []
+    assert server.titles(PROJECT) == []
     backend.close()
 
 

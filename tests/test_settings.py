@@ -17,6 +17,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "LABEL_STUDIO_API_KEY": ("a key", SecretStr("a key")),
     "NEAT_CONFIGURE_PROJECT": ("0", False),
     "NEAT_REQUEST_TIMEOUT": ("12.5", 12.5),
+    "NEAT_TASK_COLUMNS": ("1", True),
     "NEAT_RECONCILE_SECONDS": ("0", 0),
     "HOST": ("0.0.0.0", "0.0.0.0"),
     "PORT": ("9191", 9191),

@@ -10,9 +10,12 @@ import pytest
 
 from neat_backend import sync
 from neat_backend.errors import BadLabelConfig, LabelStudioUnavailable
+from neat_backend.labelstudio.tabs import CHECK, NEXT
 from neat_backend.records import Label
 from neat_backend.store import tasks
+from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.tabs import Tabs
 from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, FakeLabelStudio
 from tests.living import Backend, take_in
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server
@@ -172,9 +175,12 @@ def test_annotations_of_a_few_tasks_are_read_alone(server: FakeLabelStudio, back
 
 
 def test_the_tab_shows_the_lowest_score_on_top(server: FakeLabelStudio, backend: Backend) -> None:
-    sync.configure(PROJECT, backend.server, backend.database)  # type: ignore[arg-type]
+    tabs = Tabs(PROJECT, backend.server, ProjectArrays(backend.settings.data_dir, PROJECT))  # type: ignore[arg-type]
+    sync.configure(PROJECT, backend.server, backend.database, tabs)  # type: ignore[arg-type]
     assert server.projects[PROJECT].sampling == backend.project(PROJECT).sampling == "Uncertainty sampling"
-    assert server.projects[PROJECT].tabs == [sync.TAB_TITLE]
+    assert server.titles(PROJECT) == ["Default", NEXT, CHECK]
+    (shown,) = [data for data in server.projects[PROJECT].views.values() if data["title"] == NEXT]
+    assert shown["ordering"] == ["tasks:predictions_score"]
 
 
 def test_headers_for_the_webhook_are_sent_only_with_basic_auth(tmp_path: Path, server: FakeLabelStudio) -> None:

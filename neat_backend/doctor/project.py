@@ -10,6 +10,7 @@ from neat_backend.errors import LabelStudioRefused
 from neat_backend.labelstudio.images import ImageFetcher
 from neat_backend.labelstudio.inspection import Hook, Inspector, is_private, kind_of_key
 from neat_backend.labelstudio.publisher import UNCERTAINTY
+from neat_backend.labelstudio.tabs import NEXT
 from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
@@ -173,7 +174,7 @@ class _Project:
         if found != UNCERTAINTY:
             raise Complaint(
                 f"the project serves tasks by {found!r}: “Label All Tasks” does not follow the order",
-                f"choose {UNCERTAINTY!r} in Settings → General, or label from the tab “{sync.TAB_TITLE}”",
+                f"choose {UNCERTAINTY!r} in Settings → General, or label from the tab “{NEXT}”",
                 WARNING,
             )
         return found

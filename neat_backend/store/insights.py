@@ -7,12 +7,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
+from neat_backend.store import tasks
 from neat_backend.store.arrays import ProjectArrays
 
 INVALID, UNLABELLED = -1, -3  # in `States.codes`, as in the engine
@@ -107,6 +110,15 @@ def read_insight(arrays: ProjectArrays) -> Insight | None:
         if field.name != "mistakes"
     }
     return Insight(mistakes=mistakes, **values)
+
+
+def unconfirmed(conn: Connection, project: int, mistakes: Sequence[Mistake]) -> list[int]:
+    """The tasks of these mistakes, in their order, without those whose label somebody has marked as ground truth."""
+    if not mistakes:
+        return []
+    answers = tasks.annotations_of(conn, project, [mistake.task for mistake in mistakes])
+    confirmed = {task for task, found in answers.items() if any(one.ground_truth for one in found)}
+    return [mistake.task for mistake in mistakes if mistake.task not in confirmed]
 
 
 def _column(mistakes: tuple[Mistake, ...], name: str) -> NDArray[Any]:

@@ -266,32 +266,6 @@ def test_a_large_version_is_deleted_whole(client, person, project):
 # --- setting up
 
 
-def test_a_tab_is_made_once_and_shows_the_order(client, person, project):
-    ids = add_tasks(person, project, 4)
-    Publisher(client, project, LABELS).import_revision("v", [Prediction(ids[2], 0.1), Prediction(ids[1], 0.2)])
-    client.set_model_version(project, "v")
-    person.annotate(ids[0], "dog")
-    assert client.ensure_tab(project, "NEAT: next batch", ["tasks:predictions_score"])
-    assert not client.ensure_tab(project, "NEAT: next batch", ["tasks:predictions_score"])
-    tabs = person.tabs(project)
-    assert [tab["data"]["title"] for tab in tabs] == ["Default", "NEAT: next batch"]
-    shown = person.call("GET", f"/api/tasks/?view={tabs[1]['id']}&project={project}")["tasks"]
-    assert [task["id"] for task in shown] == [ids[2], ids[1], ids[3]]
-    assert shown[0]["predictions_score"] == pytest.approx(0.1)
-
-
-def test_a_tab_that_shows_the_opposite_order_is_turned_round(client, person, project):
-    assert client.ensure_tab(project, "next", ["tasks:predictions_score"])
-    assert not client.ensure_tab(project, "next", ["-tasks:predictions_score"])
-    (tab,) = [tab for tab in person.tabs(project) if tab["data"]["title"] == "next"]
-    assert tab["data"]["ordering"] == ["-tasks:predictions_score"]
-    assert tab["data"]["filters"]["items"]
-    person.call("PATCH", f"/api/dm/views/{tab['id']}/", {"data": {**tab["data"], "ordering": ["tasks:id"]}})
-    assert not client.ensure_tab(project, "next", ["tasks:predictions_score"])  # as its users have made it
-    (tab,) = [tab for tab in person.tabs(project) if tab["data"]["title"] == "next"]
-    assert tab["data"]["ordering"] == ["tasks:id"]
-
-
 def test_a_webhook_gets_its_headers(client, person, project):
     url = "http://127.0.0.1:9/neat/webhook"
     secret = {"Authorization": "Basic bmVhdDpzZWNyZXQ="}

@@ -82,7 +82,9 @@ CALLS = {
     "annotations": lambda client: list(client.annotations(1)),
     "import": lambda client: client.import_predictions(1, [{"task": 1}]),
     "count": lambda client: client.prediction_count(1, "v"),
-    "tab": lambda client: client.ensure_tab(1, "t", []),
+    "tabs": lambda client: client.tabs(1),
+    "tab": lambda client: client.create_tab(1, {"title": "t"}),
+    "column": lambda client: client.set_column(1, [1], "neat_class", "dog"),
     "webhook": lambda client: client.ensure_webhook(1, "http://a/webhook", {}),
 }
 
