@@ -43,9 +43,10 @@ from neat_backend.publishing import Order, Publishing
 from neat_backend.records import Event, Project, Ranked
 from neat_backend.rounds import Rounds
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, insights, projects, revisions, snapshots, tasks
+from neat_backend.store import inbox, insights, projects, revisions, selections, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.database import Database
+from neat_backend.store.selections import Selection
 from neat_backend.store.snapshots import Head
 from neat_backend.tabs import Tabs
 
@@ -303,12 +304,17 @@ class LiveProject:
 
     def _store(self, waiting: Sequence[Event]) -> Effects:
         """Events → store, in one transaction with their being marked applied."""
+        assert self._config is not None
         effects = Effects()
+        changes = [(event, ls_events.changes(event, self._config.image_key)) for event in waiting]
+        answered = {answer.task for _, change in changes for answer in change.annotations}
+        chosen = self._chosen(answered)  # before the transaction: nobody may wait for our lock inside one
         with self.database.begin() as conn:
             if not projects.hold_lease(conn, self.id, self.owner):
                 raise LeaseLost(f"project {self.id} belongs to another worker now")
-            for event in waiting:
-                self._store_event(conn, event, effects)
+            for event, change in changes:
+                self._store_event(conn, event, change, effects)
+            selections.note(conn, self.id, chosen)
             inbox.mark_applied(conn, [event.id for event in waiting])
             projects.update(conn, self.id, applied_event=waiting[-1].id, **self._news(effects))
         effects.through = waiting[-1].id
@@ -336,9 +342,25 @@ class LiveProject:
                 with self.lock:
                     self._applied = max(self._applied, event.id)
 
-    def _store_event(self, conn: Connection, event: Event, effects: Effects) -> None:
-        assert self._config is not None
-        change = ls_events.changes(event, self._config.image_key)
+    def _chosen(self, answered: Iterable[int]) -> dict[int, Selection]:
+        """Where those of the answered tasks that are in the pool stand in the order that is served."""
+        assert self._engine is not None
+        with self.lock:
+            pool = self._engine.unlabelled(answered)
+            head = self._shown_head
+        if not pool:
+            return {}
+        places = snapshots.places(self.arrays, head or snapshots.read_head(self.arrays), pool)
+        return {task: Selection(one.rank, one.inconsistency) for task, one in places.items()}
+
+    def _note_chosen(self, answered: Iterable[int]) -> None:
+        """The same for answers that no event has told of: what was served since is still in the order."""
+        chosen = self._chosen(answered)
+        if chosen:
+            with self.database.begin() as conn:
+                selections.note(conn, self.id, chosen)
+
+    def _store_event(self, conn: Connection, event: Event, change: ls_events.Changes, effects: Effects) -> None:
         if change.tasks:
             done = tasks.upsert_tasks(conn, self.id, change.tasks, event.id)
             effects.image_changed.update(done.image_changed)
@@ -487,6 +509,7 @@ class LiveProject:
         self._sync_wanted = False  # before reading: what asks for it from now on is not overlooked
         began = self._api.now()
         found = sync.read_project(self.id, self.settings, self._api, self.database, self._progress)
+        self._note_chosen(found.relabelled)
         with self.lock:
             if self._fields_event <= found.seen:
                 info, self._fields_event = found.info, found.seen
@@ -657,6 +680,7 @@ class LiveProject:
 
     def _take_in_changed(self, found: sync.Changed) -> None:
         if found:
+            self._note_chosen(found.relabelled)
             effects = Effects(
                 relabelled=found.relabelled | found.new_images, deleted=found.deleted,
                 image_changed=found.image_changed, new_images=bool(found.new_images),

@@ -41,6 +41,7 @@ class Synced:
     tasks: int
     annotations: int
     deleted_tasks: int
+    relabelled: frozenset[int] = frozenset()  # tasks whose annotations are others now
 
 
 def read_project(
@@ -72,9 +73,10 @@ def read_project(
         present.extend(task.id for task in page)
         on_progress(len(present), max(info.task_count, len(present)))
     annotations: list[int] = []
+    relabelled: set[int] = set()
     for answers in client.annotations(project):
         with database.begin() as conn:
-            tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
+            relabelled |= tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
         annotations.extend(answer.id for answer in answers)
     with database.begin() as conn:
         deleted = tasks.delete_missing_tasks(conn, project, np.array(present, np.int64), seen)
@@ -83,7 +85,7 @@ def read_project(
         "project %d: read %d tasks and %d annotations, %d tasks are gone",
         project, len(present), len(annotations), len(deleted),
     )  # fmt: skip
-    return Synced(info, config, seen, len(present), len(annotations), len(deleted))
+    return Synced(info, config, seen, len(present), len(annotations), len(deleted), frozenset(relabelled))
 
 
 @dataclass(frozen=True)

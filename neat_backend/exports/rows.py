@@ -11,8 +11,9 @@ from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.records import Annotation, Label, Round
 from neat_backend.settings import Settings
-from neat_backend.store import projects, rounds, tasks
+from neat_backend.store import projects, rounds, selections, tasks
 from neat_backend.store.database import Database
+from neat_backend.store.selections import Selection
 from neat_backend.store.sql import chunks
 
 
@@ -38,6 +39,8 @@ class Row:
     agreement: float  # share of these votes that are for the label
     labelled_at: str  # the last change of an annotation that is for the label, ISO 8601, UTC
     round: int | None  # the first round that began after it; None: no round has it yet
+    rank: int | None = None  # in the order served when it was labelled, 0 = next; None: not labelled in that order
+    inconsistency: float | None = None  # of that moment, Eq. 5
 
 
 def rows(settings: Settings, database: Database, project: int, wanted: Wanted) -> Iterator[Row]:
@@ -61,15 +64,17 @@ def rows(settings: Settings, database: Database, project: int, wanted: Wanted) -
             raise BadRequest(f"project {project} has no round {wanted.round}: {there}", "round")
         for part in chunks(tasks.annotated_ids(conn, project)):
             images = tasks.images_of(conn, project, part)
+            chosen = selections.of(conn, project, part)
             for task, answers in sorted(tasks.annotations_of(conn, project, part).items()):
-                row = _row(task, images.get(task), answers, config, begun)
+                row = _row(task, images.get(task), answers, config, begun, chosen.get(task))
                 if row is not None and _is_wanted(row, wanted):
                     yield row
 
 
 def _row(
-    task: int, image: str | None, answers: Sequence[Annotation], config: LabelConfig, begun: Sequence[Round]
-) -> Row | None:
+    task: int, image: str | None, answers: Sequence[Annotation], config: LabelConfig, begun: Sequence[Round],
+    chosen: Selection | None,
+) -> Row | None:  # fmt: skip
     """The task's row; None when it has no label."""
     label = label_config.resolve(task, answers, config)
     if label.choice is None and not label.invalid:
@@ -83,8 +88,10 @@ def _row(
     at = max(one.updated_at for one in same)
     number = next((each.number for each in begun if each.started_at is not None and each.started_at >= at), None)
     agreement = sum(vote == label for vote in votes) / len(votes) if votes else 1.0  # a ground truth, later skipped
-    moment = at.isoformat()
-    return Row(task, image or "", label.choice or "", label.invalid, len(votes), agreement, moment, number)
+    return Row(
+        task, image or "", label.choice or "", label.invalid, len(votes), agreement, at.isoformat(), number,
+        *((chosen.rank, chosen.inconsistency) if chosen is not None else ()),
+    )  # fmt: skip
 
 
 def _vote(task: int, answer: Annotation, config: LabelConfig) -> Label | None:

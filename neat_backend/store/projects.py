@@ -67,6 +67,7 @@ def delete(conn: Connection, id: int) -> None:
     conn.execute(sa.select(_table.c.id).where(_table.c.id == id).with_for_update())  # first, as its owner does
     for table in (
         schema.annotations,
+        schema.selections,
         schema.tasks,
         schema.rounds,
         schema.revisions,

@@ -174,6 +174,18 @@ annotations = Table(
 )
 Index(None, annotations.c.project, annotations.c.task)
 
+# A table of its own: tasks and annotations are Label Studio's word, this is what we knew ourselves.
+selections = Table(
+    "selections",
+    metadata,
+    Column("project", sa.BigInteger, nullable=False),
+    Column("task", sa.BigInteger, nullable=False),
+    Column("rank", sa.BigInteger, nullable=False),  # when the task was chosen, see selections.py
+    Column("inconsistency", sa.Double, nullable=False),
+    *_project_key("task"),
+    sqlite_with_rowid=False,
+)
+
 rounds = Table(
     "rounds",
     metadata,

@@ -9,7 +9,7 @@ and readers read it first, so that the ranking they read then is the one that th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -114,24 +114,32 @@ def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
 
 
 def place(arrays: ProjectArrays, head: Head | None, task: int) -> Ranked | None:
-    """A task of the pool with its rank in the whole order; None when it is not in the order.
+    """A task of the pool with its rank in the whole order; None when it is not in the order. See `places`."""
+    return places(arrays, head, [task]).get(task)
 
-    The head comes first, as it is, then the others by priority, ties by smaller id. For a task of the head the ranking
+
+def places(arrays: ProjectArrays, head: Head | None, tasks: Iterable[int]) -> dict[int, Ranked]:
+    """Those of the tasks that are in the pool, with their ranks in the whole order.
+
+    The head comes first, as it is, then the others by priority, ties by smaller id. For tasks of the head the ranking
     is not read. head: what `read_head` has given just before.
     """
     first = {one.task: one for one in head.tasks} if head is not None else {}
-    if task in first:
-        return first[task]
-    ranking = read_ranking(arrays, head)
-    if ranking is None:
-        return None
+    wanted = set(tasks)
+    found = {task: first[task] for task in wanted & first.keys()}
+    rest = np.array(sorted(wanted - first.keys()), np.int64)
+    ranking = read_ranking(arrays, head) if len(rest) else None
+    if ranking is None or not len(ranking["ids"]):
+        return found
     ids, priority = ranking["ids"], ranking["priority"]
-    at = int(np.searchsorted(ids, task))
-    if at == len(ids) or ids[at] != task:
-        return None
-    better = (priority > priority[at]) | ((priority == priority[at]) & (ids < task))
-    better[np.searchsorted(ids, np.array(sorted(first), np.int64))] = False
-    return row(ranking, at, len(first) + int(np.count_nonzero(better)))
+    at = np.minimum(np.searchsorted(ids, rest), len(ids) - 1)
+    at = at[ids[at] == rest]
+    behind = np.ones(len(ids), bool)
+    behind[np.searchsorted(ids, np.array(sorted(first), np.int64))] = False
+    for here in at.tolist():
+        better = (priority > priority[here]) | ((priority == priority[here]) & (ids < ids[here]))
+        found[int(ids[here])] = row(ranking, here, len(first) + int(np.count_nonzero(better & behind)))
+    return found
 
 
 def features_kind(arrays: ProjectArrays, head: Head | None) -> str:
