@@ -28,6 +28,15 @@ def export(
     min_agreement: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the annotators that must agree with the label.")
     ] = 0.0,
+    features: Annotated[
+        str, typer.Option(help="With a table, the images' features too: npy (a file beside it) or parquet.")
+    ] = "",
+    images: Annotated[
+        str, typer.Option(help="In folders: copy, link (see --image-root), or with folder manifest (no images).")
+    ] = "copy",
+    image_root: Annotated[
+        Path | None, typer.Option(help="For links: the folder that Label Studio serves local files or uploads from.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Shares of train, val and test, within each class.")] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is whole.")] = False,
@@ -38,7 +47,8 @@ def export(
     folder, hf and coco come with the images; interrupted, they go on with those that are missing.
 
     Examples: neat-backend export 3 --out labels.csv ·
-    neat-backend export 3 --format folder --out dataset --split 0.7,0.2,0.1 --seed 1
+    neat-backend export 3 --format folder --out dataset --split 0.7,0.2,0.1 --seed 1 ·
+    neat-backend export 3 --format parquet --features parquet --out labels.parquet
     """
     asked = shared.service()
     wanted = exports.Wanted(
@@ -49,7 +59,7 @@ def export(
         bar = progress.add_task("images", total=None, visible=False)
         count = exports.export(
             asked.settings, asked.database, project, out, format=format, wanted=wanted, overwrite=overwrite,
-            split=_shares(split), seed=seed,
+            features=features, images=images, image_root=image_root, split=_shares(split), seed=seed,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )  # fmt: skip
     shared.show({"labels": count, "format": format, "out": str(out)}, as_json, f"{count} labels written to {out}")

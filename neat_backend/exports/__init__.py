@@ -5,23 +5,30 @@ Reads the store beside a running service, without a lock that a webhook or a lab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 
 from neat_backend.errors import BadRequest
-from neat_backend.exports.folders import Fetch, Progress, write_folder
+from neat_backend.exports import parquet
+from neat_backend.exports.features import Features, NpyFile, parts
+from neat_backend.exports.folders import FOLDERS, NOTHING, write_folder
+from neat_backend.exports.pictures import Copies, Fetch, Links, Pictures, Progress
 from neat_backend.exports.rows import Row, Wanted, rows
-from neat_backend.exports.tables import TABLES
-from neat_backend.exports.targets import refuse_existing, write_lines
+from neat_backend.exports.tables import TABLES, TEXTS
+from neat_backend.exports.targets import new_file, refuse_existing
 from neat_backend.settings import Settings
 from neat_backend.store import projects
 from neat_backend.store.database import Database
 
-__all__ = ["FORMATS", "Row", "Wanted", "export", "lines", "rows"]
+__all__ = ["FEATURES", "FORMATS", "IMAGES", "TABLES", "Row", "Wanted", "export", "rows", "stream"]
 
-FORMATS = (*TABLES, "folder", "hf", "coco")
+FORMATS = (*TABLES, *FOLDERS)
+FEATURES = ("npy", "parquet")
+IMAGES = ("copy", "link", "manifest")
 SPLIT = (0.8, 0.1, 0.1)  # train, val, test
+STREAM_BYTES = 65_536  # of text, in one piece
 
 
 def export(
@@ -33,49 +40,68 @@ def export(
     format: str = "csv",
     wanted: Wanted | None = None,
     overwrite: bool = False,
+    features: str = "",
+    images: str = "copy",
+    image_root: Path | None = None,
     split: Sequence[float] = SPLIT,
     seed: int = 0,
     fetch: Fetch | None = None,
+    downloads: int | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> int:
     """Write the project's labels to `target`, whole or not at all; how many.
 
-    The same data, split and seed give the same bytes. fetch: how images are got; default: from Label Studio.
+    features: npy or parquet, with a table: in a file beside it, or in its own column where both are parquet.
+    images: of folders, copy (fetched), link (to files below image_root), or for `folder` manifest (no images).
+    fetch: how images are got; default: from Label Studio, so many `downloads` at a time.
+    The same data, split and seed give the same bytes.
     Raises BadRequest in words for what can't be done: an unknown format, a target that exists, images missing.
     """
     wanted = wanted or Wanted()
-    _check(format)
+    _check(format, features, images, image_root)
     refuse_existing(target, overwrite)
+    found = rows(settings, database, project, wanted)
     if format in TABLES:
-        count = 0
+        return _write_table(settings, project, target, format, features, found, overwrite)
 
-        def counted() -> Iterator[Row]:
-            nonlocal count
-            for row in rows(settings, database, project, wanted):
-                count += 1
-                yield row
-            if not count:
-                raise BadRequest("there is nothing to export: no task has such a label yet", "project")
+    def pictures(folder: Path) -> Pictures | None:
+        if images == "manifest":
+            return None
+        if image_root is not None:
+            return Links(image_root)
+        if fetch is not None:
+            return Copies(folder, fetch, downloads or 1)
+        return Copies(folder, from_label_studio(settings, database, project), downloads or settings.downloads)
 
-        write_lines(target, TABLES[format](counted()))
-        return count
-    found = list(rows(settings, database, project, wanted))
-    write_folder(
-        format, target, found, fetch or from_label_studio(settings, database, project), split, seed, on_progress
-    )
-    return len(found)
+    return write_folder(format, target, found, pictures, split, seed, on_progress, overwrite)
 
 
-def lines(settings: Settings, database: Database, project: int, format: str, wanted: Wanted) -> Iterator[str]:
-    """The lines of a csv or jsonl export, made as they are asked for.
+def stream(
+    settings: Settings, database: Database, project: int, format: str, wanted: Wanted, features: str = ""
+) -> Iterator[bytes]:
+    """A table in pieces, made as they are asked for: what can be sent while it is read.
 
-    What can't be done is raised here, before there is a first line.
+    features: parquet, for a column of a Parquet table. What can't be done is raised here, before there is a first
+    piece; without labels it is an empty table.
     """
-    if format not in TABLES:
-        raise BadRequest(f"format={format!r}: give one of {', '.join(TABLES)}", "format")
+    if format in FOLDERS:
+        raise BadRequest(
+            f"format={format!r} is a folder with images, which no stream carries: run "
+            f"`neat-backend export {project} --format {format} --out FOLDER` where the backend runs",
+            "format",
+        )
+    _check(format, features, "copy", None)
+    if features and (format, features) != ("parquet", "parquet"):
+        raise BadRequest(
+            "a stream carries features in a Parquet table alone: format=parquet&features=parquet", "features"
+        )
     found = rows(settings, database, project, wanted)
     first = next(found, None)
-    return TABLES[format](chain(() if first is None else (first,), found))
+    found = chain(() if first is None else (first,), found)
+    if format == "parquet":
+        parquet.needed()
+        return parquet.pieces(found, Features(settings, project) if features else None)
+    return _joined(TEXTS[format](found))
 
 
 def from_label_studio(settings: Settings, database: Database, project: int) -> Fetch:
@@ -93,6 +119,81 @@ def from_label_studio(settings: Settings, database: Database, project: int) -> F
     return ImageFetcher(client, settings.max_image_bytes, settings.max_image_pixels, timeout).fetch
 
 
-def _check(format: str) -> None:
+def features_file(target: Path, features: str) -> Path:
+    """`labels.csv` → `labels.features.npy`."""
+    return target.with_name(f"{target.stem}.features.{features}")
+
+
+def _write_table(
+    settings: Settings, project: int, target: Path, format: str, features: str, found: Iterator[Row], overwrite: bool
+) -> int:
+    count = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal count
+        for row in found:
+            count += 1
+            yield row
+        if not count:
+            raise BadRequest(NOTHING, "project")
+
+    with ExitStack() as stack:
+        given: Iterable[Row] = counted()
+        file = stack.enter_context(new_file(target, overwrite))  # named last: when it is there, all is
+        column = None
+        if features:
+            told = Features(settings, project)
+            if format == features:
+                column = told
+            else:
+                beside = stack.enter_context(new_file(features_file(target, features), overwrite))
+                out = NpyFile(beside, told.dim) if features == "npy" else parquet.FeaturesFile(beside, told.dim)
+                stack.enter_context(closing(out))
+                given = _noting(given, told, out)
+        if format == "parquet":
+            with open(file, "xb") as binary:
+                binary.writelines(parquet.pieces(given, column))
+        else:
+            with open(file, "x", encoding="utf-8", newline="") as text:
+                text.writelines(TEXTS[format](given))
+    return count
+
+
+def _noting(given: Iterable[Row], told: Features, out: NpyFile | parquet.FeaturesFile) -> Iterator[Row]:
+    """The rows, their features written on the way."""
+    for part in parts(given):
+        out.append(part, told.of(part))
+        yield from part
+
+
+def _joined(lines: Iterable[str]) -> Iterator[bytes]:
+    """The lines in larger pieces: each piece costs a call of the network."""
+    waiting = bytearray()
+    for line in lines:
+        waiting += line.encode()
+        if len(waiting) >= STREAM_BYTES:
+            yield bytes(waiting)
+            waiting.clear()
+    yield bytes(waiting)
+
+
+def _check(format: str, features: str, images: str, image_root: Path | None) -> None:
     if format not in FORMATS:
         raise BadRequest(f"format={format!r}: give one of {', '.join(FORMATS)}", "format")
+    if features not in ("", *FEATURES):
+        raise BadRequest(f"features={features!r}: give one of {', '.join(FEATURES)}", "features")
+    if features and format not in TABLES:
+        raise BadRequest(f"features go with a table ({', '.join(TABLES)}), not with {format}", "features")
+    if images not in IMAGES:
+        raise BadRequest(f"images={images!r}: give one of {', '.join(IMAGES)}", "images")
+    if images != "copy" and format in TABLES:
+        raise BadRequest(f"a table ({format}) has no images to copy or link; leave --images out", "images")
+    if images == "manifest" and format != "folder":
+        raise BadRequest(f"a manifest without images comes as --format folder, not {format}", "images")
+    if (images == "link") != (image_root is not None):
+        raise BadRequest(
+            "links need --images link and --image-root, the folder that Label Studio serves the files from",
+            "image_root",
+        )
+    if "parquet" in (format, features):
+        parquet.needed()

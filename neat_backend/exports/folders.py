@@ -1,40 +1,39 @@
 """Labelled data sets with their images: a folder for each class, Hugging Face's image folder, COCO.
 
-    folder  train/dog/17.png …            what torchvision's ImageFolder reads
-    hf      train/17.png … metadata.csv   what Hugging Face's `imagefolder` reads
-    coco    train/17.png … train.json     COCO with a category and no box for each image
+    folder  train/dog/17.png … manifest.csv   what torchvision's ImageFolder reads
+    hf      train/17.png … metadata.jsonl     what Hugging Face's `imagefolder` reads
+    coco    train/17.png … train.json         COCO with a category and no box for each image
 
 Everything is built beside the target, in `.NAME.partial`, and named when it is whole. Images that were fetched
-stay there when an export is interrupted, so that the next one goes on with what is missing.
+stay there when an export is interrupted, so that the next one goes on with what is missing. In memory are a few
+numbers for each row; the rows themselves wait in a file.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from neat_backend.core.hashing import mixed
-from neat_backend.errors import BadRequest, ImageError
+from neat_backend.errors import BadRequest
+from neat_backend.exports.pictures import Pictures, Progress
 from neat_backend.exports.rows import Row
-from neat_backend.exports.targets import plain_words, replace_folder
-from neat_backend.store.arrays import image_key
+from neat_backend.exports.tables import COLUMNS, values
+from neat_backend.exports.targets import new_folder
 
 SPLITS = ("train", "val", "test")
 INVALID = "invalid"  # the class of invalid images, where they are wanted
-_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}  # the others are named like the format
-_READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
-
-Fetch = Callable[[int, str], bytes]  # task, reference → the file; raises ImageError
-Progress = Callable[[int, int], None]  # images done, images in all
+UNKNOWN = -1  # in Hugging Face's metadata, whose readers want one type for a column in every part
 
 
 @dataclass(frozen=True)
@@ -45,118 +44,231 @@ class Placed:
     label: str
     split: str
     file: str
-    width: int
-    height: int
+    width: int = 0
+    height: int = 0
 
 
-def split_of(tasks: Sequence[int], labels: Sequence[str], shares: Sequence[float], seed: int) -> list[str]:
-    """train, val or test for each task, in these shares within each class.
+def split_codes(
+    ids: npt.NDArray[np.int64], labels: npt.NDArray[Any], shares: Sequence[float], seed: int
+) -> npt.NDArray[np.uint8]:
+    """An index into SPLITS for each task, in these shares within each class: ids [n], labels [n] -> [n].
 
     Which images go where follows from the seed and the tasks' ids alone: the order of a seeded hash.
     Raises BadRequest for shares that can't be meant.
     """
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise BadRequest(f"split {list(shares)}: give three shares that add up to 1, such as 0.8,0.1,0.1", "split")
-    ids, names = np.array(tasks, np.int64), np.array(labels, np.str_)
-    found = np.zeros(len(ids), np.int64)
-    for name in np.unique(names):
-        at = np.flatnonzero(names == name)
+    found = np.zeros(len(ids), np.uint8)
+    for label in np.unique(labels):
+        at = np.flatnonzero(labels == label)
         at = at[np.lexsort((ids[at], mixed(ids[at], seed)))]
         ends = np.rint(np.cumsum(shares)[:2] * len(at)).astype(int)
         found[at[ends[0] : ends[1]]] = 1
         found[at[ends[1] :]] = 2
-    return [SPLITS[code] for code in found]
+    return found
 
 
 def write_folder(
     kind: str,
     target: Path,
-    rows: Sequence[Row],
-    fetch: Fetch,
+    rows: Iterator[Row],
+    pictures: Callable[[Path], Pictures | None],
     shares: Sequence[float],
     seed: int,
     on_progress: Progress = lambda done, total: None,
-) -> None:
-    """Write rows with their images as `kind` (folder, hf or coco), whole or not at all.
+    overwrite: bool = False,
+) -> int:
+    """Write rows with their images as `kind` (folder, hf or coco), whole or not at all; how many.
 
+    pictures: made with the folder that may keep files for the next try; None = the manifest alone.
     Raises BadRequest when there is nothing to export, for images that can't be had (what could be had stays for the
     next try), and for a target that can't be written.
     """
-    if not rows:
-        raise BadRequest("there is nothing to export: no task has such a label yet", "project")
-    labels = [row.label if not row.invalid else INVALID for row in rows]
-    if any(row.invalid for row in rows) and any(row.label == INVALID for row in rows):
-        raise BadRequest(f"{INVALID!r} is a class of the project and the name for invalid images; export csv", "format")
-    folders = _folder_names(sorted(set(labels))) if kind == "folder" else {}
-    splits = split_of([row.task for row in rows], labels, shares, seed)
-    partial = target.with_name(f".{target.name}.partial")
-    with plain_words(target):
-        fetched, built = partial / "images", partial / "built"
-        fetched.mkdir(parents=True, exist_ok=True)
-        files = _fetched(rows, fetched, fetch, on_progress)
-        shutil.rmtree(built, ignore_errors=True)
-        built.mkdir()
-        placed = []
-        for row, label, split, file in zip(rows, labels, splits, files, strict=True):
-            suffix, width, height = _shape(row, file)
-            parts = [split, folders[label], f"{row.task}{suffix}"] if folders else [split, f"{row.task}{suffix}"]
-            path = built.joinpath(*parts)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, path)
-            placed.append(Placed(row, label, split, "/".join(parts), width, height))
-        for split in SPLITS:
-            of_split = [each for each in placed if each.split == split]
-            if of_split and kind == "hf":
-                (built / split / "metadata.csv").write_text(_metadata(of_split), encoding="utf-8")
-            if of_split and kind == "coco":
-                (built / f"{split}.json").write_text(_coco(of_split, sorted(set(labels))), encoding="utf-8")
-    replace_folder(built, target)
-    shutil.rmtree(partial, ignore_errors=True)
+    split_codes(np.empty(0, np.int64), np.empty(0, np.int64), shares, seed)  # what can't be meant, before the work
+    first = next(rows, None)
+    if first is None:
+        raise BadRequest(NOTHING, "project")
+    with new_folder(target, overwrite) as partial:
+        built, source = partial / "built", pictures(partial / "images")
+        kept = _Kept(partial / "rows.jsonl")
+        kept.add(first)
+        for row in rows:
+            kept.add(row)
+        names = kept.finish()
+        if source is not None:
+            source.prepare(kept.rows(), len(kept), on_progress)
+        splits = split_codes(np.frombuffer(kept.ids, np.int64), np.frombuffer(kept.codes, np.int32), shares, seed)
+        with ExitStack() as stack:
+            lists = _LISTS[kind](built, sorted(names))
+            stack.callback(lists.close)
+            for row, code, split in zip(kept.rows(), kept.codes, splits.tolist(), strict=True):
+                placed = _place(row, names[code], SPLITS[split], built, lists.folder(names[code]), source)
+                lists.add(placed)
+    return len(kept)
 
 
-def _fetched(rows: Sequence[Row], folder: Path, fetch: Fetch, on_progress: Progress) -> list[Path]:
-    """The rows' image files; those that are here already are not fetched again."""
-    files, failed = [], []
-    for done, row in enumerate(rows):
-        file = folder / f"{row.task}-{image_key(row.image) % 2**64:016x}"
-        if not file.exists():
-            try:
-                data = fetch(row.task, row.image)
-            except ImageError as error:
-                failed.append(f"task {row.task}: {error}")
-                continue
-            temporary = file.with_suffix(".tmp")
-            temporary.write_bytes(data)
-            os.replace(temporary, file)
-        files.append(file)
-        on_progress(done + 1, len(rows))
-    if failed:
-        shown = "; ".join(failed[:3]) + ("; …" if len(failed) > 3 else "")
-        raise BadRequest(
-            f"{len(failed)} of {len(rows)} images can't be had ({shown}). Nothing was exported; the others are kept, "
-            "so run it again once Label Studio can serve these",
-            "image",
-        )
-    return files
+NOTHING = "there is nothing to export: no task has such a label yet"
 
 
-def _shape(row: Row, file: Path) -> tuple[str, int, int]:
-    """Suffix, width and height of an image file."""
-    try:
-        Image.init()
-        with Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN]) as image:
-            kind = str(image.format)
-            return _SUFFIXES.get(kind, f".{kind.lower()}"), image.width, image.height
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        file.unlink(missing_ok=True)  # the next export fetches it again
-        raise BadRequest(
-            f"the file of task {row.task} is no image that can be exported ({type(error).__name__}): put a readable "
-            "image in its place in Label Studio, or export csv or jsonl",
-            "image",
-        ) from error
+class _Kept:
+    """The rows in a file; of each, its task and the number of its class in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO = _new(path)
+        self._names: dict[tuple[str, bool], int] = {}
+        self.ids, self.codes = array("q"), array("i")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, row: Row) -> None:
+        key = ("", True) if row.invalid else (row.label, False)
+        self.ids.append(row.task)
+        self.codes.append(self._names.setdefault(key, len(self._names)))
+        self._file.write(json.dumps(values(row)) + "\n")
+
+    def finish(self) -> list[str]:
+        """The classes' names, by their numbers. Raises BadRequest where a class is named like the invalid images."""
+        self._file.close()
+        if ("", True) in self._names and (INVALID, False) in self._names:
+            raise BadRequest(
+                f"{INVALID!r} is a class of the project and the name for invalid images; export csv", "format"
+            )
+        return [INVALID if invalid else label for label, invalid in self._names]
+
+    def rows(self) -> Iterator[Row]:
+        with open(self._path, encoding="utf-8") as file:
+            for line in file:
+                yield Row(*json.loads(line))
 
 
-def _folder_names(labels: Sequence[str]) -> dict[str, str]:
+def _place(row: Row, label: str, split: str, built: Path, folder: str, source: Pictures | None) -> Placed:
+    if source is None:
+        return Placed(row, label, split, row.image)
+    shape = source.shape(row)
+    file = "/".join([split, *([folder] if folder else []), f"{row.task}{shape.suffix}"])
+    path = built / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source.place(row, path)
+    return Placed(row, label, split, file, shape.width, shape.height)
+
+
+class _Lists(Protocol):
+    """What says which image is what: files that grow with the images."""
+
+    def __init__(self, built: Path, labels: Sequence[str]) -> None: ...
+
+    def folder(self, label: str) -> str:
+        """Where images of a class lie below their part; "" = beside the others."""
+
+    def add(self, placed: Placed) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Manifest:
+    """The columns of the tables, with part and file before them."""
+
+    def __init__(self, built: Path, labels: Sequence[str]) -> None:
+        self._folders = folder_names(labels)
+        self._file: TextIO = _new(built / "manifest.csv")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(["file", "split", *COLUMNS])
+        self._label = COLUMNS.index("label")
+
+    def folder(self, label: str) -> str:
+        return self._folders[label]
+
+    def add(self, placed: Placed) -> None:
+        row = [str(value).lower() if isinstance(value, bool) else value for value in values(placed.row)]
+        row[self._label] = placed.label
+        self._writer.writerow([placed.file, placed.split, *row])
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Metadata:
+    """A file for each part, as Hugging Face's readers want it: every column of one type, whatever the part.
+
+    JSON, because in csv a class named 7 or None would be read as a number or as nothing.
+    """
+
+    def __init__(self, built: Path, labels: Sequence[str]) -> None:
+        self._built = built
+        self._files: dict[str, TextIO] = {}
+
+    def folder(self, label: str) -> str:
+        return ""
+
+    def add(self, placed: Placed) -> None:
+        row = placed.row
+        if placed.split not in self._files:
+            self._files[placed.split] = _new(self._built / placed.split / "metadata.jsonl")
+        about = {
+            "file_name": placed.file.partition("/")[2],
+            "label": placed.label,
+            "task": row.task,
+            "annotators": row.annotators,
+            "agreement": row.agreement,
+            "round": UNKNOWN if row.round is None else row.round,
+            "rank": UNKNOWN if row.rank is None else row.rank,
+            "inconsistency": float(UNKNOWN) if row.inconsistency is None else row.inconsistency,
+        }
+        self._files[placed.split].write(json.dumps(about, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+class _Coco:
+    """A file for each part. Ids of images and annotations are the tasks'; categories count from 1, by name, in every
+    part alike."""
+
+    def __init__(self, built: Path, labels: Sequence[str]) -> None:
+        self._built = built
+        self._codes = {label: number for number, label in enumerate(labels, 1)}
+        self._files: dict[str, tuple[TextIO, TextIO]] = {}  # of each part: its file, and the annotations till the end
+
+    def folder(self, label: str) -> str:
+        return ""
+
+    def add(self, placed: Placed) -> None:
+        task = placed.row.task
+        image = {"id": task, "file_name": placed.file, "width": placed.width, "height": placed.height}
+        annotation = {"id": task, "image_id": task, "category_id": self._codes[placed.label]}
+        between = ", "
+        if placed.split not in self._files:
+            file, spool = _new(self._built / f"{placed.split}.json"), _new(self._built / f"{placed.split}.annotations")
+            self._files[placed.split] = (file, spool)
+            file.write('{"images": [')
+            between = ""
+        for file, about in zip(self._files[placed.split], (image, annotation), strict=True):
+            file.write(between + json.dumps(about, ensure_ascii=False))
+
+    def close(self) -> None:
+        categories = [{"id": code, "name": label} for label, code in self._codes.items()]
+        for split, (file, spool) in self._files.items():
+            with file, spool:
+                file.write('], "annotations": [')
+                spool.seek(0)
+                shutil.copyfileobj(spool, file)
+                file.write(f'], "categories": {json.dumps(categories, ensure_ascii=False)}}}')
+            (self._built / f"{split}.annotations").unlink()
+
+
+def _new(path: Path) -> TextIO:
+    """A text file with \n alone at the ends of lines; to be closed by whoever asked."""
+    return open(path, "w+", encoding="utf-8", newline="")
+
+
+_LISTS: dict[str, type[_Lists]] = {"folder": _Manifest, "hf": _Metadata, "coco": _Coco}
+FOLDERS = tuple(_LISTS)
+
+
+def folder_names(labels: Sequence[str]) -> dict[str, str]:
     """A folder's name for each class: the class's, without what can't be in one."""
     names: dict[str, str] = {}
     for label in labels:
@@ -165,27 +277,3 @@ def _folder_names(labels: Sequence[str]) -> dict[str, str]:
             name = f"{name}-{len(names)}"
         names[label] = name
     return names
-
-
-def _metadata(placed: Sequence[Placed]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file_name", "label", "task", "annotators", "agreement", "round"])
-    for each in placed:
-        row = each.row
-        name = each.file.partition("/")[2]
-        writer.writerow([name, each.label, row.task, row.annotators, row.agreement, row.round])
-    return text.getvalue()
-
-
-def _coco(placed: Sequence[Placed], labels: Sequence[str]) -> str:
-    """Ids of images and annotations are the tasks'; categories count from 1, by name, in every part alike."""
-    codes = {label: number for number, label in enumerate(labels, 1)}
-    images = [
-        {"id": each.row.task, "file_name": each.file, "width": each.width, "height": each.height} for each in placed
-    ]
-    annotations = [
-        {"id": each.row.task, "image_id": each.row.task, "category_id": codes[each.label]} for each in placed
-    ]
-    categories = [{"id": code, "name": label} for label, code in codes.items()]
-    return json.dumps({"images": images, "annotations": annotations, "categories": categories}, ensure_ascii=False)

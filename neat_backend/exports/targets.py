@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from neat_backend.errors import BadRequest
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody else is kept away
+    fcntl = None  # type: ignore[assignment]
 
 
 def refuse_existing(target: Path, overwrite: bool) -> None:
@@ -20,32 +25,69 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
         raise BadRequest(f"the folder {target.absolute().parent} does not exist; make it first", "out")
 
 
-def write_lines(target: Path, lines: Iterable[str]) -> None:
-    """Write a text file under another name, then give it its own."""
+@contextmanager
+def new_file(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A name to write a file under; when all went well, what is there gets the target's name, else it is deleted."""
+    refuse_existing(target, overwrite)
     if target.is_dir():
         raise BadRequest(f"{target} is a folder; name a file", "out")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with plain_words(target):
         try:
-            with open(temporary, "x", encoding="utf-8", newline="") as file:
-                file.writelines(lines)
-                file.flush()
+            yield temporary
+            with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
+            refuse_existing(target, overwrite)  # it may have appeared meanwhile
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def replace_folder(built: Path, target: Path) -> None:
-    """Give a finished folder its name, in place of what is there."""
+@contextmanager
+def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder `.NAME.partial` beside the target, for this process alone; in the end its `built` becomes the target.
+
+    When something fails, `images` in it stays, so that the next try goes on with it, and nothing else.
+    Raises BadRequest when another process writes this target.
+    """
+    refuse_existing(target, overwrite)
+    partial = target.with_name(f".{target.name}.partial")
+    built = partial / "built"
     with plain_words(target):
-        if target.exists() or target.is_symlink():
-            before = target.with_name(f".{target.name}.{secrets.token_hex(4)}.before")
-            os.rename(target, before)
-            os.rename(built, target)
-            shutil.rmtree(before) if before.is_dir() and not before.is_symlink() else before.unlink()
-        else:
-            os.rename(built, target)
+        partial.mkdir(exist_ok=True)
+        with open(partial / "lock", "w") as lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise BadRequest(
+                        f"another export is writing {target}; wait for it, or name another target", "out"
+                    ) from None
+            try:
+                shutil.rmtree(built, ignore_errors=True)
+                built.mkdir()
+                yield partial
+                refuse_existing(target, overwrite)  # it may have appeared meanwhile
+                _replace(built, target)
+            except BaseException:
+                shutil.rmtree(built if (partial / "images").is_dir() else partial, ignore_errors=True)
+                raise
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(built: Path, target: Path) -> None:
+    """Give a finished folder its name, in place of what is there."""
+    if not target.exists() and not target.is_symlink():
+        os.rename(built, target)
+        return
+    before = target.with_name(f".{target.name}.{secrets.token_hex(4)}.before")
+    os.rename(target, before)
+    try:
+        os.rename(built, target)
+    except OSError:
+        os.rename(before, target)
+        raise
+    shutil.rmtree(before) if before.is_dir() and not before.is_symlink() else before.unlink()
 
 
 @contextmanager

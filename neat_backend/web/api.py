@@ -19,7 +19,7 @@ from neat_backend.labelstudio.events import timestamp
 from neat_backend.service import Service
 
 MOST_ROWS = 10_000
-MEDIA_TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+MEDIA_TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
 
 
 def routes(service: Service) -> Blueprint:
@@ -77,10 +77,10 @@ def routes(service: Service) -> Blueprint:
 
     @blueprint.get("/projects/<int:project>/export")
     def export(project: int) -> ResponseReturnValue:
-        format, wanted = request.args.get("format", "csv"), _wanted()
-        lines = exports.lines(service.settings, service.database, project, format, wanted)
+        format, features, wanted = request.args.get("format", "csv"), request.args.get("features", ""), _wanted()
+        pieces = exports.stream(service.settings, service.database, project, format, wanted, features)
         name = f"project-{project}-labels.{format}"
-        answer = Response(lines, mimetype=MEDIA_TYPES[format])
+        answer = Response(pieces, mimetype=MEDIA_TYPES[format])
         answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         answer.headers["Cache-Control"] = "no-store"
         return answer

@@ -2,88 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from neat_backend import cli, exports
 from neat_backend.errors import BadRequest, ImageError, UnknownProject
 from neat_backend.exports import Wanted, export
-from neat_backend.exports.folders import split_of
-from neat_backend.exports.tables import TABLES
-from neat_backend.records import Annotation, Task
-from neat_backend.settings import Settings
-from neat_backend.store import projects, rounds, tasks
-from neat_backend.store.database import Database
-from tests.serving import CONFIG, make_database, make_settings
-
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
-PROJECT = 7
-
-
-def picture(seed: int, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), np.uint8)
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
-
-
-def fetch(task: int, image: str) -> bytes:
-    return picture(task, "JPEG" if task % 2 else "PNG")
-
-
-class Labelled:
-    """A project of 40 tasks: 1 to 20 dogs, 21 to 30 cats, 31 to 34 invalid, 35 skipped, the rest open."""
-
-    def __init__(self, folder: Path) -> None:
-        self.settings: Settings = make_settings(folder)
-        self.database: Database = make_database(self.settings)
-        self._answers = 0
-        with self.database.begin() as conn:
-            projects.save_connection(conn, PROJECT, label_config=CONFIG, title="pets")
-            made = [Task(n, f"/data/upload/{n}.png", START) for n in range(1, 41)]
-            tasks.upsert_tasks(conn, PROJECT, made, 1)
-        self.truth = {n: "dog" if n <= 20 else "cat" for n in range(1, 31)}
-        for task, choice in self.truth.items():
-            self.answer(task, choice)
-        for task in range(31, 35):
-            self.answer(task, "invalid")
-        self.answer(35, None)
-
-    def answer(self, task: int, choice: str | None, annotator: int = 1) -> datetime:
-        """An annotation of the next minute."""
-        self._answers += 1
-        at = START + timedelta(minutes=self._answers)
-        choices: dict[str, Any] = {} if choice is None else {"class": (choice,)}
-        made = Annotation(self._answers, task, annotator, choices, choice is None, False, at)
-        with self.database.begin() as conn:
-            tasks.upsert_annotations(conn, PROJECT, [made], self._answers + 1)
-        return at
-
-    def rows(self, **wanted: Any) -> list[exports.Row]:
-        return list(exports.rows(self.settings, self.database, PROJECT, Wanted(**wanted)))
-
-    def export(self, target: Path, **given: Any) -> int:
-        return export(self.settings, self.database, PROJECT, target, fetch=given.pop("fetch", fetch), **given)
-
-
-@pytest.fixture
-def labelled(tmp_path: Path) -> Iterator[Labelled]:
-    made = Labelled(tmp_path)
-    yield made
-    made.database.dispose()
+from neat_backend.exports.folders import SPLITS, folder_names, split_codes
+from neat_backend.exports.tables import TEXTS
+from neat_backend.store import rounds
+from tests.exports.labelled import PROJECT, START, Labelled, fetch
 
 
 class TestWhatIsExported:
@@ -94,21 +33,21 @@ class TestWhatIsExported:
         assert len(more) == 34
 
     def test_several_annotators_and_how_far_they_agree(self, labelled: Labelled) -> None:
-        labelled.answer(1, "cat", annotator=2)
-        labelled.answer(1, "cat", annotator=3)
-        labelled.answer(2, "dog", annotator=2)
+        labelled.answer({1: "cat"}, annotator=2)
+        labelled.answer({1: "cat"}, annotator=3)
+        labelled.answer({2: "dog"}, annotator=2)
         found = {row.task: row for row in labelled.rows()}
         assert (found[1].label, found[1].annotators, found[1].agreement) == ("cat", 3, 2 / 3)
         assert (found[2].label, found[2].annotators, found[2].agreement) == ("dog", 2, 1.0)
         assert 1 not in {row.task for row in labelled.rows(min_agreement=0.7)}
 
     def test_an_annotators_last_word_counts(self, labelled: Labelled) -> None:
-        labelled.answer(3, "cat")
+        labelled.answer({3: "cat"})
         (row,) = [row for row in labelled.rows() if row.task == 3]
         assert (row.label, row.annotators, row.agreement) == ("cat", 1, 1.0)
 
     def test_since(self, labelled: Labelled) -> None:
-        at = labelled.answer(36, "cat")
+        at = labelled.answer({36: "cat"})
         assert [row.task for row in labelled.rows(since=at)] == [36]
 
     def test_the_round_that_a_label_was_made_for(self, labelled: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,70 +76,29 @@ class TestWhatIsExported:
         assert refused.value.field == field
 
 
+def split_of(tasks: Sequence[int], labels: Sequence[str], shares: Sequence[float], seed: int) -> list[str]:
+    codes = split_codes(np.array(tasks, np.int64), np.array(labels), shares, seed)
+    return [SPLITS[code] for code in codes]
+
+
 class TestTables:
-    def test_pandas_reads_csv_as_it_was_labelled(self, labelled: Labelled, tmp_path: Path) -> None:
-        pandas = pytest.importorskip("pandas")
-        assert labelled.export(tmp_path / "labels.csv") == 30
-        table = pandas.read_csv(tmp_path / "labels.csv")
-        assert dict(zip(table["task"], table["label"], strict=True)) == labelled.truth
-        assert list(table.columns) == list(exports.Row.__dataclass_fields__)
-        assert table["invalid"].dtype == bool
-
-    def test_pandas_reads_jsonl_as_it_was_labelled(self, labelled: Labelled, tmp_path: Path) -> None:
-        pandas = pytest.importorskip("pandas")
-        labelled.export(tmp_path / "labels.jsonl", format="jsonl", wanted=Wanted(include_invalid=True))
-        table = pandas.read_json(tmp_path / "labels.jsonl", lines=True)
-        known = table[~table["invalid"]]
-        assert dict(zip(known["task"], known["label"], strict=True)) == labelled.truth
-        assert len(table) == 34
-
     def test_memory_does_not_grow_with_the_rows(self) -> None:
         row = exports.Row(1, "/data/upload/1.png", "dog", False, 1, 1.0, START.isoformat(), None)
-        for lines in TABLES.values():
+        for lines in TEXTS.values():
             tracemalloc.start()
             assert sum(map(len, lines(row for _ in range(20_000)))) > 1_200_000
             assert tracemalloc.get_traced_memory()[1] < 600_000
             tracemalloc.stop()
 
+    def test_a_stream_comes_in_pieces_worth_sending(self, labelled: Labelled) -> None:
+        labelled.answer(dict.fromkeys(range(36, 41), "dog"))
+        (piece,) = exports.stream(labelled.settings, labelled.database, PROJECT, "csv", Wanted())
+        assert len(piece.splitlines()) == 36
 
-class TestFolders:
-    def test_torchvisions_image_folder_reads_what_was_labelled(self, labelled: Labelled, tmp_path: Path) -> None:
-        datasets = pytest.importorskip("torchvision.datasets")
-        labelled.export(tmp_path / "set", format="folder")
-        found: dict[int, str] = {}
-        for split in ("train", "val", "test"):
-            read = datasets.ImageFolder(tmp_path / "set" / split)
-            found |= {int(Path(path).stem): read.classes[code] for path, code in read.samples}
-            assert len(read) == {"train": 24, "val": 3, "test": 3}[split]
-        assert found == labelled.truth
-        (one,) = (tmp_path / "set").glob("*/dog/8.*")
-        assert one.suffix == ".png"
-        assert one.read_bytes() == fetch(8, "")
 
-    def test_a_hugging_face_folder_names_every_file_and_its_label(self, labelled: Labelled, tmp_path: Path) -> None:
-        pandas = pytest.importorskip("pandas")
-        labelled.export(tmp_path / "set", format="hf")
-        found = {}
-        for split in ("train", "val", "test"):
-            table = pandas.read_csv(tmp_path / "set" / split / "metadata.csv")
-            assert all((tmp_path / "set" / split / name).is_file() for name in table["file_name"])
-            found |= dict(zip(table["task"], table["label"], strict=True))
-        assert found == labelled.truth
-
-    def test_coco_holds_images_labels_and_sizes(self, labelled: Labelled, tmp_path: Path) -> None:
-        labelled.export(tmp_path / "set", format="coco", wanted=Wanted(include_invalid=True))
-        found = {}
-        for split in ("train", "val", "test"):
-            read = json.loads((tmp_path / "set" / f"{split}.json").read_text())
-            names = {each["id"]: each["name"] for each in read["categories"]}
-            assert list(names.values()) == ["cat", "dog", "invalid"]
-            assert all((tmp_path / "set" / each["file_name"]).is_file() for each in read["images"])
-            assert {(each["width"], each["height"]) for each in read["images"]} == {(4, 5)}
-            found |= {each["image_id"]: names[each["category_id"]] for each in read["annotations"]}
-        assert found == labelled.truth | dict.fromkeys(range(31, 35), "invalid")
-
+class TestFolderNames:
     def test_classes_whose_names_cannot_be_folders_stay_apart(self) -> None:
-        names = exports.folders._folder_names(["../x", "a/b", "a:b", "A_b", ".."])
+        names = folder_names(["../x", "a/b", "a:b", "A_b", ".."])
         assert len({name.casefold() for name in names.values()}) == 5
         assert all("/" not in name and not name.startswith(".") for name in names.values())
 
@@ -241,7 +139,7 @@ class TestWriting:
         labelled.export(target, format=format)
         with pytest.raises(BadRequest, match="--overwrite"):
             labelled.export(target, format=format)
-        labelled.answer(1, "cat")
+        labelled.answer({1: "cat"})
         labelled.export(target, format=format, overwrite=True)
         if format == "folder":
             assert list(target.glob("*/cat/1.jpg"))
@@ -296,7 +194,7 @@ class TestWriting:
     def test_unknown_project_and_format(self, labelled: Labelled, tmp_path: Path) -> None:
         with pytest.raises(UnknownProject):
             export(labelled.settings, labelled.database, 8, tmp_path / "out")
-        with pytest.raises(BadRequest, match="csv, jsonl, folder, hf, coco"):
+        with pytest.raises(BadRequest, match="csv, jsonl, parquet, folder, hf, coco"):
             labelled.export(tmp_path / "out", format="excel")
         assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
@@ -310,14 +208,14 @@ class TestCommand:
         done = CliRunner().invoke(cli.app, ["export", "7", "--out", str(tmp_path / "a.csv"), "--json"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["labels"] == 30
-        by_hand = "".join(exports.lines(labelled.settings, labelled.database, PROJECT, "csv", Wanted()))
-        assert (tmp_path / "a.csv").read_text() == by_hand
+        by_hand = exports.stream(labelled.settings, labelled.database, PROJECT, "csv", Wanted())
+        assert (tmp_path / "a.csv").read_bytes() == b"".join(by_hand)
 
     def test_beside_a_writer_neither_waits(self, labelled: Labelled, tmp_path: Path) -> None:
         """As from cron: a label is stored while the rows are being read, and is not in them."""
         rows = exports.rows(labelled.settings, labelled.database, PROJECT, Wanted())
         next(rows)
-        labelled.answer(36, "cat")
+        labelled.answer({36: "cat"})
         assert 36 not in {row.task for row in rows}
         assert 36 in {row.task for row in labelled.rows()}
 

@@ -157,10 +157,10 @@ class TestExport:
             tasks.upsert_annotations(conn, 7, answers, 0, authoritative=True)
 
     def test_is_what_the_command_line_writes(self, client: FlaskClient, service: Service) -> None:
-        for format in ("csv", "jsonl"):
+        for format in exports.TABLES:
             answer = client.get(f"/api/projects/7/export?format={format}")
-            expected = "".join(exports.lines(service.settings, service.database, 7, format, exports.Wanted()))
-            assert (answer.status_code, answer.text) == (200, expected)
+            pieces = exports.stream(service.settings, service.database, 7, format, exports.Wanted())
+            assert (answer.status_code, answer.data) == (200, b"".join(pieces))
             assert f"project-7-labels.{format}" in answer.headers["Content-Disposition"]
 
     @pytest.mark.parametrize(
@@ -183,13 +183,17 @@ class TestExport:
     @pytest.mark.parametrize(
         "query",
         [
-            "format=parquet", "include_invalid=yes", "since=yesterday", "round=4", "round=-1", "min_agreement=2",
-            "min_agreement=nan", "min_agreement=much",
+            "format=excel", "format=hf", "features=npy", "features=parquet", "include_invalid=yes", "since=yesterday",
+            "round=4", "round=-1", "min_agreement=2", "min_agreement=nan", "min_agreement=much",
         ],
     )  # fmt: skip
     def test_refuses_what_cant_be_meant(self, client: FlaskClient, query: str) -> None:
         answer = client.get(f"/api/projects/7/export?{query}")
         assert (answer.status_code, answer.json["field"]) == (400, query.partition("=")[0])  # type: ignore[index]
+
+    def test_a_folder_is_refused_with_the_command_that_makes_it(self, client: FlaskClient) -> None:
+        answer = client.get("/api/projects/7/export?format=coco")
+        assert "neat-backend export 7 --format coco --out" in answer.json["error"]  # type: ignore[index]
 
     def test_of_an_unknown_project_is_404(self, client: FlaskClient) -> None:
         assert client.get("/api/projects/404/export").status_code == 404

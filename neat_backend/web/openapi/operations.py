@@ -113,9 +113,11 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", f"{_PROJECT}/export", "projects", "The labelled data set, as a stream",
-        {200: ("text/csv", "application/x-ndjson")}, {200: "The same bytes for the same labels."}, refuses_query=True,
+        {200: ("text/csv", "application/x-ndjson", "application/vnd.apache.parquet")},
+        {200: "The same bytes for the same labels."}, refuses_query=True,
         query=[
-            _query("format", "Which.", "csv", type="string", enum=["csv", "jsonl"]),
+            _query("format", "Which; Parquet needs pyarrow.", "csv", type="string", enum=["csv", "jsonl", "parquet"]),
+            _query("features", "The images' features as a column, with parquet.", type="string", enum=["parquet"]),
             _query("include_invalid", "1 = not the known ones alone.", "0", type="string", enum=["0", "1"]),
             _query("since", "Labelled since then; a time with its zone.", type="string", format="date-time"),
             _query("round", "Labelled for this query round.", type="integer", minimum=0),

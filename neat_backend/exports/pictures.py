@@ -1,0 +1,183 @@
+"""Where the image files of an export come from: copies through Label Studio, or links to files that are here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.pool import ThreadPool  # of daemon threads: Ctrl-C waits for no download
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from PIL import Image
+
+from neat_backend.errors import BadRequest, ImageError
+from neat_backend.exports.rows import Row
+from neat_backend.store.arrays import image_key
+
+Fetch = Callable[[int, str], bytes]  # task, reference → the file; raises ImageError
+Progress = Callable[[int, int], None]  # images done, images in all
+
+NAMED = 3  # images that a refusal names
+_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}  # the others are named like the format
+_READABLE = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+_AT_ONCE = 256  # rows that are handed to the downloads together
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an image file's header says."""
+
+    suffix: str
+    width: int
+    height: int
+
+
+class Pictures(Protocol):
+    """A way to come by the image files."""
+
+    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress) -> None:
+        """Have them all at hand. Raises BadRequest naming some that can't be had."""
+
+    def shape(self, row: Row) -> Shape:
+        """Raises BadRequest for what is no image."""
+
+    def place(self, row: Row, path: Path) -> None:
+        """Put the row's file, or a link to it, at `path`."""
+
+
+class Copies:
+    """Files fetched into a folder; those that are there already are not fetched again."""
+
+    def __init__(self, folder: Path, fetch: Fetch, downloads: int) -> None:
+        """downloads: how many at a time; with 1, `fetch` is called in the caller's thread."""
+        self._folder, self._fetch, self._downloads = folder, fetch, downloads
+
+    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress) -> None:
+        self._folder.mkdir(exist_ok=True)
+        failed = _Failures()
+        for done, (row, error) in enumerate(self._fetched(rows), 1):
+            if error:
+                failed.note(row, error)
+            on_progress(done, total)
+        failed.refuse(
+            total, "Nothing was exported; the others are kept, so run it again once Label Studio can serve these"
+        )
+
+    def shape(self, row: Row) -> Shape:
+        file = self._file(row)
+        try:
+            return _shape(row, file)
+        except BadRequest:
+            file.unlink(missing_ok=True)  # the next export fetches it again
+            raise
+
+    def place(self, row: Row, path: Path) -> None:
+        """A second name for the same file, so that no disk is needed for it twice."""
+        try:
+            os.link(self._file(row), path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(self._file(row), path)
+
+    def _fetched(self, rows: Iterator[Row]) -> Iterator[tuple[Row, str]]:
+        if self._downloads <= 1:
+            yield from map(self._get, rows)
+            return
+        with ThreadPool(self._downloads) as pool:
+            while part := list(islice(rows, _AT_ONCE)):
+                yield from pool.imap_unordered(self._get, part)
+
+    def _get(self, row: Row) -> tuple[Row, str]:
+        """Fetch an image unless it is here; why it can't be had, "" = it is here."""
+        file = self._file(row)
+        if not file.exists():
+            try:
+                data = self._fetch(row.task, row.image)
+            except ImageError as error:
+                return row, str(error)
+            temporary = file.with_suffix(".tmp")
+            temporary.write_bytes(data)
+            os.replace(temporary, file)
+        return row, ""
+
+    def _file(self, row: Row) -> Path:
+        return self._folder / f"{row.task}-{image_key(row.image) % 2**64:016x}"
+
+
+class Links:
+    """Files of this machine, below the folder that Label Studio serves them from."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises BadRequest for a folder that isn't there."""
+        if not root.is_dir():
+            raise BadRequest(f"{root} is no folder: name the one that Label Studio serves the files from", "image_root")
+        self._root = root.resolve()
+
+    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress) -> None:
+        failed = _Failures()
+        for done, row in enumerate(rows, 1):
+            try:
+                self.file(row)
+            except ImageError as error:
+                failed.note(row, str(error))
+            on_progress(done, total)
+        failed.refuse(total, "Nothing was exported; name their folder as --image-root, or export copies")
+
+    def shape(self, row: Row) -> Shape:
+        return _shape(row, self.file(row))
+
+    def place(self, row: Row, path: Path) -> None:
+        path.symlink_to(self.file(row))
+
+    def file(self, row: Row) -> Path:
+        """The file of an upload or of a local file. Raises ImageError for others, and where it isn't there."""
+        address = urlsplit(row.image.strip())
+        _, found, rest = address.path.partition("/data/local-files/")
+        if found:
+            inside = parse_qs(address.query).get("d", [""])[0]
+        else:
+            _, found, rest = address.path.partition("/data/upload/")
+            inside = f"upload/{unquote(rest)}" if found else ""
+        if not inside:
+            raise ImageError(f"{row.image[:200]!r} is no upload and no local file of Label Studio")
+        file = (self._root / inside.lstrip("/")).resolve()
+        if not file.is_relative_to(self._root):
+            raise ImageError(f"{row.image[:200]!r} leads out of {self._root}")
+        if not file.is_file():
+            raise ImageError(f"there is no file {file}")
+        return file
+
+
+class _Failures:
+    """How many images can't be had, and why the first can't."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._first: list[str] = []
+
+    def note(self, row: Row, why: str) -> None:
+        self._count += 1
+        if self._count <= NAMED:
+            self._first.append(f"task {row.task}: {why}")
+
+    def refuse(self, total: int, remedy: str) -> None:
+        if self._count:
+            shown = "; ".join(self._first) + ("; …" if self._count > NAMED else "")
+            raise BadRequest(f"{self._count} of {total} images can't be had ({shown}). {remedy}", "image")
+
+
+def _shape(row: Row, file: Path) -> Shape:
+    try:
+        Image.init()
+        with Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN]) as image:
+            kind = str(image.format)
+            return Shape(_SUFFIXES.get(kind, f".{kind.lower()}"), image.width, image.height)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise BadRequest(
+            f"the file of task {row.task} is no image that can be exported ({type(error).__name__}): put a readable "
+            "image in its place in Label Studio, or export csv or jsonl",
+            "image",
+        ) from error
