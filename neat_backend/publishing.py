@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from neat_backend.errors import LabelStudioUnavailable, NotFoundInLabelStudio
-from neat_backend.labelstudio.publisher import Prediction, Publisher, score
+from neat_backend.labelstudio.publisher import Prediction, Publisher, reasons, score
 from neat_backend.records import Ranked
 from neat_backend.store import projects, revisions
 from neat_backend.store.database import Database
@@ -44,7 +44,9 @@ class Order:
 
 def predictions(tasks: Sequence[Ranked], sampling: str) -> list[Prediction]:
     """The classifier's class for a candidate, empty for the others; the score orders them."""
-    return [Prediction(t.task, score(t.priority, sampling), t.predicted if t.candidate else None) for t in tasks]
+    return [
+        Prediction(t.task, score(t.priority, sampling), t.predicted if t.candidate else None, reasons(t)) for t in tasks
+    ]
 
 
 class Publishing:

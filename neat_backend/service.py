@@ -21,7 +21,7 @@ from neat_backend import explaining, overview
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, UnknownProject
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
-from neat_backend.labelstudio.publisher import result, score
+from neat_backend.labelstudio.publisher import reasons, result, score
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Project, Round
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, rounds, snapshots, tasks
@@ -373,8 +373,9 @@ def _predictions(
         if ranking is not None and at is not None:
             scored = snapshots.row(ranking, at, at)
             priority = scored.priority
-            if config is not None and scored.candidate and scored.predicted in config.classes:
-                filled = result(scored.predicted, config)
+            if config is not None:
+                sure = scored.candidate and scored.predicted in config.classes
+                filled = result(scored.predicted if sure else None, config, reasons(scored))
         answers.append({"result": filled, "score": score(priority, project.sampling), "model_version": version})
     return answers
 

@@ -20,6 +20,7 @@ _EXAMPLE = (
 )
 
 
+WHY = "neat_why"
 MAX_CHARACTERS = 1_000_000  # some 10,000 choices
 MAX_DEPTH = 100
 
@@ -36,6 +37,7 @@ class LabelConfig:
     image_key: str  # where the image is in a task's data: "image", or a path such as "photo.url"
     classes: tuple[str, ...]  # in the config's order
     invalid: tuple[str, ...]  # choices that mean "none of the classes"; may be empty
+    why: bool = False  # there is a TextArea named WHY on the image: predictions say there what they come from
 
 
 def parse(xml: str, invalid_choices: Sequence[str], control: str = "") -> LabelConfig:
@@ -82,6 +84,7 @@ def parse(xml: str, invalid_choices: Sequence[str], control: str = "") -> LabelC
         image_key=_attr(images[to_name], "value").lstrip("$"),
         classes=tuple(dict.fromkeys(classes)),
         invalid=tuple(dict.fromkeys(marked)),
+        why=any(_is(tag, "textarea") and _attr(tag, "name") == WHY and _attr(tag, "toname") == to_name for tag in tags),
     )
 
 

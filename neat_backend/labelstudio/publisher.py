@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from neat_backend.errors import PredictionsRejected
-from neat_backend.labelstudio.label_config import LabelConfig
+from neat_backend.labelstudio.label_config import WHY, LabelConfig
+from neat_backend.records import Ranked
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Prediction:
     task: int
     score: float  # in [0, 1]; Label Studio drops anything else in silence
     choice: str | None = None
+    why: str = ""  # in words, for a label config with a place for it
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.score) and 0 <= self.score <= 1):
@@ -45,12 +47,26 @@ def score(priority: float, sampling: str) -> float:
     return min(max(1.0 - priority if sampling == UNCERTAINTY else priority, 0.0), 1.0)
 
 
-def result(choice: str | None, config: LabelConfig) -> list[dict[str, Any]]:
-    """A choice as a prediction's result in Label Studio's JSON; None = nothing is filled in."""
-    if choice is None:
-        return []
-    value = {"choices": [choice]}
-    return [{"from_name": config.control, "to_name": config.to_name, "type": "choices", "value": value}]
+def result(choice: str | None, config: LabelConfig, why: str = "") -> list[dict[str, Any]]:
+    """A choice as a prediction's result in Label Studio's JSON; None = none is filled in.
+
+    why: text for the config's TextArea, if it has one: all that a prediction can carry beside a choice that the
+    labelling page shows. (`meta` and a result's own score are kept, but shown for regions alone.)
+    """
+    found: list[dict[str, Any]] = []
+    if choice is not None:
+        found.append({"from_name": config.control, "type": "choices", "value": {"choices": [choice]}})
+    if why and config.why:
+        found.append({"from_name": WHY, "type": "textarea", "value": {"text": [why]}})
+    return [{**one, "to_name": config.to_name} for one in found]
+
+
+def reasons(ranked: Ranked) -> str:
+    """Where a task's place comes from, in one line; nothing in it changes while the order stays."""
+    known = f"{ranked.known_neighbours} of its nearest labelled images are of the wanted classes"
+    known += f", {ranked.votes} of them {ranked.vote}" if ranked.vote is not None else ""
+    said = "no classifier yet" if ranked.predicted is None else f"the classifier says {ranked.predicted}"
+    return f"{known}; {said}; inconsistency {ranked.inconsistency:.2f}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,7 @@ class Publisher:
             "task": prediction.task,
             "score": float(prediction.score),
             "model_version": version,
-            "result": result(prediction.choice if with_choices else None, self.config),
+            "result": result(prediction.choice, self.config, prediction.why) if with_choices else [],
         }
 
 

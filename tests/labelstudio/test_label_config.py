@@ -157,3 +157,15 @@ def test_the_order_in_which_annotations_are_known_does_not_matter(drawn):
 def test_xml_made_to_harm_is_refused(xml: str) -> None:
     with pytest.raises(BadLabelConfig, match=r"refused|deep|characters"):
         parse(xml, [])
+
+
+def test_a_text_field_of_that_name_on_the_image_is_where_reasons_go():
+    def config(field: str) -> str:
+        return (
+            '<View><Image name="image" value="$image"/><Choices name="class" toName="image"><Choice value="dog"/>'
+            f"</Choices>{field}</View>"
+        )
+
+    assert parse(config('<TextArea name="neat_why" toName="image" editable="false"/>'), ()).why
+    for field in ("", '<TextArea name="comment" toName="image"/>', '<TextArea name="neat_why" toName="other"/>'):
+        assert not parse(config(field), ()).why

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from neat_backend.errors import LabelStudioUnavailable, PredictionsRejected
 from neat_backend.labelstudio.label_config import LabelConfig
-from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher
+from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher, reasons, result
+from neat_backend.records import Ranked
 
 CONFIG = LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",))
 
@@ -120,3 +123,28 @@ def test_a_task_twice_is_a_mistake():
 def test_a_score_that_label_studio_would_drop_is_a_mistake(score):
     with pytest.raises(ValueError, match="not in"):
         Prediction(1, score)
+
+
+WITH_REASONS = LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",), why=True)
+
+
+def test_reasons_go_where_the_label_config_has_a_place_for_them():
+    server = FakeLabelStudio([1, 2])
+    sent = [Prediction(1, 0.25, "dog", "because"), Prediction(2, 1, None, "although")]
+    Publisher(server, 7, CONFIG).import_revision("v1", sent)
+    assert [len(item["result"]) for item in server.landed] == [1, 0]
+    assert [r["from_name"] for r in result("dog", WITH_REASONS, "because")] == ["class", "neat_why"]
+    assert result(None, WITH_REASONS, "although") == [
+        {"from_name": "neat_why", "to_name": "image", "type": "textarea", "value": {"text": ["although"]}}
+    ]
+    assert result("dog", WITH_REASONS) == result("dog", CONFIG)
+
+
+def test_reasons_say_neighbours_classifier_and_inconsistency():
+    ranked = Ranked(1, 0, 0.9, 6.3125, 10, True, "dog", vote="cat", votes=7)
+    assert reasons(ranked) == (
+        "10 of its nearest labelled images are of the wanted classes, 7 of them cat; the classifier says dog;"
+        " inconsistency 6.31"
+    )
+    assert "classes; the" in reasons(replace(ranked, vote=None))
+    assert "no classifier yet" in reasons(replace(ranked, predicted=None))
