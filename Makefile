@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 LABEL_STUDIO := .label-studio/venv
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench reference lock clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready
@@ -29,6 +29,10 @@ bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # ARGS=--json for programs
 	@$(BIN)/neat-backend bench embed --images 256 $(ARGS)
 	@$(BIN)/neat-backend bench train --images 256 --epochs 1 --seeds 1 $(ARGS)
 	@$(BIN)/neat-backend bench memory --pool 100000 $(ARGS)
+
+reference: $(BIN)/.ready  # what the code says of itself; a test compares
+	@$(BIN)/python -m neat_backend.reference > docs/reference.md.new
+	@mv docs/reference.md.new docs/reference.md
 
 # uv does the installing: the one on the PATH, else one that is put into the environment itself.
 $(BIN)/.ready: requirements.lock pyproject.toml

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
     "ports": {"errors"},
+    "progress": set(),
     "settings": {"errors"},
     "exposure": {"errors", "settings"},
     "core": {"errors", "records"},
@@ -45,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": GROUND | {"exposure", "store"},  # starts the web and the worker as processes, by their names
     "doctor": GROUND | {"core", "labelstudio", "store", "sync"},
     "exports": GROUND | {"core", "labelstudio", "store", "sync"},
-    "demo": GROUND,  # drives Label Studio and the backend from outside
+    "demo": GROUND | {"progress"},  # drives Label Studio and the backend from outside
     "bench": GROUND
     | {
         "core",
@@ -61,7 +62,9 @@ ALLOWED: dict[str, set[str]] = {
         "insight",
     },
     "cli": GROUND
+    | {"progress"}
     | {"backup", "service", "store", "serve", "worker", "demo", "bench", "experiments", "doctor", "exports"},
+    "reference": GROUND | {"cli", "service", "store", "web"},  # reads them all to describe them
     "model": GROUND | {"service", "labelstudio", "store"},
     "_wsgi": GROUND | {"cli", "serve", "web"},
 }
@@ -82,8 +85,8 @@ CONFINED = {
     "torchvision": {"core", "bench", "experiments"},
     "open_clip": {"core"},
     "httpx": {"labelstudio", "demo", "bench"},
-    "typer": {"cli", "bench", "experiments"},
-    "prometheus_client": {"web"},
+    "typer": {"cli", "bench", "experiments", "reference"},
+    "prometheus_client": {"web", "reference"},
 }
 HEAVY = (
     "numba",

@@ -6,11 +6,14 @@ One module for each group of commands, each with a `commands` of its own; their 
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+import typer.main
+from typer.core import TyperGroup
 
-from neat_backend import __version__, bench
+from neat_backend import __version__
 from neat_backend.cli import (
     configuring,
     demonstrating,
@@ -25,20 +28,46 @@ from neat_backend.cli import (
 )
 from neat_backend.cli.shared import fail, set_up_logging
 from neat_backend.errors import NeatError
-from neat_backend.experiments import commands as experiments
 
 __all__ = ["app", "fail", "main", "set_up_logging"]
 
-app = typer.Typer(
-    help="Label Studio ML backend for open-set image annotation (NEAT).", no_args_is_help=True, add_completion=True
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 it could not be done, for the reason that is said, 2 wrong use, 3 only warnings (doctor),"
+    " 130 stopped by Ctrl-C (0 for serve, web, worker and demo, which end that way). `neat-backend"
+    " --install-completion` teaches the shell to complete commands, options and project ids."
 )
+
+app = typer.Typer(
+    help="Label Studio ML backend for open-set image annotation (NEAT).", epilog=EXIT_CODES, no_args_is_help=True,
+    add_completion=True, pretty_exceptions_show_locals=False,  # locals may hold secrets
+)  # fmt: skip
+
+
+def _later(module: str) -> type[TyperGroup]:
+    """A group of commands whose module is imported when one of them is asked for: theirs import NumPy and more."""
+
+    class Later(TyperGroup):
+        @property
+        def commands(self) -> Any:
+            return typer.main.get_group(import_module(module).app).commands
+
+        @commands.setter
+        def commands(self, value: Any) -> None:
+            """Typer sets what it has been given, which is nothing."""
+
+    return Later
+
+
 GROUPS = (
     running, watching, examining, ranking, explaining, orders, exporting, keeping, demonstrating, configuring,
 )  # fmt: skip
 for module in GROUPS:
     app.add_typer(module.commands)
-app.add_typer(bench.app, name="bench")
-app.add_typer(experiments.app, name="experiment")
+for name, where, about in (
+    ("bench", "neat_backend.bench", "Measure speed; ratios against the ordinary way, in the same run."),
+    ("experiment", "neat_backend.experiments.commands", "Compare strategies on data sets whose labels are known."),
+):
+    app.add_typer(typer.Typer(cls=_later(where), help=about, no_args_is_help=True), name=name)
 
 
 def main() -> None:

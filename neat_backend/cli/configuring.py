@@ -10,7 +10,6 @@ from rich.table import Table
 
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json
-from neat_backend.settings import Settings
 
 commands = typer.Typer()
 
@@ -25,9 +24,11 @@ def config(
     Example: NEAT_K=15 neat-backend config
     """
     if markdown:
+        from neat_backend.settings import Settings
+
         print(Settings.markdown())
         return
-    values = Settings.from_env().shown()
+    values = shared.settings().shown()
     if as_json:
         shared.show(values, True)
         return

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from neat_backend.cli import shared
-from neat_backend.cli.shared import Json
+from neat_backend.cli.shared import Json, ProjectIdOrAll
 
 commands = typer.Typer()
 SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "bold red"), "skipped": ("–", "dim")}
@@ -18,7 +17,7 @@ SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "
 
 @commands.command()
 def doctor(
-    project: Annotated[int | None, typer.Argument(help="Label Studio's project id; all if left out.")] = None,
+    project: ProjectIdOrAll = None,
     as_json: Json = False,
 ) -> None:
     """Check everything in order, and say what to do about what is wrong. Changes nothing.

@@ -9,8 +9,6 @@ import typer
 
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json
-from neat_backend.settings import Settings
-from neat_backend.store.database import Database
 
 commands = typer.Typer()
 
@@ -25,8 +23,8 @@ def backup(
     """
     from neat_backend import backup as room
 
-    settings = Settings.from_env()
-    manifest = room.backup(_database(settings), settings.data_dir, folder)
+    settings = shared.settings()
+    manifest = room.backup(shared.database(settings), settings.data_dir, folder)
     shared.show(_summary(folder, manifest), as_json, f"{_said(manifest)} are in {folder}")
 
 
@@ -41,16 +39,11 @@ def restore(
     Example: neat-backend restore backups/2026-11-24
     """
     from neat_backend import backup as room
+    from neat_backend.store.database import Database
 
-    settings = Settings.from_env()
+    settings = shared.settings()
     manifest = room.restore(Database(settings.sqlalchemy_url), settings.data_dir, folder, overwrite)
     shared.show(_summary(folder, manifest), as_json, f"{_said(manifest)} are restored from {folder}")
-
-
-def _database(settings: Settings) -> Database:
-    database = Database(settings.sqlalchemy_url)
-    database.migrate()
-    return database
 
 
 def _summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -4,29 +4,54 @@ from __future__ import annotations
 
 import typer
 
-from neat_backend.cli import shared
+from neat_backend.cli import following, shared
+from neat_backend.cli.following import Follow
 from neat_backend.cli.shared import Json, ProjectId
 
 commands = typer.Typer()
 
 
 @commands.command()
-def train(project: ProjectId, as_json: Json = False) -> None:
-    """Ask for a training round now, as Label Studio's button does. Example: neat-backend train 3"""
-    event = shared.service().train(project)
-    shared.show({"project": project, "event": event}, as_json, f"training asked for (event {event})")
+def train(project: ProjectId, follow: Follow = False, as_json: Json = False) -> None:
+    """Ask for a training round now, as Label Studio's button does.
+
+    Examples: neat-backend train 3 · neat-backend train 3 --follow
+    """
+    asked = shared.service()
+    before = asked.status(project)
+    event = asked.train(project)
+    if not follow:
+        shared.show({"project": project, "event": event}, as_json, f"training asked for (event {event})")
+        return
+    made = following.until_trained(asked, project, before)
+    accuracy = made["held_out_accuracy"]
+    words = "no held-out accuracy yet" if accuracy is None else f"held-out accuracy {accuracy:.3f}"
+    shared.show({"project": project, "event": event, "round": made}, as_json, f"round {made['number']}: {words}")
 
 
 @commands.command()
-def sync(project: ProjectId, as_json: Json = False) -> None:
-    """Ask for the whole project to be read from Label Studio again. Example: neat-backend sync 3"""
-    event = shared.service().sync(project)
-    shared.show({"project": project, "event": event}, as_json, f"synchronisation asked for (event {event})")
+def sync(project: ProjectId, follow: Follow = False, as_json: Json = False) -> None:
+    """Ask for the whole project to be read from Label Studio again.
+
+    Examples: neat-backend sync 3 · neat-backend sync 3 --follow
+    """
+    asked = shared.service()
+    before = asked.status(project)
+    event = asked.sync(project)
+    if not follow:
+        shared.show({"project": project, "event": event}, as_json, f"synchronisation asked for (event {event})")
+        return
+    now = following.until_read(asked, project, before)
+    told = {"project": project, "event": event, "status": now}
+    shared.show(told, as_json, f"{now['tasks']['tasks']} tasks read, {now['tasks']['failed']} images failed")
 
 
 @commands.command("retry-images")
 def retry_images(project: ProjectId, as_json: Json = False) -> None:
-    """Ask for the failed images to be tried again. Example: neat-backend retry-images 3"""
+    """Ask for the failed images to be tried again.
+
+    Example: neat-backend retry-images 3
+    """
     event = shared.service().retry_images(project)
     shared.show({"project": project, "event": event}, as_json, f"asked for (event {event})")
 

@@ -21,7 +21,10 @@ def rank(
     offset: Annotated[int, typer.Option(min=0, help="How many to pass over.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Print the tasks to label next, best first. Example: neat-backend rank 3 --limit 10"""
+    """Print the tasks to label next, best first.
+
+    Example: neat-backend rank 3 --limit 10
+    """
     ranked = shared.service().ranking(project, limit, offset)
     if as_json:
         shared.show(ranked, True)

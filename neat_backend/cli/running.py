@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from neat_backend.cli import shared
-from neat_backend.settings import Settings
-from neat_backend.store.database import Database
+from neat_backend.cli.shared import Json
 
 commands = typer.Typer()
 
@@ -23,7 +22,7 @@ def serve() -> None:
     """
     from neat_backend import serve as supervisor
 
-    settings = Settings.from_env()
+    settings = shared.settings()
     shared.set_up_logging(settings)
     raise typer.Exit(supervisor.serve(settings))
 
@@ -36,7 +35,7 @@ def web() -> None:
     """
     from neat_backend import serve as supervisor
 
-    settings = Settings.from_env()
+    settings = shared.settings()
     shared.set_up_logging(settings)
     raise typer.Exit(supervisor.serve(settings, worker_command=()))
 
@@ -49,7 +48,7 @@ def worker() -> None:
     """
     from neat_backend import worker as room
 
-    settings = Settings.from_env()
+    settings = shared.settings()
     shared.set_up_logging(settings)
     room.run(settings)
 
@@ -57,14 +56,18 @@ def worker() -> None:
 @commands.command()
 def migrate(
     to: Annotated[str, typer.Option(help="An older version of the tables, to go back to; base = none.")] = "head",
+    as_json: Json = False,
 ) -> None:
     """Make or update the database's tables, which every other command does too, or take them back for an older version
     of this program: then stop all its processes first, and make a backup.
 
     Example: neat-backend migrate
     """
-    settings = Settings.from_env()
+    from neat_backend.store.database import Database
+
+    settings = shared.settings()
     database = Database(settings.sqlalchemy_url)
     version = database.migrate(to)
     state = "up to date, " if to == "head" else ""
-    shared.show(None, False, f"the tables are {state}of version {version} in {database.shown}")
+    told = {"version": version, "database": database.shown}
+    shared.show(told, as_json, f"the tables are {state}of version {version} in {database.shown}")

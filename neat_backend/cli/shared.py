@@ -1,29 +1,57 @@
-"""What every command needs: the two consoles, the service, how to print, how to fail."""
+"""What every command needs: the two consoles, the service, how to print, how to fail, what completes itself.
+
+Nothing heavy is imported before a command needs it: `--help` and the shell's completion have to be quick.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from neat_backend.service import Service
-from neat_backend.settings import Settings
-from neat_backend.store.database import Database
+if TYPE_CHECKING:
+    from neat_backend.service import Service
+    from neat_backend.settings import Settings
+    from neat_backend.store.database import Database
 
 out, err = Console(), Console(stderr=True)
 
+# Exit codes; see `neat-backend --help`.
+FAILED, WRONG_USE, WARNINGS, INTERRUPTED = 1, 2, 3, 130
+
+
+def complete_projects(incomplete: str) -> list[tuple[str, str]]:
+    """Numbers and titles of the connected projects, for the shell. Whatever is wrong: none, and no word of it."""
+    try:
+        from neat_backend.settings import Settings
+        from neat_backend.store import projects
+        from neat_backend.store.database import Database
+
+        settings = Settings.from_env()
+        if not settings.database_url and not (settings.data_dir / "neat.sqlite3").is_file():
+            return []  # asking would make one
+        with Database(settings.sqlalchemy_url).read() as conn:
+            found = [(str(project.id), project.title) for project in projects.all(conn)]
+    except Exception:
+        return []
+    return [(number, title) for number, title in found if number.startswith(incomplete)]
+
+
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-ProjectId = Annotated[int, typer.Argument(help="Label Studio's project id.")]
+ProjectId = Annotated[int, typer.Argument(help="Label Studio's project id.", autocompletion=complete_projects)]
+ProjectIdOrAll = Annotated[
+    int | None, typer.Argument(help="Label Studio's project id; all if left out.", autocompletion=complete_projects)
+]
 
 
 def fail(message: str) -> NoReturn:
     err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-    sys.exit(1)
+    sys.exit(FAILED)
 
 
 def set_up_logging(settings: Settings) -> None:
@@ -33,16 +61,32 @@ def set_up_logging(settings: Settings) -> None:
     )
     logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLogger().level))
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    for name, near in Settings.misspelt().items():
+    for name, near in settings.misspelt().items():
         logging.getLogger(__name__).warning("%s is no setting and is not read; did you mean %s?", name, near)
+
+
+def settings() -> Settings:
+    """Those of the environment. Raises SettingsError."""
+    from neat_backend.settings import Settings
+
+    return Settings.from_env()
+
+
+def database(of: Settings) -> Database:
+    """The database that the settings name, with its tables up to date."""
+    from neat_backend.store.database import Database
+
+    found = Database(of.sqlalchemy_url)
+    found.migrate()
+    return found
 
 
 def service() -> Service:
     """The service over the database that the settings name."""
-    settings = Settings.from_env()
-    database = Database(settings.sqlalchemy_url)
-    database.migrate()
-    return Service(settings, database)
+    from neat_backend.service import Service
+
+    of = settings()
+    return Service(of, database(of))
 
 
 def show(data: Any, as_json: bool, text: str = "") -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from neat_backend.cli import shared
-from neat_backend.cli.shared import Json
-from neat_backend.errors import NeatError
-from neat_backend.service import Service
+from neat_backend.cli import following, shared
+from neat_backend.cli.shared import Json, ProjectIdOrAll
 
 commands = typer.Typer()
 
 
 @commands.command()
 def status(
-    project: Annotated[int | None, typer.Argument(help="Label Studio's project id; all if left out.")] = None,
+    project: ProjectIdOrAll = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show progress until the project is ready.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -29,8 +25,10 @@ def status(
     Examples: neat-backend status · neat-backend status 3 --follow
     """
     asked = shared.service()
-    if project is not None and follow:
-        _follow(asked, project)
+    if follow:
+        if project is None:
+            raise typer.BadParameter("--follow needs a project: neat-backend status 3 --follow")
+        following.until_ready(asked, project)
     found = asked.projects() if project is None else [asked.status(project)]
     if as_json:
         shared.show(found if project is None else found[0], True)
@@ -54,22 +52,3 @@ def status(
         if row["detail"]:
             words = f"project {row['id']} is {row['state']}: {row['detail']}"
             shared.out.print(words, highlight=False, markup=False, soft_wrap=True)
-
-
-def _follow(asked: Service, project: int) -> None:
-    """A progress bar until the project is ready; plain lines where the output is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=shared.err) as progress:
-        bar = progress.add_task("…", total=None)
-        while True:
-            now = asked.status(project)
-            total = now["progress"]["total"] or None
-            words = escape(f"{now['state']} {now['detail']}".strip())
-            progress.update(bar, description=words, completed=now["progress"]["done"], total=total)
-            if now["state"] == "blocked":
-                raise NeatError(now["detail"])
-            if now["state"] == "ready" and now["caught_up"]:
-                images = now["tasks"]["ready"]
-                progress.update(bar, completed=images, total=images)
-                return
-            time.sleep(0.5)

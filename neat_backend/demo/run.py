@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from neat_backend.demo.backend import Backend, is_ranked, labelled, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from neat_backend.demo.samples import INVALID, LABEL_CONFIG, Sample, make_samples
 from neat_backend.errors import NeatError
 from neat_backend.ports import free_port
+from neat_backend.progress import Progress
 
 USERNAME, PASSWORD = "demo@example.com", "neat-demo-password"
 PER = 20  # labels in one figure of precision
@@ -155,21 +155,21 @@ class Demo:
         return project
 
     def _wait_until_ranked(self, left_at: str) -> None:
-        """A progress bar with the time left until every image is in the order that Label Studio serves.
+        """Show progress and the time left until every image is in the order that Label Studio serves.
 
         left_at: when an earlier backend read the project last; this one has to have done so itself.
         """
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console) as progress:
-            bar = progress.add_task("connecting", total=None)
+        with Progress(self.console) as progress:
+            progress.show("connecting")
 
             def done(status: dict[str, Any]) -> bool:
-                total = status["progress"]["total"] or None
-                progress.update(bar, description=status["state"], completed=status["progress"]["done"], total=total)
+                if is_ranked(status, left_at):
+                    progress.show("ranked", status["tasks"]["ready"], status["tasks"]["ready"])
+                else:
+                    total = status["progress"]["total"] or None
+                    progress.show(status["state"], status["progress"]["done"], total)
                 if status["state"] == "blocked":
                     raise NeatError(f"the backend is blocked: {status['detail']}")
-                if is_ranked(status, left_at):
-                    progress.update(bar, completed=status["tasks"]["ready"], total=status["tasks"]["ready"])
                 if status["tasks"]["failed"] == status["tasks"]["tasks"] > 0:
                     raise NeatError(f"no image could be read; see {self.backend.log_file}")
                 return is_ranked(status, left_at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -27,6 +27,7 @@ Folders = Annotated[
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; default: NEAT_DEVICE.")]
 Weights = Annotated[Path | None, typer.Option(help="File with the encoder's weights, instead of a download.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of computed features; default: features in NEAT_DATA_DIR.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, each a process with its own copy of the data.")]
 
 
@@ -74,6 +75,7 @@ def run(
     device: Device = None,
     encoder_weights: Weights = None,
     cache: Cache = None,
+    as_json: Json = False,
 ) -> None:
     """Run an experiment: a preset, or what the options make of it. Started again, it goes on where it stopped.
 
@@ -90,8 +92,11 @@ def run(
     wanted = _names(strategies) if strategies is not None else base.strategies
     numbers = _seeds(seeds) if seeds is not None else base.seeds
     place = out or Settings.from_env().data_dir / "experiments" / preset_name
+    made = []
     for folder, one in _varied(place, protocol, vary):
-        _start(folder, Preset(one, wanted, numbers, ""), device, encoder_weights, cache, jobs)
+        made.append(_start(folder, Preset(one, wanted, numbers, ""), device, encoder_weights, cache, jobs, as_json))
+    if as_json:
+        _print(made)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -125,7 +130,10 @@ def _varied(place: Path, protocol: Protocol, vary: str | None) -> list[tuple[Pat
     ]
 
 
-def _start(folder: Path, what: Preset, device: str | None, weights: Path | None, cache: Path | None, jobs: int) -> None:
+def _start(
+    folder: Path, what: Preset, device: str | None, weights: Path | None, cache: Path | None, jobs: int, as_json: bool
+) -> dict[str, Any]:
+    """Run it, and show its table unless that is printed as JSON."""
     from neat_backend.experiments import runner
     from neat_backend.experiments.checkpoints import Plan
     from neat_backend.experiments.progress import Reporter
@@ -139,7 +147,14 @@ def _start(folder: Path, what: Preset, device: str | None, weights: Path | None,
             report.say(f"stopped; `neat-backend experiment resume {folder}` goes on after the last round done")
             raise typer.Exit(INTERRUPTED) from None
         report.say(f"results.json and results.csv are in {folder}")
-    strategies_table([folder]).show(Console())
+    made = strategies_table([folder])
+    if not as_json:
+        made.show(Console())
+    return {"folder": str(folder), **made.as_dict()}
+
+
+def _print(data: Any) -> None:
+    print(json.dumps(data, indent=2))
 
 
 @app.command()
@@ -149,6 +164,7 @@ def resume(
     device: Device = None,
     encoder_weights: Weights = None,
     cache: Cache = None,
+    as_json: Json = False,
 ) -> None:
     """Go on with experiments that were stopped; the end is as if they had not been.
 
@@ -156,9 +172,13 @@ def resume(
     """
     from neat_backend.experiments.checkpoints import find_experiments, read_plan
 
+    made = []
     for place in find_experiments([folder]):
         plan = read_plan(place)
-        _start(place, Preset(plan.protocol, plan.strategies, plan.seeds, ""), device, encoder_weights, cache, jobs)
+        what = Preset(plan.protocol, plan.strategies, plan.seeds, "")
+        made.append(_start(place, what, device, encoder_weights, cache, jobs, as_json))
+    if as_json:
+        _print(made)
 
 
 @app.command()
@@ -167,10 +187,11 @@ def table(
     form: Annotated[
         str, typer.Option(help="strategies, queries, encoders, k, batch, classifiers or timings.")
     ] = "strategies",
-    style: Annotated[str, typer.Option("--format", help="text, markdown or csv.")] = "text",
+    style: Annotated[str, typer.Option("--format", help="text, markdown, csv or json.")] = "text",
     against: Annotated[str | None, typer.Option(help="Add paired differences from this strategy.")] = None,
     strategy: Annotated[str, typer.Option(help="Whose accuracy the tables of encoders, k and batch show.")] = "neat",
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Print results as a table: mean ± standard deviation over seeds and known classes.
 
@@ -181,6 +202,7 @@ def table(
     from neat_backend.experiments.features import write_atomically
 
     made = tables.table(form, _experiments(folders), strategy=strategy, against=against)
+    style = "json" if as_json else style
     if style == "text" and out is None:
         made.show(Console())
         return
@@ -202,6 +224,7 @@ def plot(
     device: Device = None,
     encoder_weights: Weights = None,
     cache: Cache = None,
+    as_json: Json = False,
 ) -> None:
     """Draw accuracy, precision and recall by query, with bands, as PNG and SVG.
 
@@ -219,6 +242,9 @@ def plot(
             raise SettingsError(f"--tsne needs one experiment, these are {len(places)}; name its folder")
         machine = _machine(read_plan(places[0]).protocol.encoder, device, encoder_weights, cache, 1)
         written += draw_choices(places[0], _names(tsne), query, seed, out, machine)
+    if as_json:
+        _print([str(path) for path in written])
+        return
     for path in written:
         print(path)
 
@@ -248,7 +274,7 @@ def clusterability(
     choice: Annotated[str, typer.Option(help="Which: seed, first or class numbers, 0,1.")] = "first",
     k: Annotated[int, typer.Option(min=1, help="K, neighbours looked at.")] = 10,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: Json = False,
     device: Device = None,
     encoder_weights: Weights = None,
     cache: Cache = None,
@@ -270,7 +296,7 @@ def clusterability(
             for encoder in _names(encoders)
         ]  # fmt: skip
     if as_json:
-        print(json.dumps([row.as_dict() for row in rows], indent=2))
+        _print([row.as_dict() for row in rows])
         return
     suitability.as_table(rows).show(Console())
     for row in rows:

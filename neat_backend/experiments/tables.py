@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Column
@@ -18,7 +20,7 @@ from neat_backend.experiments import metrics, results
 from neat_backend.experiments.metrics import Difference
 from neat_backend.experiments.results import Experiment, Record
 
-STYLES = ("text", "markdown", "csv")
+STYLES = ("text", "markdown", "csv", "json")
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,15 @@ class Table:
         else:
             console.print(self.as_text("text"), end="", markup=False, highlight=False, soft_wrap=True)
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: each row by the names of its columns."""
+        rows = [dict(zip(self.head, row, strict=True)) for row in self.rows]
+        return {"title": self.title, "rows": rows, "note": self.note}
+
     def as_text(self, style: str) -> str:
         """Raises SettingsError for an unknown style."""
+        if style == "json":
+            return json.dumps(self.as_dict(), indent=2) + "\n"
         if style == "csv":
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([self.head, *self.rows])

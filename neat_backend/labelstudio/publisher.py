@@ -62,7 +62,7 @@ def result(choice: str | None, config: LabelConfig, why: str = "") -> list[dict[
 
 
 def reasons(ranked: Ranked) -> str:
-    """Where a task's place comes from, in one line; nothing in it changes while the order stays."""
+    """Where a task's place comes from, in one line, as it was when the prediction was made."""
     known = f"{ranked.known_neighbours} of its nearest labelled images are of the wanted classes"
     known += f", {ranked.votes} of them {ranked.vote}" if ranked.vote is not None else ""
     said = "no classifier yet" if ranked.predicted is None else f"the classifier says {ranked.predicted}"

@@ -49,7 +49,15 @@ class Database:
 
         Processes that start together take turns.
         """
-        with self._taking_turns(), self.begin() as conn:
+        with self._taking_turns():
+            if to == "head":
+                with self.read() as conn:
+                    if migrating.is_newest(conn):
+                        return migrating.newest()
+            return self._move(to)
+
+    def _move(self, to: str) -> str:
+        with self.begin() as conn:
             if not self._sqlite:
                 conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
             if migrating.current(conn) not in migrating.versions():

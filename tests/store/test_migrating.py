@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -42,6 +45,21 @@ def test_every_version_is_reached_forward_and_back_and_looks_the_same(empty_url:
     with database.read() as conn:
         assert compare_metadata(MigrationContext.configure(conn), metadata) == []
     database.dispose()
+
+
+def test_tables_that_are_up_to_date_are_known_without_loading_alembic(empty_url: str) -> None:
+    database = Database(empty_url)
+    database.migrate("0001")
+    database.migrate("base")
+    with database.read() as conn:
+        assert not migrating.is_newest(conn)
+    assert database.migrate() == migrating.newest() == migrating.versions()[-1]
+    with database.read() as conn:
+        assert migrating.is_newest(conn)
+    database.dispose()
+    code = f"import sys; from neat_backend.store.database import Database; Database({empty_url!r}).migrate()"
+    code += "; assert 'alembic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], timeout=120, check=True)
 
 
 def test_projects_survive_a_step_back_and_forward(empty_url: str) -> None:

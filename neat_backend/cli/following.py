@@ -1,0 +1,76 @@
+"""`--follow`: watching what the worker does, until it is done. Looking changes nothing; Ctrl-C ends the looking."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neat_backend.cli import shared
+from neat_backend.errors import NeatError
+from neat_backend.progress import Progress
+
+if TYPE_CHECKING:
+    from neat_backend.service import Service
+
+LOOK_SECONDS = 0.5
+
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show progress until it is done.")]
+Status = dict[str, Any]
+
+
+def until_ready(asked: Service, project: int) -> Status:
+    """Until the project is ready and all that has been received is in its order."""
+    return _watch(asked, project, lambda now: now["state"] == "ready" and now["caught_up"])
+
+
+def until_read(asked: Service, project: int, before: Status) -> Status:
+    """Until the project has been read again, as `sync` has asked. before: its status when it was asked."""
+    return _watch(
+        asked, project,
+        lambda now: now["synced_at"] != before["synced_at"] and now["state"] == "ready" and now["caught_up"],
+    )  # fmt: skip
+
+
+def until_trained(asked: Service, project: int, before: Status) -> Status:
+    """Until a round that began after `before` is over; its record. Raises NeatError when it has failed."""
+    last = max((one["number"] for one in before["rounds"]), default=0)
+
+    def ended(now: Status) -> bool:
+        return any(one["number"] > last and one["state"] != "running" for one in now["rounds"])
+
+    now = _watch(asked, project, ended)
+    made: Status = next(one for one in now["rounds"] if one["number"] > last and one["state"] != "running")
+    if made["state"] == "failed":
+        raise NeatError(f"round {made['number']}: {made['error']}")
+    return made
+
+
+def _watch(asked: Service, project: int, done: Callable[[Status], bool]) -> Status:
+    """Until `done`. Raises NeatError where a person must act."""
+    try:
+        with Progress(shared.err) as progress:
+            while True:
+                now = asked.status(project)
+                if done(now):
+                    progress.show("done", now["tasks"]["ready"], now["tasks"]["ready"])
+                    return now
+                if now["state"] == "blocked":
+                    raise NeatError(now["detail"])
+                _show(asked, project, now, progress)
+                time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        shared.err.print("stopped looking; the worker goes on with it", highlight=False)
+        raise typer.Exit(shared.INTERRUPTED) from None
+
+
+def _show(asked: Service, project: int, now: Status, progress: Progress) -> None:
+    training = next((one["number"] for one in now["rounds"] if one["state"] == "running"), None)
+    epochs = None if training is None or now["state"] != "ready" else asked.training(project, training)
+    if epochs is not None:
+        progress.show(f"training round {training}", int(epochs.get("epoch", 0)), int(epochs.get("epochs", 0)) or None)
+    else:
+        words = f"{now['state']} {now['detail']}".strip()
+        progress.show(words, now["progress"]["done"], now["progress"]["total"] or None)
