@@ -452,6 +452,7 @@ class LiveProject:
         self._publishing.publisher = Publisher(self._publishing.publisher.client, self.id, config)
         if config.classes != self._engine.classes:
             self._engine.set_classes(config.classes)
+            self._rounds.follow_classes(self._engine)
             self._name_classes()
             self._rounds.request("classes")
             self._batch = []

@@ -12,14 +12,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neat_backend import embedding
 from neat_backend.engine import Engine
 from neat_backend.errors import StoreError, TrainingError
 from neat_backend.records import TRAIN, Round
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, rounds
-from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store import inbox, rounds, tasks
+from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.database import Database
 from neat_backend.training import TrainingJob, TrainingProcess
 
@@ -191,7 +192,8 @@ class Rounds:
                 self.arrays.append(self._kind(done), segment.ids[part], segment.keys[part], probabilities)
                 with lock:
                     if self._done is done:
-                        engine.set_probabilities(segment.ids[part], probabilities, done.classes)
+                        now = self._with_this_image(segment.ids[part], segment.keys[part])
+                        engine.set_probabilities(segment.ids[part][now], probabilities[now], done.classes)
                 if self._done is not done:  # the next round has come in, for these tasks too
                     self.arrays.drop(self._kind(done))
                     return True
@@ -200,6 +202,14 @@ class Rounds:
         self._unanswered.update((task, keys[task]) for task in left)
         return True
 
+    def follow_classes(self, engine: Engine) -> None:
+        """The last round's probabilities for the classes that there are now, from what is stored.
+
+        Carried over from list to list, those of a class that comes back would be lost.
+        """
+        if self._done is not None:
+            self._use_probabilities(engine, self._done)
+
     def stop(self) -> None:
         """End a running training; the round is begun again at the next load."""
         training, self._training = self._training, None
@@ -207,9 +217,21 @@ class Rounds:
             training[1].stop()
 
     def _use_probabilities(self, engine: Engine, done: Round) -> None:
+        """Those of the images that the tasks have now; the others' are filled in."""
         segment = self.arrays.load(self._kind(done))
         if len(segment.ids):
-            engine.set_probabilities(segment.ids, segment.values, done.classes)
+            keys = self.arrays.index(embedding.thumbnails_kind(self.settings.image_size))
+            pairs = zip(segment.ids.tolist(), segment.keys.tolist(), strict=True)
+            now = np.fromiter((keys.get(task) == key for task, key in pairs), bool, len(segment.ids))
+            engine.set_probabilities(segment.ids[now], segment.values[now], done.classes)
+
+    def _with_this_image(self, ids: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the tasks still have the image of this key: bool [n]."""
+        with self.database.read() as conn:
+            images = tasks.images_of(conn, self.project, ids.tolist())
+        refs = [images.get(task) for task in ids.tolist()]
+        pairs = zip(refs, keys.tolist(), strict=True)
+        return np.array([ref is not None and image_key(ref) == key for ref, key in pairs], bool)
 
     def _fail(self, begun: Round, reason: str) -> None:
         log.warning("project %d: round %d failed: %s", self.project, begun.number, reason)

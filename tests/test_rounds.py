@@ -307,6 +307,21 @@ def test_a_new_class_list_is_trained_for_and_the_old_numbers_are_carried_over(
     assert recorded(backend)[-1].trigger == "classes"
 
 
+def test_a_class_that_comes_back_has_its_numbers_again(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, trainings: list[FakeTraining]
+) -> None:
+    label(backend, live, "dog", "cat", "dog", "cat")
+    live.rounds_step()
+    trainings[0].succeed()
+    live.rounds_step()
+    take_in(live)
+    before = state(live)
+    for choices in (("dog", "invalid"), ("dog", "owl", "invalid"), ("dog", "cat", "invalid")):
+        backend.deliver(server.change_project(PROJECT, label_config=label_config(*choices)))
+        take_in(live)
+    assert state(live) == before == state(backend.live())
+
+
 def test_old_probabilities_and_models_are_removed(
     backend: Backend, live: LiveProject, trainings: list[FakeTraining]
 ) -> None:
@@ -396,6 +411,67 @@ def test_a_classifier_that_knows_none_of_the_classes_is_not_asked_for_ever(
     take_in(live)
     assert filled.asked == 21
     assert backend.project().state == projects.READY
+
+
+def test_probabilities_of_an_image_that_was_changed_do_not_come_back_with_a_restart(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, filled: type[FakeClassifier]
+) -> None:
+    backend.deliver(server.change_image(5, seed=99))
+    live.apply_step()
+    assert live._engine is not None
+    while 5 not in live._engine:
+        live.bulk_step()
+    assert untrained(live) == [5]  # and here the process is killed
+    again = backend.live()
+    assert untrained(again) == [5]
+    take_in(again)
+    take_in(live)
+    assert untrained(again) == []
+    assert state(again) == state(live)
+
+
+def test_probabilities_of_an_image_that_was_changed_during_the_training_are_not_used(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, filled: type[FakeClassifier],
+    trainings: list[FakeTraining],
+) -> None:  # fmt: skip
+    train(backend, live)
+    live.rounds_step()
+    trainings[1].succeed()
+    (live.arrays.folder("models") / "000002.safetensors").touch()
+    backend.deliver(server.change_image(5, seed=99))
+    live.apply_step()
+    assert live._engine is not None
+    while 5 not in live._engine:
+        live.bulk_step()
+    live.rounds_step()
+    assert untrained(live) == [5]
+    take_in(live)
+    assert untrained(live) == []
+
+
+def test_an_image_that_is_changed_while_its_task_is_filled_gets_probabilities_of_its_own(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, filled: type[FakeClassifier],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    body = server.import_tasks(PROJECT, 1)
+    new = body["tasks"][0]["id"]
+    backend.deliver(body)
+    original = FakeClassifier.predict_proba
+    images: list[np.ndarray] = []
+
+    def predict_proba(self: FakeClassifier, of: np.ndarray) -> np.ndarray:
+        images.append(of)
+        if len(images) == 1:
+            backend.deliver(server.change_image(new, seed=99))
+            live.apply_step()
+            live._embed()
+        return original(self, of)
+
+    monkeypatch.setattr(FakeClassifier, "predict_proba", predict_proba)
+    take_in(live)
+    assert untrained(live) == []
+    assert len(images) == 2
+    assert not np.array_equal(images[0], images[1])
 
 
 def test_a_round_that_ends_while_tasks_are_filled_has_the_last_word(
