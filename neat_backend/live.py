@@ -209,7 +209,9 @@ class LiveProject:
             with self.database.read() as conn:
                 images = tasks.task_images(conn, self.id)
             usable = {t: ref for t, ref, state in images if state == "ready"}
-            self._engine.remove_tasks([t for t in self._engine.tasks() if t not in usable])
+            there = {t for t, _, _ in images}
+            gone = [t for t in self._engine.labels() if t not in there]  # labelled, their images perhaps never read
+            self._engine.remove_tasks([*gone, *(t for t in self._engine.tasks() if t not in usable)])
             missing = [(t, ref) for t, ref in usable.items() if t not in self._engine]
             lost = {t for t, _ in missing} - self._take_stored(missing)
             if lost:  # marked as ready, but the arrays were lost or are of another encoder

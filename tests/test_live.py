@@ -452,6 +452,24 @@ def test_an_image_that_changes_while_it_is_embedded_is_not_taken_for_the_new_one
     assert state(live) == state(settled(backend))
 
 
+def test_a_labelled_task_without_an_image_that_is_gone_leaves_no_label(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    server.files["/data/upload/4.png"] = ImageError("Label Studio answered 404 for the image")
+    live._engine.remove_tasks([4])  # type: ignore[union-attr]
+    backend.deliver(server.change_image(4, seed=1))
+    server.files["/data/upload/4-1.png"] = ImageError("Label Studio answered 404 for the image")
+    backend.deliver(server.annotate(4, "dog"))
+    take_in(live)
+    assert live._engine is not None
+    assert (4 in live._engine, live._engine.labels()[4].choice) == (False, "dog")
+    server.delete_tasks(4)  # and nobody tells of it
+    live._sync_wanted = True
+    take_in(live)
+    assert 4 not in live._engine.labels()
+    assert state(live) == state(backend.live())
+
+
 def test_a_task_that_is_deleted_while_the_project_is_read_does_not_come_back(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
