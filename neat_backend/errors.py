@@ -16,6 +16,7 @@
     ├── TrainingError          a training round failed; the last classifier stays in use
     ├── ComputeError           Ray is missing, does not answer, or failed at what it was to compute
     │   └── ShardsLost         a part of the engine is gone: it is to be built again
+    ├── LeaseLost              another worker owns the project now: stop at once, write nothing more
     └── StoreError             database or data folder unusable
 
 The class says who must act; the message says what happened and what to do about it. Messages
@@ -99,6 +100,10 @@ class ComputeError(NeatError):
 
 class ShardsLost(ComputeError):
     """An actor with a part of the engine's rows has died."""
+
+
+class LeaseLost(NeatError):
+    """Another worker owns the project now: stop at once, write nothing more."""
 
 
 class StoreError(NeatError):

@@ -30,7 +30,7 @@ from neat_backend import columns, embedding, sync
 from neat_backend.compute import Compute, LocalCompute
 from neat_backend.core.encoders import Encoder
 from neat_backend.engine import Engine
-from neat_backend.errors import BadLabelConfig, DataRefused, ImageError, NeatError, StoreError
+from neat_backend.errors import BadLabelConfig, DataRefused, ImageError, LeaseLost, StoreError
 from neat_backend.insight import Insights
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
@@ -46,6 +46,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import inbox, insights, projects, revisions, selections, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.database import Database
+from neat_backend.store.owned import OwnedDatabase
 from neat_backend.store.selections import Selection
 from neat_backend.store.snapshots import Head
 from neat_backend.tabs import Tabs
@@ -63,10 +64,6 @@ MOST_MOVED = 10_000  # tasks that are named as gone from the written ranking; be
 RANKING_RESTS = 20  # beyond it, a rest of so many times as long as writing it took
 PROGRESS_SECONDS = 1.0
 LOG_PROGRESS_SECONDS = 10.0
-
-
-class LeaseLost(NeatError):
-    """Another worker owns the project now: stop at once, write nothing more."""
 
 
 @dataclass
@@ -101,8 +98,8 @@ class LiveProject:
         self.id = project.id
         self.owner = owner
         self.settings = settings
-        self.database = database
-        self.arrays = ProjectArrays(settings.data_dir, project.id)
+        self.database = OwnedDatabase(database, project.id, owner)
+        self.arrays = ProjectArrays(settings.data_dir, project.id, fence=self._check_lease)
         self.lock = threading.RLock()
         self.stopping = threading.Event()
         self.loaded = threading.Event()
@@ -233,12 +230,15 @@ class LiveProject:
 
     def _still_ours(self) -> None:
         """Raise LeaseLost unless this worker owns the project and has not been asked to put it away."""
-        if self._may_be_taken():
-            raise StoreError("The lease could not be renewed in time: nothing is published until it is")
+        self._check_lease()
         with self.database.read() as conn:
             owner = projects.lease_owner(conn, self.id)
         if owner != self.owner or self.stopping.is_set():
             raise LeaseLost(f"project {self.id} belongs to another worker now, or is being put away")
+
+    def _check_lease(self) -> None:
+        if self._may_be_taken():
+            raise StoreError("The lease could not be renewed in time: nothing is published until it is")
 
     def _may_be_taken(self) -> bool:
         return time.monotonic() > self.leased_until
@@ -312,8 +312,6 @@ class LiveProject:
         answered = {answer.task for _, change in changes for answer in change.annotations}
         chosen = self._chosen(answered)  # before the transaction: nobody may wait for our lock inside one
         with self.database.begin() as conn:
-            if not projects.hold_lease(conn, self.id, self.owner):
-                raise LeaseLost(f"project {self.id} belongs to another worker now")
             for event, change in changes:
                 self._store_event(conn, event, change, effects)
             selections.note(conn, self.id, chosen)

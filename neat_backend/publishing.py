@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from neat_backend.errors import LabelStudioUnavailable, NotFoundInLabelStudio
+from neat_backend.errors import LabelStudioUnavailable, LeaseLost, NotFoundInLabelStudio
 from neat_backend.labelstudio.publisher import Prediction, Publisher, reasons, score
 from neat_backend.records import Ranked
 from neat_backend.store import projects, revisions
@@ -134,7 +134,7 @@ class Publishing:
             self._still_ours()  # the import may have taken so long that another worker has published since
             self.publisher.switch(version)
         except BaseException:
-            with self._database.begin() as conn:
+            with contextlib.suppress(LeaseLost), self._database.begin() as conn:  # else who loads it next does
                 revisions.abandon(conn, self.project, version)
             raise
         with self._database.begin() as conn:

@@ -26,6 +26,7 @@ from neat_backend.errors import (
     EncoderError,
     LabelStudioRefused,
     LabelStudioUnavailable,
+    LeaseLost,
     NeatError,
     NotFoundInLabelStudio,
     SettingsError,
@@ -33,7 +34,7 @@ from neat_backend.errors import (
     StoreError,
 )
 from neat_backend.labelstudio.client import LabelStudioClient
-from neat_backend.live import LeaseLost, LiveProject
+from neat_backend.live import LiveProject
 from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects

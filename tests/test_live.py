@@ -18,12 +18,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from neat_backend import live as live_module
-from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, StoreError
+from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, LeaseLost, StoreError
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.events import PredictRequest
 from neat_backend.labelstudio.publisher import score
 from neat_backend.labelstudio.tabs import CHECK, NEXT
-from neat_backend.live import LeaseLost, LiveProject
+from neat_backend.live import LiveProject
 from neat_backend.records import RETRY_IMAGES, Label
 from neat_backend.service import Service
 from neat_backend.store import inbox, projects, snapshots, tasks
@@ -468,6 +468,33 @@ def test_a_labelled_task_without_an_image_that_is_gone_leaves_no_label(
     take_in(live)
     assert 4 not in live._engine.labels()
     assert state(live) == state(backend.live())
+
+
+@pytest.mark.parametrize("step", ["sync", "reconcile"])
+def test_what_was_read_before_another_worker_took_over_is_not_written_after(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is stopped while it reads; its successor finds what no webhook has told; then it goes on."""
+    original = server.tasks if step == "sync" else server.task_ids
+    others: list[LiveProject] = []
+
+    def read_slowly(*arguments: Any) -> Iterator[Any]:
+        pages = list(original(*arguments))
+        if not others:
+            server.import_tasks(PROJECT, 2)
+            others.append(backend.live(owner="another"))
+            settle(others[0])
+        yield from pages
+
+    monkeypatch.setattr(server, "tasks" if step == "sync" else "task_ids", read_slowly)
+    if step == "sync":
+        live._sync_wanted = True
+    else:
+        server.delete_tasks(5)
+        live._reconcile_at, live.settings = 0.0, live.settings.model_copy(update={"reconcile_seconds": 60})
+    with pytest.raises(LeaseLost):
+        take_in(live)
+    assert backend.counts().tasks == len(server.projects[PROJECT].tasks)
 
 
 def test_a_task_that_is_deleted_while_the_project_is_read_does_not_come_back(
@@ -1172,6 +1199,33 @@ def test_a_project_that_was_lost_shows_nothing_any_more(
     with pytest.raises(LeaseLost):
         live.publish_step()
     assert snapshots.read_head(live.arrays) == shown
+
+
+def test_an_order_that_was_being_written_when_the_worker_was_stopped_does_not_replace_its_successors(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.deliver(server.annotate(5, "dog"))
+    live.apply_step()
+    original = live.arrays._locked
+    others: list[LiveProject] = []
+
+    @contextlib.contextmanager
+    def stopped(exclusive: bool) -> Iterator[None]:
+        if exclusive and not others:
+            live.leased_until = 0.0  # long ago
+            others.append(backend.live(owner="another"))
+            backend.deliver(server.annotate(6, "cat"))
+            settle(others[0])
+        with original(exclusive):
+            yield
+
+    monkeypatch.setattr(live.arrays, "_locked", stopped)
+    with pytest.raises(StoreError, match="lease"):
+        live.publish_step()
+    shown = snapshots.read_head(live.arrays)
+    assert shown is not None
+    assert others[0]._shown_head is not None
+    assert (shown.known, shown.event) == (2, others[0]._shown_head.event)
 
 
 def test_a_state_that_could_not_be_written_is_written_later(

@@ -77,8 +77,10 @@ class _Corrupt(Exception):
 class ProjectArrays:
     """The arrays of one project."""
 
-    def __init__(self, data_dir: Path, project: int) -> None:
+    def __init__(self, data_dir: Path, project: int, fence: Callable[[], None] = lambda: None) -> None:
+        """fence: asked at the last moment before a snapshot is replaced; raises when it is not to be."""
         self.root = Path(data_dir) / "projects" / str(int(project))
+        self._fence = fence
 
     # segments
 
@@ -233,7 +235,12 @@ class ProjectArrays:
     def write_snapshot(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays together under a name, in place of what was there."""
         path = self._snapshot(name)
-        self._write(path.parent, arrays, lambda temporary: os.replace(temporary, path))
+
+        def place(temporary: Path) -> None:
+            self._fence()
+            os.replace(temporary, path)
+
+        self._write(path.parent, arrays, place)
 
     def read_snapshot(self, name: str) -> dict[str, np.ndarray] | None:
         """What was written last; None when there is nothing or it is damaged."""
