@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 500
 LATE_COMMITS = timedelta(seconds=120)  # a change may become visible so much later than its time says
+CLOCK_SLACK = timedelta(seconds=2)  # Label Studio tells its time to the second
 POISON_ATTEMPTS = 3  # an event that fails so often is set aside
 POISON_RETRY_SECONDS = 1.0  # before the second try, three times as long before the third
 IMAGE_ATTEMPTS = 3  # tries for an image whose failure may pass
@@ -669,6 +670,10 @@ class LiveProject:
             return
         assert self._config is not None
         began = self._api.now()
+        if began < self._changes_since + LATE_COMMITS - CLOCK_SLACK:
+            log.warning("project %d: Label Studio's clock has been set back; reading the project again", self.id)
+            self._sync_wanted = True  # times of change tell nothing now
+            return
         image_key = self._config.image_key
         for found in sync.read_changes(self.id, self._changes_since, image_key, self._api, self.database):
             if found:

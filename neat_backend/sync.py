@@ -69,7 +69,7 @@ def read_project(
     present: list[int] = []
     for page in client.tasks(project, config.image_key):
         with database.begin() as conn:
-            tasks.upsert_tasks(conn, project, page, seen)
+            tasks.upsert_tasks(conn, project, page, seen, authoritative=True)
         present.extend(task.id for task in page)
         on_progress(len(present), max(info.task_count, len(present)))
     annotations: list[int] = []
@@ -115,7 +115,7 @@ def read_changes(
         looked_at = [task.id for task in page]
         present = np.array([answer.id for answer in answers], np.int64)
         with database.begin() as conn:
-            done = tasks.upsert_tasks(conn, project, page, seen)
+            done = tasks.upsert_tasks(conn, project, page, seen, authoritative=True)
             relabelled = tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
             relabelled |= tasks.delete_missing_annotations(conn, project, present, seen, looked_at)
         yield Changed({*done.new, *done.revived, *done.image_changed}, set(done.image_changed), relabelled)

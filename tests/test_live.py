@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -468,6 +469,25 @@ def test_a_labelled_task_without_an_image_that_is_gone_leaves_no_label(
     take_in(live)
     assert 4 not in live._engine.labels()
     assert state(live) == state(backend.live())
+
+
+def test_a_change_is_found_though_label_studios_clock_was_set_back(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    live.settings = live.settings.model_copy(update={"reconcile_seconds": 60})
+    backend.deliver(server.annotate(3, "dog"))
+    backend.deliver(server.annotate(4, "dog"))
+    take_in(live)
+    server._now -= timedelta(hours=1)
+    first, _ = sorted(server.projects[PROJECT].annotations)
+    server.change_annotation(first, "cat")  # and nobody tells of it
+    backend.deliver(server.import_tasks(PROJECT, 1))
+    server._now += timedelta(minutes=10)
+    take_in(live)
+    live._reconcile_at = 0.0
+    take_in(live)
+    assert live._engine is not None
+    assert live._engine.labels()[3].choice == "cat"
 
 
 @pytest.mark.parametrize("step", ["sync", "reconcile"])

@@ -4,7 +4,8 @@ Webhooks come twice, late and out of order, and a synchronisation reads while th
 mutation carries `seen`, the number of the inbox event that told it, or the inbox's
 `received_through` when the synchronisation began to read, and each row keeps two answers apart:
 
-- what it contains: the newest `updated_at` wins, then the later `seen`;
+- what it contains: the newest `updated_at` wins, then the later `seen`; but a synchronisation began after all that
+  had a smaller `seen`, and wins over it whatever Label Studio's clock said;
 - whether it exists: for a task the later `seen` wins, a tie means deleted. An annotation that was
   deleted comes back only when a synchronisation that began later has found it, since Label Studio
   never uses an id twice.
@@ -78,8 +79,13 @@ class TaskCounts:
 # tasks
 
 
-def upsert_tasks(conn: Connection, project: int, tasks: Sequence[Task], seen: int) -> Upserted:
-    """Take in tasks as Label Studio gave them. A new, changed or revived image becomes pending."""
+def upsert_tasks(
+    conn: Connection, project: int, tasks: Sequence[Task], seen: int, authoritative: bool = False
+) -> Upserted:
+    """Take in tasks as Label Studio gave them. A new, changed or revived image becomes pending.
+
+    authoritative: read from Label Studio by a synchronisation, not told by an event.
+    """
     enter_project(conn, project)
     new: list[int] = []
     image_changed: list[int] = []
@@ -108,7 +114,7 @@ def upsert_tasks(conn: Connection, project: int, tasks: Sequence[Task], seen: in
                 }
                 continue
             after = dict(row)
-            if _newer(row, task.updated_at, seen):
+            if _newer(row, task.updated_at, seen, authoritative):
                 after |= content
             if row["state"] == DELETED:
                 if seen > row["seen"]:
@@ -310,7 +316,7 @@ def upsert_annotations(
                 }
                 continue
             after = dict(row)
-            if _newer(row, annotation.updated_at, seen):
+            if _newer(row, annotation.updated_at, seen, authoritative):
                 after |= content
             after["seen"] = max(row["seen"], seen)
             if authoritative:
@@ -446,8 +452,12 @@ def _unheard_annotation(project: int, id: int, seen: int) -> dict[str, Any]:
     }
 
 
-def _newer(row: Mapping[str, Any], updated_at: Any, seen: int) -> bool:
-    return row["updated_at"] is None or (updated_at, seen) >= (row["updated_at"], row["content_seen"])
+def _newer(row: Mapping[str, Any], updated_at: Any, seen: int, authoritative: bool) -> bool:
+    if row["updated_at"] is None or (authoritative and seen > row["content_seen"]):
+        return True
+    if not authoritative and seen <= row.get("synced_seen", NEVER):
+        return False  # it had come when the reading began
+    return (updated_at, seen) >= (row["updated_at"], row["content_seen"])
 
 
 def _rows(conn: Connection, table: sa.Table, project: int, ids: Iterable[int]) -> dict[int, dict[str, Any]]:

@@ -210,37 +210,59 @@ def test_a_synchronisation_deletes_annotations_that_it_did_not_find(db: Database
         assert tasks.annotations_of(conn, 1) == {}
 
 
+def test_what_was_read_wins_over_what_was_told_before_though_the_clock_was_set_back(db: Database) -> None:
+    with db.begin() as conn:
+        tasks.upsert_tasks(conn, 1, [task(1, "a.jpg", minute=60)], seen=4)
+        tasks.upsert_annotations(conn, 1, [annotation(1, 1, "dog", minute=60)], seen=4)
+        read = annotation(1, 1, "cat", minute=5)
+        assert tasks.upsert_annotations(conn, 1, [read], seen=6, authoritative=True) == {1}
+        assert tasks.upsert_tasks(conn, 1, [task(1, "b.jpg", minute=5)], seen=6, authoritative=True).image_changed == [
+            1
+        ]
+        late = annotation(1, 1, "dog", minute=60)
+        assert tasks.upsert_annotations(conn, 1, [late], seen=6) == set()
+        assert tasks.annotations_of(conn, 1) == {1: [read]}
+
+
 # in any order, and twice
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
-    """What Label Studio may tell of three things, and the same in another order with repetitions."""
+    """What Label Studio may tell of three things, and the same in another order with repetitions.
+
+    Each has one content after the other, of rising time. Of some changes nobody tells but a synchronisation.
+    """
     told = []
-    for _ in range(draw(st.integers(1, 10))):
-        kind = draw(st.sampled_from(["upsert", "upsert", "synchronised", "delete"]))
-        minute, seen, id = draw(st.integers(0, 3)), draw(st.integers(0, 4)), draw(st.integers(1, 3))
-        told.append((kind, id, minute, seen))
+    content, seen = dict.fromkeys((1, 2, 3), 0), 0
+    for _ in range(draw(st.integers(1, 12))):
+        kind = draw(st.sampled_from(["upsert", "upsert", "unheard", "synchronised", "synchronised", "delete"]))
+        id = draw(st.integers(1, 3))
+        content[id] += kind in ("upsert", "unheard")
+        seen += kind in ("upsert", "delete")
+        if kind != "unheard":
+            told.append((kind, id, content[id], seen))
+    told = told or [("delete", 1, 0, 1)]
     again = draw(st.lists(st.sampled_from(told), max_size=5))
     return told, draw(st.permutations(told + again))
 
 
 def _apply_to_annotations(conn: sa.Connection, told: list[Any]) -> None:
-    for kind, id, minute, seen in told:
+    for kind, id, content, seen in told:
         if kind == "delete":
             tasks.delete_annotations(conn, 1, [id], seen)
         else:
-            # Of one time and one `seen` there is one content; a synchronisation may see another.
-            given = annotation(id, id % 2 + 1, f"{minute}-{seen}", minute)
+            given = annotation(id, id % 2 + 1, f"{content}", content)
             tasks.upsert_annotations(conn, 1, [given], seen, authoritative=kind == "synchronised")
 
 
 def _apply_to_tasks(conn: sa.Connection, told: list[Any]) -> None:
-    for kind, id, minute, seen in told:
+    for kind, id, content, seen in told:
         if kind == "delete":
             tasks.delete_tasks(conn, 1, [id], seen)
         else:
-            tasks.upsert_tasks(conn, 1, [task(id, f"{minute}-{seen}.jpg", minute)], seen)
+            given = task(id, f"{content}.jpg", content)
+            tasks.upsert_tasks(conn, 1, [given], seen, authoritative=kind == "synchronised")
 
 
 @pytest.mark.parametrize(
