@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH, HEIGHT = 340, 190
+WIDTH, HEIGHT = 340, 196
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 334.0, 12.0, 164.0  # of what is drawn into
 MOST_NAMES = 8  # along the x axis
 WIDEST_COLUMN = 34.0
