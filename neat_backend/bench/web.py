@@ -26,7 +26,7 @@ def serving(folder: Path) -> Iterator[tuple[str, int]]:
     server = subprocess.Popen([sys.executable, "-c", code], env=env, stdin=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: httpx.get(url + "/health", timeout=1, trust_env=False).status_code == 200)
+        wait_for(lambda: httpx.get(url + "/health", timeout=5, trust_env=False).status_code == 200, 180)
         yield url, server.pid
     finally:
         server.terminate()
