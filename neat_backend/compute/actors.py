@@ -38,14 +38,15 @@ class RayShards:
 
 
 def start_shards(
-    n: int, dim: int, classes: Sequence[str], settings: Mapping[str, Any], *, gpu: bool = False
-) -> RayShards:
+    n: int, dim: int, classes: Sequence[str], settings: Mapping[str, Any], *, gpu: bool = False,
+    kind: type[Shard] = Shard,
+) -> RayShards:  # fmt: skip
     """n actors with a part of an engine each, on different machines where there are several.
 
-    gpu: each keeps its rows on a GPU, which it has to itself.
+    gpu: each keeps its rows on a GPU, which it has to itself. kind: what the actors are.
     """
     own = {**settings, "device": "cuda" if gpu else "cpu"}
     # No core is set aside for them: they work for milliseconds after a label.
     options = {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "scheduling_strategy": "SPREAD"}
-    actor = ray.remote(**options)(Shard)  # type: ignore[call-overload]
+    actor = ray.remote(**options)(kind)  # type: ignore[call-overload]
     return RayShards([actor.remote(dim, tuple(classes), own) for _ in range(n)])

@@ -178,15 +178,20 @@ class ShardedEngine:
         if not changed:
             return
         tasks = np.array(list(changed), np.int64)
-        homes = self._homes(tasks)
-        self._each("set_labels", {n: ([changed[t] for t in tasks[at].tolist()],) for n, at in homes.items()})
         here = tasks[self._has(tasks)].tolist()
         now = {task: task in self._book.labels for task in here}
+        new = np.array([task for task in here if now[task] and not before[task]], np.int64)
+        features = self._features(new)
+        # A label's own shard and the others pass over their rows at the same time.
+        finish = self._shards.begin(
+            "set_labels",
+            {n: ([changed[t] for t in tasks[at].tolist()],) for n, at in self._homes(tasks).items()},
+        )
         self._unhost([task for task in here if before[task] and not now[task]])
         again = np.array([task for task in here if before[task] and now[task]], np.int64)
         self._guests_of(again, "set_labels", lambda ids: ([changed[t] for t in ids.tolist()],))
-        new = np.array([task for task in here if now[task] and not before[task]], np.int64)
-        self._host(new, self._features(new))
+        self._host(new, features)
+        finish()
         self.version += 1
 
     def set_classes(self, classes: Sequence[str]) -> None:
