@@ -16,7 +16,7 @@ from neat_backend.core import scores
 from neat_backend.core.devices import resolve_device
 from neat_backend.core.hashing import mixed
 from neat_backend.core.labels import LabelBook
-from neat_backend.core.neighbors import NONE, NeighborTable, Rows
+from neat_backend.core.neighbors import NONE, LargePool, NeighborTable, Rows
 from neat_backend.core.scores import INVALID, KnownRule
 from neat_backend.records import Label, Ranked
 from neat_backend.strategies.pool import UNLABELLED, Pool
@@ -95,6 +95,7 @@ class Engine:
 
     dim: length of a feature. classes: known classes, in the order of the label config. k, rule,
     batch_size (B), seed: the method's settings. device: where the pool's features are kept.
+    large: what happens when they are too many for memory.
     """
 
     def __init__(
@@ -107,12 +108,13 @@ class Engine:
         batch_size: int = 50,
         seed: int = 0,
         device: str = "cpu",
+        large: LargePool | None = None,
     ) -> None:
         self.classes = tuple(classes)
         self.k, self.rule, self.batch_size, self.seed = k, rule, batch_size, seed
         self.version = 0  # grows with every change
         self.class_features: NDArray[np.float32] | None = None  # [C, dim] of the classes' names, where there are any
-        self._table = NeighborTable(dim, k, resolve_device(device))
+        self._table = NeighborTable(dim, k, resolve_device(device), large)
         self._book = LabelBook()
         self._probabilities: NDArray[np.float32] = np.zeros((0, len(self.classes)), np.float32)
         self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED
@@ -346,6 +348,11 @@ class Engine:
     def read_share(self) -> float:
         """Share of the tasks whose features had to be read when a single label last came in."""
         return self._table.planes.read_share
+
+    @property
+    def approximate(self) -> bool:
+        """Whether neighbours are sought near a task's cell only; exact while it is False."""
+        return self._table.approximate
 
     def pool(self, most: int) -> tuple[NDArray[np.int64], Pool | None]:
         """Ids and state of all labelled tasks and of at most so many others, for a strategy that looks at them all.

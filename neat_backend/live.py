@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError
 from neat_backend import columns, embedding, sync
 from neat_backend.compute import Compute, LocalCompute
 from neat_backend.core.encoders import Encoder
+from neat_backend.core.neighbors import LargePool
 from neat_backend.engine import Engine
 from neat_backend.errors import BadLabelConfig, DataRefused, ImageError, LeaseLost, StoreError
 from neat_backend.insight import Insights
@@ -169,6 +170,10 @@ class LiveProject:
         engine = self._compute.engine(
             self._encoder.dim, config.classes, k=self.settings.k, rule=self.settings.known_rule,
             batch_size=self.settings.batch_size, seed=self.settings.seed, device=self.settings.device,
+            large=LargePool(
+                self.settings.neighbours, self.settings.features_memory,
+                self.settings.scratch_dir or self.settings.data_dir / "scratch",
+            ),
         )  # fmt: skip
         with self.lock:
             self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling

@@ -144,6 +144,18 @@ class Settings(BaseModel):
         validation_alias=_env("NEAT_MAX_LIVE_PROJECTS"),
         description="Projects kept in memory; the least recently used leave",
     )
+    features_memory: int = Field(
+        8_000_000_000,
+        ge=0,
+        validation_alias=_env("NEAT_FEATURES_MEMORY"),
+        description="Bytes of one project's features, 3 for each value, that may lie in memory; more are in a file"
+        " that is mapped",
+    )
+    scratch_dir: Path | None = Field(
+        None,
+        validation_alias=_env("NEAT_SCRATCH_DIR"),
+        description="Folder on a local disk for such files, which go with the process; empty = in the data folder",
+    )
 
     # what computes
     compute: Literal["local", "ray"] = Field(
@@ -210,6 +222,12 @@ class Settings(BaseModel):
     )
     k: int = Field(
         10, ge=1, le=1000, validation_alias=_env("NEAT_K"), description="Neighbours looked at (K of the paper)"
+    )
+    neighbours: Literal["exact", "approximate", "auto"] = Field(
+        "auto",
+        validation_alias=_env("NEAT_NEIGHBOURS"),
+        description="exact, approximate (a label is offered to the tasks near it only), or auto: approximate where the"
+        " features exceed NEAT_FEATURES_MEMORY, without a GPU",
     )
     known_rule: Literal["all", "majority"] = Field(
         "all",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from neat_backend.bench import app, samples
+from tests.conftest import need
 
 RERANK = {"pool": 300, "labelled": 60, "dim": 16, "k": 10, "labels": 5, "batch": 4}
 TRAIN = {"sides": "8", "images": "12", "test-images": "10", "epochs": "1", "seeds": "1", "data": "digits"}
@@ -100,6 +104,38 @@ def test_the_dashboards_pages_are_measured_in_projects_of_two_sizes() -> None:
     assert [row["tasks"] for row in found["rows"]] == [300, 600]
     assert found["map_bytes_times_smallest"] == pytest.approx(2, rel=0.01)
     assert all(row["page_milliseconds"] > 0 for row in found["rows"])
+
+
+def test_the_approximate_ranking_is_compared_with_the_exact_one() -> None:
+    found = figures("approximate", {"images": 700, "labelled": 150, "k": 3, "listed": "2,100"})
+    rows = {row["mode"]: row for row in found["rows"]}
+    agreement = ("neighbour_recall", "head_overlap", "rank_correlation")
+    assert all(rows[mode][name] == pytest.approx(1) for mode in ("exact", "cells, 100 K") for name in agreement)
+    assert 0.3 < rows["cells, 2 K"]["neighbour_recall"] < 1
+    assert {name.partition(",")[0] for name in rows} == {"exact", "cells", "IVF12", "HNSW32"}
+    assert rows["HNSW32"]["neighbour_recall"] > 0.9
+
+
+def test_data_that_nobody_knows_is_refused() -> None:
+    assert "neither digits nor" in refused("approximate", {"data": "cats"})
+
+
+def test_a_ray_cluster_gives_what_this_process_gives() -> None:
+    if importlib.util.find_spec("ray") is None:
+        need("ray", "it is not installed")
+    sizes = {"workers": 2, "images": 64, "rows": 300, "image-ms": 1, "row-us": 1}
+    # In a process of its own: other tests have a Ray of theirs.
+    done = subprocess.run(
+        [sys.executable, "-m", "neat_backend.cli", "bench", *line("scale", sizes), "--json"],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (row,) = found["rows"]
+    assert found["all_equal"]
+    told = {"features_equal", "probabilities_equal", "ranking_equal", "neighbours_equal", "head_equal"}
+    assert {name for name, value in row.items() if value is True} == told
+    assert row["workers"] == 2
 
 
 class TestIngest:

@@ -313,6 +313,43 @@ def offer_pairs(
 
 
 @compiled()
+def rows_of_cells(begin: int, end: int, wanted: Array, cells: Array, alive: Array, found: Array) -> int:
+    """Rows in begin..end that live in a wanted cell, into found[begin:]; their number. cells: each row's."""
+    count = 0
+    for row in range(begin, end):
+        if alive[row] and wanted[cells[row]]:
+            found[begin + count] = row
+            count += 1
+    return count
+
+
+@compiled()
+def left_by_sketch(
+    begin: int,
+    end: int,
+    rows: Array,
+    base: float,
+    short: Array,
+    short_norm: float,
+    short_left: float,
+    slack: float,
+    sketch: Array,
+    sketch_step: Array,
+    sketch_error: Array,
+    left_out: Array,
+    along: Array,
+    similarities: Array,
+    left: Array,
+) -> None:
+    """left[i]: whether the sketch leaves it possible that a label is among the nearest of rows[i], i in begin..end."""
+    k = similarities.shape[1]
+    for i in range(begin, end):
+        row = rows[i]
+        bound = rough_product(sketch, row, short) * sketch_step[row] + sketch_error[row] * short_norm
+        left[i] = bound + left_out[row] * short_left + along[row] + base + slack >= similarities[row, k - 1]
+
+
+@compiled()
 def holders(begin: int, end: int, wanted: Array, neighbours: Array, found: Array) -> int:
     """Rows in begin..end with a wanted neighbour, into found[begin:]; their number."""
     count = 0

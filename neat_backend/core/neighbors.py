@@ -14,6 +14,9 @@ through a FAISS flat index of the labelled tasks, on a GPU when faiss sees one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import faiss
 import numpy as np
@@ -21,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from neat_backend.core import kernels
+from neat_backend.core.cells import GROWN, MOST_CELLS, SAMPLE_PER_CELL, Cells
 from neat_backend.core.kernels import NONE
 from neat_backend.core.planes import FeaturePlanes, Rows, grown
 
@@ -30,6 +34,21 @@ Features = NDArray[np.float32]
 _BLOCK_ROWS = 8192
 _BULK_LABELS = 64  # from here on, and from an eighth of the labels, a search of all rows beats adding columns
 _SEARCH_SLACK = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
+
+
+@dataclass(frozen=True)
+class LargePool:
+    """What happens to a pool that is too large.
+
+    neighbours: auto = approximate when the exact part of the features exceeds `memory_bytes`, on a CPU.
+    scratch: folder on a local disk for what exceeds them; None = it stays in memory all the same.
+    listed: labels that a cell lists for each of a row's K neighbours; more is nearer to exact and slower.
+    """
+
+    neighbours: Literal["exact", "approximate", "auto"] = "exact"
+    memory_bytes: float = np.inf
+    scratch: Path | None = None
+    listed: int = 20
 
 
 class NeighborTable:
@@ -43,12 +62,19 @@ class NeighborTable:
     A row keeps its number while its task lives; rows of removed tasks are used again.
     """
 
-    def __init__(self, dim: int, k: int, device: torch.device | None = None) -> None:
-        """device: where the pool is kept and multiplied; default the CPU."""
+    def __init__(
+        self, dim: int, k: int, device: torch.device | None = None, large: LargePool | None = None
+    ) -> None:  # fmt: skip
+        """device: where the pool is kept and multiplied; default the CPU, and the CPU when approximate is asked for."""
+        self._large = large or LargePool()
+        if self._large.neighbours == "approximate":
+            device = None
         if dim < 1 or k < 1:
             raise ValueError(f"dim and k must be at least 1, got {dim} and {k}")
         self.dim, self.k = dim, k
-        self.planes = FeaturePlanes(dim, device or torch.device("cpu"))
+        self.planes = FeaturePlanes(dim, device or torch.device("cpu"), self._large.scratch, self._large.memory_bytes)
+        self._cells: Cells | None = None
+        self._cell: Rows = np.zeros(0, np.int32)  # each row's, while there are cells
         self.ids: Ids = np.zeros(0, np.int64)
         self.alive: NDArray[np.bool_] = np.zeros(0, bool)
         self.labelled: NDArray[np.bool_] = np.zeros(0, bool)
@@ -113,6 +139,8 @@ class NeighborTable:
         at = np.searchsorted(self._known, tasks[order])
         self._known = np.insert(self._known, at, tasks[order])
         self._known_rows = np.insert(self._known_rows, at, rows[order])
+        if self._cells is not None:
+            self._cell[rows] = self._cells.of(features)
         self._search(rows)
         return rows
 
@@ -136,13 +164,18 @@ class NeighborTable:
         if not len(rows):
             return rows
         self.planes.settle(np.flatnonzero(self.alive).astype(np.int32))
+        self._settle_cells()
         before = self._index.ntotal
         self.labelled[rows] = True
-        self._index.add_with_ids(self.planes.exact(rows), rows.astype(np.int64))
+        features = self.planes.exact(rows)
+        self._index.add_with_ids(features, rows.astype(np.int64))
+        entered = None if self._cells is None else self._cells.add(rows, features, self.ids)
         filled = before > self.k  # every row has K neighbours besides itself
         if not filled or len(rows) >= max(_BULK_LABELS, before // 8):
             return self._search(np.flatnonzero(self.alive).astype(np.int32))
-        return self.planes.offer(rows, self)
+        if self._cells is None or entered is None or before + len(rows) <= self._cells.listed:
+            return self.planes.offer(rows, self)
+        return self._offer_to_cells(rows, entered)
 
     def unlabel(self, rows: Rows) -> Rows:
         """Rows are nobody's neighbours any more; gives the rows whose neighbours changed."""
@@ -152,8 +185,21 @@ class NeighborTable:
         touched = self.rows_near(rows)
         self.labelled[rows] = False
         self._index.remove_ids(faiss.IDSelectorBatch(rows.astype(np.int64)))
+        if self._cells is None:
+            self._search(touched)
+            return touched
+        cells = self._cells.listing(rows)
+        before = {int(cell): self._cells.labels(int(cell)) for cell in cells}
+        labels = np.flatnonzero(self.labelled).astype(np.int32)
+        self._cells.relist(cells, labels, self.planes.exact(labels), self.ids)
         self._search(touched)
-        return touched
+        # A cell that has lost a label lists another instead, which its other rows have not been offered.
+        fresh = {cell: np.setdiff1d(self._cells.labels(cell), was) for cell, was in before.items()}
+        offered = np.unique(np.concatenate([*fresh.values(), rows[:0]])).astype(np.int32)
+        entered = np.zeros((len(offered), len(self._cells)), bool)
+        for cell, some in fresh.items():
+            entered[np.searchsorted(offered, some), cell] = True
+        return np.unique(np.concatenate([touched, self._offer_to_cells(offered, entered)]))
 
     def rows_near(self, rows: Rows) -> Rows:
         """The rows that have any of these rows among their neighbours."""
@@ -165,6 +211,42 @@ class NeighborTable:
             return found[begin : begin + kernels.holders(begin, end, wanted, self.neighbours, found)]
 
         return np.concatenate(kernels.in_parallel(work, len(self.ids)))
+
+    @property
+    def approximate(self) -> bool:
+        """Whether labels are offered to the cells near them only."""
+        return self._cells is not None
+
+    def _settle_cells(self) -> None:
+        """Cut the pool into cells where it is to be approximate, once there are enough rows, and again as it grows."""
+        how = self._large.neighbours
+        on_cpu = self.planes.device.type == "cpu"  # a GPU that holds the pool looks through it in no time
+        wanted = how == "approximate" or (how == "auto" and on_cpu and self.planes.mapped)
+        if not wanted or len(self) < 16 or (self._cells is not None and len(self) < GROWN * self._cells.made_for):
+            return
+        rows = np.flatnonzero(self.alive).astype(np.int32)
+        step = max(1, len(rows) // (MOST_CELLS * SAMPLE_PER_CELL))
+        self._cells = Cells(self.planes.exact(rows[::step]), len(rows), self._large.listed * self.k)
+        self._cell = np.zeros(len(self.ids), np.int32)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            part = rows[start : start + _BLOCK_ROWS]
+            self._cell[part] = self._cells.of(self.planes.exact(part))
+        labels = np.flatnonzero(self.labelled).astype(np.int32)
+        self._cells.relist(np.arange(len(self._cells)), labels, self.planes.exact(labels), self.ids)
+
+    def _offer_to_cells(self, labels: Rows, entered: NDArray[np.bool_]) -> Rows:
+        """Offer each label to the rows of its cells, entered bool [labels, cells]; gives the rows that took any."""
+        found = np.empty(len(self.ids), np.int32)
+        taken = [labels[:0]]
+        for label, wanted in zip(labels.tolist(), entered, strict=True):
+
+            def work(begin: int, end: int, wanted: NDArray[np.bool_] = wanted) -> Rows:
+                count = kernels.rows_of_cells(begin, end, wanted, self._cell, self.alive, found)
+                return found[begin : begin + count]
+
+            rows = np.concatenate(kernels.in_parallel(work, len(self.ids)))
+            taken.append(self.planes.offer_to(label, rows[rows != label], self))
+        return np.unique(np.concatenate(taken))
 
     def _take_rows(self, n: int) -> Rows:
         """n unused rows, growing the arrays by a quarter (or as much as is needed) where there are none."""
@@ -182,6 +264,8 @@ class NeighborTable:
             setattr(self, name, grown(getattr(self, name), size))
         self.neighbours[old:], self.similarities[old:] = NONE, -np.inf
         self.planes.grow(size)
+        if self._cells is not None:
+            self._cell = grown(self._cell, size)
         self._free = np.concatenate([self._free, np.arange(old, size, dtype=np.int32)])
 
     def _choose(self, rows: Rows, starts: NDArray[np.int64], labels: Rows) -> None:
@@ -193,6 +277,8 @@ class NeighborTable:
     def _search(self, rows: Rows) -> Rows:
         """Find the neighbours of rows from nothing; gives the rows (all taken as changed)."""
         count = self._index.ntotal
+        if self._cells is not None and count > self._cells.listed:
+            return self._search_cells(rows, self._cells)
         index = self._search_index() if len(rows) * count > 1_000_000 else self._index
         for start in range(0, len(rows), _BLOCK_ROWS):
             part = np.sort(rows[start : start + _BLOCK_ROWS])
@@ -206,12 +292,21 @@ class NeighborTable:
             if asked < count:
                 # Whatever FAISS left out is at most its last value plus the error of both computations.
                 unproven = self.similarities[part, -1] <= rough[:, -1] + 2 * self._error
-                self._search_all(part[unproven])
+                self._search_among(part[unproven], np.flatnonzero(self.labelled).astype(np.int32))
         return rows
 
-    def _search_all(self, rows: Rows) -> None:
-        """Neighbours of rows among all labelled rows, for those that a short list can't settle."""
-        labels = np.flatnonzero(self.labelled).astype(np.int32)
+    def _search_cells(self, rows: Rows, cells: Cells) -> Rows:
+        """The same among the labels that each row's cell lists."""
+        if not len(rows):
+            return rows
+        rows = rows[np.argsort(self._cell[rows], kind="stable")]
+        distinct, starts = np.unique(self._cell[rows], return_index=True)
+        for cell, part in zip(distinct.tolist(), np.split(rows, starts[1:]), strict=True):
+            self._search_among(np.sort(part), cells.labels(cell))
+        return rows
+
+    def _search_among(self, rows: Rows, labels: Rows) -> None:
+        """Neighbours of rows among some labels, which need not be many."""
         columns = self.planes.exact(labels).T  # [dim, L]
         step = max(1, 4_000_000 // max(len(labels), 1))
         for start in range(0, len(rows), step):

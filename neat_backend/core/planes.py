@@ -16,7 +16,8 @@ On a GPU a half-precision copy lives there and is the filter; the exact part sta
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from neat_backend.core import kernels
 from neat_backend.core.devices import bfloat16_is_faster
 from neat_backend.core.features import GRID
+from neat_backend.core.mapped import MappedArray
 
 Rows = NDArray[np.int32]
 
@@ -55,8 +57,11 @@ class FeaturePlanes:
     read_share: of the rows, how many the sketch left to read when a label was last offered alone.
     """
 
-    def __init__(self, dim: int, device: torch.device) -> None:
+    def __init__(self, dim: int, device: torch.device, scratch: Path | None = None, most_bytes: float = np.inf) -> None:
+        """scratch: folder for what exceeds most_bytes of the exact part, which then lies in a mapped file."""
         self.dim, self.device = dim, device
+        self._scratch, self._most_bytes = scratch, most_bytes
+        self._mapped: dict[str, MappedArray] = {}
         self.read_share = 1.0
         self._coarse = np.zeros((0, dim), np.int8)
         self._rest = np.zeros((0, dim), np.int16)
@@ -73,12 +78,34 @@ class FeaturePlanes:
 
     def grow(self, n: int) -> None:
         """Make room for n rows."""
-        for name in ("_coarse", "_rest", "_step", "_residual"):
+        for name in ("_coarse", "_rest"):
+            setattr(self, name, self._grown(name, n))
+        for name in ("_step", "_residual"):
             setattr(self, name, grown(getattr(self, name), n))
         if self._sketch is not None:
             self._sketch.grow(n)
         if self._half is not None:
             self._half.grow(n)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the exact part lies in a file."""
+        return bool(self._mapped)
+
+    def exceeds(self, n: int) -> bool:
+        """Whether the exact part of n rows is more than may lie in memory."""
+        return n * self.dim * 3 > self._most_bytes
+
+    def _grown(self, name: str, n: int) -> NDArray[Any]:
+        array: NDArray[Any] = getattr(self, name)
+        if name in self._mapped:
+            self._mapped[name].grow(n)
+        elif self._scratch is not None and self.exceeds(n):
+            self._mapped[name] = MappedArray(array, self._scratch)
+            self._mapped[name].grow(n)
+        else:
+            return grown(array, n)
+        return self._mapped[name].values
 
     def set(self, rows: Rows, features: NDArray[np.float32]) -> None:
         """Write features [n, dim]. Raises ValueError when they are off the grid or longer than 1."""
@@ -121,6 +148,22 @@ class FeaturePlanes:
         if len(labels) <= _FEW_LABELS:
             return np.unique(np.concatenate([self._offer_one(int(label), near) for label in labels]))
         return self._offer_many(labels, near)
+
+    def offer_to(self, label: int, rows: Rows, near: Neighbours) -> Rows:
+        """Offer one label to some rows, reading those that the sketch can't exclude; gives those that took it."""
+        left = np.ones(len(rows), bool)
+        if self._sketch is not None:
+            feature = self.exact(np.array([label], np.int32))[0]
+            base = float(self._centre @ feature.astype(np.float64)) * GRID
+            sketched = (base, *self._sketch.of(feature), self._slack + _SKETCH_SLACK, *self._sketch.arrays)
+
+            def work(begin: int, end: int) -> None:
+                kernels.left_by_sketch(begin, end, rows, *sketched, near.similarities, left)
+
+            kernels.in_parallel(work, len(rows))
+        rows = rows[left]
+        self.read_share = len(rows) / max(len(self), 1)
+        return self.offer_pairs(rows, np.arange(len(rows) + 1), np.full(len(rows), label, np.int32), near)
 
     def offer_pairs(self, rows: Rows, starts: NDArray[np.int64], labels: Rows, near: Neighbours) -> Rows:
         """Offer labels[starts[i]:starts[i+1]] to rows[i], all different; gives the rows that took any."""
