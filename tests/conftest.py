@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets 
 def need(name: str, reason: str) -> None:
     """Skip the calling test because `name` is missing — or fail it where NEAT_TEST_REQUIRE names it.
 
-    name: one of labelstudio, postgres, browser, gpu. Call it once it is known to be missing.
+    name: one of labelstudio, postgres, browser, gpu, ray, namespaces, image. Call it once it is known to be missing.
     """
     required = {part.strip() for part in os.environ.get("NEAT_TEST_REQUIRE", "").split(",")}
     if name in required:

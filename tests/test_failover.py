@@ -25,10 +25,10 @@ from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F4
 class Cable:
     """A TCP connection's way to the server. Cut, it swallows all, and neither side is told."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, listen_on: str = "127.0.0.1") -> None:
         self.target = host, port
         self.cut = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((listen_on, 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -103,3 +103,47 @@ def test_a_worker_that_is_cut_off_is_succeeded_and_writes_nothing_more(
     assert state(two._live[PROJECT][0]) == state(read)
     for each in (anew, near, far):
         each.close()
+
+
+def test_two_workers_share_the_projects_and_one_goes_on_with_all_when_the_other_dies(
+    empty_postgres: str,  # noqa: F811
+    tmp_path: Path,
+    workers: Workers,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 2.0)
+    numbers = (7, 8, 9, 10)
+    server = FakeLabelStudio()
+    tasks = {}
+    for number in numbers:
+        server.add_project(number)
+        tasks[number] = [task["id"] for task in server.import_tasks(number, 6)["tasks"]]
+    database = Database(empty_postgres)
+    database.migrate()
+    here = Backend(tmp_path, server, database=database, numbers=numbers)
+
+    def owners() -> dict[int, str | None]:
+        with database.read() as conn:
+            return {number: projects.lease_owner(conn, number) for number in numbers}
+
+    def all_published(choice: str, at: int) -> None:
+        events = {n: here.deliver(server.annotate(tasks[n][at], choice)) for n in numbers}
+        for number, event in events.items():
+            until(lambda number=number, event=event: here.project(number).published_event == event)  # type: ignore[misc]
+
+    both = [workers.start(here, max_live_projects=2) for _ in range(2)]
+    for number in numbers:
+        until(ready(here, number))
+    all_published("dog", 0)
+    assert set(owners().values()) <= {worker.owner for worker in both}
+    for _ in range(20):  # at no moment does one project have two
+        assert not set(both[0]._live) & {n for n, owner in owners().items() if owner == both[1].owner}
+        time.sleep(0.02)
+
+    workers.stop(both[0], release=False)
+    all_published("cat", 1)
+    all_published("dog", 2)
+    assert set(owners().values()) <= {both[1].owner, None}
+    for number in numbers:
+        assert set(server.served(number)) == set(tasks[number][3:])
+    here.close()
