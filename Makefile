@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 LABEL_STUDIO := .label-studio/venv
 
-.PHONY: demo test lint bench reference lock clean
+.PHONY: demo test image-test lint bench reference lock clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready
@@ -13,6 +13,10 @@ demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready
 
 test: $(BIN)/.ready $(LABEL_STUDIO)/.ready
 	$(BIN)/python -m pytest $(ARGS)
+
+# Builds the image with buildah on a Debian made by debootstrap, and starts it. Needs root and both programs.
+image-test: $(BIN)/.ready $(LABEL_STUDIO)/.ready
+	NEAT_TEST_REQUIRE=image,labelstudio $(BIN)/python -m pytest tests/test_image.py $(ARGS)
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
