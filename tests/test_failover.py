@@ -132,10 +132,11 @@ def test_two_workers_share_the_projects_and_one_goes_on_with_all_when_the_other_
             until(lambda number=number, event=event: here.project(number).published_event == event)  # type: ignore[misc]
 
     both = [workers.start(here, max_live_projects=2) for _ in range(2)]
+    until(lambda: {worker.owner for worker in both} <= set(owners().values()))
     for number in numbers:
         until(ready(here, number))
     all_published("dog", 0)
-    assert set(owners().values()) <= {worker.owner for worker in both}
+    assert set(owners().values()) <= {None, *(worker.owner for worker in both)}
     for _ in range(20):  # at no moment does one project have two
         assert not set(both[0]._live) & {n for n, owner in owners().items() if owner == both[1].owner}
         time.sleep(0.02)
