@@ -184,6 +184,16 @@ class TestMemory:
         assert "more than a pool" in refused("memory", {"pool": 10, "labels": 11})
 
 
+class TestCapacity:
+    def test_memory_disk_and_seconds_of_each_size(self) -> None:
+        found = figures("capacity", {"pools": "300,600", "dim": 16, "labels": 100, "features-memory": 500 * 16 * 3})
+        small, large = found["rows"]
+        assert (small["tasks"], large["tasks"]) == (300, 600)
+        assert large["features_on_disk_gb"] > 600 * 16 * 4 / 1e9 > small["features_on_disk_gb"]
+        assert (small["approximate"], large["approximate"]) == (False, True)
+        assert min(large["load_seconds"], large["label_ms"], large["whole_ranking_seconds"]) > 0
+
+
 class TestPublish:
     """What it does against a real Label Studio is in `make bench`: it takes half a minute."""
 

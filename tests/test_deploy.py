@@ -206,6 +206,18 @@ class TestDockerfile:
         assert {name.lower().replace("_", "-") for name in wanted} <= names, "make lock"
         assert not {"pytest", "mypy", "ruff", "playwright"} & {pin.partition("==")[0] for pin in runtime}
 
+    def test_the_webs_variant_leaves_out_what_the_web_never_loads_and_nothing_that_it_needs(
+        self, dockerfile: str
+    ) -> None:
+        (pattern,) = re.findall(r"grep -vE '(\^\(nvidia\|cuda\|faiss\)[^']+)'", dockerfile)
+        lines = (ROOT / "requirements-runtime.lock").read_text().splitlines()
+        kept = {line.partition("==")[0] for line in lines if not re.match(pattern, line)}
+        gone = {line.partition("==")[0] for line in lines} - kept
+        assert {"torch", "torchvision", "faiss-gpu", "faiss-cpu", "numba", "scikit-learn", "triton"} <= gone
+        assert {name for name in kept if name.startswith(("nvidia", "cuda"))} == set()
+        needed = {"flask", "gunicorn", "sqlalchemy", "alembic", "psycopg", "psycopg-binary", "pydantic", "pillow"}
+        assert needed | {"numpy", "httpx", "typer", "prometheus-client", "label-studio-sdk"} <= kept
+
     def test_is_checked_on_health(self, dockerfile: str) -> None:
         assert re.search(r"HEALTHCHECK .*\n?.*/health", dockerfile)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from neat_backend.bench.approximate import approximate
+from neat_backend.bench.capacity import capacity
 from neat_backend.bench.dashboard import dashboard
 from neat_backend.bench.embed import embed
 from neat_backend.bench.ingest import ingest
@@ -20,5 +21,5 @@ from neat_backend.bench.scale import scale
 from neat_backend.bench.train import train
 
 app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the same run.", no_args_is_help=True)
-for command in (rerank, ingest, publish, embed, train, memory, query, paper, dashboard, scale, approximate):
+for command in (rerank, ingest, publish, embed, train, memory, query, paper, dashboard, scale, approximate, capacity):
     app.command()(command)
