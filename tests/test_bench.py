@@ -116,8 +116,13 @@ def test_the_approximate_ranking_is_compared_with_the_exact_one() -> None:
     assert rows["HNSW32"]["neighbour_recall"] > 0.9
 
 
-def test_data_that_nobody_knows_is_refused() -> None:
+def test_data_that_nobody_knows_and_classes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert "neither digits nor" in refused("approximate", {"data": "cats"})
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(600, 4)))
+    np.save(tmp_path / "classes.npy", np.arange(600))
+    assert "go together" in refused("approximate", {"features": tmp_path / "rows.npy"})
+    both = {"features": tmp_path / "rows.npy", "classes": tmp_path / "classes.npy"}
+    assert "each from 0 to 9" in refused("approximate", both)
 
 
 def test_a_ray_cluster_gives_what_this_process_gives() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +35,8 @@ def approximate(
     listed: Annotated[str, typer.Option(help="Labels that a cell lists for each of K neighbours.")] = "5,10,20,40",
     encoder: Annotated[str, typer.Option(help="For fashion-mnist, as NEAT_ENCODER.")] = "efficientnet_lite0",
     folder: Annotated[Path, typer.Option(help="Where features are kept.")] = Path("data/features"),
+    features: Annotated[Path | None, typer.Option(help="Features of your own images, .npy [n, dim].")] = None,
+    classes: Annotated[Path | None, typer.Option(help="And their classes, 0 to 9, .npy [n].")] = None,
     as_json: Json = False,
 ) -> None:
     """The neighbours, head and order of the approximate mode against the exact ones, on features of real images.
@@ -50,13 +52,18 @@ def approximate(
     shares = numbers(listed, "--listed")
     if data not in ("digits", "fashion-mnist"):
         raise typer.BadParameter(f"--data {data!r} is neither digits nor fashion-mnist")
-    if labelled + SINGLE > images // 2:
-        raise typer.BadParameter(f"--labelled {labelled} leaves too little of {images} images to rank")
+    if (features is None) != (classes is None):
+        raise typer.BadParameter("--features and --classes go together")
     try:
-        features, classes = _features(data, images, encoder, folder)
+        if features is not None and classes is not None:
+            rows, of = _given(features, classes)
+        else:
+            rows, of = _features(data, images, encoder, folder)
     except (ValueError, OSError) as error:
-        raise typer.BadParameter(f"--data {data}: {error}") from error
-    pool = Pool.make(features, classes, labelled, known, k)
+        raise typer.BadParameter(f"{features or f'--data {data}'}: {error}") from error
+    if labelled + SINGLE > len(rows) // 2:
+        raise typer.BadParameter(f"--labelled {labelled} leaves too little of {len(rows)} images to rank")
+    pool = Pool.make(rows, of, labelled, known, k)
     exact = pool.engine(None)
     found = [{"mode": "exact", **pool.agreement(exact, exact)}]
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +76,7 @@ def approximate(
         found.append({"mode": name, **pool.agreement(index, exact)})
     report(
         "approximate",
-        {"data": data, "images": len(features), "dim": features.shape[1], "labelled": labelled, "k": k},
+        {"data": str(features or data), "images": len(rows), "dim": rows.shape[1], "labelled": labelled, "k": k},
         as_json, found, of="mode",
     )  # fmt: skip
 
@@ -189,7 +196,17 @@ class Pool:
         }
 
 
-def _features(data: str, images: int, encoder: str, folder: Path) -> tuple[NDArray[np.float32], Sequence[int] | Any]:
+def _given(features: Path, classes: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features on the grid and classes of two files. Raises ValueError when they don't go together."""
+    from neat_backend.core.features import to_grid
+
+    rows, of = to_grid(np.load(features, allow_pickle=False)), np.load(classes, allow_pickle=False)
+    if of.shape != (len(rows),) or not np.isin(of, np.arange(10)).all():
+        raise ValueError(f"{classes} must hold {len(rows)} classes, each from 0 to 9")
+    return rows, of.astype(np.int64)
+
+
+def _features(data: str, images: int, encoder: str, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features [n, dim] on the grid and classes [n] of images drawn by a seed."""
     from neat_backend.core.features import to_grid
 
