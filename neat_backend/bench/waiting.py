@@ -43,7 +43,7 @@ CLASSES = ("cat", "dog", "bird")
 ENGINE = {"k": 10, "batch_size": 50, "seed": 0, "device": "cpu"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class WaitingEncoder:
     """Features are a picture's colours, projected; a batch takes as long as a GPU would need for it."""
 

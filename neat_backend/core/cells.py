@@ -39,6 +39,7 @@ class Cells:
         )
         kmeans.train(np.ascontiguousarray(sample))
         self.made_for, self.listed = n, listed
+        assert kmeans.centroids is not None
         self.centres = to_grid(kmeans.centroids)
         self._exact = self.centres.astype(np.float64)  # products of grid values are exact in it, in any order
         self._index = faiss.IndexFlatIP(dim)
