@@ -245,7 +245,9 @@ class NeighborTable:
                 return found[begin : begin + count]
 
             rows = np.concatenate(kernels.in_parallel(work, len(self.ids)))
-            taken.append(self.planes.offer_to(label, rows[rows != label], self))
+            # A label that a cell lists again may have been kept by some of its rows all the while.
+            rows = rows[(rows != label) & (self.neighbours[rows] != label).all(axis=1)]
+            taken.append(self.planes.offer_to(label, rows, self))
         return np.unique(np.concatenate(taken))
 
     def _take_rows(self, n: int) -> Rows:
