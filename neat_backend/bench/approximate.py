@@ -89,7 +89,7 @@ class Found:
     priority: NDArray[np.float64]
     head: list[int]
     ms: float  # exact and cells: one more label; the indices: a search for the whole pool
-    rows_read: float  # of the pool, at one more label
+    rows_read: float | None  # share of the pool, at one more label; None for the indices
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Pool:
         priority = self._priority(codes)
         order = np.lexsort((self.open, -priority))
         neighbours = [set(tasks[row[row >= 0]].tolist()) for row in found]
-        return Found(neighbours, priority, self.open[order][: 2 * BATCH_SIZE].tolist(), ms, float("nan"))
+        return Found(neighbours, priority, self.open[order][: 2 * BATCH_SIZE].tolist(), ms, None)
 
     def _priority(self, codes: NDArray[np.int32]) -> NDArray[np.float64]:
         """As the engine has it before the first round, ties apart from each other by the same hash."""
