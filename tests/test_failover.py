@@ -131,7 +131,9 @@ def test_two_workers_share_the_projects_and_one_goes_on_with_all_when_the_other_
         for number, event in events.items():
             until(lambda number=number, event=event: here.project(number).published_event == event)  # type: ignore[misc]
 
-    both = [workers.start(here, max_live_projects=2) for _ in range(2)]
+    one = workers.start(here, max_live_projects=2)
+    until(lambda: list(owners().values()).count(one.owner) == 2)
+    both = [one, workers.start(here, max_live_projects=4)]
     until(lambda: {worker.owner for worker in both} <= set(owners().values()))
     for number in numbers:
         until(ready(here, number))

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import ray
-import ray.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -186,7 +185,6 @@ def _import() -> None:
 
 def _start_processes() -> None:
     """A process on every node; starting one takes seconds, once, and is no part of what is measured."""
-    ray.data.DataContext.get_current().wait_for_min_actors_s = 300
     on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
     ray.get([_import.options(scheduling_strategy=each).remote() for each in on])
 
