@@ -114,8 +114,8 @@ class TestStates:
 
 class TestMake:
     def test_every_target_named_exists(self) -> None:
-        targets = set(re.findall(r"^([a-z]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
-        named = set(re.findall(r"`make ([a-z]+)", README))
+        targets = set(re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        named = set(re.findall(r"`make ([a-z-]+)", README))
         assert {"demo", "test"} <= named <= targets
 
     def test_the_demos_arguments_are_taken(self) -> None:
