@@ -167,8 +167,8 @@ class TestBadValues:
         assert SECRET not in str(raised.value)
 
     def test_an_unknown_field_is_refused(self) -> None:
-        with pytest.raises(SettingsError, match="neighbours"):
-            Settings.from_env({}, neighbours=3)
+        with pytest.raises(SettingsError, match="neighbors"):
+            Settings.from_env({}, neighbors=3)
 
 
 class TestSecrets:
