@@ -186,7 +186,7 @@ def _import() -> None:
 def _start_processes() -> None:
     """A process on every node; starting one takes seconds, once, and is no part of what is measured."""
     on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
-    ray.get([_import.options(scheduling_strategy=each).remote() for each in on])
+    ray.get([_import.options(num_cpus=0, scheduling_strategy=each).remote() for each in on])
 
 
 def _label(
