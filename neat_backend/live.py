@@ -18,6 +18,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -35,7 +36,7 @@ from neat_backend.errors import BadLabelConfig, DataRefused, ImageError, LeaseLo
 from neat_backend.insight import Insights
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
-from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
 from neat_backend.labelstudio.images import ImageFetcher, thumbnail
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
@@ -44,9 +45,10 @@ from neat_backend.publishing import Order, Publishing
 from neat_backend.records import Event, Project, Ranked
 from neat_backend.rounds import Rounds
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, insights, projects, revisions, selections, snapshots, tasks
+from neat_backend.store import inbox, insights, measures, projects, revisions, selections, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.database import Database
+from neat_backend.store.measures import Measures
 from neat_backend.store.owned import OwnedDatabase
 from neat_backend.store.selections import Selection
 from neat_backend.store.snapshots import Head
@@ -55,6 +57,7 @@ from neat_backend.tabs import Tabs
 log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 500
+COUNTER_LOOKS = 3  # at Label Studio's counters, until they stand still
 LATE_COMMITS = timedelta(seconds=120)  # a change may become visible so much later than its time says
 CLOCK_SLACK = timedelta(seconds=2)  # Label Studio tells its time to the second
 POISON_ATTEMPTS = 3  # an event that fails so often is set aside
@@ -63,6 +66,7 @@ IMAGE_ATTEMPTS = 3  # tries for an image whose failure may pass
 IMAGE_RETRY_SECONDS = 10.0
 CHEAP_RANKING_SECONDS = 0.02  # of a processor, to write the whole ranking: up to this after every change
 MOST_MOVED = 10_000  # tasks that are named as gone from the written ranking; beyond them it is written anew
+MOST_UNSERVED = 10_000  # batches of events whose way to the annotators is timed
 RANKING_RESTS = 20  # beyond it, a rest of so many times as long as writing it took
 PROGRESS_SECONDS = 1.0
 LOG_PROGRESS_SECONDS = 10.0
@@ -73,6 +77,7 @@ class Effects:
     """What a batch of events did to the store, to be done to the engine."""
 
     through: int = 0  # highest event id
+    received_at: datetime | None = None  # of the first that told of a label
     relabelled: set[int] = field(default_factory=set)
     deleted: set[int] = field(default_factory=set)
     image_changed: set[int] = field(default_factory=set)
@@ -82,6 +87,10 @@ class Effects:
     project_event: int = 0  # the event that it came with
     train: bool = False
     sync: bool = False
+
+
+def _counters(info: ProjectInfo) -> tuple[int, int, int]:
+    return info.task_count, info.annotation_count, info.skipped_count
 
 
 def _is_no_fault_of_an_event(error: Exception) -> bool:
@@ -140,6 +149,9 @@ class LiveProject:
         self._ranking_of = -1  # the engine's version that the written ranking is of
         self._ranking_at = 0.0  # when the next one may be written
         self._insights = Insights(self.arrays, self.settings.seed)
+        self._measures = Measures(self.arrays)
+        self._rerank_seconds = 0.0  # spent on labels since the head was last looked at
+        self._unserved: deque[tuple[int, datetime]] = deque(maxlen=MOST_UNSERVED)  # events with labels, their arrival
         self._engine: Engine | None = None
         self._config: LabelConfig | None = None
         self._client: LabelStudioClient | None = None
@@ -182,6 +194,7 @@ class LiveProject:
                 self.id, Publisher(self._client, self.id, config), self.database,
                 interval_seconds=self.settings.publish_interval_seconds,
                 batch_size=self.settings.batch_size, tail=self.settings.publish_tail, still_ours=self._still_ours,
+                took=lambda seconds: self._measures.observe(measures.PUBLISH, seconds),
             )  # fmt: skip
             self._rounds = Rounds(
                 self.id, self.settings, self.database, self.arrays, getattr(self._compute, "address", "")
@@ -324,6 +337,8 @@ class LiveProject:
             inbox.mark_applied(conn, [event.id for event in waiting])
             projects.update(conn, self.id, applied_event=waiting[-1].id, **self._news(effects))
         effects.through = waiting[-1].id
+        for event in waiting:
+            log.debug("project %d: event %d, %s, applied", self.id, event.id, event.action)
         return effects
 
     def _apply_one_by_one(self, waiting: Sequence[Event]) -> None:
@@ -376,6 +391,8 @@ class LiveProject:
             effects.with_annotations.update(t.id for t in change.tasks if t.has_annotations)
         if change.deleted_tasks:
             effects.deleted.update(tasks.delete_tasks(conn, self.id, change.deleted_tasks, event.id))
+        if (change.annotations or change.deleted_annotations) and effects.received_at is None:
+            effects.received_at = event.received_at
         if change.annotations:
             effects.relabelled |= tasks.upsert_annotations(conn, self.id, change.annotations, event.id)
         if change.deleted_annotations:
@@ -407,7 +424,11 @@ class LiveProject:
                 self._rounds.request()
             relabelled = effects.relabelled - effects.deleted
             if relabelled:
+                began = time.perf_counter()
                 self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config, relabelled))
+                self._rerank_seconds += time.perf_counter() - began
+            if effects.received_at is not None:
+                self._unserved.append((effects.through, effects.received_at))
             self._follow_project(self._news(effects), effects)
             self._applied = max(self._applied, effects.through)
         if effects.new_images or effects.sync or effects.with_annotations:
@@ -527,6 +548,7 @@ class LiveProject:
             self._refresh()
         self._changes_since = began - LATE_COMMITS
         self._update(synced_at=datetime.now(timezone.utc))
+        self._measures.reconciled()
         # Label Studio makes its own webhook after /setup was answered: look again now.
         sync.ensure_webhook(self.id, self.settings, self._api, self.database)
 
@@ -626,27 +648,28 @@ class LiveProject:
 
     def _reconcile(self) -> None:
         """Find what no webhook has told, or one that was lost: by the times of change, then by comparing counters."""
+        equal = self._compare()  # an error leaves it due: it is made as soon as Label Studio is back
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
-        assert self._publishing is not None
-        if self._events_wait():
-            return  # not caught up: nothing to compare yet
-        self._read_changes()
-        version = self._publishing.version
-        info = self._api.project(self.id)
-        if version and version == self._publishing.version != info.model_version:
-            log.warning("project %d: %r is switched on instead of %r", self.id, info.model_version, version)
-            with self.lock:
-                self._publishing.forget()
-                self._seen = ()
-        if self._events_wait():
-            return
-        theirs = (info.task_count, info.annotation_count, info.skipped_count)
-        ours = self._counts()
+        if equal:
+            self._measures.reconciled()
+
+    def _compare(self) -> bool:
+        """Whether all is known to be as Label Studio has it now; else it is read, or it is too early to say."""
+        looked = self._look_at_counters()
+        if looked is None:
+            return False
+        info, ours = looked
+        theirs = _counters(info)
         if ours[0] > theirs[0]:
-            self._take_in_changed(sync.Changed(deleted=set(sync.forget_deleted(self.id, self._api, self.database))))
-            ours = self._counts()
+            for gone in sync.forget_deleted(self.id, self._api, self.database):
+                self._take_in_changed(sync.Changed(deleted=set(gone)))
+            looked = self._look_at_counters()  # that takes minutes where there are a million tasks
+            if looked is None:
+                return False
+            info, ours = looked
+            theirs = _counters(info)
         if (theirs, ours) == self._unexplained:
-            return  # read again since, and it is still so: they count something else than we
+            return True  # read again since, and it is still so: they count something else than we
         self._unexplained = ()
         if theirs != ours or info.label_config != self._label_config:
             log.warning(
@@ -655,10 +678,38 @@ class LiveProject:
             )  # fmt: skip
             self._sync_wanted = True
             self._unexplained = (theirs, ours) if theirs != ours else ()
-        elif info.sampling != self._sampling:
+            return False
+        if info.sampling != self._sampling:
             with self.lock:
                 self._sampling = info.sampling
             self._update(sampling=info.sampling)
+        return True
+
+    def _look_at_counters(self) -> tuple[ProjectInfo, tuple[int, int, int]] | None:
+        """Label Studio's word and our counts of the same moment, what has changed since the last look taken in.
+
+        Its counters must stand still meanwhile: where people are at work, what they have done may be counted there
+        and still be on its way to us, which is no reason to read a large project again. None when they never do, or
+        when events wait.
+        """
+        assert self._publishing is not None
+        before = None
+        for _ in range(COUNTER_LOOKS):
+            if self._events_wait():
+                return None  # not caught up: nothing to compare yet
+            before = before or self._api.project(self.id)
+            self._read_changes()
+            ours, version = self._counts(), self._publishing.version
+            info = self._api.project(self.id)
+            if version and version == self._publishing.version and not self._publishing.is_ours(info.model_version):
+                log.warning("project %d: %r is switched on instead of %r", self.id, info.model_version, version)
+                with self.lock:
+                    self._publishing.forget()
+                    self._seen = ()
+            if _counters(info) == _counters(before):
+                return info, ours
+            before = info
+        return None
 
     def _events_wait(self) -> bool:
         with self.database.read() as conn:
@@ -692,6 +743,9 @@ class LiveProject:
     def _take_in_changed(self, found: sync.Changed) -> None:
         if found:
             self._note_chosen(found.relabelled)
+            self._measures.found(measures.LABELS, len(found.relabelled))
+            self._measures.found(measures.IMAGES, len(found.new_images))
+            self._measures.found(measures.DELETED, len(found.deleted))
             effects = Effects(
                 relabelled=found.relabelled | found.new_images, deleted=found.deleted,
                 image_changed=found.image_changed, new_images=bool(found.new_images),
@@ -765,13 +819,18 @@ class LiveProject:
                 self._bulk_wanted.set()
         if served:
             self._publishing.reflects(order.event)
+            self._note_served(order.event)
             self._seen = seen
         return served and self._ranking_of == seen[0]
 
     def _look(self) -> tuple[Order, Head]:
         """The order of this moment, for Label Studio and for the web; costs the same in a pool of any size."""
         assert self._engine is not None
+        began = time.perf_counter()
         head, counts = self._head(), self._engine.counts()
+        if self._rerank_seconds:
+            self._measures.observe(measures.RERANK, self._rerank_seconds + time.perf_counter() - began)
+            self._rerank_seconds = 0.0
         live = self.settings.rerank == "live" and self._planning is None
         reflects = self._applied
         if self._planning is not None and self._planning.is_behind(self._engine):
@@ -845,9 +904,16 @@ class LiveProject:
         if time.thread_time() - cpu_began > CHEAP_RANKING_SECONDS:
             self._ranking_at = time.monotonic() + RANKING_RESTS * (time.monotonic() - began)
 
+    def _note_served(self, event: int) -> None:
+        """Annotators are served what the inbox told up to this event."""
+        now = datetime.now(timezone.utc)
+        while self._unserved and self._unserved[0][0] <= event:
+            self._measures.observe(measures.SERVE, (now - self._unserved.popleft()[1]).total_seconds())
+
     def tidy_step(self) -> bool:
         """One piece of publishing that nobody waits for; True if there was any."""
         assert self._publishing is not None
+        self._measures.save()
         done = self._keep_tabs() or self._publishing.background_step(self._first, self._sampling)
         if not done and self.settings.task_columns and self._order is not None:
             assert self._columns is not None

@@ -55,10 +55,14 @@ class Publishing:
     def __init__(
         self, project: int, publisher: Publisher, database: Database, *, interval_seconds: float, batch_size: int,
         tail: int, still_ours: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
+        took: Callable[[float], None] = lambda seconds: None,
     ) -> None:  # fmt: skip
-        """still_ours: asked before a revision is switched on; raises when another process owns the project."""
+        """still_ours: asked before a revision is switched on; raises when another process owns the project.
+
+        took: told the seconds that each publication took.
+        """
         self.project = project
-        self._still_ours = still_ours
+        self._still_ours, self._took = still_ours, took
         self.interval_seconds, self.batch_size, self.tail = interval_seconds, batch_size, tail
         self.publisher = publisher
         self.dropped = 0  # predictions that Label Studio refused, since the start
@@ -71,6 +75,7 @@ class Publishing:
         self._tail_left = 0  # how many more tasks may get a score
         self._lowest = 0.0  # priority that has been written
         self._version = ""  # the revision that is switched on, "" = none by this process yet
+        self._switching = ""  # the one that was switched on last, or whose switch has been asked for
         self._served: list[int] = []  # task ids of the published head, best first
         self._left: set[int] = set()  # tasks of that head that have left the pool since
         self._refused: set[int] = set()  # tasks that should have been in that head
@@ -110,6 +115,10 @@ class Publishing:
         """The revision that this process has switched on last, "" = none yet."""
         return self._version
 
+    def is_ours(self, model_version: str) -> bool:
+        """Whether this process has switched it on, or is about to."""
+        return model_version in (self._version, self._switching)
+
     def forget(self) -> None:
         """Something else has been switched on in Label Studio: publish at the next step, whatever is served."""
         self._version = ""
@@ -132,8 +141,10 @@ class Publishing:
             if not imported.accepted:
                 raise LabelStudioUnavailable(f"Label Studio took none of {len(order.head)} predictions")
             self._still_ours()  # the import may have taken so long that another worker has published since
+            self._switching = version  # from now on Label Studio may say so
             self.publisher.switch(version)
         except BaseException:
+            self._switching = ""
             with contextlib.suppress(LeaseLost), self._database.begin() as conn:  # else who loads it next does
                 revisions.abandon(conn, self.project, version)
             raise
@@ -144,6 +155,7 @@ class Publishing:
         self._served_sampling = order.sampling
         self._published_at = self._clock()
         self._took_seconds = self._published_at - started
+        self._took(self._took_seconds)
         with self._tail_lock:
             self._version = version
             self._tail_sent, self._tail_unsure, self._tail_left = set(self._served), [], self.tail

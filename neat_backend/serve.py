@@ -116,6 +116,7 @@ def web_command(settings: Settings, fd: int) -> list[str]:
         "--graceful-timeout": 10,
         "--keep-alive": 5,
         "--log-level": settings.log_level.lower(),
+        "--logger-class": "neat_backend.web.log_lines.GunicornLogger",
         "--name": "neat-backend",
     }
     if os.path.isdir("/dev/shm"):

@@ -24,10 +24,11 @@ from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, pars
 from neat_backend.labelstudio.publisher import reasons, result, score
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Project, Round
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, rounds, snapshots, tasks
+from neat_backend.store import inbox, measures, projects, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.intake import Intake
+from neat_backend.store.measures import Measured
 from neat_backend.store.snapshots import Head
 
 log = logging.getLogger(__name__)
@@ -262,6 +263,10 @@ class Service:
         """Label Studio's address for a browser, "" = not known: as it calls itself, else as we reach it."""
         return (self._project(project).label_studio_url or self.settings.label_studio_url).rstrip("/")
 
+    def measured(self, project: int) -> Measured:
+        """What its worker has measured."""
+        return measures.read(ProjectArrays(self.settings.data_dir, project))
+
     # helpers
 
     def _arrays(self, project: int) -> ProjectArrays:
@@ -354,6 +359,7 @@ class Service:
             "published_event": project.published_event,
             "caught_up": project.published_event >= received,
             "synced_at": _json(project.synced_at),
+            "reconciled_at": _json(self.measured(project.id).reconciled_at),
             "rounds": [_round(each) for each in rounds.all(conn, project.id)],
         }
 

@@ -115,6 +115,11 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias=_env("LOG_LEVEL"), description="DEBUG, INFO, WARNING or ERROR"
     )
+    log_format: Literal["plain", "json"] = Field(
+        "plain",
+        validation_alias=_env("NEAT_LOG_FORMAT"),
+        description="plain, or json: one object a line, with the ids of project, task and event",
+    )
     predict_wait_seconds: float = Field(
         5,
         ge=0,

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neat_backend.errors import SettingsError
 from neat_backend.labelstudio import label_config
@@ -66,26 +67,29 @@ def read_project(
         )  # fmt: skip
     config = label_config.parse(info.label_config, settings.invalid_choices, settings.control)
 
-    present: list[int] = []
+    present: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # eight bytes for each
+    read = 0
     for page in client.tasks(project, config.image_key):
         with database.begin() as conn:
             tasks.upsert_tasks(conn, project, page, seen, authoritative=True)
-        present.extend(task.id for task in page)
-        on_progress(len(present), max(info.task_count, len(present)))
-    annotations: list[int] = []
+        present.append(np.array([task.id for task in page], np.int64))
+        read += len(page)
+        on_progress(read, max(info.task_count, read))
+    annotations: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     relabelled: set[int] = set()
     for answers in client.annotations(project):
         with database.begin() as conn:
             relabelled |= tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
-        annotations.extend(answer.id for answer in answers)
+        annotations.append(np.array([answer.id for answer in answers], np.int64))
     with database.begin() as conn:
-        deleted = tasks.delete_missing_tasks(conn, project, np.array(present, np.int64), seen)
-        tasks.delete_missing_annotations(conn, project, np.array(annotations, np.int64), seen)
+        deleted = tasks.delete_missing_tasks(conn, project, np.concatenate(present), seen)
+        answered = np.concatenate(annotations)
+        tasks.delete_missing_annotations(conn, project, answered, seen)
     log.info(
         "project %d: read %d tasks and %d annotations, %d tasks are gone",
-        project, len(present), len(annotations), len(deleted),
+        project, read, len(answered), len(deleted),
     )  # fmt: skip
-    return Synced(info, config, seen, len(present), len(annotations), len(deleted), frozenset(relabelled))
+    return Synced(info, config, seen, read, len(answered), len(deleted), frozenset(relabelled))
 
 
 @dataclass(frozen=True)
@@ -121,13 +125,24 @@ def read_changes(
         yield Changed({*done.new, *done.revived, *done.image_changed}, set(done.image_changed), relabelled)
 
 
-def forget_deleted(project: int, client: LabelStudioClient, database: Database) -> list[int]:
-    """Tasks that Label Studio doesn't have any more, by the ids of all that it has: tombstones; which."""
+def forget_deleted(project: int, client: LabelStudioClient, database: Database) -> Iterator[list[int]]:
+    """Tombstones for tasks that Label Studio doesn't have any more, by the ids of all that it has; which.
+
+    Page by page: each tells of all ids between the page before and its own last one, so no more than a page of ids is
+    held of either side. Raises LabelStudioError; what was found so far stays.
+    """
     with database.read() as conn:
         seen = inbox.received_through(conn, project)
-    pages = [np.array(page, np.int64) for page in client.task_ids(project)]
+    above = 0
+    for page in client.task_ids(project):
+        present = np.array(page, np.int64)
+        with database.begin() as conn:
+            gone = tasks.delete_missing_tasks(conn, project, present, seen, above, int(present.max()))
+        yield gone
+        above = int(present.max())
     with database.begin() as conn:
-        return tasks.delete_missing_tasks(conn, project, np.concatenate([np.empty(0, np.int64), *pages]), seen)
+        gone = tasks.delete_missing_tasks(conn, project, np.empty(0, np.int64), seen, above)
+    yield gone
 
 
 def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioClient, database: Database) -> None:

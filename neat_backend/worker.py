@@ -18,7 +18,7 @@ from datetime import datetime, timedelta, timezone
 
 from sqlalchemy.exc import DBAPIError
 
-from neat_backend import sync
+from neat_backend import logs, sync
 from neat_backend.compute import Compute, open_compute
 from neat_backend.core.encoders import Encoder, build_encoder
 from neat_backend.errors import (
@@ -270,6 +270,7 @@ def _repeat(
     live: LiveProject, name: str, step: Callable[[], bool], idle: Callable[[], None], once: bool = False
 ) -> None:  # fmt: skip
     """Repeat a step until the project is put away; errors are shown, waited out and tried again."""
+    logs.about(project=live.id)
     backoff = FIRST_BACKOFF_SECONDS
     if not once:
         while not live.loaded.wait(0.2):

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "neat_backend"
 
-GROUND = {"records", "errors", "settings", "ports"}
+GROUND = {"records", "errors", "settings", "ports", "logs"}
 WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning", "insight"}
 WORKER |= {"tabs", "columns"}
 LIGHT = {"web", "service", "explaining", "overview"}  # what the web process is made of
@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "ports": {"errors"},
     "progress": set(),
+    "logs": set(),
     "settings": {"errors"},
     "exposure": {"errors", "settings"},
     "core": {"errors", "records"},

@@ -27,6 +27,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "BASIC_AUTH_PASS": ("a password", SecretStr("a password")),
     "NEAT_ALLOW_ANONYMOUS": ("1", True),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
+    "NEAT_LOG_FORMAT": ("json", "json"),
     "NEAT_PREDICT_WAIT": ("0.5", 0.5),
     "NEAT_DATA_DIR": ("/srv/neat", Path("/srv/neat")),
     "DATABASE_URL": ("postgresql://ann:secret@db/neat", "postgresql://ann:secret@db/neat"),

@@ -195,3 +195,47 @@ def test_headers_for_the_webhook_are_sent_only_with_basic_auth(tmp_path: Path, s
         sync.ensure_webhook(PROJECT, each.settings, server, each.database)  # type: ignore[arg-type]
         assert list(server.projects[PROJECT].webhooks.values())[-1] == sync.webhook_headers(each.settings, PROJECT)
         each.close()
+
+
+def forgotten(backend: Backend) -> list[list[int]]:
+    return list(sync.forget_deleted(PROJECT, backend.server, backend.database))  # type: ignore[arg-type]
+
+
+def test_deleted_tasks_are_found_by_ids_a_page_at_a_time(server: FakeLabelStudio, backend: Backend) -> None:
+    read(backend)
+    server.delete_tasks(1, 4, 8)
+    assert forgotten(backend) == [[1, 4], [], [8]]  # 2, 3, 5 · 6, 7 · beyond
+    assert set(known(backend)) == set(server.projects[PROJECT].tasks)
+    assert not any(forgotten(backend))
+
+
+def test_a_project_emptied_is_found_empty(server: FakeLabelStudio, backend: Backend) -> None:
+    read(backend)
+    server.delete_tasks(*range(1, 9))
+    assert sorted(task for page in forgotten(backend) for task in page) == list(range(1, 9))
+    assert known(backend) == {}
+
+
+def test_where_label_studio_broke_off_nothing_is_taken_for_deleted(server: FakeLabelStudio, backend: Backend) -> None:
+    read(backend)
+    server.delete_tasks(1, 8)
+    server.fail_after = {"task_ids": (1, LabelStudioUnavailable("away"))}
+    pages = sync.forget_deleted(PROJECT, backend.server, backend.database)  # type: ignore[arg-type]
+    assert next(pages) == [1]
+    with pytest.raises(LabelStudioUnavailable):
+        next(pages)
+    assert set(known(backend)) == {2, 3, 4, 5, 6, 7, 8}
+
+
+def test_a_task_that_comes_while_ids_are_read_is_no_deleted_one(server: FakeLabelStudio, backend: Backend) -> None:
+    live = backend.live(PROJECT)
+    take_in(live)
+    server.delete_tasks(8)
+    pages = sync.forget_deleted(PROJECT, backend.server, backend.database)  # type: ignore[arg-type]
+    found = next(pages)
+    backend.deliver(server.import_tasks(PROJECT, 2))
+    live.apply_step()
+    for page in pages:
+        found += page
+    assert found == [8]
+    assert set(known(backend)) == set(server.projects[PROJECT].tasks)

@@ -18,8 +18,10 @@ from neat_backend.bench.publish import publish
 from neat_backend.bench.query import query
 from neat_backend.bench.rerank import rerank
 from neat_backend.bench.scale import scale
+from neat_backend.bench.soak import soak
 from neat_backend.bench.train import train
 
 app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the same run.", no_args_is_help=True)
 for command in (rerank, ingest, publish, embed, train, memory, query, paper, dashboard, scale, approximate, capacity):
     app.command()(command)
+app.command()(soak)

@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from neat_backend import logs
+
 if TYPE_CHECKING:
     from neat_backend.service import Service
     from neat_backend.settings import Settings
@@ -56,11 +58,7 @@ def fail(message: str) -> NoReturn:
 
 def set_up_logging(settings: Settings) -> None:
     """One line per event on stderr, with time and level."""
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLogger().level))
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logs.set_up(settings.log_level, settings.log_format)
     for name, near in settings.misspelt().items():
         logging.getLogger(__name__).warning("%s is no setting and is not read; did you mean %s?", name, near)
 

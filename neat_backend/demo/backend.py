@@ -97,6 +97,12 @@ class Backend:
         answer.raise_for_status()
         return answer.json()
 
+    def text(self, path: str) -> str:
+        """The answer of a route that gives no JSON."""
+        answer = self._http.get(path)
+        answer.raise_for_status()
+        return answer.text
+
     def projects(self) -> list[dict[str, Any]]:
         return list(self.ask("/api/projects")["projects"])
 

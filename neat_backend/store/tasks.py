@@ -147,13 +147,17 @@ def delete_tasks(conn: Connection, project: int, ids: Collection[int], seen: int
     return deleted
 
 
-def delete_missing_tasks(conn: Connection, project: int, present: np.ndarray, seen: int) -> list[int]:
+def delete_missing_tasks(
+    conn: Connection, project: int, present: np.ndarray, seen: int, above: int = 0, upto: int | None = None
+) -> list[int]:
     """Tombstones for the live tasks that a synchronisation did not find, nor any event after it began.
 
-    present: int64[n], all the ids that it found. The ids deleted now.
+    present: int64[n], all the ids that it found of those above `above` and up to `upto` (None: all of them). The ids
+    deleted now.
     """
     enter_project(conn, project)
-    known = int_columns(conn, sa.select(_tasks.c.id).where(*_live_tasks(project), _tasks.c.seen <= seen))[0]
+    statement = sa.select(_tasks.c.id).where(*_live_tasks(project), _tasks.c.seen <= seen, _tasks.c.id > above)
+    known = int_columns(conn, statement if upto is None else statement.where(_tasks.c.id <= upto))[0]
     missing = np.setdiff1d(known, np.asarray(present, np.int64)).tolist()
     for part in chunks(missing):
         conn.execute(

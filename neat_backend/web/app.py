@@ -8,7 +8,7 @@ from flask import Flask, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from neat_backend import exposure
+from neat_backend import exposure, logs
 from neat_backend.errors import BadRequest, StoreError, UnknownProject, UnknownTask
 from neat_backend.service import Service
 from neat_backend.settings import Settings
@@ -32,8 +32,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     if settings is None:
         settings = Settings.from_env()
         exposure.check(settings, exposure.listened_at())
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logs.set_up(settings.log_level, settings.log_format)
     if database is None:
         database = Database(settings.sqlalchemy_url)
         if not migrated:
@@ -43,6 +42,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     app.json.sort_keys = False  # type: ignore[attr-defined]
     service = Service(settings, database)
     app.extensions["neat"] = service
+    app.before_request(lambda: logs.about())  # threads answer one request after the other
     guard(app, settings)
     _answer_errors(app)
     app.register_blueprint(protocol.routes(service, Metrics(service)))

@@ -2,7 +2,8 @@
 
 What a process counts itself (events, acknowledgement times) is added up over gunicorn's workers
 through prometheus-client's multi-process files, where PROMETHEUS_MULTIPROC_DIR names a folder for
-them (`neat-backend serve` does). Everything else is read from the database at every scrape.
+them (`neat-backend serve` does). What the worker measures comes from the data folder that it shares with
+the web, everything else from the database, at every scrape.
 """
 
 from __future__ import annotations
@@ -11,14 +12,22 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MutexValue, ValueClass
 
 from neat_backend.labelstudio.events import KNOWN_ACTIONS
 from neat_backend.service import Service
 from neat_backend.store import projects
+from neat_backend.store.measures import PUBLISH, RERANK, SERVE, Timings
+
+TIMINGS = {
+    RERANK: "Labels into the engine and the new order of the head, worked out",
+    PUBLISH: "An order into Label Studio: predictions imported and counted, version switched",
+    SERVE: "From the arrival of a label's webhook to its being in what annotators are served",
+}
 
 
 class Metrics:
@@ -62,10 +71,10 @@ class Stored(Collector):
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def describe(self) -> list[GaugeMetricFamily]:
+    def describe(self) -> list[Metric]:
         return []  # so that registering reads nothing
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("neat_inbox_events", "Events that wait to be applied", labels=["project"])
         age = GaugeMetricFamily("neat_inbox_oldest_seconds", "Age of the oldest waiting event", labels=["project"])
         aside = GaugeMetricFamily("neat_inbox_set_aside", "Events set aside after failing", labels=["project"])
@@ -82,6 +91,20 @@ class Stored(Collector):
         owned = GaugeMetricFamily("neat_worker_owned", "1 while a worker is at work on it", labels=["project"])
         done = GaugeMetricFamily("neat_progress_done", "Of the reading or encoding in progress", labels=["project"])
         total = GaugeMetricFamily("neat_progress_total", "What it will come to; 0 = none", labels=["project"])
+        compared = GaugeMetricFamily(
+            "neat_reconciled_timestamp_seconds",
+            "When the project was last found, or made, equal to Label Studio's data",
+            labels=["project"],
+        )
+        found_late = CounterMetricFamily(
+            "neat_reconcile_found",
+            "Tasks that a comparison with Label Studio found otherwise than webhooks had told, by what",
+            labels=["project", "what"],
+        )
+        timings = {
+            name: HistogramMetricFamily(f"neat_{name}_seconds", words, labels=["project"])
+            for name, words in TIMINGS.items()
+        }
         states: dict[str, int] = {}
         for status in self._service.projects():
             project = [str(status["id"])]
@@ -104,8 +127,22 @@ class Stored(Collector):
                 owned.add_metric(project, projects.lease_owner(conn, status["id"]) is not None)
             done.add_metric(project, status["progress"]["done"])
             total.add_metric(project, status["progress"]["total"])
+            measured = self._service.measured(status["id"])
+            if measured.reconciled_at:
+                compared.add_metric(project, measured.reconciled_at.timestamp())
+            for what, count in measured.found.items():
+                found_late.add_metric([*project, what], count)
+            for name, histogram in measured.histograms.items():
+                timings[name].add_metric(project, *_buckets(histogram))
         by_state = GaugeMetricFamily("neat_projects", "Connected projects, by state", labels=["state"])
         for state, count in sorted(states.items()):
             by_state.add_metric([state], count)
         yield from (by_state, depth, age, aside, behind, tasks, labelled)
         yield from (rounds, training, read, owned, done, total)
+        yield from (compared, found_late, *timings.values())
+
+
+def _buckets(histogram: Timings) -> tuple[list[tuple[str, float]], float]:
+    """Prometheus' form: how many took at most so long, and the sum."""
+    bounds = [*(floatToGoString(bound) for bound in histogram.bounds), "+Inf"]
+    return list(zip(bounds, histogram.counts.cumsum().tolist(), strict=True)), histogram.sum_seconds

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from neat_backend import __version__
+from neat_backend import __version__, logs
 from neat_backend.errors import BadRequest
 from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_webhook, project_id
 from neat_backend.service import Service
@@ -43,6 +43,7 @@ def routes(service: Service, metrics: Metrics) -> Blueprint:
         try:
             event = parse_webhook(json_body())
             action = event.action
+            logs.about(project=event.project)
             if event.known and g.get("webhook_of", event.project) != event.project:
                 outcome = "rejected"
                 return jsonify(error="this webhook's secret is that of another project", field="project.id"), 403

@@ -110,6 +110,14 @@ def test_a_synchronisation_deletes_what_it_did_not_find_but_nothing_newer(db: Da
         assert len(tasks.delete_missing_tasks(conn, 1, ids(), seen=11)) == 1001
 
 
+def test_where_a_comparison_has_not_looked_nothing_is_taken_for_deleted(db: Database) -> None:
+    with db.begin() as conn:
+        tasks.upsert_tasks(conn, 1, [task(number) for number in range(1, 11)], 1)
+        assert tasks.delete_missing_tasks(conn, 1, ids(4), seen=1, above=2, upto=6) == [3, 5, 6]
+        assert tasks.delete_missing_tasks(conn, 1, ids(), seen=1, above=8) == [9, 10]
+        assert tasks.task_ids(conn, 1).tolist() == [1, 2, 4, 7, 8]
+
+
 def test_image_states_are_kept_and_counted(db: Database) -> None:
     with db.begin() as conn:
         assert tasks.counts(conn, 1) == TaskCounts(0, 0, 0, 0, 0, 0, 0)

@@ -12,8 +12,11 @@ from flask.testing import FlaskClient
 from neat_backend.errors import StoreError
 from neat_backend.labelstudio.events import parse_setup
 from neat_backend.service import Service
-from neat_backend.store import inbox, projects, rounds
+from neat_backend.settings import Settings
+from neat_backend.store import inbox, measures, projects, rounds
+from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.store.measures import Measures
 from tests.serving import make_ready, setup_body
 
 
@@ -91,6 +94,34 @@ def test_metrics_tell_of_rounds_worker_reading_and_progress(
     assert 'neat_progress_total{project="7"} 8.0' in text
     (when,) = re.findall(r'neat_synced_timestamp_seconds\{project="7"\} (\S+)', text)
     assert float(when) == read_at.timestamp()
+
+
+def test_metrics_tell_what_the_worker_has_measured(
+    client: FlaskClient, connected: Service, settings: Settings, database: Database
+) -> None:
+    worker = Measures(ProjectArrays(settings.data_dir, 7))
+    for seconds in (0.2, 0.3, 70.0):
+        worker.observe(measures.PUBLISH, seconds)
+    worker.observe(measures.RERANK, 0.004)
+    worker.found(measures.LABELS, 2)
+    assert "neat_reconciled_timestamp_seconds{" not in client.get("/metrics").text
+    worker.reconciled()
+    worker.save()
+    text = client.get("/metrics").text
+    for line in (
+        'neat_publish_seconds_bucket{le="0.25",project="7"} 1.0',
+        'neat_publish_seconds_bucket{le="60.0",project="7"} 2.0',
+        'neat_publish_seconds_bucket{le="+Inf",project="7"} 3.0',
+        'neat_publish_seconds_count{project="7"} 3.0',
+        'neat_publish_seconds_sum{project="7"} 70.5',
+        'neat_rerank_seconds_bucket{le="0.005",project="7"} 1.0',
+        'neat_serve_seconds_count{project="7"} 0.0',
+        'neat_reconcile_found_total{project="7",what="labels"} 2.0',
+    ):
+        assert line in text
+    (when,) = re.findall(r'neat_reconciled_timestamp_seconds\{project="7"\} (\S+)', text)
+    told = client.get("/api/projects/7").json["reconciled_at"]  # type: ignore[index]
+    assert datetime.fromisoformat(told).timestamp() == float(when)
 
 
 def test_every_metric_is_documented(client: FlaskClient, connected: Service) -> None:

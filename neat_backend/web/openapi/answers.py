@@ -159,7 +159,8 @@ class Project(BaseModel):
     applied_event: int
     published_event: int
     caught_up: bool = Field(description="Everything received is in what annotators are served.")
-    synced_at: datetime | None
+    synced_at: datetime | None = Field(description="When it was last read as a whole.")
+    reconciled_at: datetime | None = Field(description="When it was last found, or made, equal to Label Studio's data.")
     rounds: list[Round]
 
 

@@ -1,0 +1,130 @@
+"""Log lines for programs: one JSON object each, with the ids of what they are about."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neat_backend import logs
+from neat_backend.ports import free_port
+from neat_backend.serve import environment, listen, web_command
+from neat_backend.settings import Settings
+from neat_backend.web.app import create_app
+from tests.serving import annotation_created, make_database, make_settings
+
+
+def line(message: str, *args: object, error: BaseException | None = None) -> dict[str, Any]:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    record = logging.LogRecord("neat_backend.live", logging.WARNING, __file__, 1, message, args, info)
+    text = logs.JsonLines().format(record)
+    assert "\n" not in text
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+@pytest.fixture(autouse=True)
+def _about_nothing() -> None:
+    logs.about()
+
+
+def ids(told: dict[str, Any]) -> dict[str, int]:
+    return {name: told[name] for name in logs.IDS if name in told}
+
+
+def test_a_line_says_when_how_bad_where_and_what() -> None:
+    told = line("project %d: %d images embedded, %d failed, %.1f images/s", 3, 5, 0, 12.34)
+    assert told["message"] == "project 3: 5 images embedded, 0 failed, 12.3 images/s"
+    assert (told["level"], told["logger"], told["thread"]) == ("WARNING", "neat_backend.live", "MainThread")
+    assert told["time"].endswith("Z")
+    assert len(told["time"]) == len("2026-11-26T09:12:24.518Z")
+
+
+@pytest.mark.parametrize(
+    ("message", "args", "expected"),
+    [
+        ("project %d: loaded, %d tasks with features", (3, 12), {"project": 3}),
+        ("project %d, task %d: image failed: %s", (3, 1204, "404"), {"project": 3, "task": 1204}),
+        ("project %d: event %d (%s) set aside: %s", (3, 9, "X", "y"), {"project": 3, "event": 9}),
+        ("%5.1f %% done, project %d", (50.0, 4), {"project": 4}),
+        ("%-*s of project %d", (8, "name", 4), {"project": 4}),
+        ("project %s belongs to another worker", ("three",), {}),
+        ("project %d", (), {}),
+        ("nothing is named", (), {}),
+    ],
+)  # fmt: skip
+def test_a_line_has_the_ids_that_its_message_names(message: str, args: tuple[Any, ...], expected: Any) -> None:
+    record = logging.LogRecord("x", logging.INFO, __file__, 1, message, args, None)
+    assert logs.named(record) == expected
+
+
+def test_a_thread_that_works_on_a_project_says_so_where_the_message_does_not() -> None:
+    told: list[dict[str, int]] = []
+
+    def work() -> None:
+        logs.about(project=7)
+        told.append(ids(line("Label Studio took too long")))
+        told.append(ids(line("project %d: another one", 8)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert told == [{"project": 7}, {"project": 8}]
+    assert ids(line("of nothing")) == {}, "another thread's"
+
+
+def test_an_error_comes_with_its_traceback_on_the_same_line() -> None:
+    try:
+        raise ValueError("so")
+    except ValueError as error:
+        told = line("broken\nover two lines", error=error)
+    assert told["message"] == "broken\nover two lines"
+    assert told["error"].endswith("ValueError: so")
+
+
+def test_the_plain_form_is_for_people() -> None:
+    record = logging.LogRecord("neat", logging.INFO, __file__, 1, "project %d: ready", (3,), None)
+    assert logs.formatter("plain").format(record).endswith("INFO    neat: project 3: ready")
+
+
+def test_a_refused_webhook_is_logged_with_its_project(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise RuntimeError("broken")
+
+    settings = make_settings(tmp_path)
+    database = make_database(settings)
+    app = create_app(settings, database)
+    monkeypatch.setattr(app.extensions["neat"], "accept", broken)
+    caplog.handler.setFormatter(logs.JsonLines())
+    client = app.test_client()
+    assert client.post("/webhook", json=annotation_created(1)).status_code == 500
+    assert client.get("/nowhere").status_code == 404
+    database.dispose()
+    told = json.loads(caplog.text.splitlines()[-1])
+    assert (told["message"], told["project"]) == ("POST /webhook failed", 7)
+    assert "RuntimeError: broken" in told["error"]
+    assert ids(line("the next request of this thread")) == {}
+
+
+def test_every_line_of_the_web_process_is_json_gunicorns_too(tmp_path: Path) -> None:
+    settings = Settings.from_env({}, data_dir=tmp_path, log_format="json", host="127.0.0.1", port=free_port())
+    with listen("127.0.0.1", settings.port) as listener:
+        process = subprocess.Popen(
+            web_command(settings, listener.fileno()), pass_fds=(listener.fileno(),), env=environment(settings),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+        )  # fmt: skip
+        assert process.stdout is not None
+        lines = []
+        for text in process.stdout:
+            lines.append(json.loads(text))
+            if "Booting worker" in text:
+                process.terminate()
+        process.wait(30)
+    assert {"Listening", "Booting", "Shutting"} <= {one["message"].split()[0] for one in lines}
