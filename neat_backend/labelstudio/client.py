@@ -37,7 +37,7 @@ from neat_backend.errors import (
     PredictionsRejected,
 )
 from neat_backend.labelstudio.events import annotation_from_json, task_from_json
-from neat_backend.labelstudio.image_hosts import ImageHosts, ImageTransport
+from neat_backend.labelstudio.image_hosts import ImageHosts, ImageTransport, is_file, shown, within
 from neat_backend.records import Annotation, Task
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ _REMEDY = (
     "check LABEL_STUDIO_API_KEY: it must be the access token of a user who may edit the project "
     "(Label Studio: Account & Settings > Personal Access Token; legacy tokens are off in new organisations)"
 )
+_NO_FILE = "it is not where Label Studio has files, so it was asked for without the API key"
 
 
 @dataclass(frozen=True)
@@ -352,23 +353,29 @@ class LabelStudioClient:
     def fetch_bytes(self, path_or_url: str, limit_bytes: int, timeout_seconds: float | None = None) -> bytes:
         """The file at a path on Label Studio or at an http(s) URL. Raises ImageError.
 
-        The API key goes to Label Studio's own scheme, host and port only, and not once a redirect has left
-        them: nobody else chooses what is asked with it. Redirects are followed (Label Studio sends one to the
-        signed URL of a file in cloud storage) without taking the key along.
+        The API key goes to Label Studio's own scheme, host and port only, there only to where it has files, and not
+        once a redirect has left them: nobody else chooses what is asked with it. Redirects are followed (Label Studio
+        sends one to the signed URL of a file in cloud storage) without taking the key along.
         """
-        deadline = time.monotonic() + 4 * (timeout_seconds or self.timeout_seconds)
+        seconds = 4 * (timeout_seconds or self.timeout_seconds)
+        with within(seconds):
+            return self._fetch(path_or_url, limit_bytes, timeout_seconds, time.monotonic() + seconds)
+
+    def _fetch(self, path_or_url: str, limit_bytes: int, timeout_seconds: float | None, deadline: float) -> bytes:
         url, with_key = self._absolute(path_or_url), True
         for _ in range(6):
-            ours = _origin(url) == _origin(self.base_url)
-            with_key = with_key and ours
-            place = "Label Studio" if ours else (urlsplit(url).hostname or "the server")
+            place = "the server"
             try:
+                ours = _origin(url) == _origin(self.base_url)
+                with_key = with_key and ours and is_file(url, self.base_url)
+                place = "Label Studio" if ours else (urlsplit(url).hostname or place)
                 headers = self._headers() if with_key else {"User-Agent": "neat-backend"}
                 client = self._http if with_key else self._elsewhere
                 timeout = timeout_seconds or self.timeout_seconds
                 with client.stream("GET", url, headers=headers, timeout=timeout) as response:
                     if not response.is_redirect:
-                        return _body(response, limit_bytes, deadline, place)
+                        remedy = _REMEDY if with_key else _NO_FILE if ours else "it needs a permission we don't have"
+                        return _body(response, limit_bytes, deadline, place, remedy)
                     url = urljoin(url, response.headers["location"])
             except LabelStudioError as error:
                 raise ImageError(str(error), transient=isinstance(error, LabelStudioUnavailable)) from None
@@ -379,7 +386,7 @@ class LabelStudioClient:
             except httpx.HTTPError as error:
                 raise ImageError(f"no image from {place}: {_said(error)}", transient=True) from None
             except (httpx.InvalidURL, ValueError):
-                raise ImageError(f"the image's address can't be used: {path_or_url[:200]!r}") from None
+                raise ImageError(f"the image's address can't be used: {shown(path_or_url)!r}") from None
         raise ImageError("the image's address redirects too often")
 
     def _absolute(self, path_or_url: str) -> str:
@@ -538,12 +545,11 @@ def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
-def _body(response: httpx.Response, limit_bytes: int, deadline: float, place: str) -> bytes:
-    """The answer's body, given up as soon as it is too large or takes too long."""
+def _body(response: httpx.Response, limit_bytes: int, deadline: float, place: str, remedy: str) -> bytes:
+    """The answer's body, given up as soon as it is too large or takes too long. remedy: of a refusal."""
     status = response.status_code
     if status >= 300:
         if status in (401, 403):
-            remedy = _REMEDY if place == "Label Studio" else "the image's address needs a permission we don't have"
             raise ImageError(f"{place} refused the image ({status}); {remedy}")
         transient = status in (408, 425, 429) or status >= 500
         raise ImageError(f"{place} answered {status} for the image", transient=transient)

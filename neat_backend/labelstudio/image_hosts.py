@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 import ssl
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
@@ -24,6 +29,34 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # A cloud's inner services under an address that looks public.
 _NEVER_PUBLIC = frozenset({ipaddress.ip_address("168.63.129.16")})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Where Label Studio has files; the key's user may do a lot more, and a task's data can name any address.
+_FILES = re.compile(r"/(data|static|storage-data|samples)/|/(tasks|projects)/[0-9]+/(resolve|presign)/")
+_until: ContextVar[float | None] = ContextVar("until", default=None)  # time.monotonic() when this fetch must be over
+
+
+def is_file(url: str, label_studio_url: str) -> bool:
+    """Whether a URL below Label Studio's is that of a file, so that it may be asked for with the API key."""
+    path, last = urlsplit(url).path, ""
+    while path != last:  # a server, or two in a row, may decode it again
+        path, last = unquote(path), path
+    path = path.replace("\\", "/")
+    prefix = urlsplit(label_studio_url).path.rstrip("/")
+    return path.startswith(prefix) and ".." not in path.split("/") and _FILES.match(path[len(prefix) :]) is not None
+
+
+def shown(address: str) -> str:
+    """An image's address for a message: not endless, and without the user name and password that it may hold."""
+    return re.sub(r"(?<=//)[^/?#]*@", "***@", address)[:200]
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What is read by way of ImageTransport inside of this must have come within so many seconds, all in all."""
+    token = _until.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _until.reset(token)
 
 
 class ImageHosts:
@@ -137,10 +170,46 @@ class _Backend(httpcore.SyncBackend):
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in found:
             try:
-                return super().connect_tcp(address, port, timeout, local_address, socket_options)
+                stream = super().connect_tcp(address, port, _left(timeout), local_address, socket_options)
+                return _TimelyStream(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed
+
+
+class _TimelyStream(httpcore.NetworkStream):
+    """A connection whose every wait ends when the fetch must be over: else a byte now and then would keep it going."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _TimelyStream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _left(timeout: float | None) -> float | None:
+    """The time-out of one wait, cut to what is left of the fetch."""
+    until = _until.get()
+    if until is None:
+        return timeout
+    left = until - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("the time for this image is over")
+    return left if timeout is None else min(timeout, left)
 
 
 def _default_port(scheme: str) -> int:

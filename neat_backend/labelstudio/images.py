@@ -17,15 +17,20 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import IcoImagePlugin, Image, ImageOps
 
 from neat_backend.errors import ImageError
+from neat_backend.labelstudio.image_hosts import shown
 
 log = logging.getLogger(__name__)
 
 # Formats that Pillow reads by itself; some of its others start programs (EPS) or only know a header.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
 _RETRY_AFTER_SECONDS = (0.3, 1.0)
+# A progressive JPEG has some ten scans; each is a pass over the whole picture that a few bytes can ask for.
+MOST_SCANS = 100
+_ICON = b"\0\0\1\0"
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no stuffed zero, no restart inside a scan
 
 
 class _Client(Protocol):
@@ -77,7 +82,7 @@ class ImageFetcher:
             return self._download(ref)
         if scheme in ("", "file", "ftp", "javascript", "blob", "about"):
             raise ImageError(
-                f"the image's address can't be used: {ref[:200]!r}; it must be a URL, an upload, or a file of a "
+                f"the image's address can't be used: {shown(ref)!r}; it must be a URL, an upload, or a file of a "
                 "storage that is connected to the project in Label Studio"
             )
         encoded = base64.urlsafe_b64encode(ref.encode()).decode()
@@ -86,7 +91,7 @@ class ImageFetcher:
         except ImageError as error:
             if "answered 404" in str(error):
                 raise ImageError(
-                    f"Label Studio can't resolve {ref[:200]!r}; connect that {scheme} storage to the project, "
+                    f"Label Studio can't resolve {shown(ref)!r}; connect that {scheme} storage to the project, "
                     "and check its credentials"
                 ) from None
             raise
@@ -124,12 +129,14 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     try:
         Image.init()
         # Pillow trips over a format that it was built without.
+        if data.startswith(_ICON):  # says one size, may hold a picture of another, and is decoded as it is opened
+            _check_size(_inside_icon(data), max_pixels)
         image = Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
-        if image.width * image.height > max_pixels:
-            raise ImageError(
-                f"the image has {image.width} × {image.height} pixels, more than {max_pixels:,} (NEAT_MAX_IMAGE_PIXELS)"
-            )
+        _check_size(image, max_pixels)
+        if image.format in ("JPEG", "MPO") and _scans(data) > MOST_SCANS:
+            raise ImageError(f"the JPEG has more than {MOST_SCANS} scans, which take too long to decode")
         image.load()
+        _check_size(image, max_pixels)
         return _rgb(_upright(image))
     except ImageError:
         raise
@@ -151,6 +158,32 @@ def thumbnail(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     middle = image.crop((left, top, left + square, top + square))
     small = middle.resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(small, dtype=np.uint8)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"the image has {image.width} × {image.height} pixels, more than {max_pixels:,} (NEAT_MAX_IMAGE_PIXELS)"
+        )
+
+
+def _inside_icon(data: bytes) -> Image.Image:
+    """The picture of an icon that is used, its largest, not decoded yet."""
+    offset = IcoImagePlugin.IcoFile(io.BytesIO(data)).entry[0].offset
+    return Image.open(io.BytesIO(data[offset:]), formats=["PNG", "DIB"])
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has, by its markers up to the first end of an image."""
+    found, at = 0, 2
+    while (marker := _JPEG_MARKER.search(data, at)) is not None:
+        kind, at = data[marker.end() - 1], marker.end()
+        if kind == 0xD9:
+            break
+        found += kind == 0xDA
+        if kind not in (0x01, 0xD8):  # those have no length
+            at += int.from_bytes(data[at : at + 2], "big")
+    return found
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -73,18 +75,116 @@ def other(start: Callable[[], Server]) -> Server:
 
 def test_a_redirect_back_into_label_studio_brings_no_key(home: Server, other: Server):
     client = LabelStudioClient(home.url, KEY, image_hosts=("127.0.0.1",))
-    assert client.fetch_bytes("/own", 100) == b"image"
-    other.redirects = {"/evil": f"{home.url}/api/projects/1/export"}
+    assert client.fetch_bytes("/data/upload/own", 100) == b"image"
+    other.redirects = {"/evil": f"{home.url}/data/upload/stolen"}
     client.fetch_bytes(f"{other.url}/evil", 100)
-    home.redirects = {"/start": f"{other.url}/evil", "/moved": "/own"}
-    client.fetch_bytes("/start", 100)
-    client.fetch_bytes("/moved", 100)
+    home.redirects = {"/data/upload/start": f"{other.url}/evil", "/data/upload/moved": "/data/upload/own"}
+    client.fetch_bytes("/data/upload/start", 100)
+    client.fetch_bytes("/data/upload/moved", 100)
     keyed = [path for path, headers in home.seen if KEY in headers.get("authorization", "")]
-    assert keyed == ["/own", "/start", "/moved", "/own"]
-    stolen = [headers for path, headers in home.seen if path == "/api/projects/1/export"]
+    assert keyed == [f"/data/upload/{name}" for name in ("own", "start", "moved", "own")]
+    stolen = [headers for path, headers in home.seen if path == "/data/upload/stolen"]
     assert len(stolen) == 2
     assert all("authorization" not in headers and "cookie" not in headers for headers in stolen)
     assert all(KEY not in str(headers) and "cookie" not in headers for _, headers in other.seen)
+
+
+@pytest.mark.parametrize(
+    ("path", "keyed"),
+    [
+        ("/data/upload/1/a.png", True),
+        ("/data/local-files/?d=../../etc/passwd", True),  # Label Studio keeps to its document root; see the e2e test
+        ("/tasks/7/resolve/?fileuri=czM6Ly9h", True),
+        ("/projects/7/presign/?fileuri=czM6Ly9h", True),
+        ("/storage-data/uploaded/?filepath=a.png", True),
+        ("/api/projects/1/export?exportType=JSON", False),
+        ("/api/projects/1/next", False),
+        ("/user/logout", False),
+        ("/data/../api/projects/1/next", False),
+        ("/data/%2e%2e/api/projects/1/next", False),
+        ("/data/%252e%252e/api/projects/1/next", False),
+        ("/data/..%5capi/projects/1/next", False),
+        ("/database", False),
+        ("/tasks/7/annotations/", False),
+        ("//data/upload/a.png", False),
+    ],
+)
+def test_the_key_goes_to_files_only_so_that_a_task_cannot_make_us_do_what_its_user_may(home: Server, path, keyed):
+    client = LabelStudioClient(home.url, KEY)
+    client.fetch_bytes(home.url + path, 100)
+    (sent,) = (headers for _, headers in home.seen)
+    assert (KEY in sent.get("authorization", "")) is keyed
+
+
+def test_files_are_known_below_a_path_of_label_studio_too(home: Server):
+    client = LabelStudioClient(f"{home.url}/studio", KEY)
+    client.fetch_bytes("/data/upload/a.png", 100)
+    client.fetch_bytes(f"{home.url}/data/upload/b.png", 100)
+    assert [(path, KEY in headers.get("authorization", "")) for path, headers in home.seen] == [
+        ("/studio/data/upload/a.png", True), ("/data/upload/b.png", False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://8.8.8.8@127.0.0.1:{port}/a", "http://a:b@localhost:{port}/a", "http://127.0.0.1:{port}#@8.8.8.8/a",
+        "http://127.0.0.1:{port}\\@8.8.8.8/a", "http://LOCALHOST:{port}/a", "http://localhost.:{port}/a",
+        "http://0177.0.0.1:{port}/a", "http://0x7f.1:{port}/a", "http://0x7f000001:{port}/a", "http://0:{port}/a",
+        "http://①②⑦.⓪.⓪.①:{port}/a", "http://127。0。0。1:{port}/a", "http://ⓛocalhost:{port}/a",
+        "http://%6cocalhost:{port}/a", "http://127.0.0.1%00.example.com:{port}/a", "http://[::ffff:7f00:1]:{port}/a",
+        "http://[::127.0.0.1]:{port}/a", "http://[0:0:0:0:0:ffff:7f00:0001]:{port}/a", "http://[::1%25lo]:{port}/a",
+        "http:/\\127.0.0.1:{port}/a", "http:///127.0.0.1:{port}/a", "HTTP://127.0.0.1:{port}/a",
+        "http://127.0.0.1:{port}\r\nX: y/a", " http://127.0.0.1:{port}/a", "http://\t127.0.0.1:{port}/a",
+    ],
+)  # fmt: skip
+def test_no_way_of_writing_a_private_address_gets_through(home: Server, other: Server, address: str):
+    client = LabelStudioClient(home.url, KEY)
+    place = address.format(port=other.port)
+    with pytest.raises(ImageError) as caught:
+        client.fetch_bytes(place, 100)
+    assert "a:b@" not in str(caught.value)
+    if place.isascii() and place.isprintable():  # what a header can carry
+        home.redirects["/data/upload/elsewhere"] = place
+        with contextlib.suppress(ImageError):  # some are paths of the server that redirects
+            client.fetch_bytes("/data/upload/elsewhere", 100)
+    assert other.seen == []
+
+
+def test_redirects_to_other_schemes_and_in_circles_end(home: Server):
+    client = LabelStudioClient(home.url, KEY)
+    for place in ("file:///etc/passwd", "ftp://127.0.0.1/a", "gopher://127.0.0.1/", "data:image/png;base64,AAAA", "//"):
+        home.redirects["/data/upload/a"] = place
+        with pytest.raises(ImageError):
+            client.fetch_bytes("/data/upload/a", 100)
+    home.seen.clear()
+    home.redirects["/data/upload/a"] = "/data/upload/a"
+    with pytest.raises(ImageError, match="too often"):
+        client.fetch_bytes("/data/upload/a", 100)
+    assert len(home.seen) < 10
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_server_that_sends_a_byte_now_and_then_does_not_hold_us(part: str):
+    """Each wait is short, so that no time-out of a single one ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def drip() -> None:
+            caller = server.accept()[0]
+            with caller, contextlib.suppress(OSError):
+                caller.recv(1000)
+                caller.sendall(b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 90000\r\n\r\n" if part == "body" else b""))
+                for _ in range(100):
+                    caller.sendall(b"a")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        client = LabelStudioClient("http://127.0.0.1:1", KEY, timeout_seconds=0.4, image_hosts=("127.0.0.1",))
+        began = time.monotonic()
+        with pytest.raises(ImageError, match="too long"):
+            client.fetch_bytes(f"http://127.0.0.1:{port}/a", 100_000)
+        assert time.monotonic() - began < 8  # of the ten that it goes on
 
 
 def test_a_private_address_is_not_even_connected_to(home: Server, other: Server):
@@ -94,11 +194,11 @@ def test_a_private_address_is_not_even_connected_to(home: Server, other: Server)
         with pytest.raises(ImageError, match="NEAT_IMAGE_HOSTS") as caught:
             client.fetch_bytes(f"http://{place}/latest/meta-data", 100)
         assert not caught.value.transient
-        home.redirects["/start"] = f"http://{place}/latest/meta-data"
+        home.redirects["/data/upload/start"] = f"http://{place}/latest/meta-data"
         with pytest.raises(ImageError, match="NEAT_IMAGE_HOSTS"):
-            client.fetch_bytes("/start", 100)
+            client.fetch_bytes("/data/upload/start", 100)
     assert other.seen == []
-    assert client.fetch_bytes("/own", 100) == b"image"
+    assert client.fetch_bytes("/data/upload/own", 100) == b"image"
 
 
 def test_a_named_host_may_be_private_and_its_redirects_are_looked_at_again(home: Server, other: Server):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import resource
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from neat_backend.errors import ImageError
 from neat_backend.labelstudio.images import ImageFetcher, decode, thumbnail
+from tests.fuzz.images import bombs, ico_around, many_scans
 
 
 def encoded(image, file_format="PNG", **options):
@@ -200,3 +202,28 @@ def test_of_many_frames_only_the_first_is_read(kind, monkeypatch):
     monkeypatch.setattr(plugin, "seek", lambda *_: opened.append("another frame"))
     assert decode(file.getvalue(), 1000).size == (6, 4)
     assert opened == []
+
+
+class TestBombs:
+    """Files that claim or unpack to very much; tests/fuzz/images.py makes more of them."""
+
+    @pytest.mark.parametrize(("name", "data"), [pytest.param(*one, id=one[0]) for one in bombs()])
+    def test_are_refused_before_they_unpack(self, name, data):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ImageError):
+            decode(data, 1_000_000)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024, "KiB"
+
+    def test_a_jpeg_with_as_many_scans_as_cameras_and_editors_write_is_read(self):
+        progressive = encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG", progressive=True)
+        assert 5 < progressive.count(b"\xff\xda") < 20
+        assert decode(progressive, 10_000).size == (64, 64)
+        assert decode(many_scans(50, side=32), 10_000).size == (32, 32)
+        with pytest.raises(ImageError, match="scans"):
+            decode(many_scans(101, side=32), 10_000)
+
+    def test_an_icon_is_measured_by_the_picture_inside_it(self):
+        assert decode(encoded(Image.new("RGB", (32, 32)), "ICO"), 1024).size == (32, 32)
+        assert decode(ico_around(encoded(Image.new("RGB", (30, 30)))), 1024).size == (30, 30)
+        with pytest.raises(ImageError, match="40 × 40"):
+            decode(ico_around(encoded(Image.new("RGB", (40, 40)))), 1024)
