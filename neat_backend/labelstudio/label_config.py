@@ -23,6 +23,7 @@ _EXAMPLE = (
 WHY = "neat_why"
 MAX_CHARACTERS = 1_000_000  # some 10,000 choices
 MAX_DEPTH = 100
+MOST_NAMED = 4  # tags that a complaint names, each with its remedy
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ def parse(xml: str, invalid_choices: Sequence[str], control: str = "") -> LabelC
         if chosen is None:
             names = ", ".join(_attr(tag, "name") for tag in controls) or "none"
             raise BadLabelConfig(
-                f"the label config has no Choices tag named {control!r} (it has: {names}); "
+                f"the label config has no Choices tag named {_short(control)!r} (it has: {_short(names)}); "
                 "correct the control setting (NEAT_CONTROL, or “control” in the connection's extra params)"
             )
         problem = _unsuitable(chosen, images)
         if problem:
-            raise BadLabelConfig(f"the Choices tag {control!r} can't be used: {problem}")
+            raise BadLabelConfig(f"the Choices tag {_short(control)!r} can't be used: {problem}")
     else:
         chosen = next((tag for tag in controls if not _unsuitable(tag, images)), None)
         if chosen is None:
@@ -68,22 +69,23 @@ def parse(xml: str, invalid_choices: Sequence[str], control: str = "") -> LabelC
 
     name, to_name = _attr(chosen, "name"), _image_name(chosen, images)
     choices = list(_choices(chosen))
-    marked = [value for value, is_invalid in choices if is_invalid]
+    marked = dict.fromkeys(value for value, is_invalid in choices if is_invalid)
     if not marked:
         named = {choice.strip().casefold() for choice in invalid_choices}
-        marked = [value for value, _ in choices if value.strip().casefold() in named]
+        marked = dict.fromkeys(value for value, _ in choices if value.strip().casefold() in named)
     classes = [value for value, _ in choices if value not in marked]
     if not classes:
         found = "only choices that mean invalid" if marked else "no Choice with a value"
         raise BadLabelConfig(
-            f"the Choices tag {name!r} has {found}; add a Choice for at least one class. For example: {_EXAMPLE}"
+            f"the Choices tag {_short(name)!r} has {found}; add a Choice for at least one class."
+            f" For example: {_EXAMPLE}"
         )
     return LabelConfig(
         control=name,
         to_name=to_name,
         image_key=_attr(images[to_name], "value").lstrip("$"),
         classes=tuple(dict.fromkeys(classes)),
-        invalid=tuple(dict.fromkeys(marked)),
+        invalid=tuple(marked),
         why=any(_is(tag, "textarea") and _attr(tag, "name") == WHY and _attr(tag, "toname") == to_name for tag in tags),
     )
 
@@ -170,12 +172,12 @@ def _unsuitable(control: Element, images: dict[str, Element]) -> str:
     """Why this Choices tag can't be used, with the remedy; empty = it can."""
     if not _image_name(control, images):
         return (
-            f"it labels {_attr(control, 'toname')!r}, which is not an Image tag with a value such as "
+            f"it labels {_short(_attr(control, 'toname'))!r}, which is not an Image tag with a value such as "
             'value="$image"; point its toName at one'
         )
     choice = _attr(control, "choice").lower()
     if choice not in ("", "single", "single-radio"):
-        return f'it allows several choices (choice="{choice}"); set choice="single"'
+        return f'it allows several choices (choice="{_short(choice)}"); set choice="single"'
     if _attr(control, "perregion").lower() == "true":
         return "it labels regions, not the whole image; remove perRegion"
     return ""
@@ -187,7 +189,9 @@ def _nothing_suitable(controls: list[Element], images: dict[str, Element]) -> st
     elif not controls:
         problem = "it has no Choices tag"
     else:
-        problem = "; ".join(f"{_attr(tag, 'name')!r}: {_unsuitable(tag, images)}" for tag in controls)
+        problem = "; ".join(
+            f"{_short(_attr(tag, 'name'))!r}: {_unsuitable(tag, images)}" for tag in controls[:MOST_NAMED]
+        ) + ("; …" if len(controls) > MOST_NAMED else "")
     return f"the label config has no single-choice Choices tag on an Image ({problem}). For example: {_EXAMPLE}"
 
 
@@ -206,3 +210,8 @@ def _is(tag: Element, name: str) -> bool:
 def _attr(tag: Element, name: str) -> str:
     """An attribute, whatever its case: Label Studio's interface ignores case too."""
     return next((value for key, value in tag.attrib.items() if key.lower() == name), "").strip()
+
+
+def _short(text: str) -> str:
+    """Somebody's text inside a message for people."""
+    return text if len(text) <= 200 else f"{text[:200]}…"

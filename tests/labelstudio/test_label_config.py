@@ -169,3 +169,19 @@ def test_a_text_field_of_that_name_on_the_image_is_where_reasons_go():
     assert parse(config('<TextArea name="neat_why" toName="image" editable="false"/>'), ()).why
     for field in ("", '<TextArea name="comment" toName="image"/>', '<TextArea name="neat_why" toName="other"/>'):
         assert not parse(config(field), ()).why
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        f"<View>{IMAGE}" + "".join(f'<Choices name="c{n}" toName="nothing"/>' for n in range(9000)) + "</View>",
+        f"<View>{IMAGE}" + '<Choices name="c" toName="' + "a," * 400_000 + '"/></View>',
+        f"<View>{IMAGE}" + '<Choices name="c" toName="image" choice="' + "m" * 400_000 + '"/></View>',
+        f"<View>{IMAGE}" + '<Choices name="' + "n" * 400_000 + '" toName="image"/></View>',
+    ],
+)
+def test_a_complaint_about_a_huge_config_stays_readable(xml):
+    for control in ("", "another", "c"):
+        with pytest.raises(BadLabelConfig) as caught:
+            parse(xml, [], control)
+        assert len(str(caught.value)) < 2000
