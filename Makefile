@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 LABEL_STUDIO := .label-studio/venv
 
-.PHONY: demo test image-test lint bench reference lock clean
+.PHONY: demo test image-test lint bench reference fuzz audit lock clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready
@@ -37,6 +37,12 @@ bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # ARGS=--json for programs
 reference: $(BIN)/.ready  # what the code says of itself; a test compares
 	@$(BIN)/python -m neat_backend.reference > docs/reference.md.new
 	@mv docs/reference.md.new docs/reference.md
+
+fuzz: $(BIN)/.ready  # ARGS="--minutes 10 --seed 3"
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+audit: $(BIN)/.ready
+	@$(PYTHON) .ci/audit
 
 # uv does the installing: the one on the PATH, else one that is put into the environment itself.
 $(BIN)/.ready: requirements.lock pyproject.toml
