@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from neat_backend import exposure
+from neat_backend.errors import SettingsError
 from neat_backend.serve import GRACE_SECONDS
 from neat_backend.settings import Settings
 from neat_backend.store import projects
@@ -186,6 +188,21 @@ class TestDockerfile:
         assert user.partition(":")[0] not in ("root", "0")
         assert dockerfile.index("USER") < dockerfile.index("CMD [")
 
+    def test_it_serves_other_containers_and_only_with_credentials(
+        self, dockerfile: str, compose: dict[str, Any]
+    ) -> None:
+        (host,) = re.findall(r"^\s+HOST=(\S+)", dockerfile, re.MULTILINE)
+        with pytest.raises(SettingsError, match="BASIC_AUTH_USER"):
+            exposure.check(Settings.from_env({"HOST": host}), exposure.addresses_of(host))
+        manifests = yaml.safe_load_all((ROOT / "deploy/kubernetes/neat-backend.yaml").read_text())
+        (config,) = (manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap")
+        ways = [{**config, "BASIC_AUTH_PASS": "secret"}]
+        ways += [
+            {name: interpolated(value) for name, value in one["environment"].items()} for one in ours(compose).values()
+        ]
+        for env in ways:
+            exposure.check(Settings.from_env({"HOST": host, **env}), exposure.addresses_of(host))
+
     def test_installs_from_the_lock_and_keeps_no_caches(self, dockerfile: str) -> None:
         assert "requirements-runtime.lock" in dockerfile
         for line in dockerfile.replace("\\\n", " ").splitlines():
@@ -261,6 +278,8 @@ class TestKubernetes:
             (container,) = pod["containers"]
             assert pod["securityContext"]["runAsNonRoot"]
             assert container["securityContext"]["readOnlyRootFilesystem"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert not container["securityContext"]["allowPrivilegeEscalation"]
             assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/data", "/weights", "/tmp"}
             assert pod["terminationGracePeriodSeconds"] > GRACE_SECONDS
 

@@ -29,7 +29,7 @@ def examine_project(examination: Examination, settings: Settings, database: Data
     checks = (
         ("token", of.token, WRONG_KEY, ("Label Studio",)),
         ("rights", of.rights, WRONG_KEY, ("token",)),
-        ("webhook", of.webhook, f"ask for a new one: neat-backend sync {number}", ("rights",)),
+        ("webhook", of.webhook, f"ask for a new one: neat-backend sync {number}", ("rights", "data folder")),
         ("webhook arrives", of.arrives, "connect the backend with a URL that Label Studio reaches", ("webhook",)),
         ("SSRF variables", of.ssrf, "set SSRF_PROTECTION_ENABLED and ML_BLOCK_LOCAL_IP to false", ("webhook",)),
         ("image", of.image, f"mend the image in Label Studio, then neat-backend retry-images {number}", ("token",)),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -508,7 +509,7 @@ class LabelStudioClient:
 
     def _translated(self, what: str, error: ApiError, bad: type[LabelStudioError]) -> LabelStudioError:
         status = error.status_code or 0
-        said = _excerpt(error.body)
+        said = self._without_keys(_excerpt(error.body))
         if status in (401, 403):
             return LabelStudioRefused(f"Label Studio refused us ({status}, {what}): {said}; {_REMEDY}")
         if status == 404:
@@ -526,6 +527,18 @@ class LabelStudioClient:
                 f"the server at {self.base_url} gave an answer that is not Label Studio's ({what})"
             )
         return (bad if status == 400 else LabelStudioError)(f"Label Studio answered {status} ({what}): {said}")
+
+    def _without_keys(self, said: str) -> str:
+        """Label Studio's words, which go to logs and people, without our key: a server may throw back what it is sent.
+
+        The excerpt may have cut it short, so that its beginning counts too.
+        """
+        tokens = getattr(getattr(self, "_sdk", None), "_client_wrapper", None)
+        access = getattr(getattr(tokens, "_tokens_client", None), "_access_token", None)
+        for key in (self._made_with[1], access):
+            if isinstance(key, str) and len(key) >= 8:
+                said = re.sub(_beginnings(key), "***", said)
+        return said
 
     def _read(self, read: Callable[..., T], *answer: Any) -> T:
         """Take an answer apart; one of another shape than Label Studio's means that something is broken there."""
@@ -584,6 +597,11 @@ def _excerpt(body: Any) -> str:
     if isinstance(body, Mapping):
         body = body.get("validation_errors") or body.get("detail") or body
     return str(body)[:300]
+
+
+def _beginnings(key: str, at_least: int = 8) -> str:
+    """A pattern for a key, or as much of its beginning as there is before the text ends."""
+    return f"{re.escape(key)}|{re.escape(key[:at_least])}[^\\s'\"]*"
 
 
 def _seconds(value: str | None) -> float | None:

@@ -315,6 +315,16 @@ def test_a_local_file(client, person, project, label_studio):
     person.add_local_files(project, folder)
     assert fetcher(client).load(1, ref).getpixel((0, 0)) == (0, 0, 255)
     assert fetcher(client).load(1, label_studio.url + ref).getpixel((0, 0)) == (0, 0, 255)
+    # Nothing outside of the document root, nor of the folder that is connected.
+    for place in (label_studio.document_root.parent, label_studio.document_root):
+        (place / "secret.png").write_bytes(png("black"))
+    for path in (
+        "../secret.png", "secret.png", "pets/../secret.png", "pets/../../secret.png", "pets/..%2f..%2fsecret.png",
+        "%2e%2e/secret.png", "pets/%252e%252e/%252e%252e/secret.png", "pets\\..\\..\\secret.png",
+        "//etc/passwd", "/etc/passwd", str(label_studio.document_root.parent / "secret.png"), "pets/%00", "",
+    ):  # fmt: skip
+        with pytest.raises(ImageError):
+            fetcher(client).fetch(1, f"/data/local-files/?d={path}")
 
 
 class Elsewhere:

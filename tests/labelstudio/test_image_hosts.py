@@ -93,7 +93,7 @@ def test_a_redirect_back_into_label_studio_brings_no_key(home: Server, other: Se
     ("path", "keyed"),
     [
         ("/data/upload/1/a.png", True),
-        ("/data/local-files/?d=../../etc/passwd", True),  # Label Studio keeps to its document root; see the e2e test
+        ("/data/local-files/?d=../../etc/passwd", True),  # Label Studio keeps to its document root: test_client.py
         ("/tasks/7/resolve/?fileuri=czM6Ly9h", True),
         ("/projects/7/presign/?fileuri=czM6Ly9h", True),
         ("/storage-data/uploaded/?filepath=a.png", True),
