@@ -180,10 +180,16 @@ class TestHeaders:
         client.post("/setup", json=setup_body())
         make_ready(client.application.extensions["neat"].database)
         write_ranking(settings)
-        for path in ("/", "/projects/7", "/api/docs"):
-            html = client.get(path, headers={"Accept": "text/html"}).text
+        pages = []
+        for method, path in every_route(client.application):
+            answer = client.open(path, method=method, headers={"Accept": "text/html"})
+            if method != "GET" or answer.mimetype != "text/html":
+                continue
+            pages.append(path)
+            html = answer.text
             assert re.search(r"<script(?![^>]*\bsrc=)", html) is None, path
             assert re.search(r"<style|\sstyle=|\son\w+=|javascript:", html) is None, path
+        assert {"/", "/projects/7", "/api/docs"} <= set(pages)
 
 
 def test_a_caller_cannot_forge_lines_of_the_log(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
