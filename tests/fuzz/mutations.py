@@ -44,7 +44,7 @@ def mutate(rng: Random, body: Any, times: int | None = None) -> Any:
 def text_of(rng: Random, body: Any) -> bytes:
     """The body as it goes over the wire: mostly JSON, sometimes damaged."""
     text = json.dumps(body, ensure_ascii=rng.random() < 0.7)
-    text = re.sub(r'"@raw:(.*?)@"', lambda match: match[1].encode().decode("unicode_escape"), text)
+    text = re.sub(r'"@raw:(.*?)@"', lambda match: match[1], text)
     text = re.sub(r'"@deep:(\d+)@"', lambda match: "[" * int(match[1]) + "]" * int(match[1]), text)
     text = re.sub(r'"@objects:(\d+)@"', lambda match: '{"a":' * int(match[1]) + "1" + "}" * int(match[1]), text)
     data = text.encode("utf-8", "surrogatepass")
