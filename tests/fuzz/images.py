@@ -17,6 +17,7 @@ from neat_backend.errors import ImageError
 from neat_backend.labelstudio.images import decode, thumbnail
 from tests.fuzz.tally import Tally
 
+AT_LEAST = 800  # mutations, however slow the machine is
 MOST_PIXELS = 1_000_000
 MOST_GROWTH_MIB = 100  # of this process, in all: far less than any of the bombs unpacks to
 _WRITTEN = {
@@ -150,8 +151,8 @@ def mutated(rng: Random, files: list[bytes]) -> bytes:
 
 
 def fuzz(tally: Tally, seed: int, seconds: float) -> None:
-    """`bombs()` once, then mutations until the time is over."""
-    rng, until, files = Random(seed), time.monotonic() + seconds, good()
+    """`bombs()` once, then mutations until the time is over, some hundred at least."""
+    rng, until, files, left = Random(seed), time.monotonic() + seconds, good(), AT_LEAST
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, data in bombs():
         before = max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # making one takes memory too
@@ -160,7 +161,8 @@ def fuzz(tally: Tally, seed: int, seconds: float) -> None:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
         if grown > MOST_GROWTH_MIB:
             tally.fail(f"images: {name} took {grown} MiB of memory")
-    while time.monotonic() < until:
+    while left > 0 or time.monotonic() < until:
+        left -= 1
         _look(tally, mutated(rng, files), "")
 
 
