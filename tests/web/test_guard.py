@@ -167,7 +167,8 @@ class TestHeaders:
         write_ranking(settings)
         for each in (client, guarded_client):
             for method, path in [*every_route(each.application), ("GET", "/no/such"), ("DELETE", "/webhook")]:
-                headers = each.open(path, method=method, headers={"Accept": "text/html"}).headers
+                accept = "application/json" if path == "/no/such" else "text/html"
+                headers = each.open(path, method=method, headers={"Accept": accept}).headers
                 assert {name: headers.get(name) for name in guard.HEADERS} == guard.HEADERS, (method, path)
 
     def test_the_policy_lets_no_inline_script_or_style_run(self) -> None:
