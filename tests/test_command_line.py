@@ -20,8 +20,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from neat_backend import cli
-from neat_backend.cli import following, shared
+from neat_backend import cli, exports
+from neat_backend.cli import exporting, following, shared
 from neat_backend.labelstudio.events import parse_setup
 from neat_backend.progress import LINE_EVERY_SECONDS, Progress
 from neat_backend.service import Service
@@ -117,6 +117,10 @@ class TestCompletion:
         assert self.complete("neat-backend explain --js") == ["--json"]
         assert self.complete("neat-backend rank ") == ["7"]
         assert self.complete("neat-backend bench re") == ["rerank"]
+        assert self.complete("neat-backend export 7 --format p") == ["parquet"]
+
+    def test_the_formats_offered_are_those_there_are(self) -> None:
+        assert exporting.FORMATS == exports.FORMATS
 
     def test_where_nothing_can_be_asked_it_offers_nothing_and_makes_nothing(self, settings: Settings) -> None:
         assert self.complete("neat-backend rank ") == []
@@ -144,13 +148,19 @@ class TestCompletion:
         )  # fmt: skip
         assert done.stdout.split() == ["7"], done.stderr
 
-    @pytest.mark.parametrize("line", ["neat-backend s", "neat-backend rank "])
+    @pytest.mark.parametrize("line", ["neat-backend s", "neat-backend rank ", "neat-backend export 7 --format "])
     def test_imports_nothing_heavy(self, served: Service, line: str) -> None:
         variables = {"_NEAT_BACKEND_COMPLETE": "complete_bash", "COMP_WORDS": line, "PYTHONPROFILEIMPORTTIME": "1"}
         done = run(**variables, COMP_CWORD=str(len(line.split(" ")) - 1))
         imported = {one.rpartition("|")[2].strip() for one in done.stderr.splitlines()}
         assert "neat_backend.cli" in imported
         assert not imported & set(HEAVY)
+
+
+def test_the_help_needs_no_database_and_no_arrays() -> None:
+    code = "import sys, neat_backend.cli; print(sorted({'numpy', 'sqlalchemy', 'pydantic', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 class Clock:

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from neat_backend import exports
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json, ProjectId
 from neat_backend.errors import BadRequest
+from neat_backend.progress import Progress
+
+if TYPE_CHECKING:
+    from neat_backend import exports
+else:
+    exports = shared.later("neat_backend.exports")
+
+FORMATS = ("csv", "jsonl", "parquet", "folder", "hf", "coco")  # those of neat_backend.exports, which loads slowly
 
 commands = typer.Typer()
+
+
+def complete_formats(incomplete: str) -> list[str]:
+    return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 @commands.command()
 def export(
     project: ProjectId,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file, or for images the folder, to write.")],
-    format: Annotated[str, typer.Option(help=f"{', '.join(exports.FORMATS)}.")] = "csv",
+    format: Annotated[str, typer.Option(help=f"{', '.join(FORMATS)}.", autocompletion=complete_formats)] = "csv",
     include_invalid: Annotated[bool, typer.Option("--include-invalid", help="Not the known ones alone.")] = False,
     since: Annotated[datetime | None, typer.Option(help="Labelled since then, UTC.")] = None,
     round: Annotated[int | None, typer.Option(help="Labelled for this query round.")] = None,
@@ -54,13 +64,11 @@ def export(
     wanted = exports.Wanted(
         include_invalid, since.replace(tzinfo=timezone.utc) if since else None, round, min_agreement
     )
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=shared.err, disable=not shared.err.is_terminal) as progress:
-        bar = progress.add_task("images", total=None, visible=False)
+    with Progress(shared.err) as progress:
         count = exports.export(
             asked.settings, asked.database, project, out, format=format, wanted=wanted, overwrite=overwrite,
             features=features, images=images, image_root=image_root, split=_shares(split), seed=seed,
-            on_progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
+            on_progress=lambda done, total: progress.show("images", done, total),
         )  # fmt: skip
     shared.show({"labels": count, "format": format, "out": str(out)}, as_json, f"{count} labels written to {out}")
 

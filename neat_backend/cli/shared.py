@@ -5,9 +5,11 @@ Nothing heavy is imported before a command needs it: `--help` and the shell's co
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -49,6 +51,20 @@ ProjectId = Annotated[int, typer.Argument(help="Label Studio's project id.", aut
 ProjectIdOrAll = Annotated[
     int | None, typer.Argument(help="Label Studio's project id; all if left out.", autocompletion=complete_projects)
 ]
+
+
+def later(name: str) -> ModuleType:
+    """A module that is loaded when something of it is used: for what takes long to load."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def fail(message: str) -> NoReturn:
