@@ -269,27 +269,29 @@ class Terminal:
         self.process = subprocess.Popen(
             [str(PROGRAM), *words], stdin=child, stdout=child, stderr=child, start_new_session=True,
             env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+            # Where the tests run in the background of a script, Ctrl-C is switched off for them and what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         os.close(child)
         self.text = ""
 
-    def until(self, words: str, seconds: float = 120) -> None:
+    def until(self, words: str | None, seconds: float = 120) -> None:
+        """Read until these words have come, or for None until the end: what nobody reads stops the program."""
         deadline = time.monotonic() + seconds
-        while words not in self.text:
+        while words is None or words not in self.text:
             assert time.monotonic() < deadline, self.text
             if select.select([self.main], [], [], 1)[0]:
                 try:
                     self.text += os.read(self.main, 4096).decode(errors="replace")
                 except OSError:  # the other end is closed
                     break
-        assert words in self.text
+        assert words is None or words in self.text
 
     def interrupt(self) -> int:
         self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(60)
-        self.until("stopped looking")
+        self.until(None)
         os.close(self.main)
-        return code
+        return self.process.wait(60)
 
 
 def test_ctrl_c_ends_the_looking_and_leaves_the_order_in_the_queue(served: Service) -> None:
@@ -297,6 +299,7 @@ def test_ctrl_c_ends_the_looking_and_leaves_the_order_in_the_queue(served: Servi
     terminal.until("ready")
     assert "\x1b[" in terminal.text  # a bar
     assert terminal.interrupt() == 130
+    assert "stopped looking" in terminal.text
     assert "\x1b[?25h" in terminal.text  # the cursor is there again
     with served.database.read() as conn:
         assert [event.action for event in inbox.pending(conn, 7)] == ["NEAT_SYNC"]
