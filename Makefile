@@ -18,6 +18,10 @@ test: $(BIN)/.ready $(LABEL_STUDIO)/.ready
 image-test: $(BIN)/.ready $(LABEL_STUDIO)/.ready
 	NEAT_TEST_REQUIRE=image,labelstudio $(BIN)/python -m pytest tests/test_image.py $(ARGS)
 
+.PHONY: chaos
+chaos: $(BIN)/.ready  # ARGS="--seed 1 --minutes 8 --kills 200 --events 5000 --database postgresql --json"
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,0 +1,142 @@
+"""The backend's processes as a campaign runs them: `python -m tests.chaos.backend serve|worker`.
+
+They are the real ones, but for what would make a campaign last for days: images are encoded by the tests' encoder of
+colours, processes are forked from one that has its imports done (nursery.py), and the supervisor pauses for no more
+than half a second. And for what a campaign needs: a clock that can be set, and on SIGUSR1 the worker writes its
+state, neighbours and all, beside its data.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from neat_backend import live, serve, service, training, worker
+from neat_backend.cli import shared
+from neat_backend.labelstudio import client
+from neat_backend.settings import Settings
+from neat_backend.store import arrays, sql
+from tests.chaos.nursery import ForkedPopen, Nursery
+from tests.living import FakeEncoder
+
+CLOCK = "CHAOS_CLOCK"  # names a file with the seconds that the clock is off, a double
+LONGEST_PAUSE_SECONDS = 0.5
+
+
+def main() -> int:
+    settings = Settings.from_env()
+    shared.set_up_logging(settings)
+    set_clock(Path(os.environ[CLOCK]))
+    if sys.argv[1] == "serve":
+        return supervise(settings)
+    return work(settings)
+
+
+def supervise(settings: Settings) -> int:
+    serve.subprocess = _subprocess(ForkedPopen)  # type: ignore[assignment]
+    serve.LONGEST_PAUSE_SECONDS = LONGEST_PAUSE_SECONDS
+    return serve.serve(settings, worker_command=[sys.executable, "-m", "tests.chaos.backend", "worker"])
+
+
+def work(settings: Settings) -> int:
+    nursery = Nursery(_named_training)  # now, while this is the only thread
+
+    def popen(command: list[str], stdout: Any, env: dict[str, str], **_: Any) -> Any:
+        *start, _ = command
+        assert start[-1] == "--parent"
+        return nursery.popen([*start, str(nursery.pid)], env, stdout.name)  # which ends with the worker
+
+    training.subprocess = _subprocess(popen)  # type: ignore[assignment]
+    worker.build_encoder = lambda *_: FakeEncoder()  # type: ignore[assignment, return-value]
+    worker.Worker = _Watched  # type: ignore[misc]
+    worker.run(settings)
+    return 0
+
+
+def _named_training() -> None:
+    Path("/proc/self/comm").write_text("nursery")
+
+
+def _subprocess(popen: Any) -> SimpleNamespace:
+    return SimpleNamespace(
+        Popen=popen, DEVNULL=None, STDOUT=None, TimeoutExpired=subprocess.TimeoutExpired
+    )  # fmt: skip
+
+
+class _Watched(worker.Worker):
+    """Writes its projects' state when it is asked to."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        asked = threading.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: asked.set())
+        threading.Thread(target=self._tell, args=(asked,), daemon=True).start()
+
+    def _tell(self, asked: threading.Event) -> None:
+        while asked.wait():
+            asked.clear()
+            path = state_file(self.settings.data_dir, os.getpid())
+            owned = [each for each, _ in list(self._live.values()) if each.loaded.is_set()]
+            told = {str(each.id): engine_state(each._engine) for each in owned}
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(told))
+            temporary.replace(path)
+
+
+def state_file(data: Path, pid: int) -> Path:
+    return data / f"state-{pid}.json"
+
+
+def engine_state(engine: Any) -> dict[str, Any]:
+    """Everything that an engine holds and that follows from its tasks, labels and probabilities; JSON-ready."""
+    ranking = engine.ranking()
+    columns = {name: getattr(ranking, name).tolist() for name in vars(ranking) if name != "classes"}
+    return {
+        "classes": list(ranking.classes),
+        "ranking": columns,
+        "neighbours": {str(task): [list(each) for each in engine.neighbours(task)] for task in engine.tasks()},
+        "labels": {
+            str(task): [label.choice, label.invalid]
+            for task, label in sorted(engine.labels().items())
+            if label.choice is not None or label.invalid
+        },
+    }
+
+
+def set_clock(path: Path) -> None:
+    """Let this process read the time as the host's clock plus what stands in the file, at any moment."""
+    with path.open("rb") as file:
+        off = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+
+    def seconds_off() -> float:
+        return float(struct.unpack("d", off[:8])[0])
+
+    class Kind(type):
+        def __instancecheck__(cls, value: object) -> bool:
+            return isinstance(value, datetime)
+
+    class Stepped(datetime, metaclass=Kind):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(seconds=seconds_off())
+
+    for module in (live, worker, service, sql, client):
+        module.datetime = Stepped  # type: ignore[attr-defined]
+    stepped = SimpleNamespace(**vars(time))
+    stepped.time = lambda: time.time() + seconds_off()
+    arrays.time = stepped  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
