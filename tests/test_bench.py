@@ -48,6 +48,15 @@ def test_queries_of_strategies_are_timed_beside_each_other() -> None:
     assert found["badge_times_neat"] == pytest.approx(found["badge_seconds"] / found["neat_seconds"])
 
 
+def test_exports_are_measured_beside_reading_alone() -> None:
+    found = figures("export", {"labels": 40, "formats": "csv,manifest"})
+    assert [row["format"] for row in found["rows"]] == ["csv", "manifest"]
+    for row in found["rows"]:
+        assert row["seconds_against_reading"] == pytest.approx(row["seconds"] / found["reading_seconds"])
+        assert row["file_mb"] > 40 * 50 / 1e6
+        assert row["most_mb"] > 10
+
+
 class TestRerank:
     @pytest.mark.parametrize("changed", [{"k": 1}, {"k": 60}, {"labels": 100, "dim": 2}, {"batch": 80}], ids=str)
     def test_every_compared_task_is_equal(self, changed: dict[str, int]) -> None:

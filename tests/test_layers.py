@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "experiments",
         "compute",
         "insight",
+        "exports",
     },
     "cli": GROUND
     | {"progress"}

@@ -11,6 +11,7 @@ from neat_backend.bench.approximate import approximate
 from neat_backend.bench.capacity import capacity
 from neat_backend.bench.dashboard import dashboard
 from neat_backend.bench.embed import embed
+from neat_backend.bench.export import export
 from neat_backend.bench.ingest import ingest
 from neat_backend.bench.memory import memory
 from neat_backend.bench.paper import paper
@@ -22,6 +23,20 @@ from neat_backend.bench.soak import soak
 from neat_backend.bench.train import train
 
 app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the same run.", no_args_is_help=True)
-for command in (rerank, ingest, publish, embed, train, memory, query, paper, dashboard, scale, approximate, capacity):
+for command in (
+    rerank,
+    ingest,
+    publish,
+    embed,
+    train,
+    memory,
+    query,
+    export,
+    paper,
+    dashboard,
+    scale,
+    approximate,
+    capacity,
+):
     app.command()(command)
 app.command()(soak)

@@ -1,4 +1,4 @@
-"""`export`: the labelled data set, as a file or a folder."""
+"""`export`: the labelled data set, as a file or a folder. `export-model`: the classifier."""
 
 from __future__ import annotations
 
@@ -71,6 +71,25 @@ def export(
             on_progress=lambda done, total: progress.show("images", done, total),
         )  # fmt: skip
     shared.show({"labels": count, "format": format, "out": str(out)}, as_json, f"{count} labels written to {out}")
+
+
+@commands.command("export-model")
+def export_model(
+    project: ProjectId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is whole.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the trained classifier: weights, classes, preprocessing, a program that uses it, and how.
+
+    Nothing of this package is needed to use it.
+
+    Examples: neat-backend export-model 3 --out classifier · python classifier/predict.py image.jpg
+    """
+    asked = shared.service()
+    about = exports.export_model(asked.settings, asked.database, project, out, overwrite)
+    words = f"the classifier of round {about['round']} written to {out}; {out / 'README.md'} says how to use it"
+    shared.show({**about, "out": str(out)}, as_json, words)
 
 
 def _shares(text: str) -> list[float]:

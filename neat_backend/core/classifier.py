@@ -59,6 +59,11 @@ class Classifier:
         self.device = device
         self._network = network.eval()
 
+    @property
+    def network(self) -> nn.Module:
+        """Normalised images float32 [n, 3, s, s] -> logits [n, C]."""
+        return self._network
+
     @torch.inference_mode()
     def predict_proba(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 [n, s, s, 3] -> float32 [n, C]; rows sum to 1. Raises ValueError for images of another side."""

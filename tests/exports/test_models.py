@@ -1,0 +1,197 @@
+"""An exported classifier, used where this package isn't: the same probabilities as the backend's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from neat_backend import cli, exports
+from neat_backend.core import classifier as classifiers
+from neat_backend.core.classifier import NETWORK, Classifier, fit, fresh
+from neat_backend.errors import BadRequest, UnknownProject
+from neat_backend.exports import export_model
+from neat_backend.labelstudio.images import decode, thumbnail
+from neat_backend.store import rounds
+from neat_backend.store.arrays import ProjectArrays
+from tests.exports.labelled import PROJECT, Labelled
+
+CLASSES = ("dog", "cat", 'Ωwl\'s "own"')
+# Runs a script with this package out of reach.
+ALONE = """
+import runpy, sys
+sys.modules["neat_backend"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def train(labelled: Labelled, side: int = 16, learnt: bool = False) -> Classifier:
+    """A round that is done, with its classifier."""
+    if learnt:
+        images = np.random.default_rng(side).integers(0, 256, (12, side, side, 3), np.uint8)
+        made = fit(images, np.arange(12) % 3, 3, epochs=1, device="cpu")
+    else:
+        cpu = torch.device("cpu")
+        made = Classifier(fresh(NETWORK, 3, side, 0, cpu), 3, side, cpu)
+    made.classes = CLASSES
+    with labelled.database.begin() as conn:
+        begun = rounds.start(
+            conn, PROJECT, trigger="batch", known=30, invalid=4, unlabelled=6, queried=34, queried_known=30,
+            classes=CLASSES,
+        )  # fmt: skip
+        rounds.finish(conn, PROJECT, begun.number, seconds=1, held_out=10, held_out_correct=9)
+    made.save(ProjectArrays(labelled.settings.data_dir, PROJECT).folder("models") / f"{begun.number:06d}.safetensors")
+    return made
+
+
+def take_out(labelled: Labelled, target: Path, **given: Any) -> dict[str, Any]:
+    return export_model(labelled.settings, labelled.database, PROJECT, target, **given)
+
+
+def alone(folder: Path, *command: str) -> str:
+    """A fresh Python process somewhere else."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *command], cwd=folder, env=dict(os.environ), capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """A wide one, a tall one turned by EXIF, a grey one."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(rng.integers(0, 256, (40, 71, 3), np.uint8)).save(folder / "wide.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(rng.integers(0, 256, (90, 50, 3), np.uint8)).save(folder / "tall.jpg", exif=turned)
+    Image.fromarray(rng.integers(0, 256, (33, 33), np.uint8)).save(folder / "grey.png")
+    return sorted(folder.iterdir())
+
+
+def test_the_loading_example_gives_the_backends_probabilities_without_the_backend(
+    labelled: Labelled, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifiers, "bfloat16_is_faster", lambda device: False)  # as what is exported computes
+    own = train(labelled, learnt=True)
+    about = take_out(labelled, tmp_path / "model")
+    assert about["held_out_accuracy"] == 0.9
+    take_out(labelled, tmp_path / "again")
+    assert content(tmp_path / "model") == content(tmp_path / "again"), "the same bytes for the same classifier"
+    here = str(Path(exports.__file__).parents[2]).encode()
+    for file in (tmp_path / "model").iterdir():
+        assert here not in file.read_bytes(), f"{file.name} names a folder of this machine"
+    assert set(content(tmp_path / "model")) == {
+        "README.md", "model.json", "model.pt2", "model.safetensors", "predict.py",
+    }  # fmt: skip
+    said = alone(tmp_path, str(tmp_path / "model" / "predict.py"), *map(str, pictures))
+    assert len(said.splitlines()) == len(pictures) == 3
+    for line, picture in zip(said.splitlines(), pictures, strict=True):
+        found = json.loads(line)
+        assert tuple(found) == CLASSES
+        expected = own.predict_proba(thumbnail(decode(picture.read_bytes(), 10**6), own.side)[None])[0]
+        np.testing.assert_allclose(list(found.values()), expected, atol=1e-6)
+
+
+def test_the_readme_shows_that_example_and_how_to_load_the_weights_alone(
+    labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifiers, "bfloat16_is_faster", lambda device: False)
+    for side in (16, 64):  # with the stem for small images, and the ordinary one
+        own = train(labelled, side)
+        monkeypatch.setattr("neat_backend.core.portable.portable", lambda classifier: b"")  # the other test's subject
+        take_out(labelled, tmp_path / f"model-{side}")
+        readme = (tmp_path / f"model-{side}" / "README.md").read_text()
+        assert "Of 10 that were kept out of training it gets 9 right." in readme
+        example, weights = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+        assert example == (tmp_path / f"model-{side}" / "predict.py").read_text()
+        assert len([line for line in example.splitlines() if line and "import" not in line]) <= 11  # and its first line
+        (tmp_path / f"model-{side}" / "weights.py").write_text(weights + "print(probabilities[0].tolist())\n")
+        said = json.loads(alone(tmp_path / f"model-{side}", "weights.py"))
+        black = np.zeros((1, side, side, 3), np.uint8)
+        np.testing.assert_allclose(said, own.predict_proba(black)[0], atol=1e-6)
+
+
+def test_the_last_round_that_is_done_counts(
+    labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neat_backend.core.portable.portable", lambda classifier: b"")
+    train(labelled)
+    train(labelled)
+    with labelled.database.begin() as conn:
+        failed = rounds.start(
+            conn, PROJECT, trigger="batch", known=1, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=("x",)
+        )
+        rounds.fail(conn, PROJECT, failed.number, "no memory")
+    assert take_out(labelled, tmp_path / "model")["round"] == 2
+    about = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert (about["round"], tuple(about["classes"]), about["image_size"]) == (2, CLASSES, 16)
+
+
+class TestWhatCannotBe:
+    def test_without_a_round_the_remedy_is_named(self, labelled: Labelled, tmp_path: Path) -> None:
+        with pytest.raises(BadRequest, match=r"no trained classifier yet.*neat-backend train 7"):
+            take_out(labelled, tmp_path / "model")
+        assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+    def test_unknown_project(self, labelled: Labelled, tmp_path: Path) -> None:
+        with pytest.raises(UnknownProject):
+            export_model(labelled.settings, labelled.database, 8, tmp_path / "model")
+
+    def test_a_target_that_exists(self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("neat_backend.core.portable.portable", lambda classifier: b"")
+        train(labelled)
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "mine").touch()
+        with pytest.raises(BadRequest, match="--overwrite"):
+            take_out(labelled, tmp_path / "model")
+        assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine"]
+        take_out(labelled, tmp_path / "model", overwrite=True)
+        assert (tmp_path / "model" / "predict.py").exists()
+        assert {path.name for path in tmp_path.iterdir()} == {"data", "model"}
+
+    def test_a_target_that_cannot_be_written(self, labelled: Labelled) -> None:
+        train(labelled)
+        with pytest.raises(BadRequest, match="can't be written"):
+            take_out(labelled, Path("/proc/model"))
+
+    def test_what_is_interrupted_leaves_nothing(
+        self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(classifier: Classifier) -> bytes:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("neat_backend.core.portable.portable", interrupted)
+        train(labelled)
+        with pytest.raises(KeyboardInterrupt):
+            take_out(labelled, tmp_path / "model")
+        assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+    def test_on_the_command_line(self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NEAT_DATA_DIR", str(labelled.settings.data_dir))
+        monkeypatch.setattr("neat_backend.core.portable.portable", lambda classifier: b"")
+        given = ["export-model", "7", "--out", str(tmp_path / "model"), "--json"]
+        assert isinstance(CliRunner().invoke(cli.app, given).exception, BadRequest)
+        train(labelled)
+        done = CliRunner().invoke(cli.app, given)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["round"] == 1
