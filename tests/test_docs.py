@@ -1,11 +1,13 @@
-"""The README says what is there: settings, commands, routes, make targets, files, and shell that parses."""
+"""README and docs say what is there: settings, commands, routes, make targets, files, and shell that parses."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,21 @@ from neat_backend.web.app import create_app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-FENCES = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
-SHELL = [text for language, text in FENCES if language == "bash"]
+PAGES = {
+    path: path.read_text()
+    for path in (ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("**/*.md")))
+}
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+FENCES = [(language, text) for _, language, text in FENCE.findall(README)]
+SHELL = [
+    textwrap.dedent(code) for page in PAGES.values() for _, language, code in FENCE.findall(page) if language == "bash"
+]
+SECRETS = {"LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "DATABASE_PASSWORD", "DATABASE_URL"}  # each may be in a file
 # Variables of Label Studio and of the shell, not ours.
-FOREIGN = {"SSRF_PROTECTION_ENABLED", "ML_BLOCK_LOCAL_IP", "NEAT_TEST_REQUIRE", "ARGS"}
+FOREIGN = {
+    "SSRF_PROTECTION_ENABLED", "ML_BLOCK_LOCAL_IP", "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED",
+    "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", "LABEL_STUDIO_PASSWORD", "NEAT_TEST_REQUIRE", "ARGS",
+}  # fmt: skip
 
 
 def commands(group: TyperGroup, prefix: str = "") -> dict[str, TyperCommand]:
@@ -45,10 +58,36 @@ def mentioned_commands(text: str) -> set[str]:
     groups = {name.split()[0] for name in COMMANDS if " " in name}
     found = set()
     for first, second in re.findall(r"(?:\$ |`|\b|^)neat-backend ([a-z][a-z-]*)(?: ([a-z]+))?", text, re.MULTILINE):
+        if first.startswith("neat-"):
+            continue  # services of a compose file, one after the other
         if first not in groups:
             found.add(first)
         elif second:
             found.add(f"{first} {second}")
+    return found
+
+
+def headings(page: str) -> set[str]:
+    """The anchors of a page's headings, as its readers' programs name them."""
+    text = FENCE.sub("", page)
+    titles = [title.lower() for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def uses(page: str) -> list[list[str]]:
+    """Each use of `neat-backend` in a page's shell, as words after it."""
+    found = []
+    for _, language, code in FENCE.findall(page):
+        if language != "bash":
+            continue
+        code = re.sub(r"<<'(\w+)'.*?^\1$", "", code.replace("\\\n", " "), flags=re.MULTILINE | re.DOTALL)
+        for line in code.splitlines():
+            for use in re.findall(r"(?:^|[\s(/])neat-backend ([^|&;)]*)", line.partition(" #")[0]):
+                found.append(shlex.split(use))
     return found
 
 
@@ -65,26 +104,32 @@ class TestSettings:
         for row in rows:
             assert row.split("|")[4].strip(), f"no meaning: {row}"
 
-    def test_no_other_variable_is_named(self) -> None:
-        named = set(re.findall(r"\b(?:NEAT|BASIC_AUTH|LABEL_STUDIO|DATABASE)_[A-Z_]+\b", README))
+    @pytest.mark.parametrize("page", PAGES, ids=name_of)
+    def test_no_other_variable_is_named(self, page: Path) -> None:
+        named = set(re.findall(r"\b(?:NEAT|BASIC_AUTH|LABEL_STUDIO|DATABASE)_[A-Z_]+\b", PAGES[page]))
+        named = {name for name in named if name.removesuffix("_FILE") not in SECRETS}
         known = set(Settings.titles().values()) | {"LABEL_STUDIO_HOST"} | FOREIGN
         assert named <= known
 
 
 class TestCommands:
-    def test_every_command_named_exists(self) -> None:
-        code = "\n".join([*SHELL, *re.findall(r"`([^`]+)`", README)])
+    @pytest.mark.parametrize("page", PAGES, ids=name_of)
+    def test_every_command_named_exists(self, page: Path) -> None:
+        shell = [code for _, language, code in FENCE.findall(PAGES[page]) if language == "bash"]
+        code = "\n".join([*shell, *re.findall(r"`([^`\n]+)`", PAGES[page])])
         assert mentioned_commands(code) <= set(COMMANDS)
 
     def test_every_command_is_named(self) -> None:
         assert set(COMMANDS) <= mentioned_commands(README)
 
-    @pytest.mark.parametrize("line", re.findall(r"^\s*(neat-backend .*?)(?:#.*)?$", "\n".join(SHELL), re.MULTILINE))
-    def test_options_named_are_taken(self, line: str) -> None:
-        words = line.removesuffix("&").split()[1:]
-        name = max((n for n in COMMANDS if words[: len(n.split())] == n.split()), key=len)
-        options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
-        assert {word for word in words if word.startswith("-")} <= options
+    @pytest.mark.parametrize(
+        "words", sorted({tuple(words) for page in PAGES.values() for words in uses(page)}), ids=" ".join
+    )
+    def test_what_is_written_after_a_command_is_taken(self, words: tuple[str, ...]) -> None:
+        """Options, their values and the arguments, as the command itself reads them."""
+        name = max((n for n in COMMANDS if list(words[: len(n.split())]) == n.split()), key=len)
+        given = ["3" if word == "$PROJECT" else word for word in words[len(name.split()) :]]
+        COMMANDS[name].make_context(name, given)
 
     def test_commands_that_messages_recommend_exist(self) -> None:
         for file in sorted((ROOT / "neat_backend").rglob("*.py")):
@@ -125,9 +170,25 @@ class TestMake:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
-    def test_a_link_leads_to_a_file(self, target: str) -> None:
-        assert (ROOT / target).is_file()
+    @pytest.mark.parametrize("page", PAGES, ids=name_of)
+    def test_a_link_leads_to_a_file_and_a_heading(self, page: Path) -> None:
+        for file, _, heading in (
+            target.partition("#") for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", PAGES[page])
+        ):
+            target = (page.parent / file).resolve() if file else page
+            assert target.is_file(), f"{file} is not there"
+            if heading:
+                assert heading in headings(target.read_text()), f"{file} has no heading #{heading}"
+
+    def test_every_page_can_be_reached_from_the_readme(self) -> None:
+        reached, waiting = set(), [ROOT / "README.md"]
+        while waiting:
+            page = waiting.pop()
+            if page in PAGES and page not in reached:
+                reached.add(page)
+                links = re.findall(r"\]\((?!https?:)([^)#\s]+)", PAGES[page])
+                waiting += [(page.parent / link).resolve() for link in links]
+        assert set(PAGES) == reached
 
     def test_files_named_in_code_exist(self) -> None:
         before, _, after = README.partition("- Not there yet:")
