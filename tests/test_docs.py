@@ -86,7 +86,7 @@ def uses(page: str) -> list[list[str]]:
             continue
         code = re.sub(r"<<'(\w+)'.*?^\1$", "", code.replace("\\\n", " "), flags=re.MULTILINE | re.DOTALL)
         for line in code.splitlines():
-            for use in re.findall(r"(?:^|[\s(/])neat-backend ([^|&;)]*)", line.partition(" #")[0]):
+            for use in re.findall(r"(?:^|[\s(/])neat-backend ([^|&;)]*)", re.sub(r"(^|\s)#.*", "", line)):
                 found.append(shlex.split(use))
     return found
 
