@@ -44,7 +44,7 @@ def web() -> None:
 def worker() -> None:
     """Run a worker alone, beside web processes on the same database and data folder.
 
-    Example: DATABASE_URL=postgresql://neat:…@db/neat neat-backend worker, and neat-backend web.
+    Example: DATABASE_URL=postgresql://neat:…@db/neat neat-backend worker · neat-backend web
     """
     from neat_backend import worker as room
 
