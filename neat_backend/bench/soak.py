@@ -136,7 +136,7 @@ def soak(
         backend = Backend(free_port(), folder / "backend.log", {**SETTINGS, **place})
         sampler: Sampler | None = None
         try:
-            backend.start()
+            backend.start(wait_seconds=300)  # a benchmark of hours waits for a busy machine
             person.backend = annotator.connect_backend(person.project, backend.url)
             progress.print(f"{tasks} images are being encoded …")
             backend.wait_until(person.project, is_ranked, seconds=600, every_seconds=0.25)
