@@ -16,6 +16,8 @@ in float64, where it is exact: products are multiples of 2^-44 and sums below 2^
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +27,11 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 
 from neat_backend.core.features import GRID
+
+log = logging.getLogger(__name__)
 
 Array = Any  # numpy arrays; numba compiles for their exact types
 _ROWS_PER_THREAD = 8192  # fewer are not worth waking another thread
@@ -40,12 +45,38 @@ def compiled(fastmath: bool = False) -> Callable[[Callable[..., Any]], Callable[
     """numba's njit without the GIL; the machine code is kept on disk where there is a place to keep it."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return numba.njit(nogil=True, cache=True, fastmath=fastmath)(function)
-        except RuntimeError:  # neither beside the source nor in the user's cache
-            return numba.njit(nogil=True, fastmath=fastmath)(function)
+        made = numba.njit(nogil=True, fastmath=fastmath)(function)
+        # RuntimeError: neither beside the source nor in the user's cache can anything be kept.
+        with contextlib.suppress(RuntimeError):
+            made._cache = _MachineCode(function)  # type: ignore[attr-defined] # as cache=True does, with numba's own class
+        return made
 
     return decorate
+
+
+class _MachineCode(FunctionCache):
+    """Numba's cache, except that what it can't read or write costs a compilation and nothing else.
+
+    Numba does not wait for the disk, so that a power cut soon after the first start leaves empty files: every
+    start after it would fail with EOFError. Nor should a full disk keep a label from being taken in.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # unpickling what is torn can raise any
+            log.warning("compiled code in %s can't be read (%s): compiling anew", self.cache_path, error)
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            log.warning("compiled code can't be kept in %s: %s", self.cache_path, error)
+        except Exception as error:  # its index is torn
+            log.warning("compiled code in %s is damaged (%s)", self.cache_path, error)
 
 
 @cache
