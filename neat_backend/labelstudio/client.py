@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Ids are sent in the query string; a server may refuse one that is longer than 4 kB.
+LONGEST_RETRY_AFTER_SECONDS = 300.0
 _IDS_PER_CALL = 200
 _DELETED_AT_ONCE = 100
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations"
@@ -517,7 +519,8 @@ class LabelStudioClient:
         if status == 429 or status >= 500:
             headers = {name.lower(): value for name, value in (error.headers or {}).items()}
             return LabelStudioUnavailable(
-                f"Label Studio answered {status} ({what}): {said}", _seconds(headers.get("retry-after"))
+                f"Label Studio answered {status} ({what}): {said}",
+                _seconds(headers.get("retry-after"), headers.get("date")),
             )
         if 300 <= status < 400:
             place = (error.headers or {}).get("location", "elsewhere")
@@ -604,11 +607,22 @@ def _beginnings(key: str, at_least: int = 8) -> str:
     return f"{re.escape(key)}|{re.escape(key[:at_least])}[^\\s'\"]*"
 
 
-def _seconds(value: str | None) -> float | None:
+def _seconds(value: str | None, date: str | None = None) -> float | None:
+    """Retry-After, in seconds or as a moment of the server's own clock (`date`, its Date header); None if unreadable.
+
+    At most LONGEST_RETRY_AFTER_SECONDS: labels wait meanwhile, and a proxy's odd number must not stop us for days.
+    """
+    if not value:
+        return None
     try:
-        return max(0.0, float(value)) if value else None
+        seconds = float(value)
     except ValueError:
-        return None  # a date; the caller has its own idea of when to try again
+        try:
+            now = parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
+            seconds = (parsedate_to_datetime(value) - now).total_seconds()
+        except (ValueError, TypeError):  # no date, or one without a time zone
+            return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_RETRY_AFTER_SECONDS)
 
 
 def _said(error: Exception) -> str:

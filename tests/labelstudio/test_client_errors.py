@@ -18,7 +18,7 @@ from neat_backend.errors import (
     NotFoundInLabelStudio,
     PredictionsRejected,
 )
-from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.client import LONGEST_RETRY_AFTER_SECONDS, LabelStudioClient
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -33,7 +33,7 @@ class Server:
                 outer.requests += 1
                 time.sleep(outer.wait_seconds)
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                self.send_response(outer.status)
+                self.send_response_only(outer.status)
                 for name, value in {"Content-Length": str(len(outer.body)), **outer.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -140,11 +140,28 @@ def test_too_slow_or_not_there(server, client):
         LabelStudioClient("http://127.0.0.1:1", KEY).whoami()
 
 
-def test_a_busy_server_says_when_to_come_back(server, client):
-    server.status, server.headers = 429, {"Retry-After": "7"}
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("-3", 0),
+        ("Thu, 26 Nov 2026 08:00:40 GMT", 40),
+        ("Thu, 26 Nov 2026 07:00:00 GMT", 0),
+        ("86400", LONGEST_RETRY_AFTER_SECONDS),
+        ("inf", LONGEST_RETRY_AFTER_SECONDS),
+        ("1e400", LONGEST_RETRY_AFTER_SECONDS),
+        ("nan", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_a_busy_server_says_when_to_come_back(server, client, said, seconds):
+    """In seconds or as a moment of its own clock, and never so late that a thread would sleep for days."""
+    server.status, server.headers = 429, {"Retry-After": said, "Date": "Thu, 26 Nov 2026 08:00:00 GMT"}
     with pytest.raises(LabelStudioUnavailable) as caught:
         client.project(1)
-    assert caught.value.retry_after_seconds == 7
+    assert caught.value.retry_after_seconds == seconds
 
 
 def test_a_bad_call_says_what_label_studio_said(server, client):
