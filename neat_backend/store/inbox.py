@@ -28,6 +28,9 @@ QUEUED = "queued"  # acknowledged, not yet taken in
 APPLIED = "applied"  # the engine's state has it
 SET_ASIDE = "set_aside"  # failed too often; the ones behind it go on without it
 
+ITEMS_AT_ONCE = 20_000  # tasks and annotations, in the events that are taken at a time
+_ROWS_READ_AT_ONCE = 8
+
 _table = schema.events
 _heads = schema.inbox_heads
 _EVENT = (
@@ -89,10 +92,21 @@ def append_many(conn: Connection, events: Iterable[tuple[int, str, Mapping[str, 
     return ids
 
 
-def pending(conn: Connection, project: int, limit: int = 500) -> list[Event]:
-    """The queued events of a project, oldest first, at most `limit`."""
+def pending(conn: Connection, project: int, limit: int = 500, items: int = ITEMS_AT_ONCE) -> list[Event]:
+    """The queued events of a project, oldest first, at most `limit`, and no more after `items` tasks and annotations.
+
+    A large import comes as events of 5,000 tasks each: 500 of these would be gigabytes.
+    """
     statement = sa.select(*_EVENT).where(_in(QUEUED), _table.c.project == project).order_by(_table.c.id).limit(limit)
-    return [_event(row) for row in conn.execute(statement)]
+    found: list[Event] = []
+    held = 0
+    with conn.execute(statement.execution_options(yield_per=_ROWS_READ_AT_ONCE)) as rows:
+        for row in rows:
+            found.append(_event(row))
+            held += sum(len(value) for value in found[-1].payload.values() if isinstance(value, list))
+            if held >= items:
+                break
+    return found
 
 
 def mark_applied(conn: Connection, ids: Collection[int]) -> None:

@@ -255,3 +255,18 @@ def test_what_the_worker_asks_all_the_time_does_not_look_at_applied_events(db: D
         for text, values in statements:
             plan = "\n".join(str(row) for row in conn.exec_driver_sql(explain + text, values))  # type: ignore[arg-type]
             assert "ix_events_" in plan, plan
+
+
+def test_large_events_are_taken_a_few_at_a_time_in_their_order(db: Database) -> None:
+    """An import of a million tasks comes as events of thousands each: not all of them at once into memory."""
+    with db.begin() as conn:
+        small = inbox.append_many(conn, [(1, "A", {"task": {"id": n}}) for n in range(20)])
+        large = inbox.append_many(conn, [(1, "B", {"tasks": [{"id": n} for n in range(300)]}) for _ in range(10)])
+        huge = inbox.append(conn, 1, "B", {"tasks": [{"id": n} for n in range(5000)]})
+    taken = []
+    with db.begin() as conn:
+        while events := [event.id for event in inbox.pending(conn, 1, items=1000)]:
+            taken.append(events)
+            inbox.mark_applied(conn, events)
+    assert [event for events in taken for event in events] == [*small, *large, huge]
+    assert [len(events) for events in taken] == [24, 4, 3]
