@@ -141,7 +141,7 @@ class Backend:
             holder = projects.lease_owner(conn, number)
             if holder is not None:
                 projects.release_lease(conn, number, holder)
-            assert projects.acquire_lease(conn, number, owner, 3600)
+            assert projects.acquire_lease(conn, number, owner, projects.LONGEST_LEASE_SECONDS)
         made = LiveProject(
             self.project(number), owner, self.settings.for_project(self.project(number).extra_params), self.database,
             lambda: cast(Any, self.encoder), lambda project: cast(Any, self.server),

@@ -23,6 +23,7 @@ BLOCKED = "blocked"  # a person must act; `detail` says what
 AWAY = "away"  # Label Studio does not answer; tried again by itself
 
 _HOLD_SECONDS = 5  # see hold_lease
+LONGEST_LEASE_SECONDS = 600  # one that ends later was given before the clock was set back: it counts as run out
 
 _table = schema.projects
 _FIELDS = tuple(field.name for field in fields(Project))
@@ -90,7 +91,7 @@ def acquire_lease(conn: Connection, id: int, owner: str, seconds: float, now: da
         sa.select(_table.c.id)
         .where(
             _table.c.id == id,
-            sa.or_(_table.c.lease_owner.is_(None), _table.c.lease_owner == owner, _table.c.lease_until <= now),
+            sa.or_(_table.c.lease_owner.is_(None), _table.c.lease_owner == owner, sa.not_(_runs(now))),
         )
         .with_for_update(skip_locked=True, key_share=True)
     )
@@ -110,9 +111,9 @@ def keep_leases(conn: Connection, ids: Collection[int], owner: str, seconds: flo
     mine = sa.and_(among(_table.c.id, ids), _table.c.lease_owner == owner)
     lock = sa.select(_table.c.id).where(mine).with_for_update(skip_locked=True, key_share=True)
     unlocked = list(conn.execute(lock).scalars())
+    # Also to an earlier time than it had: then the clock has been set back.
     until = clock(conn) + timedelta(seconds=seconds)
-    longer = sa.or_(_table.c.lease_until.is_(None), _table.c.lease_until < until)
-    conn.execute(sa.update(_table).where(among(_table.c.id, unlocked), longer).values(lease_until=until))
+    conn.execute(sa.update(_table).where(among(_table.c.id, unlocked)).values(lease_until=until))
     return set(conn.execute(sa.select(_table.c.id).where(mine)).scalars())
 
 
@@ -141,10 +142,16 @@ def release_lease(conn: Connection, id: int, owner: str) -> None:
 def lease_owner(conn: Connection, id: int, now: datetime | None = None) -> str | None:
     """Who works on the project; None when nobody does or the lease has run out."""
     now = now or clock(conn)
-    owner: str | None = conn.execute(
-        sa.select(_table.c.lease_owner).where(_table.c.id == id, _table.c.lease_until > now)
-    ).scalar()
+    owner: str | None = conn.execute(sa.select(_table.c.lease_owner).where(_table.c.id == id, _runs(now))).scalar()
     return owner
+
+
+def _runs(now: datetime) -> sa.ColumnElement[bool]:
+    """Does the lease still run? Never for longer than any is given, so that no jump of the clock locks a project."""
+    return sa.func.coalesce(
+        sa.and_(_table.c.lease_until > now, _table.c.lease_until <= now + timedelta(seconds=LONGEST_LEASE_SECONDS)),
+        sa.false(),
+    )
 
 
 def _select() -> sa.Select[Any]:
