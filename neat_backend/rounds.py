@@ -42,6 +42,7 @@ class Rounds:
         self.settings, self.database, self.arrays = settings, database, arrays
         self._training: tuple[Round, TrainingProcess, float] | None = None
         self._wanted = ""
+        self._failed: tuple[Round, str] | None = None  # a failure that is not on record yet
         self._counted = 0  # labels at the beginning of the last round
         self._known = 0
         self._done: Round | None = None  # the round whose probabilities are in use
@@ -78,6 +79,8 @@ class Rounds:
         """Begin a round if one is due. idle: no images are waiting to be embedded."""
         if self._training is not None:
             return False
+        if self._failed is not None:
+            self._fail(*self._failed)
         with lock:
             counts, classes = engine.counts(), engine.classes
             labelled = counts.known + counts.invalid
@@ -112,17 +115,17 @@ class Rounds:
             return True
         ids = np.array(sorted(known), np.int64)
         codes = np.array([classes.index(known[int(t)] or "") for t in ids], np.int64)
-        folder = self.arrays.folder("training") / f"{begun.number:06d}"
         job = TrainingJob(
             data_dir=str(self.settings.data_dir), project=self.project, round=begun.number, classes=classes,
             image_size=self.settings.image_size, epochs=self.settings.epochs, seed=self.settings.seed,
             holdout=self.settings.holdout, device=self.settings.device,
             compute=self.settings.compute, ray_address=self._ray_address,
         )  # fmt: skip
-        process = TrainingProcess(job, folder, time_limit_seconds=self.settings.train_time_limit_seconds)
         try:
+            folder = self.arrays.folder("training") / f"{begun.number:06d}"
+            process = TrainingProcess(job, folder, time_limit_seconds=self.settings.train_time_limit_seconds)
             process.start(ids, codes)
-        except TrainingError as error:
+        except (TrainingError, StoreError) as error:  # a full disk, for one
             self._fail(begun, str(error))
             return True
         self._training = (begun, process, time.monotonic())
@@ -234,9 +237,12 @@ class Rounds:
         return np.array([ref is not None and image_key(ref) == key for ref, key in pairs], bool)
 
     def _fail(self, begun: Round, reason: str) -> None:
-        log.warning("project %d: round %d failed: %s", self.project, begun.number, reason)
+        if self._failed is None:
+            log.warning("project %d: round %d failed: %s", self.project, begun.number, reason)
+        self._failed = begun, reason  # until it is on record: whatever filled the disk may keep the database from it
         with self.database.begin() as conn:
             rounds.fail(conn, self.project, begun.number, reason)
+        self._failed = None
 
     def _kind(self, of: Round) -> str:
         return f"probabilities/{of.number:06d}"

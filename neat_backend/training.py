@@ -170,7 +170,7 @@ class TrainingProcess:
             limit = f"NEAT_TRAIN_TIME_LIMIT={self._limit_seconds:g}"
             raise TrainingError(f"training took longer than {limit} seconds and was stopped; fewer epochs may do")
         result = _read_json(self.folder / "result.json")
-        if code == 0 and result is not None and "error" not in result:
+        if code == 0 and result is not None and {field.name for field in fields(TrainingResult)} <= result.keys():
             return TrainingResult(**{field.name: result[field.name] for field in fields(TrainingResult)})
         raise TrainingError(str(result["error"]) if result and "error" in result else self._crash(code))
 
@@ -326,14 +326,16 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return content
+    return content if isinstance(content, dict) else None
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, MemoryError):
+    # PyTorch has a RuntimeError of its own for each allocator.
+    lacking = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in lacking):
         return "training ran out of memory; a smaller NEAT_IMAGE_SIZE needs less"
     text = (str(error).strip().splitlines() or [""])[0][:500]
     return text if isinstance(error, (NeatError, ValueError)) and text else f"{type(error).__name__}: {text}"
