@@ -13,7 +13,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ class Classifier:
             "classes": json.dumps(self.classes),
         }
         tensors = {key: value.contiguous().cpu() for key, value in self._network.state_dict().items()}
+        metadata["crc32"] = str(_checksum(tensors))
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -99,6 +101,11 @@ class Classifier:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name, too, is there after a power cut
+            finally:
+                os.close(folder)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -114,6 +121,9 @@ class Classifier:
                 if metadata.get("format") != FORMAT:
                     raise ValueError(f"{path} is not a classifier saved here")
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            # The format has no checksum: other bytes in the place of weights would be taken for weights.
+            if metadata.get("crc32", str(_checksum(state))) != str(_checksum(state)):
+                raise ValueError(f"{path} is damaged: its checksum is wrong")
             n_classes, side = int(metadata["n_classes"]), int(metadata["side"])
             network = _network(n_classes, side)
             network.load_state_dict(state)
@@ -122,6 +132,14 @@ class Classifier:
         classifier = cls(_placed(network, place), n_classes, side, place)
         classifier.classes = tuple(json.loads(metadata["classes"]))
         return classifier
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+    """CRC-32 of all weights, by name."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data, crc)
+    return crc
 
 
 def fit(
