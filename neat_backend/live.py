@@ -211,6 +211,7 @@ class LiveProject:
             if self.settings.rerank == "round":  # the batch outlives the process, as the round does
                 shown = snapshots.read_head(self.arrays)
                 self._batch = [] if shown is None else [ranked.task for ranked in shown.tasks]
+        self.arrays.clear_stale()
         self.loaded.set()
         log.info("project %d: loaded, %d tasks with features", self.id, len(engine))
 
@@ -278,6 +279,8 @@ class LiveProject:
             for segment in self.arrays.segments(kind):  # one at a time: a pool may be larger than half the memory
                 mask = np.isin(segment.ids, wanted)
                 self._engine.add_tasks(segment.ids[mask], segment.values[mask])
+            # A damaged file can show its ids and yet have no values.
+            have.difference_update([task for task in have if task not in self._engine])
         return have
 
     # events
@@ -774,8 +777,20 @@ class LiveProject:
             with self.lock:
                 self._batch = []
                 self._batches += 1
+            self._miss_images()  # the training has read them all
             self._bulk_wanted.set()
         return self._rounds.start(self._engine, self.lock, idle=self._bulk_state == projects.READY) or finished
+
+    def _miss_images(self) -> None:
+        """Have those images embedded again whose small picture has been lost since, in a file that was damaged."""
+        with self.database.read() as conn:
+            images = [(t, ref) for t, ref, state in tasks.task_images(conn, self.id) if state == "ready"]
+        lost = dict(images)
+        for task in embedding.stored(self.arrays, embedding.thumbnails_kind(self.settings.image_size), images):
+            del lost[task]
+        if lost:
+            log.warning("project %d: %d small pictures are lost, making them again", self.id, len(lost))
+            self._note_images(lost, "pending")
 
     # publishing
 

@@ -226,6 +226,13 @@ class ProjectArrays:
                 if path.is_dir() and not path.name.startswith(".") and path.name not in keep:
                     self.drop(f"{prefix}/{path.name}")
 
+    def clear_stale(self) -> None:
+        """Remove what processes left that died while they wrote or deleted, in all folders of the project."""
+        for folder in (self.root, *(path for path in self.root.rglob("*") if path.is_dir())):
+            _remove_stale(folder)
+            for left in folder.glob(".dropped-*"):
+                shutil.rmtree(left, ignore_errors=True)
+
     def drop_all(self) -> None:
         """Delete all arrays of the project."""
         self.drop(".")
@@ -500,7 +507,7 @@ def _set_aside(path: Path, error: Exception) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    for path in folder.glob(".tmp-*"):
+    for path in (*folder.glob(".tmp-*"), *folder.glob(".*.tmp")):  # arrays; a classifier's weights
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
