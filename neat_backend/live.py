@@ -85,6 +85,7 @@ class Effects:
     with_annotations: set[int] = field(default_factory=set)
     project: ls_events.ProjectFields | None = None  # the latest, by Label Studio's clock
     project_event: int = 0  # the event that it came with
+    answered: bool = False  # somebody has labelled, changed or taken back something
     train: bool = False
     sync: bool = False
 
@@ -136,6 +137,7 @@ class LiveProject:
         self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling
         self._fields_at, self._fields_event = ls_events.EPOCH, 0  # of the latest word on these three
         self._applied = 0
+        self._answered = -1  # the last event with an answer of somebody's, since the start
         self._batch: list[int] = []  # NEAT_RERANK=round: the fixed order until the next round
         self._planning = None if settings.strategy == "neat" else Planning(settings.strategy, settings.seed)
         self._batches = 0  # how often a round has ended it
@@ -396,6 +398,7 @@ class LiveProject:
             effects.deleted.update(tasks.delete_tasks(conn, self.id, change.deleted_tasks, event.id))
         if (change.annotations or change.deleted_annotations) and effects.received_at is None:
             effects.received_at = event.received_at
+        effects.answered |= bool(change.annotations or change.deleted_annotations)
         if change.annotations:
             effects.relabelled |= tasks.upsert_annotations(conn, self.id, change.annotations, event.id)
         if change.deleted_annotations:
@@ -434,6 +437,8 @@ class LiveProject:
                 self._unserved.append((effects.through, effects.received_at))
             self._follow_project(self._news(effects), effects)
             self._applied = max(self._applied, effects.through)
+            if effects.answered:
+                self._answered = self._applied
         if effects.new_images or effects.sync or effects.with_annotations:
             self._bulk_wanted.set()
 
@@ -850,8 +855,11 @@ class LiveProject:
         reflects = self._applied
         if self._planning is not None and self._planning.is_behind(self._engine):
             reflects = min(reflects, self._planning.event)
+        assert self._publishing is not None
+        # Images that come in may wait for each other, an answer that nobody is served from yet may not.
+        hold = self._bulk_state == projects.EMBEDDING and self._answered <= self._publishing.event
         order = Order(
-            head, reflects, self._sampling, hold=self._bulk_state == projects.EMBEDDING,
+            head, reflects, self._sampling, hold=hold,
             version=self._engine.head_version if live else None,
         )  # fmt: skip
         shows = Head(

@@ -119,6 +119,11 @@ class Publishing:
         """Whether this process has switched it on, or is about to."""
         return model_version in (self._version, self._switching)
 
+    @property
+    def event(self) -> int:
+        """The last event that annotators are served from, as far as `reflects` was told; -1 = none."""
+        return self._event
+
     def forget(self) -> None:
         """Something else has been switched on in Label Studio: publish at the next step, whatever is served."""
         self._version = ""
