@@ -74,6 +74,7 @@ class Publishing:
         self._tail_unsure: list[int] = []  # tasks of a call that failed: their scores may have landed
         self._tail_left = 0  # how many more tasks may get a score
         self._lowest = 0.0  # priority that has been written
+        self._heeded = False  # the versions that are there already
         self._version = ""  # the revision that is switched on, "" = none by this process yet
         self._switching = ""  # the one that was switched on last, or whose switch has been asked for
         self._served: list[int] = []  # task ids of the published head, best first
@@ -137,6 +138,11 @@ class Publishing:
 
     def _publish(self, order: Order) -> None:
         started = self._clock()
+        if not self._heeded:
+            there = self.publisher.client.model_versions(self.project)
+            with self._database.begin() as conn:
+                revisions.heed(conn, self.project, there)
+            self._heeded = True
         with self._database.begin() as conn:
             version = revisions.begin(conn, self.project)
         try:

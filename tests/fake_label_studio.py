@@ -263,6 +263,10 @@ class FakeLabelStudio:
         there = self._call("tasks_with_prediction", project)
         return set(tasks) & set(there.predictions.get(version, {}))
 
+    def model_versions(self, project: int) -> dict[str, int]:
+        found = self._call("model_versions", project).predictions
+        return {version: sum(map(len, tasks.values())) for version, tasks in found.items() if tasks}
+
     def set_model_version(self, project: int, version: str) -> None:
         there = self._call("set_model_version", project, version)
         if not there.predictions.get(version):

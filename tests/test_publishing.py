@@ -478,3 +478,18 @@ def test_a_refused_switch_is_told(site: Site) -> None:
         site.step([1, 2])
     assert site.served() == []
     assert site.old() == ["neat-r000001"]
+
+
+def test_a_number_that_label_studio_knows_is_not_given_again(site: Site) -> None:
+    """Where the database was lost or restored; predictions of both times would be averaged."""
+    for order in ([1, 2, 3, 4], [9, 8, 7, 6], [5, 1, 2, 3]):
+        site.step(order)
+        site.now += 10
+    with site.database.begin() as conn:
+        projects.delete(conn, PROJECT)
+        projects.save_connection(conn, PROJECT)
+    site.restarted()
+    site.server.projects[PROJECT].predictions["somebody's model"] = {1: [{"score": 0.5}]}
+    site.step([7, 2, 8, 1])
+    assert site.server.projects[PROJECT].model_version == "neat-r000004"
+    assert site.served()[:4] == [7, 2, 8, 1]

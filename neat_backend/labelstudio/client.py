@@ -230,9 +230,13 @@ class LabelStudioClient:
         found = {int(item["id"]) for page in self._pages(project, params, filters, 1000) for item in page}
         return found & set(tasks)
 
-    def prediction_count(self, project: int, version: str) -> int:
+    def model_versions(self, project: int) -> dict[str, int]:
+        """Every model version of the project's predictions, with how many it has."""
         body = self._get(f"/api/projects/{project}/model-versions/", {})
-        return self._read(lambda: int(body.get(version, 0)))
+        return self._read(lambda: {str(version): int(count) for version, count in body.items()})
+
+    def prediction_count(self, project: int, version: str) -> int:
+        return self.model_versions(project).get(version, 0)
 
     def delete_model_version(self, project: int, version: str) -> None:
         """Delete all predictions of a version, so that whoever is labelling hardly notices.

@@ -8,6 +8,8 @@ At most one revision of a project is on: the one that annotators are served.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,8 +23,22 @@ IMPORTING = "importing"  # its predictions are going in
 ON = "on"  # project.model_version names it
 OLD = "old"  # its predictions are to be deleted
 
+_VERSION = re.compile(r"neat-r(\d{1,18})")
+
 _table = schema.revisions
 _projects = schema.projects
+
+
+def heed(conn: Connection, project: int, versions: Iterable[str]) -> None:
+    """Go on above the highest of these versions, which are there in Label Studio.
+
+    After a restore, or when the database was lost, `begin` would give a number again: the predictions would come to
+    lie beside those of its first time, and Label Studio would serve by the mean of both.
+    """
+    numbers = [int(match[1]) for version in versions if (match := _VERSION.fullmatch(version))]
+    highest = max(numbers, default=0)
+    behind = _projects.c.id == project, _projects.c.revision < highest
+    conn.execute(sa.update(_projects).where(*behind).values(revision=highest))
 
 
 def begin(conn: Connection, project: int) -> str:
