@@ -141,7 +141,7 @@ class Backend:
             holder = projects.lease_owner(conn, number)
             if holder is not None:
                 projects.release_lease(conn, number, holder)
-            assert projects.acquire_lease(conn, number, owner, projects.LONGEST_LEASE_SECONDS)
+            assert projects.acquire_lease(conn, number, owner, 600)
         made = LiveProject(
             self.project(number), owner, self.settings.for_project(self.project(number).extra_params), self.database,
             lambda: cast(Any, self.encoder), lambda project: cast(Any, self.server),

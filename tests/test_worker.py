@@ -178,9 +178,7 @@ def test_the_lease_of_a_dead_process_of_this_host_is_taken_over_at_once(backend:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     with backend.database.begin() as conn:
-        assert projects.acquire_lease(
-            conn, PROJECT, f"{worker_module._host()}:{dead.pid}:abc", projects.LONGEST_LEASE_SECONDS
-        )
+        assert projects.acquire_lease(conn, PROJECT, f"{worker_module._host()}:{dead.pid}:abc", 600)
     worker = workers.start(backend)
     until(lambda: holder(backend) == worker.owner)
 
@@ -188,7 +186,7 @@ def test_the_lease_of_a_dead_process_of_this_host_is_taken_over_at_once(backend:
 @pytest.mark.parametrize("owner", [f"elsewhere:{2**22 + 1}:abc", f"{worker_module._host()}:1:abc", "nonsense"])
 def test_the_lease_of_a_process_that_may_live_is_left_alone(backend: Backend, workers: Workers, owner: str) -> None:
     with backend.database.begin() as conn:
-        assert projects.acquire_lease(conn, PROJECT, owner, projects.LONGEST_LEASE_SECONDS)
+        assert projects.acquire_lease(conn, PROJECT, owner, 600)
     workers.start(backend)
     time.sleep(0.3)
     assert holder(backend) == owner
@@ -222,7 +220,7 @@ def test_a_project_taken_by_another_worker_is_let_go(
     until(ready(backend))
     with backend.database.begin() as conn:
         projects.release_lease(conn, PROJECT, worker.owner)
-        assert projects.acquire_lease(conn, PROJECT, "elsewhere:1:abc", projects.LONGEST_LEASE_SECONDS)
+        assert projects.acquire_lease(conn, PROJECT, "elsewhere:1:abc", 600)
     until(lambda: not worker._live)
     assert holder(backend) == "elsewhere:1:abc"
 

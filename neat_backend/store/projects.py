@@ -23,7 +23,7 @@ BLOCKED = "blocked"  # a person must act; `detail` says what
 AWAY = "away"  # Label Studio does not answer; tried again by itself
 
 _HOLD_SECONDS = 5  # see hold_lease
-LONGEST_LEASE_SECONDS = 600  # one that ends later was given before the clock was set back: it counts as run out
+_LONGEST_LEASE_SECONDS = 600  # one that ends later was given before the clock was set back: it counts as run out
 
 _table = schema.projects
 _FIELDS = tuple(field.name for field in fields(Project))
@@ -149,7 +149,7 @@ def lease_owner(conn: Connection, id: int, now: datetime | None = None) -> str |
 def _runs(now: datetime) -> sa.ColumnElement[bool]:
     """Does the lease still run? Never for longer than any is given, so that no jump of the clock locks a project."""
     return sa.func.coalesce(
-        sa.and_(_table.c.lease_until > now, _table.c.lease_until <= now + timedelta(seconds=LONGEST_LEASE_SECONDS)),
+        sa.and_(_table.c.lease_until > now, _table.c.lease_until <= now + timedelta(seconds=_LONGEST_LEASE_SECONDS)),
         sa.false(),
     )
 
