@@ -99,7 +99,7 @@ def _kind(parameter: Any) -> str:
 
 def _default(parameter: Any) -> str:
     value = parameter.default
-    if parameter.required or value is None or value is False or callable(value):
+    if parameter.required or value is None or value is False or value == "" or callable(value):
         return "required" if parameter.required else ""
     return f"`{value if value is not True else 'on'}`"
 
