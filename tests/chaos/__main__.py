@@ -80,4 +80,7 @@ def _in_words(report: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the thread pools of what was preloaded may keep a process from ending
