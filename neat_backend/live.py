@@ -45,7 +45,17 @@ from neat_backend.publishing import Order, Publishing
 from neat_backend.records import Event, Project, Ranked
 from neat_backend.rounds import Rounds
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, insights, measures, projects, revisions, selections, snapshots, tasks
+from neat_backend.store import (
+    inbox,
+    insights,
+    measures,
+    projects,
+    queries,
+    revisions,
+    selections,
+    snapshots,
+    tasks,
+)
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.database import Database
 from neat_backend.store.measures import Measures
@@ -804,10 +814,14 @@ class LiveProject:
         assert self._engine is not None
         if self._planning is None:
             return False
-        made = self._planning.step(self._engine, self.lock, lambda: self._applied)
+        made = self._planning.step(self._engine, self.lock, lambda: self._applied, self._queries)
         if made:
             self.stopping.wait(self._planning.rest_seconds)
         return made
+
+    def _queries(self) -> list[list[int]]:
+        with self.database.read() as conn:
+            return queries.answered(conn, self.id, least=-(-self.settings.batch_size // 2))
 
     def publish_step(self) -> bool:
         """Make the present order the one that is served and shown; True if nothing is left to do for it."""

@@ -13,11 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neat_backend.engine import Engine
 from neat_backend.records import Ranked
+
+if TYPE_CHECKING:
+    from neat_backend.strategies.pool import Past, Pool
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +48,15 @@ class Planning:
         """Has anything changed since the plan was begun?"""
         return engine.version != self._of
 
-    def step(self, engine: Engine, lock: threading.RLock, event: Callable[[], int]) -> bool:
-        """Make a new plan if anything has changed; True if so. event: the last one that the engine has taken in."""
+    def step(
+        self, engine: Engine, lock: threading.RLock, event: Callable[[], int],
+        queries: Callable[[], Sequence[Sequence[int]]] = list,
+    ) -> bool:  # fmt: skip
+        """Make a new plan if anything has changed; True if so.
+
+        event: the last one that the engine has taken in. queries: the tasks that each finished query got answers for,
+        oldest first.
+        """
         from neat_backend.strategies import strategy  # brings what the strategy needs, and only where it is wanted
 
         with lock:
@@ -55,6 +67,7 @@ class Planning:
         began = time.monotonic()
         chosen: Sequence[int] = []
         if pool is not None:
+            pool = replace(pool, past=_past(ids, pool, queries()))
             chosen = ids[strategy(self.strategy)(pool, size, np.random.default_rng(self.seed))].tolist()
         with lock:
             self._order, self._of, self.event = list(chosen), version, reflects
@@ -72,6 +85,17 @@ class Planning:
             more = [task for task in engine.head(size + len(planned)) if task not in left]
             planned += more[: size - len(planned)]
         return in_this_order(engine.ranked(planned))
+
+
+def _past(ids: NDArray[np.int64], pool: Pool, queries: Sequence[Sequence[int]]) -> tuple[Past, ...]:
+    """The queries in the pool's own indices, for ids [n]. What is not here or not labelled any more is left out."""
+    from neat_backend.strategies.pool import UNLABELLED, Past
+
+    found = []
+    for query in queries:
+        at = np.flatnonzero(np.isin(ids, np.array(query, np.int64)) & (pool.labels != UNLABELLED))
+        found.append(Past(at, pool.labels[at]))
+    return tuple(found)
 
 
 def in_this_order(tasks: Sequence[Ranked]) -> list[Ranked]:

@@ -6,12 +6,14 @@ import threading
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from neat_backend.core.features import to_grid
 from neat_backend.engine import Engine
 from neat_backend.planning import Planning
 from neat_backend.records import Label
 from neat_backend.strategies import strategy
+from neat_backend.strategies.pool import Pool
 
 CLASSES = ("cat", "dog")
 N, DIM, BATCH = 300, 16, 10
@@ -82,6 +84,26 @@ def test_a_plan_is_made_once_for_one_state() -> None:
     planning = planned(engine, "random")
     assert not planning.step(engine, threading.RLock(), lambda: 8)
     assert planning.event == 7
+
+
+def test_a_strategy_learns_what_earlier_queries_were_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = made(labels=30)
+    seen: list[Pool] = []
+
+    def look(pool: Pool, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        seen.append(pool)
+        return pool.offered[:batch_size]
+
+    monkeypatch.setattr("neat_backend.strategies.strategy", lambda name: look)
+    gone = 200  # answered once, not labelled any more
+    planning = Planning("neat_plus", seed=3)
+    assert planning.step(engine, threading.RLock(), lambda: 7, lambda: [[1, 2, 3], [29, gone, 4, 100_000]])
+    ids_here, _ = engine.pool(1000)
+    first, second = seen[0].past
+    assert ids_here[first.indices].tolist() == [1, 2, 3]
+    assert first.answers.tolist() == [0, 1, -1]
+    assert ids_here[second.indices].tolist() == [4, 29]
+    assert second.answers.tolist() == [-1, -1]
 
 
 def test_an_engine_that_was_built_anew_has_the_same_plan() -> None:

@@ -15,7 +15,9 @@ same for them as for the pool.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,7 @@ MOST_STEPS = 40
 SOFT_LABEL_STEPS = 4
 PARTS = ("odds", "ratio", "background", "invalid")  # of the score
 _BLOCK_ROWS = 2048
+_kept: list[tuple[weakref.ref[Any], bytes, Floats]] = []  # at most one: the features, the background, its b
 
 
 def background(pool: Pool) -> Indices:
@@ -63,9 +66,25 @@ def detection_score(pool: Pool, behind: Indices, parts: Collection[str] = PARTS)
 
 def density_ratio(pool: Pool, behind: Indices, invalid: Indices) -> Floats:
     """s of all samples: a - (b + i) / 2, or a less the one of them that has samples: float64 [n]."""
-    others = [mean_of_nearest(pool, among) for among in (behind, invalid) if len(among)]
+    others = [of_background(pool, behind)] if len(behind) else []
+    others += [mean_of_nearest(pool, invalid)] if len(invalid) else []
     near_known = mean_of_nearest(pool, pool.known)
     return near_known - sum(others, start=np.zeros(len(near_known))) / max(len(others), 1)
+
+
+def of_background(pool: Pool, behind: Indices) -> Floats:
+    """b of all samples: float64 [n], `mean_of_nearest` of the background.
+
+    It is the same in every query, and the most expensive part of one, so the last answer is kept for as long as the
+    array of features exists that it was computed from.
+    """
+    for features, of, kept in _kept:
+        if features() is pool.features and of == behind.tobytes():
+            return kept
+    found = mean_of_nearest(pool, behind)
+    found.flags.writeable = False
+    _kept[:] = [(weakref.ref(pool.features), behind.tobytes(), found)]
+    return found
 
 
 def mean_of_nearest(pool: Pool, among: Indices, k: int = NEIGHBOURS) -> Floats:

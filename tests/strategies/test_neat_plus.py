@@ -74,6 +74,19 @@ def test_the_ratio_is_known_less_background_and_with_invalid_ones_less_the_mean_
     )
 
 
+def test_what_is_kept_of_the_background_is_of_the_same_features_and_samples_only() -> None:
+    pool = pool_on_a_circle([0, 30, 60, 200], [0, UNLABELLED, UNLABELLED, INVALID])
+    behind, fewer = np.array([1, 2]), np.array([2])
+    first = plus_detector.of_background(pool, behind).copy()
+    again = plus_detector.of_background(replace(pool, labels=np.array([0, 0, UNLABELLED, INVALID])), behind)
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(
+        plus_detector.of_background(pool, fewer), plus_detector.mean_of_nearest(pool, fewer)
+    )  # fmt: skip
+    turned = pool_on_a_circle([0, 90, 60, 200], [0, UNLABELLED, UNLABELLED, INVALID])
+    assert plus_detector.of_background(turned, behind)[0] == pytest.approx((0 + 0.5) / 2, abs=1e-6)
+
+
 # --- the classifier with one more output
 
 
