@@ -82,7 +82,7 @@ class Reader:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         port = self.ports["8080" if name == "label-studio" else "9090"]
-        self.until(lambda: answers(f"http://127.0.0.1:{port}/health"), 180)
+        self.until(lambda: is_up(f"http://127.0.0.1:{port}/health"), 180)
 
     def close(self) -> None:
         """End what runs in the terminals."""
@@ -142,7 +142,7 @@ class Reader:
             last = now["rounds"][-1]
             return bool(last["known"] + last["invalid"] == now["labelled"]["known"] + now["labelled"]["invalid"])
 
-        self.until(is_trained, 240)
+        self.until(is_trained, 600)  # a training is niced: on a busy machine it gets what is left
 
     def _here(self, text: str) -> str:
         for theirs, ours in self.ports.items():
@@ -150,7 +150,7 @@ class Reader:
         return text
 
 
-def answers(url: str) -> bool:
+def is_up(url: str) -> bool:
     try:
         return httpx.get(url, timeout=5, trust_env=False).status_code == 200
     except httpx.HTTPError:
@@ -196,8 +196,8 @@ def test_the_tutorial_from_top_to_bottom(reader: Reader) -> None:
     files = {path.stem: path.parent.name for path in (reader.folder / "dataset").glob("*/*/*.png")}
     assert files == {str(task): choice for task, choice in known.items()}
     (told,) = [said for code, said in reader.said if "predict.py" in code]
-    for line in told.splitlines():
-        probabilities = json.loads(line)
+    answers = [json.loads(line) for line in told.splitlines() if line.startswith("{")]  # after what the export says
+    assert len(answers) == 2
+    for probabilities in answers:
         assert list(probabilities) == ["zero", "one", "two"]
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
-    assert len(told.splitlines()) == 2
