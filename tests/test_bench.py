@@ -105,7 +105,7 @@ def refused(command: str, options: dict[str, Any]) -> str:
     done = CliRunner().invoke(app, line(command, options), env={"COLUMNS": "200"})
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
-    return done.output
+    return " ".join(done.output.replace("│", " ").split())  # the box breaks lines where a path makes them long
 
 
 def test_the_dashboards_pages_are_measured_in_projects_of_two_sizes() -> None:
