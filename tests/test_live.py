@@ -19,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from neat_backend import live as live_module
+from neat_backend import sync
 from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, LeaseLost, StoreError
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.events import PredictRequest
@@ -1280,12 +1281,12 @@ def test_the_worst_problem_is_the_one_that_is_shown(backend: Backend, live: Live
     assert backend.project().state == projects.READY
 
 
-def test_a_webhook_carries_our_credentials(server: FakeLabelStudio, tmp_path: Path) -> None:
+def test_a_webhook_carries_a_secret_of_its_own(server: FakeLabelStudio, tmp_path: Path) -> None:
     backend = Backend(tmp_path, server, basic_auth_user="neat", basic_auth_pass="secret")
     take_in(backend.live())
-    assert server.projects[PROJECT].webhooks == {
-        "http://neat:9090/webhook": {"Authorization": "Basic bmVhdDpzZWNyZXQ="}
-    }
+    headers = sync.webhook_headers(backend.settings, PROJECT)
+    assert server.projects[PROJECT].webhooks == {"http://neat:9090/webhook": headers}
+    assert headers["Authorization"].startswith(f"Bearer {PROJECT}.")
     backend.close()
 
 
