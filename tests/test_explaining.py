@@ -234,7 +234,11 @@ def test_ranks_are_those_of_the_ranking(
     annotate(live, backend, server, {2: "dog", 5: "cat", 9: "dog", 12: "cat", 20: "invalid"})
     for row in service.ranking(PROJECT):
         told = service.explain(PROJECT, row["task"])
+        vote, votes = row.pop("vote"), row.pop("votes")
         assert {name: told[name] for name in row} == row
+        by_class = {each["name"]: each["votes"] for each in told["classes"]}
+        if vote is not None:  # the head's tasks
+            assert by_class[vote] == votes == max(by_class.values())
 
 
 @pytest.mark.parametrize("task", [0, -1, 999, 2**63, 10**30])

@@ -384,6 +384,8 @@ class TestQuestions:
             "known_neighbours": 10,
             "candidate": True,
             "predicted": "dog",
+            "vote": None,
+            "votes": 0,
         }
         assert rows[3]["predicted"] is None
         assert service.ranking(7, limit=2, offset=1) == rows[1:3]
