@@ -8,6 +8,9 @@ LABEL_STUDIO := .label-studio/venv
 .PHONY: demo test image-test lint bench reference fuzz audit lock clean
 .DELETE_ON_ERROR:
 
+# Where it is set, each of the hundreds of processes that the tests start would compile PyTorch's sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready
 	@$(BIN)/neat-backend demo $(ARGS)
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import ray
+import ray.data  # once here, so that it is compiled when Ray's processes import it
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -129,8 +130,8 @@ class Results:
 
     def compare(self, compute: RayCompute, n: int, image_ms: float, row_us: float, folder: Path) -> dict[str, Any]:
         """Figures of one cluster, and whether its results are these."""
-        _start_processes()
         stored, embedding = _embed(compute, self.images, image_ms / 1e3, folder, at_once=n)
+        _start_processes()
         probabilities, classifying = _classify(compute, stored[1].values, image_ms / 1e3)
         shards = start_shards(n, 64, CLASSES, ENGINE, kind=WaitingShard)
         engine = ShardedEngine(shards, CLASSES, **ENGINE)
@@ -177,16 +178,15 @@ def _classify(compute: Compute, images: NDArray[np.uint8], pace: float) -> tuple
     return np.concatenate(found), time.perf_counter() - began
 
 
-@ray.remote
-def _import() -> None:
-    """In a process that is then ready for work: this module has been imported, and PyTorch with it."""
-    time.sleep(0.5)
+@ray.remote(num_cpus=0)
+def _import(work: WaitingClassifier) -> None:
+    """To be sent its argument, a process has to import this module, and PyTorch with it."""
 
 
 def _start_processes() -> None:
     """A process on every node; starting one takes seconds, once, and is no part of what is measured."""
     on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
-    ray.get([_import.options(num_cpus=0, scheduling_strategy=each).remote() for each in on])
+    ray.get([_import.options(scheduling_strategy=each).remote(WaitingClassifier(0.0)) for each in on])
 
 
 def _label(
