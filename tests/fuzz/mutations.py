@@ -35,7 +35,7 @@ def mutate(rng: Random, body: Any, times: int | None = None) -> Any:
     for _ in range(times or rng.choice((1, 1, 1, 2, 3, 4))):
         places = list(_places(body))
         if not places:
-            return rng.choice(ODD)
+            return copy.deepcopy(rng.choice(ODD))
         container, key = rng.choice(places)
         rng.choice(_CHANGES)(rng, container, key)
     return body
@@ -104,7 +104,7 @@ def _swap(rng: Random, container: Any, key: Any) -> None:
 def _add(rng: Random, container: Any, key: Any) -> None:
     if isinstance(container, dict):
         for number in range(rng.choice((1, 3, 2000))):
-            container[f"extra{number}"] = rng.choice(ODD)
+            container[f"extra{number}"] = copy.deepcopy(rng.choice(ODD))
     else:
         container.insert(rng.randrange(len(container) + 1), copy.deepcopy(rng.choice(ODD)))
 
