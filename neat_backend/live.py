@@ -21,30 +21,31 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
-import numpy as np
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from neat_backend import columns, embedding, sync
+from neat_backend import columns, sync
+from neat_backend.comparing import Comparing
 from neat_backend.compute import Compute, LocalCompute
 from neat_backend.core.encoders import Encoder
 from neat_backend.core.neighbors import LargePool
 from neat_backend.engine import Engine
-from neat_backend.errors import BadLabelConfig, DataRefused, ImageError, LeaseLost, StoreError
+from neat_backend.errors import BadLabelConfig, DataRefused, LeaseLost, StoreError
 from neat_backend.insight import Insights
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
-from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
-from neat_backend.labelstudio.images import ImageFetcher, thumbnail
+from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
 from neat_backend.planning import Planning, in_this_order
+from neat_backend.pool_images import PoolImages
 from neat_backend.publishing import Order, Publishing
 from neat_backend.records import Event, Project, Ranked
 from neat_backend.rounds import Rounds
 from neat_backend.settings import Settings
+from neat_backend.showing import ShownOrder, ShownState
 from neat_backend.store import (
     inbox,
     insights,
@@ -56,7 +57,7 @@ from neat_backend.store import (
     snapshots,
     tasks,
 )
-from neat_backend.store.arrays import ProjectArrays, image_key
+from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.measures import Measures
 from neat_backend.store.owned import OwnedDatabase
@@ -67,19 +68,9 @@ from neat_backend.tabs import Tabs
 log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 500
-COUNTER_LOOKS = 3  # at Label Studio's counters, until they stand still
-LATE_COMMITS = timedelta(seconds=120)  # a change may become visible so much later than its time says
-CLOCK_SLACK = timedelta(seconds=2)  # Label Studio tells its time to the second
 POISON_ATTEMPTS = 3  # an event that fails so often is set aside
 POISON_RETRY_SECONDS = 1.0  # before the second try, three times as long before the third
-IMAGE_ATTEMPTS = 3  # tries for an image whose failure may pass
-IMAGE_RETRY_SECONDS = 10.0
-CHEAP_RANKING_SECONDS = 0.02  # of a processor, to write the whole ranking: up to this after every change
-MOST_MOVED = 10_000  # tasks that are named as gone from the written ranking; beyond them it is written anew
 MOST_UNSERVED = 10_000  # batches of events whose way to the annotators is timed
-RANKING_RESTS = 20  # beyond it, a rest of so many times as long as writing it took
-PROGRESS_SECONDS = 1.0
-LOG_PROGRESS_SECONDS = 10.0
 
 
 @dataclass
@@ -98,10 +89,6 @@ class Effects:
     answered: bool = False  # somebody has labelled, changed or taken back something
     train: bool = False
     sync: bool = False
-
-
-def _counters(info: ProjectInfo) -> tuple[int, int, int]:
-    return info.task_count, info.annotation_count, info.skipped_count
 
 
 def _is_no_fault_of_an_event(error: Exception) -> bool:
@@ -133,17 +120,8 @@ class LiveProject:
         self._sync_wanted = True  # whatever happened while nobody looked
         self._stale = False  # the store may have more than the engine: it failed between the two
         self._annotations_wanted: set[int] = set()
-        self._image_attempts: dict[int, int] = {}
-        self._retry_images_at = 0.0
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
-        self._bulk_state = ""
-        self._changes_since: datetime | None = None  # Label Studio's clock; everything before has been read
-        self._unexplained: tuple[object, ...] = ()  # a difference of counters that reading again has not cured
-        self._problems: dict[str, tuple[str, str]] = {}
-        self._problem_since: float | None = None
-        self._show_lock = threading.Lock()
-        self._shown: tuple[str, str] | None = None
-        self._progress_at = self._logged_at = 0.0
+        self._state = ShownState(self.id, self._update)
         self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling
         self._fields_at, self._fields_event = ls_events.EPOCH, 0  # of the latest word on these three
         self._applied = 0
@@ -155,11 +133,7 @@ class LiveProject:
         self._looked_at: tuple[object, ...] = ()  # what the order below was made from
         self._order: Order | None = None
         self._shows: Head | None = None
-        self._shown_head: Head | None = None  # the one that was written last
-        self._model_version = project.model_version
-        self._moved: set[int] = set()  # tasks that may have left the pool since the ranking was written
-        self._ranking_of = -1  # the engine's version that the written ranking is of
-        self._ranking_at = 0.0  # when the next one may be written
+        self._shown = ShownOrder(self.arrays, self.lock, project.model_version)
         self._insights = Insights(self.arrays, self.settings.seed)
         self._measures = Measures(self.arrays)
         self._rerank_seconds = 0.0  # spent on labels since the head was last looked at
@@ -169,6 +143,8 @@ class LiveProject:
         self._client: LabelStudioClient | None = None
         self._encoder: Encoder | None = None
         self._publishing: Publishing | None = None
+        self._images: PoolImages | None = None
+        self._comparing: Comparing | None = None
         self._rounds: Rounds | None = None
         self._tabs: Tabs | None = None
         self._columns: columns.Columns | None = None
@@ -208,6 +184,13 @@ class LiveProject:
                 batch_size=self.settings.batch_size, tail=self.settings.publish_tail, still_ours=self._still_ours,
                 took=lambda seconds: self._measures.observe(measures.PUBLISH, seconds),
             )  # fmt: skip
+            self._images = PoolImages(
+                self.id, self.settings, self.database, self.arrays, self._client, self._compute, self._encoder,
+                engine, self.lock, self._relabel,
+            )  # fmt: skip
+            self._comparing = Comparing(
+                self.id, self._client, self.database, self._publishing, self._take_in_changed, self._publish_anew
+            )
             self._rounds = Rounds(
                 self.id, self.settings, self.database, self.arrays, getattr(self._compute, "address", "")
             )
@@ -232,6 +215,7 @@ class LiveProject:
 
     def _refresh(self) -> None:
         """Bring the engine in line with the store: tasks, features, labels."""
+        assert self._images is not None
         assert self._engine is not None
         assert self._config is not None
         with self.lock:  # before reading: what an event deletes meanwhile would come back
@@ -242,17 +226,12 @@ class LiveProject:
             gone = [t for t in self._engine.labels() if t not in there]  # labelled, their images perhaps never read
             self._engine.remove_tasks([*gone, *(t for t in self._engine.tasks() if t not in usable)])
             missing = [(t, ref) for t, ref in usable.items() if t not in self._engine]
-            lost = {t for t, _ in missing} - self._take_stored(missing)
+            lost = {t for t, _ in missing} - self._images.take_stored(missing)
             if lost:  # marked as ready, but the arrays were lost or are of another encoder
                 with self.database.begin() as conn:
                     tasks.set_image_state(conn, self.id, lost, "pending")
             self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config))
-            self._order_is_another()
-
-    def _order_is_another(self) -> None:
-        """More has changed than can be said beside the ranking that is shown: write a new one, whatever it costs."""
-        self._moved.clear()
-        self._ranking_at = 0.0
+            self._shown.is_another()
 
     def _catch_up(self) -> None:
         """Note which event the store, and so the engine, has come to."""
@@ -274,26 +253,6 @@ class LiveProject:
 
     def _may_be_taken(self) -> bool:
         return time.monotonic() > self.leased_until
-
-    def _take_stored(self, images: Sequence[tuple[int, str | None]]) -> set[int]:
-        """Give the engine the features that are stored already for these images; those it got."""
-        assert self._engine is not None
-        assert self._encoder is not None
-        if not images:
-            return set()
-        side = self.settings.image_size
-        kind = embedding.features_kind(self._encoder.key)
-        have = embedding.stored(self.arrays, kind, images)
-        have &= embedding.stored(self.arrays, embedding.thumbnails_kind(side), images)
-        if have:
-            wanted = np.sort(np.fromiter(have, np.int64, len(have)))
-            self._engine.reserve(len(self._engine) + len(wanted))
-            for segment in self.arrays.segments(kind):  # one at a time: a pool may be larger than half the memory
-                mask = np.isin(segment.ids, wanted)
-                self._engine.add_tasks(segment.ids[mask], segment.values[mask])
-            # A damaged file can show its ids and yet have no values.
-            have.difference_update([task for task in have if task not in self._engine])
-        return have
 
     # events
 
@@ -383,7 +342,7 @@ class LiveProject:
         assert self._engine is not None
         with self.lock:
             pool = self._engine.unlabelled(answered)
-            head = self._shown_head
+            head = self._shown.head
         if not pool:
             return {}
         places = snapshots.places(self.arrays, head or snapshots.read_head(self.arrays), pool)
@@ -433,9 +392,7 @@ class LiveProject:
             self._sync_wanted = True
         with self.lock:
             self._engine.remove_tasks(effects.deleted | effects.image_changed)
-            self._moved |= effects.deleted | effects.relabelled | effects.image_changed
-            if len(self._moved) > MOST_MOVED:
-                self._order_is_another()
+            self._shown.moved(effects.deleted | effects.relabelled | effects.image_changed)
             if effects.train:
                 self._rounds.request()
             relabelled = effects.relabelled - effects.deleted
@@ -502,7 +459,7 @@ class LiveProject:
             self._rounds.request("classes")
             self._batch = []
         self._engine.set_labels(sync.resolve_labels(self.database, self.id, config))
-        self._order_is_another()
+        self._shown.is_another()
         if before is not None and config.image_key != before.image_key:
             self._sync_wanted = True  # other images: read the tasks again
             self._bulk_wanted.set()
@@ -511,6 +468,7 @@ class LiveProject:
 
     def bulk_step(self) -> bool:
         """One piece of the work that takes long; True if there was any."""
+        assert self._images is not None
         self._bulk_wanted.clear()  # first: what is wanted from now on is not overlooked
         if self._sync_wanted:
             try:
@@ -526,12 +484,12 @@ class LiveProject:
             except BaseException:
                 self._annotations_wanted |= wanted
                 raise
-        elif self._embed() or self._fill_probabilities():
+        elif self._images.embed(self._state, self.stopping.is_set) or self._fill_probabilities():
             pass
         elif self._reconcile_due():
             self._reconcile()
         else:
-            self._bulk(projects.READY)
+            self._state.at(projects.READY)
             return False
         return True
 
@@ -544,7 +502,8 @@ class LiveProject:
         return self._client
 
     def _sync(self) -> None:
-        self._bulk(projects.SYNCING)
+        assert self._comparing is not None
+        self._state.at(projects.SYNCING)
         with self.database.read() as conn:
             project = projects.get(conn, self.id)
         first = project is not None and project.synced_at is None
@@ -554,7 +513,7 @@ class LiveProject:
             sync.configure(self.id, self._api, self.database, self._tabs)
         self._sync_wanted = False  # before reading: what asks for it from now on is not overlooked
         began = self._api.now()
-        found = sync.read_project(self.id, self.settings, self._api, self.database, self._progress)
+        found = sync.read_project(self.id, self.settings, self._api, self.database, self._state.progress)
         self._note_chosen(found.relabelled)
         with self.lock:
             if self._fields_event <= found.seen:
@@ -564,7 +523,7 @@ class LiveProject:
             self._update(title=self._title, label_config=self._label_config, sampling=self._sampling)
             self._use_label_config(self._label_config)
             self._refresh()
-        self._changes_since = began - LATE_COMMITS
+        self._comparing.read_at(began)
         self._update(synced_at=datetime.now(timezone.utc))
         self._measures.reconciled()
         # Label Studio makes its own webhook after /setup was answered: look again now.
@@ -575,83 +534,6 @@ class LiveProject:
         assert self._config is not None
         with self.lock:
             self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config, of_tasks))
-
-    def _embed(self) -> bool:
-        """Embed what is pending; True if there was anything to do now."""
-        assert self._engine is not None
-        assert self._encoder is not None
-        with self.lock:  # before reading, as in _refresh
-            with self.database.read() as conn:
-                pending = dict(tasks.pending_images(conn, self.id))
-            self._image_attempts = {t: n for t, n in self._image_attempts.items() if t in pending}
-            if time.monotonic() < self._retry_images_at:
-                pending = {t: ref for t, ref in pending.items() if t not in self._image_attempts}
-            if not pending:
-                return False
-            self._bulk(projects.EMBEDDING)
-            self._engine.remove_tasks([task for task in pending if task in self._engine])
-            have = self._take_stored(list(pending.items()))
-            self._note_images({t: pending[t] for t in have}, "ready")
-            self._relabel(pending)
-        todo = {task: ref for task, ref in pending.items() if task not in have}
-        if not todo:
-            return True
-        with ImageFetcher(
-            self._api, self.settings.max_image_bytes, self.settings.max_image_pixels,
-            self.settings.request_timeout_seconds,
-        ) as fetcher:  # fmt: skip
-            progress = self._compute.embed(
-                list(todo.items()),
-                load=fetcher.load,
-                thumbnail=thumbnail,
-                encoder=self._encoder,
-                arrays=self.arrays,
-                side=self.settings.image_size,
-                batch_size=self.settings.encode_batch_size,
-                downloads=self.settings.downloads,
-                on_stored=self._on_embedded,
-                on_failed=lambda task, error: self._on_image_failed(task, todo[task], error),
-                on_progress=lambda p: self._progress(p.done + p.failed, p.total, p.eta_seconds),
-                stopped=self.stopping.is_set,
-            )
-        log.info(
-            "project %d: %d images embedded, %d failed, %.1f images/s",
-            self.id, progress.done, progress.failed, progress.images_per_second,
-        )  # fmt: skip
-        return True
-
-    def _on_embedded(self, done: embedding.Embedded) -> None:
-        """Images are stored: into the engine, unless their task went or changed meanwhile."""
-        assert self._engine is not None
-        with self.lock:
-            with self.database.read() as conn:
-                images = tasks.images_of(conn, self.id, done.tasks.tolist())
-            now = [images.get(task) for task in done.tasks.tolist()]
-            current = np.array(
-                [ref is not None and image_key(ref) == key for ref, key in zip(now, done.keys, strict=True)], bool
-            )
-            ids = done.tasks[current]
-            self._engine.add_tasks(ids, done.features[current])
-            self._note_images({task: images[task] for task in ids.tolist()}, "ready")
-            self._relabel(ids.tolist())
-            for task in ids.tolist():
-                self._image_attempts.pop(task, None)
-
-    def _note_images(self, images: dict[int, str | None], state: str, error: str = "") -> None:
-        """Note how these images fared; those of tasks that have another one by now are passed over."""
-        if images:
-            with self.database.begin() as conn:
-                tasks.set_image_state(conn, self.id, images, state, error, images)
-
-    def _on_image_failed(self, task: int, ref: str | None, error: ImageError) -> None:
-        attempts = self._image_attempts.get(task, 0) + 1
-        if error.transient and attempts < IMAGE_ATTEMPTS:
-            self._image_attempts[task] = attempts
-            self._retry_images_at = time.monotonic() + IMAGE_RETRY_SECONDS * 3 ** (attempts - 1)
-            return
-        self._image_attempts.pop(task, None)
-        log.warning("project %d, task %d: image failed: %s", self.id, task, error)
-        self._note_images({task: ref}, "failed", str(error))
 
     def _fill_probabilities(self) -> bool:
         """Class probabilities for tasks that were embedded after the last round."""
@@ -665,98 +547,26 @@ class LiveProject:
         return self.settings.reconcile_seconds > 0 and time.monotonic() >= self._reconcile_at
 
     def _reconcile(self) -> None:
-        """Find what no webhook has told, or one that was lost: by the times of change, then by comparing counters."""
-        equal = self._compare()  # an error leaves it due: it is made as soon as Label Studio is back
+        """Find what no webhook has told, or one that was lost."""
+        assert self._comparing is not None
+        assert self._config is not None
+        # An error leaves it due: it is made as soon as Label Studio is back.
+        compared = self._comparing.compare(self._config.image_key, self._label_config)
+        if compared.read_again:
+            self._sync_wanted = True
+        if compared.info is not None and compared.info.sampling != self._sampling:
+            with self.lock:
+                self._sampling = compared.info.sampling
+            self._update(sampling=compared.info.sampling)
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
-        if equal:
+        if compared.equal:
             self._measures.reconciled()
 
-    def _compare(self) -> bool:
-        """Whether all is known to be as Label Studio has it now; else it is read, or it is too early to say."""
-        looked = self._look_at_counters()
-        if looked is None:
-            return False
-        info, ours = looked
-        theirs = _counters(info)
-        if ours[0] > theirs[0]:
-            for gone in sync.forget_deleted(self.id, self._api, self.database):
-                self._take_in_changed(sync.Changed(deleted=set(gone)))
-            looked = self._look_at_counters()  # that takes minutes where there are a million tasks
-            if looked is None:
-                return False
-            info, ours = looked
-            theirs = _counters(info)
-        if (theirs, ours) == self._unexplained:
-            return True  # read again since, and it is still so: they count something else than we
-        self._unexplained = ()
-        if theirs != ours or info.label_config != self._label_config:
-            log.warning(
-                "project %d: Label Studio counts %s tasks, annotations, skips and we %s; reading it again",
-                self.id, theirs, ours,
-            )  # fmt: skip
-            self._sync_wanted = True
-            self._unexplained = (theirs, ours) if theirs != ours else ()
-            return False
-        if info.sampling != self._sampling:
-            with self.lock:
-                self._sampling = info.sampling
-            self._update(sampling=info.sampling)
-        return True
-
-    def _look_at_counters(self) -> tuple[ProjectInfo, tuple[int, int, int]] | None:
-        """Label Studio's word and our counts of the same moment, what has changed since the last look taken in.
-
-        Its counters must stand still meanwhile: where people are at work, what they have done may be counted there
-        and still be on its way to us, which is no reason to read a large project again. None when they never do, or
-        when events wait.
-        """
+    def _publish_anew(self) -> None:
         assert self._publishing is not None
-        before = None
-        for _ in range(COUNTER_LOOKS):
-            if self._events_wait():
-                return None  # not caught up: nothing to compare yet
-            before = before or self._api.project(self.id)
-            self._read_changes()
-            ours, version = self._counts(), self._publishing.version
-            info = self._api.project(self.id)
-            if version and version == self._publishing.version and not self._publishing.is_ours(info.model_version):
-                log.warning("project %d: %r is switched on instead of %r", self.id, info.model_version, version)
-                with self.lock:
-                    self._publishing.forget()
-                    self._seen = ()
-            if _counters(info) == _counters(before):
-                return info, ours
-            before = info
-        return None
-
-    def _events_wait(self) -> bool:
-        with self.database.read() as conn:
-            return bool(inbox.pending(conn, self.id, 1))
-
-    def _counts(self) -> tuple[int, int, int]:
-        with self.database.read() as conn:
-            counts = tasks.counts(conn, self.id)
-        return counts.tasks, counts.annotations, counts.skips
-
-    def _read_changes(self) -> None:
-        """Tasks that have changed since the last look, with their annotations; mostly few, or none."""
-        if self._changes_since is None:
-            return
-        assert self._config is not None
-        began = self._api.now()
-        if began < self._changes_since + LATE_COMMITS - CLOCK_SLACK:
-            log.warning("project %d: Label Studio's clock has been set back; reading the project again", self.id)
-            self._sync_wanted = True  # times of change tell nothing now
-            return
-        image_key = self._config.image_key
-        for found in sync.read_changes(self.id, self._changes_since, image_key, self._api, self.database):
-            if found:
-                log.warning(
-                    "project %d: no webhook had told of %d tasks with other labels and %d new images; taken in",
-                    self.id, len(found.relabelled), len(found.new_images),
-                )  # fmt: skip
-            self._take_in_changed(found)
-        self._changes_since = began - LATE_COMMITS
+        with self.lock:
+            self._publishing.forget()
+            self._seen = ()
 
     def _take_in_changed(self, found: sync.Changed) -> None:
         if found:
@@ -785,6 +595,7 @@ class LiveProject:
 
     def rounds_step(self) -> bool:
         """Take in a finished training, start one that is due; True if anything happened."""
+        assert self._images is not None
         assert self._engine is not None
         assert self._rounds is not None
         finished = self._rounds.finish(self._engine, self.lock)
@@ -792,20 +603,9 @@ class LiveProject:
             with self.lock:
                 self._batch = []
                 self._batches += 1
-            self._miss_images()  # the training has read them all
+            self._images.miss()  # the training has read them all
             self._bulk_wanted.set()
-        return self._rounds.start(self._engine, self.lock, idle=self._bulk_state == projects.READY) or finished
-
-    def _miss_images(self) -> None:
-        """Have those images embedded again whose small picture has been lost since, in a file that was damaged."""
-        with self.database.read() as conn:
-            images = [(t, ref) for t, ref, state in tasks.task_images(conn, self.id) if state == "ready"]
-        lost = dict(images)
-        for task in embedding.stored(self.arrays, embedding.thumbnails_kind(self.settings.image_size), images):
-            del lost[task]
-        if lost:
-            log.warning("project %d: %d small pictures are lost, making them again", self.id, len(lost))
-            self._note_images(lost, "pending")
+        return self._rounds.start(self._engine, self.lock, idle=self._state.bulk == projects.READY) or finished
 
     # publishing
 
@@ -829,8 +629,8 @@ class LiveProject:
         assert self._publishing is not None
         with self.lock:
             plan = self._planning.version if self._planning else 0
-            seen = (self._engine.version, self._applied, self._sampling, self._bulk_state, self._batches, plan)
-            if seen == self._seen and self._ranking_of == self._engine.version:
+            seen = (self._engine.version, self._applied, self._sampling, self._state.bulk, self._batches, plan)
+            if seen == self._seen and self._shown.is_written(self._engine.version):
                 return True
             if seen != self._looked_at:  # else it waits for its turn
                 self._order, self._shows = self._look()
@@ -846,7 +646,7 @@ class LiveProject:
             raise
         finally:
             if ours and not self._may_be_taken():
-                self._show_order(shows)
+                self._shown.show(shows, self._publishing.version, self._engine)
             if self._publishing.vanished:
                 self._publishing.vanished.clear()
                 self._sync_wanted = True
@@ -855,10 +655,11 @@ class LiveProject:
             self._publishing.reflects(order.event)
             self._note_served(order.event)
             self._seen = seen
-        return served and self._ranking_of == seen[0]
+        return served and self._shown.is_written(seen[0])
 
     def _look(self) -> tuple[Order, Head]:
         """The order of this moment, for Label Studio and for the web; costs the same in a pool of any size."""
+        assert self._images is not None
         assert self._engine is not None
         began = time.perf_counter()
         head, counts = self._head(), self._engine.counts()
@@ -871,15 +672,15 @@ class LiveProject:
             reflects = min(reflects, self._planning.event)
         assert self._publishing is not None
         # Images that come in may wait for each other, an answer that nobody is served from yet may not.
-        hold = self._bulk_state == projects.EMBEDDING and self._answered <= self._publishing.event
+        hold = self._state.bulk == projects.EMBEDDING and self._answered <= self._publishing.event
         order = Order(
             head, reflects, self._sampling, hold=hold,
             version=self._engine.head_version if live else None,
         )  # fmt: skip
         shows = Head(
             head, self._engine.classes, counts.known, counts.invalid, counts.unlabelled, self._applied,
-            left=tuple(sorted(self._moved - self._engine.unlabelled(self._moved))),
-            features=embedding.features_kind(self._encoder.key) if self._encoder is not None else "",
+            left=self._shown.left(self._engine),
+            features=self._images.kind,
         )  # fmt: skip
         return order, shows
 
@@ -895,7 +696,7 @@ class LiveProject:
             return in_this_order(ranked) if self._planning else ranked
         best = self._best()
         behind = self._planning is not None and self._planning.is_behind(self._engine)
-        if self._bulk_state == projects.READY and not behind:  # else nothing is fixed yet
+        if self._state.bulk == projects.READY and not behind:  # else nothing is fixed yet
             self._batch = [ranked.task for ranked in best]
         return best
 
@@ -910,36 +711,6 @@ class LiveProject:
         assert self._engine is not None
         with self.lock:
             return set(served) - self._engine.unlabelled(served)
-
-    def _show_order(self, head: Head) -> None:
-        """The order as the web process answers questions from it."""
-        assert self._publishing is not None
-        self._model_version = self._publishing.version or self._model_version
-        head = replace(head, model_version=self._model_version)
-        if head != self._shown_head:
-            snapshots.write_head(self.arrays, head)
-            self._shown_head = head
-        self._show_ranking()
-
-    def _show_ranking(self) -> None:
-        """The whole ranking, at once where that costs little, else at a pace that follows its cost."""
-        assert self._engine is not None
-        if self._engine.version == self._ranking_of or time.monotonic() < self._ranking_at:
-            return
-        began, cpu_began = time.monotonic(), time.thread_time()
-        with self.lock:
-            version, moved, self._moved = self._engine.version, self._moved, set()
-            finish = self._engine.copied_ranking()
-        try:
-            snapshots.write_ranking(self.arrays, vars(finish()))
-        except BaseException:
-            with self.lock:
-                self._moved |= moved
-            raise
-        self._ranking_of = version
-        # What a slow disk or a busy machine takes is no reason to wait: only work is.
-        if time.thread_time() - cpu_began > CHEAP_RANKING_SECONDS:
-            self._ranking_at = time.monotonic() + RANKING_RESTS * (time.monotonic() - began)
 
     def _note_served(self, event: int) -> None:
         """Annotators are served what the inbox told up to this event."""
@@ -961,7 +732,8 @@ class LiveProject:
     def _keep_tabs(self) -> bool:
         """Make again the tabs that are gone, turn the one round with the sampling, list the labels to check."""
         assert self._tabs is not None
-        if not self.settings.configure_project or self._changes_since is None:  # not before the first reading
+        assert self._comparing is not None
+        if not self.settings.configure_project or not self._comparing.has_read:  # not before the first reading
             return False
         with self.database.read() as conn:
             to_check = insights.unconfirmed(conn, self.id, self._insights.mistakes())
@@ -970,9 +742,9 @@ class LiveProject:
     def insight_step(self) -> bool:
         """One piece of what people are shown beside the order; True if there was any."""
         assert self._engine is not None
-        assert self._encoder is not None
-        kind = embedding.features_kind(self._encoder.key)
-        return self._insights.step(self._engine, self.lock, kind, settled=self._bulk_state == projects.READY)
+        assert self._images is not None
+        settled = self._state.bulk == projects.READY
+        return self._insights.step(self._engine, self.lock, self._images.kind, settled=settled)
 
     def _first(self, n: int) -> list[Ranked]:
         assert self._engine is not None
@@ -983,45 +755,10 @@ class LiveProject:
 
     def problem(self, where: str, state: str, detail: str) -> None:
         """Something keeps a part from working: show it until it is solved."""
-        with self._show_lock:
-            self._problems[where] = (state, detail)
-            self._problem_since = self._problem_since or time.monotonic()
-            self._shown = None  # whoever else wrote the state meanwhile (a new /setup) does not know of it
-        self._show()
+        self._state.problem(where, state, detail)
 
     def solved(self, where: str) -> None:
-        with self._show_lock:
-            was = self._problems.pop(where, None)
-            if not self._problems:
-                self._problem_since = None
-        if was:
-            self._show()
-
-    def _bulk(self, state: str) -> None:
-        if state != self._bulk_state:
-            self._bulk_state = state
-            self._progress_at = self._logged_at = 0.0
-            self._update(progress_done=0, progress_total=0, progress_eta_seconds=None)
-        self._show()
-
-    def _show(self) -> None:
-        with self._show_lock:  # one after the other, so that the last word is the one that stays
-            worst = sorted(self._problems.values(), key=lambda p: p[0] != projects.BLOCKED)
-            state, detail = worst[0] if worst else (self._bulk_state or projects.CONNECTING, "")
-            if (state, detail) != self._shown:
-                self._update(state=state, detail=detail)
-                self._shown = (state, detail)
-
-    def _progress(self, done: int, total: int, eta_seconds: float | None = None) -> None:
-        now = time.monotonic()
-        if now - self._progress_at < PROGRESS_SECONDS and done < total:
-            return
-        self._progress_at = now
-        self._update(progress_done=done, progress_total=total, progress_eta_seconds=eta_seconds)
-        if now - self._logged_at >= LOG_PROGRESS_SECONDS:
-            self._logged_at = now
-            left = "" if eta_seconds is None else f", {eta_seconds:.0f} s left"
-            log.info("project %d: %s, %d of %d%s", self.id, self._bulk_state, done, total, left)
+        self._state.solved(where)
 
     def _update(self, **fields: object) -> None:
         with self.database.begin() as conn:
@@ -1032,18 +769,17 @@ class LiveProject:
         return (
             not self.loaded.is_set()
             or self._sync_wanted
-            or self._bulk_state != projects.READY
-            or bool(self._image_attempts)
+            or self._state.bulk != projects.READY
+            or (self._images is not None and self._images.is_retrying())
             or (self._engine is not None and self._seen[:2] != (self._engine.version, self._applied))
             or (self._engine is not None and self._planning is not None and self._planning.is_behind(self._engine))
-            or (self._engine is not None and self._ranking_of != self._engine.version)
+            or (self._engine is not None and not self._shown.is_written(self._engine.version))
             or (self._rounds is not None and self._rounds.is_training)
         )
 
     def stuck_seconds(self) -> float:
         """For how long something has kept a part from working; 0 = nothing does."""
-        since = self._problem_since
-        return 0.0 if since is None else time.monotonic() - since
+        return self._state.stuck_seconds()
 
     def stop(self) -> None:
         self.stopping.set()

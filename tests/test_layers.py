@@ -15,7 +15,7 @@ PACKAGE = "neat_backend"
 
 GROUND = {"records", "errors", "settings", "ports", "logs"}
 WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning", "insight"}
-WORKER |= {"tabs", "columns"}
+WORKER |= {"tabs", "columns", "showing", "pool_images", "comparing"}
 LIGHT = {"web", "service", "explaining", "overview"}  # what the web process is made of
 
 # Room → the rooms that it may import, itself apart.

@@ -19,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from neat_backend import live as live_module
+from neat_backend import showing
 from neat_backend import sync
 from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, LeaseLost, StoreError
 from neat_backend.labelstudio import images
@@ -365,7 +366,7 @@ def test_a_failure_that_may_pass_is_tried_three_times(
     assert len([c for c in server.called("fetch_bytes") if c[2].endswith("/2.png")]) == 1  # not before its time
     for _ in range(2):
         assert image_state(backend, 2) == "pending"
-        live._retry_images_at = 0.0
+        live._images.retry_at = 0.0  # type: ignore[union-attr]
         live.bulk_step()
     assert image_state(backend, 2) == "failed"
     with backend.database.read() as conn:
@@ -378,7 +379,7 @@ def test_a_failure_that_passes_leaves_no_trace(server: FakeLabelStudio, backend:
     live = backend.live()
     take_in(live)
     server.files["/data/upload/2.png"] = picture(2)
-    live._retry_images_at = 0.0
+    live._images.retry_at = 0.0  # type: ignore[union-attr]
     settle(live)
     assert in_engine(live) == {1, 2, 3}
     assert not live.is_busy()
@@ -522,23 +523,20 @@ def test_a_task_that_is_deleted_while_the_project_is_read_does_not_come_back(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = live_module.tasks.task_images
+    applying = live_module.threading.Thread(target=live.apply_step)
 
     def task_images(conn: Any, project: int) -> Any:
         found = original(conn, project)
         if 5 in server.projects[PROJECT].tasks:
             backend.deliver(server.delete_tasks(5))
-            thread = live_module.threading.Thread(target=live.apply_step)
-            thread.start()
-            thread.join(0.5)  # waits for the engine, if all is well
+            applying.start()
+            applying.join(0.5)  # waits for the engine, if all is well
         return found
 
     monkeypatch.setattr(live_module.tasks, "task_images", task_images)
     live._sync_wanted = True
     live.bulk_step()
-    for _ in range(100):
-        if not live.apply_step() and 5 not in in_engine(live):
-            break
-        live_module.time.sleep(0.02)
+    applying.join()
     assert 5 not in in_engine(live)
 
 
@@ -1077,7 +1075,7 @@ def test_nothing_at_all_is_done_when_nothing_has_changed(
 def costly(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Writing the whole ranking takes ten seconds; the clock, to be moved on."""
     now = [1000.0]
-    monkeypatch.setattr(live_module, "CHEAP_RANKING_SECONDS", -1.0)
+    monkeypatch.setattr(showing, "CHEAP_RANKING_SECONDS", -1.0)
     monkeypatch.setattr(live_module.time, "monotonic", lambda: now[0])
     write = live_module.snapshots.write_ranking
 
@@ -1160,8 +1158,8 @@ def test_an_older_ranking_is_read_with_what_is_newer(doings: list[tuple[str, int
     server = some_server()
     server.import_tasks(PROJECT, 12)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live_module, "CHEAP_RANKING_SECONDS", -1.0)
-        patch.setattr(live_module, "RANKING_RESTS", 1e9)
+        patch.setattr(showing, "CHEAP_RANKING_SECONDS", -1.0)
+        patch.setattr(showing, "RANKING_RESTS", 1e9)
         backend = Backend(Path(folder), server)
         live, service = backend.live(), Service(backend.settings, backend.database)
         settle_once(live)
@@ -1245,8 +1243,8 @@ def test_an_order_that_was_being_written_when_the_worker_was_stopped_does_not_re
         live.publish_step()
     shown = snapshots.read_head(live.arrays)
     assert shown is not None
-    assert others[0]._shown_head is not None
-    assert (shown.known, shown.event) == (2, others[0]._shown_head.event)
+    assert others[0]._shown.head is not None
+    assert (shown.known, shown.event) == (2, others[0]._shown.head.event)
 
 
 def test_a_state_that_could_not_be_written_is_written_later(

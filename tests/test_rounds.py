@@ -464,7 +464,7 @@ def test_an_image_that_is_changed_while_its_task_is_filled_gets_probabilities_of
         if len(images) == 1:
             backend.deliver(server.change_image(new, seed=99))
             live.apply_step()
-            live._embed()
+            live._images.embed(live._state, live.stopping.is_set)  # type: ignore[union-attr]
         return original(self, of)
 
     monkeypatch.setattr(FakeClassifier, "predict_proba", predict_proba)

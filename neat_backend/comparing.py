@@ -1,0 +1,141 @@
+"""Finding what no webhook has told, or one that was lost: by the times of change, then by comparing counters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from neat_backend import sync
+from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
+from neat_backend.publishing import Publishing
+from neat_backend.store import inbox, tasks
+from neat_backend.store.database import Database
+
+log = logging.getLogger(__name__)
+
+COUNTER_LOOKS = 3  # at Label Studio's counters, until they stand still
+LATE_COMMITS = timedelta(seconds=120)  # a change may become visible so much later than its time says
+CLOCK_SLACK = timedelta(seconds=2)  # Label Studio tells its time to the second
+
+Counters = tuple[int, int, int]  # tasks, annotations, skips
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison has come to. Neither equal nor to be read again: it is too early to say."""
+
+    equal: bool = False  # all is known to be as Label Studio has it now
+    read_again: bool = False  # the whole project
+    info: ProjectInfo | None = None  # Label Studio's word, where all is equal
+
+
+TOO_EARLY = Compared()
+READ_AGAIN = Compared(read_again=True)
+
+
+class Comparing:
+    """One project's comparisons with Label Studio.
+
+    take_in             told what each has changed in the store
+    on_another_version  called when another model version is switched on than ours
+    """
+
+    def __init__(
+        self, project: int, client: LabelStudioClient, database: Database, publishing: Publishing,
+        take_in: Callable[[sync.Changed], None], on_another_version: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._project, self._client, self._database, self._publishing = project, client, database, publishing
+        self._take_in, self._on_another_version = take_in, on_another_version
+        self._changes_since: datetime | None = None  # Label Studio's clock; everything before has been read
+        self._unexplained: tuple[Counters, Counters] | None = None  # a difference that reading again has not cured
+
+    @property
+    def has_read(self) -> bool:
+        """Has the whole project been read since the start?"""
+        return self._changes_since is not None
+
+    def read_at(self, began: datetime) -> None:
+        """The whole project has been read, beginning at that time of Label Studio's clock."""
+        self._changes_since = began - LATE_COMMITS
+
+    def compare(self, image_key: str, label_config: str) -> Compared:
+        """Take in what has changed, and compare the counters. Raises LabelStudioError; what was found so far stays."""
+        looked = self._look_at_counters(image_key)
+        if isinstance(looked, Compared):
+            return looked
+        info, theirs, ours = looked
+        if ours[0] > theirs[0]:
+            for gone in sync.forget_deleted(self._project, self._client, self._database):
+                self._take_in(sync.Changed(deleted=set(gone)))
+            looked = self._look_at_counters(image_key)  # that takes minutes where there are a million tasks
+            if isinstance(looked, Compared):
+                return looked
+            info, theirs, ours = looked
+        if (theirs, ours) == self._unexplained:
+            return Compared(equal=True)  # read again since, and it is still so: they count something else than we
+        self._unexplained = None
+        if theirs != ours or info.label_config != label_config:
+            log.warning(
+                "project %d: Label Studio counts %s tasks, annotations, skips and we %s; reading it again",
+                self._project, theirs, ours,
+            )  # fmt: skip
+            self._unexplained = (theirs, ours) if theirs != ours else None
+            return READ_AGAIN
+        return Compared(equal=True, info=info)
+
+    def _look_at_counters(self, image_key: str) -> tuple[ProjectInfo, Counters, Counters] | Compared:
+        """Label Studio's word and our counts of the same moment, what has changed since the last look taken in.
+
+        Its counters must stand still meanwhile: where people are at work, what they have done may be counted there
+        and still be on its way to us, which is no reason to read a large project again. TOO_EARLY when they never do,
+        or when events wait.
+        """
+        before = None
+        for _ in range(COUNTER_LOOKS):
+            if self._events_wait():
+                return TOO_EARLY  # not caught up: nothing to compare yet
+            before = before or self._client.project(self._project)
+            if not self._read_changes(image_key):
+                return READ_AGAIN
+            ours, version = self._counts(), self._publishing.version
+            info = self._client.project(self._project)
+            if version and version == self._publishing.version and not self._publishing.is_ours(info.model_version):
+                log.warning("project %d: %r is switched on instead of %r", self._project, info.model_version, version)
+                self._on_another_version()
+            if _counters(info) == _counters(before):
+                return info, _counters(info), ours
+            before = info
+        return TOO_EARLY
+
+    def _events_wait(self) -> bool:
+        with self._database.read() as conn:
+            return bool(inbox.pending(conn, self._project, 1))
+
+    def _counts(self) -> Counters:
+        with self._database.read() as conn:
+            counts = tasks.counts(conn, self._project)
+        return counts.tasks, counts.annotations, counts.skips
+
+    def _read_changes(self, image_key: str) -> bool:
+        """Tasks that have changed since the last look, with their annotations; False if the times tell nothing."""
+        if self._changes_since is None:
+            return True
+        began = self._client.now()
+        if began < self._changes_since + LATE_COMMITS - CLOCK_SLACK:
+            log.warning("project %d: Label Studio's clock has been set back; reading it again", self._project)
+            return False
+        for found in sync.read_changes(self._project, self._changes_since, image_key, self._client, self._database):
+            if found:
+                log.warning(
+                    "project %d: no webhook had told of %d tasks with other labels and %d new images; taken in",
+                    self._project, len(found.relabelled), len(found.new_images),
+                )  # fmt: skip
+            self._take_in(found)
+        self._changes_since = began - LATE_COMMITS
+        return True
+
+
+def _counters(info: ProjectInfo) -> Counters:
+    return info.task_count, info.annotation_count, info.skipped_count
