@@ -19,8 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from neat_backend import live as live_module
-from neat_backend import showing
-from neat_backend import sync
+from neat_backend import showing, sync
 from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, LeaseLost, StoreError
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.events import PredictRequest
