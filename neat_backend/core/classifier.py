@@ -4,8 +4,9 @@ SGD with momentum 0.9 and weight decay 5e-4, batches of 128, learning rate 0.01 
 random crop, horizontal flip, rotation up to 15°. Everything random comes from one seed: the same images,
 labels and seed give the same weights on a CPU.
 
-Runs in channels-last, and in bfloat16 where `devices.bfloat16_is_faster` says so (AMX, recent GPUs); weights,
-BatchNorm statistics, the loss and the softmax stay float32. Speeds measured are in that function's docstring.
+Runs in channels-last, and in bfloat16 where `devices.bfloat16_is_faster` says so (AMX, AMD's AVX512-BF16, recent
+GPUs); weights, BatchNorm statistics, the loss and the softmax stay float32. Speeds measured are in that function's
+docstring.
 """
 
 from __future__ import annotations
