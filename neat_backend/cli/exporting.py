@@ -19,12 +19,17 @@ else:
     exports = shared.later("neat_backend.exports")
 
 FORMATS = ("csv", "jsonl", "parquet", "folder", "hf", "coco")  # those of neat_backend.exports, which loads slowly
+MODEL_FORMATS = ("pt2", "onnx")
 
 commands = typer.Typer()
 
 
 def complete_formats(incomplete: str) -> list[str]:
     return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def complete_model_formats(incomplete: str) -> list[str]:
+    return [name for name in MODEL_FORMATS if name.startswith(incomplete)]
 
 
 @commands.command()
@@ -77,6 +82,12 @@ def export(
 def export_model(
     project: ProjectId,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="What the model is kept as: pt2, for PyTorch, or onnx.", autocompletion=complete_model_formats
+        ),
+    ] = "pt2",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is whole.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -84,10 +95,11 @@ def export_model(
 
     Nothing of this package is needed to use it.
 
-    Examples: neat-backend export-model 3 --out classifier · python classifier/predict.py image.jpg
+    Examples: neat-backend export-model 3 --out classifier · python classifier/predict.py image.jpg ·
+    neat-backend export-model 3 --format onnx --out classifier-onnx
     """
     asked = shared.service()
-    about = exports.export_model(asked.settings, asked.database, project, out, overwrite)
+    about = exports.export_model(asked.settings, asked.database, project, out, overwrite, format=format)
     words = f"the classifier of round {about['round']} written to {out}; {out / 'README.md'} says how to use it"
     shared.show({**about, "out": str(out)}, as_json, words)
 

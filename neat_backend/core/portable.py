@@ -1,12 +1,14 @@
-"""A trained classifier as one file that PyTorch loads without this package: torch.export's .pt2.
+"""A trained classifier as one file that is used without this package: torch.export's .pt2, or ONNX.
 
-TorchScript, which such files used to be, is deprecated; this is its successor, and needs no package of its own.
+A .pt2 is for PyTorch: TorchScript, which such files used to be, is deprecated; this is its successor, and needs no
+package of its own. ONNX is for everything else, and needs onnxscript to be written.
 """
 
 from __future__ import annotations
 
 import copy
 import io
+import json
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from torch import nn
 from neat_backend.core.classifier import MEAN, STD, Classifier
 
 VERSION = str(torch.__version__)  # of the PyTorch that such a file is written by
+OPSET = 18  # of ONNX: what readers of several years ago know
 
 _TRACES = (
     "stack_trace",
@@ -42,12 +45,36 @@ class _Whole(nn.Module):
         return logits.softmax(dim=1)
 
 
-def portable(classifier: Classifier) -> bytes:
+def pt2(classifier: Classifier) -> bytes:
     """A program of `torch.export`: uint8 [n, s, s, 3] -> float32 [n, C], normalisation and softmax included.
 
     It computes in float32, on any device; probabilities that were computed in bfloat16 differ in the third digit.
     The same classifier and PyTorch give the same bytes.
     """
+    file = io.BytesIO()
+    torch.export.save(_program(classifier), file)
+    return file.getvalue()
+
+
+def onnx(classifier: Classifier) -> bytes:
+    """The same as an ONNX model of opset `OPSET`, from `images` to `probabilities`; the weights are in it.
+
+    Its metadata has the classes, as a list in JSON. The same classifier, PyTorch and onnxscript give the same bytes.
+    Raises ImportError where onnxscript is not installed.
+    """
+    made = torch.onnx.export(
+        _program(classifier), dynamic_shapes=({0: "n"},), input_names=["images"], output_names=["probabilities"],
+        opset_version=OPSET, dynamo=True, verbose=False,
+    )  # fmt: skip
+    assert made is not None
+    model = made.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # where in this machine's files it came from
+    model.metadata_props.add(key="classes", value=json.dumps(classifier.classes))
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _program(classifier: Classifier) -> torch.export.ExportedProgram:
     network = copy.deepcopy(classifier.network).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -57,6 +84,4 @@ def portable(classifier: Classifier) -> bytes:
     for node in program.graph.nodes:
         for name in _TRACES:
             node.meta.pop(name, None)
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    return file.getvalue()
+    return program

@@ -14,7 +14,7 @@ from neat_backend.errors import BadRequest
 from neat_backend.exports import parquet
 from neat_backend.exports.features import Features, NpyFile, parts
 from neat_backend.exports.folders import FOLDERS, NOTHING, write_folder
-from neat_backend.exports.models import export_model
+from neat_backend.exports.models import KINDS, export_model
 from neat_backend.exports.pictures import Copies, Fetch, Links, Pictures, Progress
 from neat_backend.exports.rows import Row, Wanted, rows
 from neat_backend.exports.tables import TABLES, TEXTS
@@ -23,9 +23,13 @@ from neat_backend.settings import Settings
 from neat_backend.store import projects
 from neat_backend.store.database import Database
 
-__all__ = ["FEATURES", "FORMATS", "IMAGES", "TABLES", "Row", "Wanted", "export", "export_model", "rows", "stream"]
+__all__ = [
+    "FEATURES", "FORMATS", "IMAGES", "MODEL_FORMATS", "TABLES", "Row", "Wanted", "export", "export_model", "rows",
+    "stream",
+]  # fmt: skip
 
 FORMATS = (*TABLES, *FOLDERS)
+MODEL_FORMATS = tuple(KINDS)
 FEATURES = ("npy", "parquet")
 IMAGES = ("copy", "link", "manifest")
 SPLIT = (0.8, 0.1, 0.1)  # train, val, test

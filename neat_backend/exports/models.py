@@ -1,9 +1,10 @@
 """The trained classifier, taken out of a project: a folder that works without this package.
 
 model.safetensors  the weights, by the names of torchvision's ResNet-18
-model.pt2          the whole of it as torch.export keeps it: pixels in, probabilities out
+model.pt2          the whole of it as torch.export keeps it: pixels in, probabilities out; or as
+model.onnx         the same for ONNX Runtime and whatever else reads ONNX
 model.json         classes, preprocessing, which round, how good
-predict.py         loads model.pt2 and classifies image files
+predict.py         loads model.pt2 or model.onnx and classifies image files
 README.md          how to use them
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +31,54 @@ PREPROCESSING = (
     "turn upright by EXIF; RGB, transparent parts white",
     "cut out the central square, of the shorter side",
     "resize to image_size × image_size, bicubic (Pillow)",
-    "divide by 255, subtract mean, divide by std (model.pt2 does this step and the softmax itself)",
+    "divide by 255, subtract mean, divide by std ({model} does this step and the softmax itself)",
 )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the model is kept as: the lines of the example that follow from it, and its part of the README."""
+
+    package: str
+    load: str
+    classify: str
+    takes: str
+    written: str
+
+
+KINDS = {
+    "pt2": Kind(
+        "torch",
+        'torch.export.load(here / "model.pt2").module()',
+        "model(torch.from_numpy(np.array(image))[None])[0].tolist()",
+        "takes uint8 {images} and gives float32 {probabilities}, in the order of `classes` in `model.json`",
+        "by PyTorch {torch}",
+    ),
+    "onnx": Kind(
+        "onnxruntime",
+        'onnxruntime.InferenceSession(here / "model.onnx")',
+        'model.run(["probabilities"], {"images": np.array(image)[None]})[0][0].tolist()',
+        "takes `images`, uint8 {images}, and gives `probabilities`, float32 {probabilities}, in the order of "
+        "`classes`\nin `model.json` and in its own metadata",
+        "by PyTorch {torch}, for ONNX's opset {opset}",
+    ),
+}
 
 PREDICT = '''"""python predict.py IMAGE...: a line of JSON for each image, its probability for each class."""
 import json, sys
 from pathlib import Path
-import numpy as np, torch
+import numpy as np, {package}
 from PIL import Image, ImageOps
 
 here = Path(__file__).parent
 about = json.loads((here / "model.json").read_text(encoding="utf-8"))
-model = torch.export.load(here / "model.pt2").module()
+model = {load}
 for name in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
     square = min(image.size)
     left, top = (image.width - square) // 2, (image.height - square) // 2
     image = image.crop((left, top, left + square, top + square)).resize([about["image_size"]] * 2, Image.BICUBIC)
-    probabilities = model(torch.from_numpy(np.array(image))[None])[0].tolist()
+    probabilities = {classify}
     print(json.dumps(dict(zip(about["classes"], probabilities))))
 '''
 
@@ -72,14 +104,14 @@ A ResNet-18 for {n} classes and images of {side} × {side} pixels, trained from 
 images.{accuracy}
 It knows these classes alone: an image of none of them gets one of them all the same.
 
-`pip install numpy pillow torch`, then `python predict.py IMAGE...`, which is this:
+`pip install numpy pillow {package}`, then `python predict.py IMAGE...`, which is this:
 
 ```python
 {predict}```
 
-`model.pt2` takes uint8 [n, {side}, {side}, 3] and gives float32 [n, {n}], in the order of `classes` in `model.json`. It
-was written by PyTorch {torch}, and computes in float32. The weights alone load in any version, in further training too
-(`pip install safetensors torchvision`):
+`{model}` {takes}.
+It was written {written}, and computes in float32. The weights alone load in any version of PyTorch,
+for further training too (`pip install safetensors torchvision`):
 
 ```python
 {weights}```
@@ -87,13 +119,25 @@ was written by PyTorch {torch}, and computes in float32. The weights alone load 
 
 
 def export_model(
-    settings: Settings, database: Database, project: int, target: Path, overwrite: bool = False
+    settings: Settings,
+    database: Database,
+    project: int,
+    target: Path,
+    overwrite: bool = False,
+    *,
+    format: str = "pt2",
 ) -> dict[str, Any]:
     """Write the classifier of the last round that is done into the folder `target`, whole or not at all.
 
-    What model.json says. The same classifier gives the same bytes, with the same PyTorch.
-    Raises UnknownProject, and BadRequest when there is no classifier yet and for a target that can't be written.
+    format: pt2, which PyTorch loads, or onnx.
+    What model.json says. The same classifier gives the same bytes, with the same PyTorch (and onnxscript).
+    Raises UnknownProject, and BadRequest when there is no classifier yet, for another format or one whose package is
+    missing, and for a target that can't be written.
     """
+    if format not in KINDS:
+        raise BadRequest(f"there is no format {format!r} for models; one of {', '.join(KINDS)}", "format")
+    if format == "onnx":
+        _needed_for_onnx()
     refuse_existing(target, overwrite)
     found, done, weights = _trained(settings, database, project)
     from neat_backend.core import portable  # brings PyTorch: not for those who only ask for the command's help
@@ -104,13 +148,36 @@ def export_model(
         built = partial / "built"
         _write(built / "model.safetensors", weights)
         classifier = Classifier.load(built / "model.safetensors", "cpu")
-        about = _about(found, done, classifier.side, MEAN.flatten().tolist(), STD.flatten().tolist(), portable.VERSION)
-        _write(built / "model.pt2", portable.portable(classifier))
+        model = portable.onnx(classifier) if format == "onnx" else portable.pt2(classifier)
+        _write(built / f"model.{format}", model)
+        about = {
+            **_about(found, done, f"model.{format}"),
+            "image_size": classifier.side,
+            "mean": [round(value, 6) for value in MEAN.flatten().tolist()],
+            "std": [round(value, 6) for value in STD.flatten().tolist()],
+            "torch": portable.VERSION,
+        }
+        if format == "onnx":
+            about["opset"] = portable.OPSET
         _write(built / "model.json", (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode())
-        _write(built / "predict.py", PREDICT.encode())
+        predict = _predict(KINDS[format])
+        _write(built / "predict.py", predict.encode())
         stem = STEM if classifier.side < ORDINARY_STEM_FROM else ""
-        _write(built / "README.md", _readme(about, WEIGHTS.format(stem=stem)).encode())
+        _write(built / "README.md", _readme(about, KINDS[format], predict, WEIGHTS.format(stem=stem)).encode())
     return about
+
+
+def _needed_for_onnx() -> None:
+    """Raises BadRequest where what PyTorch writes ONNX with isn't installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise BadRequest(
+            f"ONNX needs the package {error.name}, which is not installed here: `pip install 'neat-backend[onnx]'`, or "
+            "export pt2",
+            "format",
+        ) from None
 
 
 def _trained(settings: Settings, database: Database, project: int) -> tuple[Project, Round, bytes]:
@@ -133,39 +200,44 @@ def _trained(settings: Settings, database: Database, project: int) -> tuple[Proj
     )
 
 
-def _about(project: Project, done: Round, side: int, mean: list[float], std: list[float], torch: str) -> dict[str, Any]:
+def _about(project: Project, done: Round, model: str) -> dict[str, Any]:
     return {
         "project": project.id,
         "title": project.title,
         "round": done.number,
         "finished_at": done.finished_at.isoformat() if done.finished_at else None,
         "classes": list(done.classes),
-        "image_size": side,
-        "mean": [round(value, 6) for value in mean],
-        "std": [round(value, 6) for value in std],
-        "preprocessing": list(PREPROCESSING),
+        "model": model,
+        "preprocessing": [step.format(model=model) for step in PREPROCESSING],
         "network": "torchvision resnet18",
         "labelled": done.known,
         "held_out": done.held_out,
         "held_out_correct": done.held_out_correct,
         "held_out_accuracy": done.held_out_accuracy,
         "neat_backend": __version__,
-        "torch": torch,
     }
 
 
-def _readme(about: Mapping[str, Any], weights: str) -> str:
+def _predict(kind: Kind) -> str:
+    return PREDICT.format(package=kind.package, load=kind.load, classify=kind.classify)
+
+
+def _readme(about: Mapping[str, Any], kind: Kind, predict: str, weights: str) -> str:
+    n, side = len(about["classes"]), about["image_size"]
     held_out, right = about["held_out"], about["held_out_correct"]
     return README.format(
         title=about["title"] or f"Project {about['project']}",
         round=about["round"],
-        n=len(about["classes"]),
-        side=about["image_size"],
+        n=n,
+        side=side,
         trained=about["labelled"] - held_out,
         accuracy=f" Of {held_out} that were kept out of training it gets {right} right." if held_out else "",
-        predict=PREDICT,
+        predict=predict,
         weights=weights,
-        torch=about["torch"],
+        package=kind.package,
+        model=about["model"],
+        takes=kind.takes.format(images=f"[n, {side}, {side}, 3]", probabilities=f"[n, {n}]"),
+        written=kind.written.format_map(about),
     )
 
 

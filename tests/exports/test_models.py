@@ -28,11 +28,11 @@ from neat_backend.store.arrays import ProjectArrays
 from tests.exports.labelled import PROJECT, Labelled
 
 CLASSES = ("dog", "cat", 'Ωwl\'s "own"')
-# Runs a script with this package out of reach.
+# Runs a script with this package, and whatever else is named first, out of reach.
 ALONE = """
 import runpy, sys
-sys.modules["neat_backend"] = None
-sys.argv = sys.argv[1:]
+sys.modules |= dict.fromkeys(["neat_backend", *sys.argv[1].split()])
+sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -60,11 +60,11 @@ def take_out(labelled: Labelled, target: Path, **given: Any) -> dict[str, Any]:
     return export_model(labelled.settings, labelled.database, PROJECT, target, **given)
 
 
-def alone(folder: Path, *command: str) -> str:
-    """A fresh Python process somewhere else."""
+def alone(folder: Path, *command: str, without: str = "") -> str:
+    """A fresh Python process somewhere else, in which neither this package nor those named can be imported."""
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, *command], cwd=folder, env=dict(os.environ), capture_output=True, text=True,
-        timeout=300, check=False,
+        [sys.executable, "-c", ALONE, without, *command], cwd=folder, env=dict(os.environ), capture_output=True,
+        text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -88,22 +88,24 @@ def pictures(tmp_path: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
 def test_the_loading_example_gives_the_backends_probabilities_without_the_backend(
-    labelled: Labelled, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    labelled: Labelled, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
     monkeypatch.setattr(classifiers, "bfloat16_is_faster", lambda device: False)  # as what is exported computes
     own = train(labelled, learnt=True)
-    about = take_out(labelled, tmp_path / "model")
+    about = take_out(labelled, tmp_path / "model", format=format)
     assert about["held_out_accuracy"] == 0.9
-    take_out(labelled, tmp_path / "again")
+    take_out(labelled, tmp_path / "again", format=format)
     assert content(tmp_path / "model") == content(tmp_path / "again"), "the same bytes for the same classifier"
     here = str(Path(exports.__file__).parents[2]).encode()
     for file in (tmp_path / "model").iterdir():
         assert here not in file.read_bytes(), f"{file.name} names a folder of this machine"
     assert set(content(tmp_path / "model")) == {
-        "README.md", "model.json", "model.pt2", "model.safetensors", "predict.py",
+        "README.md", "model.json", f"model.{format}", "model.safetensors", "predict.py",
     }  # fmt: skip
-    said = alone(tmp_path, str(tmp_path / "model" / "predict.py"), *map(str, pictures))
+    example = str(tmp_path / "model" / "predict.py")
+    said = alone(tmp_path, example, *map(str, pictures), without="torch" if format == "onnx" else "")
     assert len(said.splitlines()) == len(pictures) == 3
     for line, picture in zip(said.splitlines(), pictures, strict=True):
         found = json.loads(line)
@@ -112,13 +114,41 @@ def test_the_loading_example_gives_the_backends_probabilities_without_the_backen
         np.testing.assert_allclose(list(found.values()), expected, atol=1e-6)
 
 
+def test_onnx_runtime_gives_the_same_probabilities_for_any_number_of_images(
+    labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifiers, "bfloat16_is_faster", lambda device: False)
+    own = train(labelled, side=64)  # with the ordinary stem; the examples above have the one for small images
+    take_out(labelled, tmp_path / "model", format="onnx")
+    images = np.random.default_rng(2).integers(0, 256, (67, 64, 64, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "read.py").write_text(
+        """import json, numpy as np, onnx, onnxruntime
+onnx.checker.check_model("model/model.onnx", full_check=True)
+model = onnxruntime.InferenceSession("model/model.onnx")
+(taken,), (given,) = model.get_inputs(), model.get_outputs()
+print(json.dumps([taken.name, taken.type, taken.shape, given.name, given.type, given.shape]))
+print(model.get_modelmeta().custom_metadata_map["classes"])
+images = np.load("images.npy")
+for n in (1, 2, 67):
+    print(json.dumps(model.run(None, {"images": images[:n]})[0].tolist()))
+"""
+    )
+    shapes, classes, *found = map(json.loads, alone(tmp_path, "read.py", without="torch").splitlines())
+    assert shapes == ["images", "tensor(uint8)", ["n", 64, 64, 3], "probabilities", "tensor(float)", ["n", 3]]
+    assert tuple(classes) == CLASSES
+    expected = own.predict_proba(images)
+    for n, probabilities in zip((1, 2, 67), found, strict=True):
+        np.testing.assert_allclose(probabilities, expected[:n], atol=1e-5)
+
+
 def test_the_readme_shows_that_example_and_how_to_load_the_weights_alone(
     labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifiers, "bfloat16_is_faster", lambda device: False)
     for side in (16, 64):  # with the stem for small images, and the ordinary one
         own = train(labelled, side)
-        monkeypatch.setattr("neat_backend.core.portable.portable", lambda classifier: b"")  # the other test's subject
+        monkeypatch.setattr("neat_backend.core.portable.pt2", lambda classifier: b"")  # the other test's subject
         take_out(labelled, tmp_path / f"model-{side}")
         readme = (tmp_path / f"model-{side}" / "README.md").read_text()
         assert "Of 10 that were kept out of training it gets 9 right." in readme
@@ -134,7 +164,7 @@ def test_the_readme_shows_that_example_and_how_to_load_the_weights_alone(
 def test_the_last_round_that_is_done_counts(
     labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neat_backend.core.portable.portable", lambda classifier: b"")
+    monkeypatch.setattr("neat_backend.core.portable.pt2", lambda classifier: b"")
     train(labelled)
     train(labelled)
     with labelled.database.begin() as conn:
@@ -148,6 +178,19 @@ def test_the_last_round_that_is_done_counts(
 
 
 class TestWhatCannotBe:
+    def test_another_format(self, labelled: Labelled, tmp_path: Path) -> None:
+        with pytest.raises(BadRequest, match="no format 'pickle' for models; one of pt2, onnx"):
+            take_out(labelled, tmp_path / "model", format="pickle")
+
+    def test_onnx_without_its_packages(
+        self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "onnxscript", None)
+        train(labelled)
+        with pytest.raises(BadRequest, match=r"pip install 'neat-backend\[onnx\]'"):
+            take_out(labelled, tmp_path / "model", format="onnx")
+        assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
     def test_without_a_round_the_remedy_is_named(self, labelled: Labelled, tmp_path: Path) -> None:
         with pytest.raises(BadRequest, match=r"no trained classifier yet.*neat-backend train 7"):
             take_out(labelled, tmp_path / "model")
@@ -158,7 +201,7 @@ class TestWhatCannotBe:
             export_model(labelled.settings, labelled.database, 8, tmp_path / "model")
 
     def test_a_target_that_exists(self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("neat_backend.core.portable.portable", lambda classifier: b"")
+        monkeypatch.setattr("neat_backend.core.portable.pt2", lambda classifier: b"")
         train(labelled)
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "mine").touch()
@@ -180,7 +223,7 @@ class TestWhatCannotBe:
         def interrupted(classifier: Classifier) -> bytes:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("neat_backend.core.portable.portable", interrupted)
+        monkeypatch.setattr("neat_backend.core.portable.pt2", interrupted)
         train(labelled)
         with pytest.raises(KeyboardInterrupt):
             take_out(labelled, tmp_path / "model")
@@ -188,7 +231,7 @@ class TestWhatCannotBe:
 
     def test_on_the_command_line(self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NEAT_DATA_DIR", str(labelled.settings.data_dir))
-        monkeypatch.setattr("neat_backend.core.portable.portable", lambda classifier: b"")
+        monkeypatch.setattr("neat_backend.core.portable.pt2", lambda classifier: b"")
         given = ["export-model", "7", "--out", str(tmp_path / "model"), "--json"]
         assert isinstance(CliRunner().invoke(cli.app, given).exception, BadRequest)
         train(labelled)
