@@ -74,10 +74,10 @@ here = Path(__file__).parent
 about = json.loads((here / "model.json").read_text(encoding="utf-8"))
 model = {load}
 for name in sys.argv[1:]:
-    image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
-    square = min(image.size)
-    left, top = (image.width - square) // 2, (image.height - square) // 2
-    image = image.crop((left, top, left + square, top + square)).resize([about["image_size"]] * 2, Image.BICUBIC)
+    image = ImageOps.exif_transpose(Image.open(name)).convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    w, h, s, size = *image.size, min(image.size), [about["image_size"]] * 2
+    image = image.crop(((w - s) // 2, (h - s) // 2, (w + s) // 2, (h + s) // 2)).resize(size, Image.BICUBIC)
     probabilities = {classify}
     print(json.dumps(dict(zip(about["classes"], probabilities))))
 '''

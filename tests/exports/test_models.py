@@ -76,7 +76,7 @@ def content(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
-    """A wide one, a tall one turned by EXIF, a grey one."""
+    """A wide one, a tall one turned by EXIF, a grey one, one that is transparent in part."""
     rng = np.random.default_rng(1)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -85,6 +85,7 @@ def pictures(tmp_path: Path) -> list[Path]:
     turned[0x0112] = 6
     Image.fromarray(rng.integers(0, 256, (90, 50, 3), np.uint8)).save(folder / "tall.jpg", exif=turned)
     Image.fromarray(rng.integers(0, 256, (33, 33), np.uint8)).save(folder / "grey.png")
+    Image.fromarray(rng.integers(0, 256, (35, 30, 4), np.uint8)).save(folder / "transparent.png")
     return sorted(folder.iterdir())
 
 
@@ -106,7 +107,7 @@ def test_the_loading_example_gives_the_backends_probabilities_without_the_backen
     }  # fmt: skip
     example = str(tmp_path / "model" / "predict.py")
     said = alone(tmp_path, example, *map(str, pictures), without="torch" if format == "onnx" else "")
-    assert len(said.splitlines()) == len(pictures) == 3
+    assert len(said.splitlines()) == len(pictures) == 4
     for line, picture in zip(said.splitlines(), pictures, strict=True):
         found = json.loads(line)
         assert tuple(found) == CLASSES
