@@ -18,3 +18,17 @@ def need(name: str, reason: str) -> None:
     if name in required:
         pytest.fail(f"NEAT_TEST_REQUIRE names {name}, but {reason}")
     pytest.skip(f"{name}: {reason}")
+
+
+class Clock:
+    """A clock that stands still until the test moves it on."""
+
+    now = 0.0  # seconds
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

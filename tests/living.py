@@ -28,6 +28,15 @@ from tests.fake_label_studio import FakeLabelStudio
 PROJECT = 7
 
 
+def label_studio_of(tasks: int = 0, annotated: Sequence[str] = (), project: int = PROJECT) -> FakeLabelStudio:
+    """A Label Studio with one project and so many tasks, the first of them annotated like that."""
+    made = FakeLabelStudio()
+    made.add_project(project)
+    if tasks:
+        made.import_tasks(project, tasks, annotated=annotated)
+    return made
+
+
 class FakeEncoder:
     """Features are the colours of a picture's quarters."""
 

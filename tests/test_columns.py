@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,14 @@ from neat_backend.columns import AGAIN_SECONDS, CLASS, INCONSISTENCY, RESTS, Col
 from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.records import Ranked
 from neat_backend.store.arrays import ProjectArrays
+from tests.conftest import Clock
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, settle, state, take_in
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.living import PROJECT, Backend, label_studio_of, settle, state, take_in
 
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 12)
-    return server
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+    return label_studio_of(12)
 
 
 @pytest.fixture
@@ -114,9 +101,8 @@ def test_a_failure_stops_nothing_and_is_tried_again(server: FakeLabelStudio, col
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    backend = Backend(tmp_path, server, task_columns=True)
-    yield backend
-    backend.close()
+    with closing(Backend(tmp_path, server, task_columns=True)) as made:
+        yield made
 
 
 def test_a_worker_writes_the_head_and_neither_reads_nor_encodes_anything_for_it(

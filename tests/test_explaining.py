@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from neat_backend.service import Service
 from neat_backend.store import projects
 from neat_backend.store.arrays import ProjectArrays
 from tests.fake_label_studio import NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio, label_config
-from tests.living import PROJECT, Backend, FakeTraining, settle
+from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle
 
 KEYS = [
     "project", "task", "state", "label", "rank", "pool", "priority", "inconsistency", "max_inconsistency", "candidate",
@@ -42,16 +43,13 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    return server
+    return label_studio_of()
 
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    backend = Backend(tmp_path, server, k=3)
-    yield backend
-    backend.close()
+    with closing(Backend(tmp_path, server, k=3)) as made:
+        yield made
 
 
 @pytest.fixture

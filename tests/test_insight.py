@@ -16,16 +16,10 @@ from neat_backend.records import Label
 from neat_backend.store import insights
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import INVALID, UNLABELLED, Mistake
+from tests.conftest import Clock
 
 KIND = "features/test"
 CLASSES = ("dog", "cat")
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

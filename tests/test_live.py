@@ -6,6 +6,7 @@ import contextlib
 import random
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -38,23 +39,20 @@ from tests.fake_label_studio import (
     label_config,
     picture,
 )
-from tests.living import PROJECT, Backend, FakeTraining, settle, state, take_in
+from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle, state, take_in
 
 AWAY = LabelStudioUnavailable("Label Studio is away")
 
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    return server
+    return label_studio_of()
 
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    backend = Backend(tmp_path, server)
-    yield backend
-    backend.close()
+    with closing(Backend(tmp_path, server)) as made:
+        yield made
 
 
 @pytest.fixture

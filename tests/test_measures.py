@@ -13,15 +13,12 @@ from neat_backend.live import LiveProject
 from neat_backend.store import measures
 from neat_backend.store.measures import PUBLISH, RERANK, SERVE
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, settle, take_in
+from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
 
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 12)
-    return server
+    return label_studio_of(12)
 
 
 @pytest.fixture

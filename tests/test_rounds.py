@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from neat_backend.live import LiveProject
 from neat_backend.records import Round
 from neat_backend.store import inbox, projects, rounds
 from tests.fake_label_studio import FakeLabelStudio, label_config
-from tests.living import PROJECT, Backend, FakeTraining, settle, state, take_in
+from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle, state, take_in
 
 
 @pytest.fixture
@@ -27,17 +28,13 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[FakeTraining]:
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 20)
-    return server
+    return label_studio_of(20)
 
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    backend = Backend(tmp_path, server)
-    yield backend
-    backend.close()
+    with closing(Backend(tmp_path, server)) as made:
+        yield made
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,18 @@ from neat_backend.service import Service
 from neat_backend.store import inbox, selections
 from neat_backend.store.selections import Selection
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, settle, take_in
+from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
 
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    made = FakeLabelStudio()
-    made.add_project(PROJECT)
-    return made
+    return label_studio_of()
 
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    made = Backend(tmp_path, server, reconcile_seconds=60)
-    yield made
-    made.close()
+    with closing(Backend(tmp_path, server, reconcile_seconds=60)) as made:
+        yield made
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.tabs import Tabs
 from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, FakeLabelStudio
-from tests.living import Backend, take_in
+from tests.living import Backend, label_studio_of, take_in
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server
 
 __all__ = ["db", "migrated_postgres", "migrated_sqlite", "postgres_server"]
@@ -27,10 +27,7 @@ PROJECT = 1
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 8, annotated=["dog", "invalid", "cat"])
-    return server
+    return label_studio_of(8, annotated=["dog", "invalid", "cat"], project=PROJECT)
 
 
 @pytest.fixture

@@ -15,27 +15,14 @@ from neat_backend.store import insights
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import Mistake
 from neat_backend.tabs import LOOK_SECONDS, MOST_CHECKED, Tabs
+from tests.conftest import Clock
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, settle
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.living import PROJECT, Backend, label_studio_of, settle
 
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    return server
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+    return label_studio_of()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -25,7 +26,7 @@ from neat_backend.records import SYNC
 from neat_backend.store import inbox, projects
 from neat_backend.worker import Worker
 from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio
-from tests.living import PROJECT, Backend, state, take_in
+from tests.living import PROJECT, Backend, label_studio_of, state, take_in
 
 LIMIT_SECONDS = 20.0
 
@@ -41,17 +42,13 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 6)
-    return server
+    return label_studio_of(6)
 
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    backend = Backend(tmp_path, server)
-    yield backend
-    backend.close()
+    with closing(Backend(tmp_path, server)) as made:
+        yield made
 
 
 class Workers:

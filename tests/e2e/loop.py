@@ -5,20 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from neat_backend.bench.rebuild import differences, rebuilt
 from neat_backend.demo.backend import Backend
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
-from neat_backend.engine import Engine, Ranking
-from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.ports import free_port
 from neat_backend.settings import Settings
-from neat_backend.store.arrays import ProjectArrays
 
 KNOWN = ("zero", "one", "two")
 INVALID = "something else"
@@ -93,46 +90,10 @@ class Labelling:
         return self.annotator.annotate(task, self.truth[task])
 
 
-def rebuilt(server: LabelStudioServer, backend_data: Path, project: int, settings: Settings) -> Engine:
-    """A fresh engine from Label Studio's current tasks and annotations, and the stored features."""
-    client = LabelStudioClient(server.url, server.token)
-    config = label_config.parse(client.project(project).label_config, settings.invalid_choices, settings.control)
-    tasks = [task.id for page in client.tasks(project, config.image_key) for task in page]
-    answers: dict[int, list[Any]] = {}
-    for page in client.annotations(project):
-        for answer in page:
-            answers.setdefault(answer.task, []).append(answer)
-    arrays = ProjectArrays(backend_data, project)
-    (kind,) = (f"features/{path.name}" for path in sorted((arrays.folder("features")).iterdir()))
-    features = arrays.load(kind)
-    engine = Engine(
-        features.values.shape[1], config.classes, k=settings.k, rule=settings.known_rule, batch_size=settings.batch_size
-    )
-    live = np.isin(features.ids, tasks)
-    engine.add_tasks(features.ids[live], features.values[live])
-    engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in tasks])
-    rounds = sorted(path.name for path in arrays.folder("probabilities").iterdir())
-    if rounds:
-        probabilities = arrays.load(f"probabilities/{rounds[-1]}")
-        engine.set_probabilities(probabilities.ids, probabilities.values, config.classes)
-    return engine
-
-
 def assert_equals_rebuild(server: LabelStudioServer, backend: Backend, data: Path, project: int) -> None:
     """The order that is served is the one that follows from what Label Studio holds now."""
-    settings = Settings.from_env(SETTINGS)
-    engine = rebuilt(server, data, project, settings)
-    expected: Ranking = engine.ranking()
-    served = backend.ranking(project)
-    order = expected.ids[np.lexsort((expected.ids, -expected.priority))].tolist()
-    assert [one["task"] for one in served] == order
-    by_task = {one["task"]: one for one in served}
-    for at, task in enumerate(expected.ids.tolist()):
-        assert by_task[task]["inconsistency"] == expected.inconsistency[at]
-        assert by_task[task]["known_neighbours"] == expected.known_neighbours[at]
-        assert by_task[task]["candidate"] == expected.candidate[at]
-    counts, status = engine.counts(), backend.status(project)
-    assert status["labelled"] == {"known": counts.known, "invalid": counts.invalid}
+    client = LabelStudioClient(server.url, server.token)
+    assert differences(backend, project, rebuilt(client, data, project, Settings.from_env(SETTINGS))) == []
 
 
 def eventually(true: Callable[[], bool], seconds: float = 20) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from neat_backend.store.database import Database
 from neat_backend.store.sql import clock
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend, settle
+from tests.living import PROJECT, Backend, label_studio_of, settle
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server  # noqa: F401 - fixtures
 from tests.test_worker import Workers, _hurry, holder, ready, until, workers  # noqa: F401 - fixtures
 
@@ -60,17 +61,13 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 8)
-    return server
+    return label_studio_of(8)
 
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    backend = Backend(tmp_path, server, batch_size=1000)
-    yield backend
-    backend.close()
+    with closing(Backend(tmp_path, server, batch_size=1000)) as made:
+        yield made
 
 
 @pytest.mark.parametrize("jump", JUMPS)

@@ -26,7 +26,7 @@ from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import TORN, TrainingHere, assert_whole, torn
-from tests.living import PROJECT, Backend, settle, state
+from tests.living import PROJECT, Backend, label_studio_of, settle, state
 
 FILES = {
     "features": "features/*/*.npz",
@@ -212,10 +212,7 @@ def test_a_database_whose_last_writes_are_torn_off_is_whole_after_one_reading(
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 8, annotated=["dog", "cat"])
-    return server
+    return label_studio_of(8, annotated=["dog", "cat"])
 
 
 @pytest.mark.parametrize("left", ["an empty file", "no file"])

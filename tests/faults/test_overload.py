@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,23 +13,19 @@ from neat_backend.records import SYNC, Task
 from neat_backend.store import projects
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend
+from tests.living import PROJECT, Backend, label_studio_of
 from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 16)
-    return server
+    return label_studio_of(16)
 
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    backend = Backend(tmp_path, server, batch_size=1000)
-    yield backend
-    backend.close()
+    with closing(Backend(tmp_path, server, batch_size=1000)) as made:
+        yield made
 
 
 class Gate:

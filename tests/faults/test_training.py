@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from neat_backend.records import Round
 from neat_backend.store import rounds
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import TrainingHere, assert_whole
-from tests.living import PROJECT, Backend, settle, take_in
+from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
 
 # What the training process does instead; the job's file is the third argument.
 ENDS = {
@@ -39,17 +40,13 @@ SAYS = {
 
 @pytest.fixture
 def server() -> FakeLabelStudio:
-    server = FakeLabelStudio()
-    server.add_project(PROJECT)
-    server.import_tasks(PROJECT, 12, annotated=["dog", "cat", "dog", "cat"])
-    return server
+    return label_studio_of(12, annotated=["dog", "cat", "dog", "cat"])
 
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    backend = Backend(tmp_path, server, batch_size=4, train_time_limit_seconds=600)
-    yield backend
-    backend.close()
+    with closing(Backend(tmp_path, server, batch_size=4, train_time_limit_seconds=600)) as made:
+        yield made
 
 
 @pytest.fixture
