@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import select
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,41 +12,11 @@ import sqlalchemy as sa
 from neat_backend import worker as worker_module
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
+from tests.cable import Cable
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, state, take_in
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
 from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
-
-
-class Cable:
-    """A TCP connection's way to the server. Cut, it swallows all, and neither side is told."""
-
-    def __init__(self, host: str, port: int, listen_on: str = "127.0.0.1") -> None:
-        self.target = host, port
-        self.cut = threading.Event()
-        self._listener = socket.create_server((listen_on, 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                threading.Thread(target=self._pass, args=(near,), daemon=True).start()
-
-    def _pass(self, near: socket.socket) -> None:
-        with near, socket.create_connection(self.target) as far, contextlib.suppress(OSError):
-            while True:
-                for one in select.select([near, far], [], [], 0.05)[0]:
-                    while self.cut.is_set():
-                        time.sleep(0.05)
-                    data = one.recv(65536)
-                    if not data:
-                        return
-                    (far if one is near else near).sendall(data)
-
-    def close(self) -> None:
-        self._listener.close()
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
+from tests.cable import Cable
 from tests.fake_label_studio import FakeLabelStudio
 from tests.far import served
 from tests.living import PROJECT, Backend, state, take_in
 from tests.namespaces import Host, hosts
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.test_failover import Cable
 
 ROOT = Path(__file__).parents[1]
 PUBLISHING = {"import_predictions", "set_model_version", "delete_model_version"}

@@ -33,6 +33,7 @@ from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, schema
 from neat_backend.store.database import Database
+from tests.cable import Cable
 from tests.chaos import backend
 from tests.chaos.host import VICTIMS, WEIGHTS, Host
 from tests.chaos.label_studio import TOKEN, LabelStudioHttp, LivingLabelStudio
@@ -40,7 +41,6 @@ from tests.chaos.nursery import Nursery, descendants
 from tests.chaos.people import BASE, People, Post
 from tests.chaos.truth import Truth, differences, rebuilt, stored_labels
 from tests.fake_label_studio import label_config
-from tests.test_failover import Cable
 
 log = logging.getLogger(__name__)
 

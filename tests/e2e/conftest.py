@@ -1,4 +1,4 @@
-"""The same Label Studio that tests/labelstudio uses: one for the whole session."""
+"""The same Label Studio that tests/labelstudio uses, and a service beside it: one of each for the whole session."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from tests.e2e.chromium import running
+from tests.e2e.loop import Labelling, Standing, labelled_and_trained
 from tests.labelstudio.server import shared_label_studio, stop_label_studio
 
 
@@ -20,6 +21,21 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> LabelStudioServer:
 @pytest.fixture(scope="session")
 def annotator(label_studio: LabelStudioServer) -> Annotator:
     return Annotator(label_studio.url, label_studio.token)
+
+
+@pytest.fixture(scope="session")
+def standing(label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    """A service for tests with a project of their own and no wish to stop it."""
+    made = Standing(label_studio, tmp_path_factory.mktemp("standing"))
+    made.backend.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def digits(standing: Standing, annotator: Annotator, tmp_path_factory: pytest.TempPathFactory) -> Labelling:
+    """A project of that service with labels and a classifier, to be looked at."""
+    return labelled_and_trained(standing, annotator, tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="module")

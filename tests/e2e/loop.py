@@ -11,11 +11,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from neat_backend.bench.rebuild import differences, rebuilt
-from neat_backend.demo.backend import Backend
+from neat_backend.demo.backend import Backend, is_ranked, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.ports import free_port
 from neat_backend.settings import Settings
+from tests.cable import Cable
 
 KNOWN = ("zero", "one", "two")
 INVALID = "something else"
@@ -80,14 +81,57 @@ class Labelling:
             tasks += self.annotator.upload_images(self.project, paths[start : start + 100])
         # An upload makes tasks in the order of the files' names in storage: ask which is which.
         wanted = {path.stem: choice for path, choice in files}
-        for task in tasks:
-            name = Path(self.annotator.call("GET", f"/api/tasks/{task}/")["data"]["image"]).stem
-            self.truth[task] = wanted[name.rpartition("-")[2]]
+        listed = self.annotator.call("GET", f"/api/tasks?project={self.project}&page_size=1000&fields=task_only")
+        names = {task["id"]: Path(task["data"]["image"]).stem for task in listed["tasks"]}
+        self.truth |= {task: wanted[names[task].rpartition("-")[2]] for task in tasks}
         return tasks
+
+    def of_each_class(self) -> list[int]:
+        """A task of each class."""
+        return [next(task for task, choice in self.truth.items() if choice == name) for name in KNOWN]
 
     def answer(self, task: int) -> int:
         """Label a task by the truth; the annotation's id."""
         return self.annotator.annotate(task, self.truth[task])
+
+
+class Standing:
+    """A running service, and the cable by which it reaches Label Studio. Nobody needs to log in."""
+
+    def __init__(self, server: LabelStudioServer, folder: Path) -> None:
+        self.cable = Cable("127.0.0.1", server.port)
+        self.folder = folder
+        self.settings = {
+            **SETTINGS,
+            "LABEL_STUDIO_URL": f"http://127.0.0.1:{self.cable.port}",
+            "NEAT_RECONCILE_SECONDS": "3",
+            "BASIC_AUTH_USER": "",
+            "BASIC_AUTH_PASS": "",
+        }
+        self.backend = make_backend(server, folder, **self.settings)
+
+    def close(self) -> None:
+        self.cable.cut.clear()
+        self.cable.unplugged.clear()
+        try:
+            self.backend.stop()
+        finally:
+            self.cable.close()
+
+
+def labelled_and_trained(standing: Standing, annotator: Annotator, folder: Path) -> Labelling:
+    """30 digits, 10 of them labelled in the order that is served, a classifier, and the columns of the Data Manager."""
+    made = Labelling(annotator, folder, 30, "Digits: zero, one or two?")
+    annotator.connect_backend(made.project, standing.backend.url, extra_params={"task_columns": True})
+    standing.backend.wait_until(made.project, is_ranked, 120)
+    for task in made.of_each_class():
+        made.answer(task)
+    for _ in range(10 - len(KNOWN)):
+        task = annotator.next_task(made.project)
+        assert task is not None
+        made.answer(task)
+    standing.backend.wait_until(made.project, lambda now: trained(now) >= 1 and is_ranked(now), 120)
+    return made
 
 
 def assert_equals_rebuild(server: LabelStudioServer, backend: Backend, data: Path, project: int) -> None:
