@@ -65,6 +65,7 @@ class TestRerank:
         assert found["compared_tasks"] == 300 - sizes["labels"] - 3 * sizes["batch"]
         assert found["equal_tasks"] == found["compared_tasks"]
         assert found["batch_over_faster_product"] >= found["batch_over_slower_product"] > 0
+        assert min(found[part] for part in ("pass_ms", "scores_ms", "head_ms", "tasks_changed")) > 0
 
     def test_without_batches_only_single_labels_are_timed(self) -> None:
         found = figures("rerank", RERANK | {"batch": 0})

@@ -42,6 +42,8 @@ def rerank(
 
     `rows_read` is the share of the pool whose features had to be read for a label, which the sketch of the pool
     decides; it depends on the features, so give real ones with --features (--pool and --dim are then theirs).
+    `pass_ms`, `scores_ms` and `head_ms` are where one label's milliseconds go: the pass over the pool with what changes
+    in the table, the scores of the `tasks_changed`, the partial selection of the head; medians, so not quite its sum.
 
     Example: neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512
     """
@@ -69,9 +71,11 @@ def rerank(
     engine.set_labels(answers[:labelled])
     engine.head()
     singles, read = [], []
+    parts = _Parts(engine)
     for answer in answers[labelled : labelled + labels]:
         singles.append(_time(engine, [answer]))
         read.append(engine.read_share)
+    spent = parts.stop()
     rest = answers[labelled + labels :]
     batches = [_time(engine, rest[start : start + batch]) for start in range(0, len(rest), batch or 1)]
     full, compared, same = _full_search(engine, rows, some, k)
@@ -82,7 +86,7 @@ def rerank(
         "one_label_ms": one * 1e3, "one_label_p95_ms": quantile(singles, 0.95) * 1e3,
         "full_faiss_search_ms": full * 1e3, "times_faster": full / one,
         "half_vector_product_ms": products["vector"] * 1e3, "one_label_over_product": one / products["vector"],
-        "rows_read": statistics.mean(read),
+        "rows_read": statistics.mean(read), **spent,
         "compared_tasks": compared, "equal_tasks": same,
     }  # fmt: skip
     if batch:
@@ -112,6 +116,38 @@ def _time(engine: Engine, answers: Sequence[Label]) -> float:
     engine.set_labels(answers)
     engine.head()
     return time.perf_counter() - began
+
+
+class _Parts:
+    """Times the parts of an engine's work, label by label, until `stop`."""
+
+    PARTS = ("pass", "scores", "head")
+
+    def __init__(self, engine: Engine) -> None:
+        self._seconds: dict[str, list[float]] = {name: [] for name in self.PARTS}
+        self._changed: list[int] = []
+        places = ((engine._table.planes, "offer"), (engine, "_rescore"), (engine, "head"))
+        self._places = places
+        for name, (owner, method) in zip(self.PARTS, places, strict=True):
+            setattr(owner, method, self._timed(name, getattr(owner, method)))
+
+    def _timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            began = time.perf_counter()
+            done = work(*args)
+            self._seconds[name].append(time.perf_counter() - began)
+            if name == "scores":
+                self._changed.append(len(args[0]))
+            return done
+
+        return timed
+
+    def stop(self) -> dict[str, float]:
+        """Medians in milliseconds, and how many tasks a label changed in the mean."""
+        for owner, method in self._places:
+            delattr(owner, method)
+        medians = {f"{name}_ms": statistics.median(each) * 1e3 for name, each in self._seconds.items() if each}
+        return medians | {"tasks_changed": statistics.mean(self._changed)}
 
 
 def _full_search(
