@@ -6,46 +6,68 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from neat_backend.demo.backend import Backend
     from neat_backend.engine import Engine
     from neat_backend.labelstudio.client import LabelStudioClient
+    from neat_backend.records import Round
     from neat_backend.settings import Settings
 
 PAGE = 10_000
 EXPLAINED = 50  # tasks whose neighbours are asked for
 
 
-def rebuilt(client: LabelStudioClient, data_dir: Path, project: int, settings: Settings) -> Engine:
+def rebuilt(
+    client: LabelStudioClient, data_dir: Path, project: int, settings: Settings, done: Round | None = None
+) -> Engine:
     """A fresh engine from all tasks and annotations that Label Studio has now, and the stored features.
 
-    settings: the project's own. Nothing of the backend's database is used.
+    Features and probabilities count only for tasks that still have the image that they were computed from.
+
+    settings: the project's own. done: the round whose probabilities are in use; by default that of the newest
+    file, with the classes that there are now. Nothing of the backend's database is used. Raises StoreError or OSError
+    while no features are stored, LabelStudioError when Label Studio can't be read.
     """
     from neat_backend.engine import Engine
+    from neat_backend.errors import StoreError
     from neat_backend.labelstudio import label_config
-    from neat_backend.store.arrays import ProjectArrays
+    from neat_backend.store.arrays import ProjectArrays, image_key
 
     config = label_config.parse(client.project(project).label_config, settings.invalid_choices, settings.control)
-    tasks = [task.id for page in client.tasks(project, config.image_key) for task in page]
+    refs = {task.id: task.image for page in client.tasks(project, config.image_key) for task in page}
+    keys = {task: image_key(ref) for task, ref in refs.items() if ref is not None}
     answers: dict[int, list[Any]] = {}
     for page in client.annotations(project):
         for answer in page:
             answers.setdefault(answer.task, []).append(answer)
     arrays = ProjectArrays(data_dir, project)
-    (kind,) = (f"features/{path.name}" for path in sorted(arrays.folder("features").iterdir()))
-    features = arrays.load(kind)
+
+    def stored(kind: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        found = arrays.load(kind)
+        pairs = zip(found.ids.tolist(), found.keys.tolist(), strict=True)
+        current = np.fromiter((keys.get(task) == key for task, key in pairs), bool, len(found.ids))
+        return found.ids[current], found.values[current]
+
+    encoders = sorted(path.name for path in arrays.folder("features").iterdir())
+    if not encoders:
+        raise StoreError("no features are stored yet")
+    (encoder,) = encoders
+    ids, features = stored(f"features/{encoder}")
     engine = Engine(
-        features.values.shape[1], config.classes, k=settings.k, rule=settings.known_rule,
-        batch_size=settings.batch_size, seed=settings.seed,
+        features.shape[1], config.classes, k=settings.k, rule=settings.known_rule,
+        batch_size=settings.batch_size, seed=settings.seed, device=settings.device,
     )  # fmt: skip
-    live = np.isin(features.ids, tasks)
-    engine.add_tasks(features.ids[live], features.values[live])
-    engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in tasks])
+    engine.add_tasks(ids, features)
+    engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in refs])
     rounds = sorted(path.name for path in arrays.folder("probabilities").iterdir())
+    if done is not None:
+        rounds = [f"{done.number:06d}"]
     if rounds:
-        probabilities = arrays.load(f"probabilities/{rounds[-1]}")
-        engine.set_probabilities(probabilities.ids, probabilities.values, config.classes)
+        ids, probabilities = stored(f"probabilities/{rounds[-1]}")
+        if len(ids):
+            engine.set_probabilities(ids, probabilities, config.classes if done is None else done.classes)
     return engine
 
 

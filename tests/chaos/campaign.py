@@ -39,7 +39,7 @@ from tests.chaos.host import VICTIMS, WEIGHTS, Host
 from tests.chaos.label_studio import TOKEN, LabelStudioHttp, LivingLabelStudio
 from tests.chaos.nursery import Nursery, descendants
 from tests.chaos.people import BASE, People, Post
-from tests.chaos.truth import Truth, differences, rebuilt, stored_labels
+from tests.chaos.truth import Truth, differences, full_read, stored_labels
 from tests.fake_label_studio import label_config
 
 log = logging.getLogger(__name__)
@@ -324,7 +324,7 @@ class Campaign:
         status = self._get(f"/api/projects/{PROJECT}")
         if status is None:
             return ["the web does not answer"], 0
-        truth = rebuilt(self.client, self.settings.data_dir, self.database, PROJECT, self.settings)
+        truth = full_read(self.client, self.settings.data_dir, self.database, PROJECT, self.settings)
         xml = self.studio.state.projects[PROJECT].label_config
         ours = stored_labels(self.database, PROJECT, self.settings, xml)
         lost = [task for task, label in truth.labels.items() if ours.get(task) != label]
