@@ -73,12 +73,12 @@ def fork(
         if output is not None:
             os.dup2(output, 1)
             os.dup2(output, 2)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        first = 3
-        for number in sorted(keep):  # what subprocess.Popen closes with an exec
-            os.closerange(first, number)
-            first = number + 1
-        os.closerange(first, 4096)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 0)
+        for number in _open_files() - {0, 1, 2, nothing, *keep}:
+            # What subprocess.Popen closes with an exec. But here its objects are still there, and close the number
+            # once more as they are collected: by then it would be another file's.
+            os.dup2(nothing, number)
         root = logging.getLogger()
         for handler in list(root.handlers):
             root.removeHandler(handler)
@@ -95,6 +95,11 @@ def fork(
     finally:
         os._exit(status)
     raise AssertionError
+
+
+def _open_files() -> set[int]:
+    found = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {number for number in found if Path(f"/proc/self/fd/{number}").exists()}  # not the one that has listed them
 
 
 class ForkedPopen:
