@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from neat_backend.store.database import Database
 from neat_backend.store.sql import clock
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend, label_studio_of, settle
+from tests.living import PROJECT, Backend, settle
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server  # noqa: F401 - fixtures
 from tests.test_worker import Workers, _hurry, holder, ready, until, workers  # noqa: F401 - fixtures
 
@@ -57,17 +56,6 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
         offset += by
 
     return jump
-
-
-@pytest.fixture
-def server() -> FakeLabelStudio:
-    return label_studio_of(8)
-
-
-@pytest.fixture
-def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    with closing(Backend(tmp_path, server, batch_size=1000)) as made:
-        yield made
 
 
 @pytest.mark.parametrize("jump", JUMPS)

@@ -15,7 +15,7 @@ from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend, _migrated, label_studio_of
+from tests.living import PROJECT, Backend, _migrated
 from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
 
@@ -44,11 +44,6 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip("a file system can't be mounted here: " + mounted.stderr.decode().strip())
     yield SmallDisk(folder)
     subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.fixture
-def server() -> FakeLabelStudio:
-    return label_studio_of(8)
 
 
 def test_while_the_disk_is_full_webhooks_are_honestly_refused_and_all_goes_on_when_there_is_room(

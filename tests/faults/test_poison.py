@@ -20,7 +20,7 @@ from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 -
 from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     monkeypatch.setattr(live_module, "POISON_RETRY_SECONDS", 0.02)
     server = FakeLabelStudio()

@@ -14,10 +14,12 @@ import pytest
 from neat_backend import training
 from neat_backend.live import LiveProject
 from neat_backend.records import Round
+from neat_backend.service import Service
 from neat_backend.store import rounds
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import TrainingHere, assert_whole
 from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
+from tests.test_worker import Workers, _hurry, until, workers  # noqa: F401 - fixtures
 
 # What the training process does instead; the job's file is the third argument.
 ENDS = {
@@ -139,4 +141,41 @@ def test_a_failure_that_could_not_be_put_on_record_is_recorded_later(
     assert last(backend).state == "failed"
     assert "exit status 3" in last(backend).error
     take_in(live)
+    assert_whole(backend, live)
+
+
+# Python with PyTorch, and then room for a few megabytes more, where the weights of a ResNet-18 alone take 45.
+SHORT_OF_MEMORY = """
+import resource, sys
+from neat_backend import training
+from neat_backend.core import classifier
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**23, size + 2**23))
+sys.exit(training.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
+def test_a_training_that_really_has_no_memory_left_is_shown_and_the_worker_goes_on(
+    server: FakeLabelStudio,
+    backend: Backend,
+    process: Callable[[str], None],
+    workers: Workers,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "short.py").write_text(SHORT_OF_MEMORY)
+    process(f'export OMP_NUM_THREADS=1\nexec "{sys.executable}" "{tmp_path / "short.py"}" "$@"')
+    worker = workers.start(backend)
+    until(lambda: PROJECT in worker._live)
+    live = worker._live[PROJECT][0]
+    deadline = time.monotonic() + 120
+    service = Service(backend.settings, backend.database)
+    while not (rounds_shown := service.status(PROJECT)["rounds"]) or rounds_shown[-1]["state"] == "running":
+        assert time.monotonic() < deadline, "the training never ends"
+        time.sleep(0.1)
+    assert rounds_shown[-1]["state"] == "failed"
+    assert "ran out of memory" in rounds_shown[-1]["error"]
+    event = backend.deliver(server.annotate(5, "dog"))
+    until(lambda: backend.project().published_event >= event)
+    until(lambda: not live.is_busy())
     assert_whole(backend, live)
