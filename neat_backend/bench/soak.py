@@ -28,11 +28,11 @@ from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from neat_backend.errors import NeatError
 from neat_backend.ports import free_port
 
-RECONCILE_SECONDS = 15
 SETTINGS = {
     "NEAT_ENCODER": "efficientnet_lite0", "NEAT_K": "5", "NEAT_BATCH_SIZE": "20", "NEAT_EPOCHS": "2",
-    "NEAT_IMAGE_SIZE": "32", "NEAT_RECONCILE_SECONDS": str(RECONCILE_SECONDS),
+    "NEAT_IMAGE_SIZE": "32",
 }  # fmt: skip
+LONGEST_RECONCILE_SECONDS, COMPARISONS = 15, 4  # in a short run, so many comparisons all the same
 QUIET_SECONDS = 3.0  # nothing left to do for so long: at rest
 AT_REST_WITHIN_SECONDS = 900.0
 SAY_EVERY_SECONDS = 60.0
@@ -133,6 +133,8 @@ def soak(
             "LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.token,
             "NEAT_DATA_DIR": str(folder / "data"), "DATABASE_URL": database_url,
         }  # fmt: skip
+        reconcile_seconds = min(LONGEST_RECONCILE_SECONDS, minutes * 60 / COMPARISONS)
+        place["NEAT_RECONCILE_SECONDS"] = f"{reconcile_seconds:g}"
         backend = Backend(free_port(), folder / "backend.log", {**SETTINGS, **place})
         sampler: Sampler | None = None
         try:
@@ -142,7 +144,7 @@ def soak(
             backend.wait_until(person.project, is_ranked, seconds=600, every_seconds=0.25)
             with Sampler(backend, person.project, every) as sampler:
                 worked = _work(person, minutes * 60, per_minute, rng)
-                rest = _rest(backend, person)
+                rest = _rest(backend, person, reconcile_seconds)
             figures = worked | _compared(server, backend, person, folder / "data") | rest
             status = backend.status(person.project)
         finally:
@@ -197,12 +199,12 @@ def _sorted(done: Counter[str]) -> dict[str, int]:
     return {f"done_{name}": count for name, count in sorted(done.items())}
 
 
-def _rest(backend: Backend, person: Person) -> dict[str, Any]:
+def _rest(backend: Backend, person: Person, reconcile_seconds: float) -> dict[str, Any]:
     """Wait until nothing is left to be done: events, images, comparisons, rounds. How long that took."""
     began = time.monotonic()
     quiet_since = began
     while (
-        time.monotonic() - quiet_since < QUIET_SECONDS or time.monotonic() - began < RECONCILE_SECONDS + QUIET_SECONDS
+        time.monotonic() - quiet_since < QUIET_SECONDS or time.monotonic() - began < reconcile_seconds + QUIET_SECONDS
     ):
         status = backend.status(person.project)
         running = any(one["state"] == "running" for one in status["rounds"])

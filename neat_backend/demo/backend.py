@@ -16,6 +16,8 @@ import httpx
 from neat_backend.errors import NeatError
 from neat_backend.settings import Settings
 
+SOON_SECONDS, RARELY_SECONDS = 3.0, 0.25  # see wait_until
+
 
 class Backend:
     """`neat-backend serve` on 127.0.0.1, with the settings given and none of this process's own."""
@@ -119,15 +121,20 @@ class Backend:
     def wait_until(
         self, project: int, done: Callable[[dict[str, Any]], bool], seconds: float = 60, every_seconds: float = 0.02
     ) -> dict[str, Any]:
-        """Ask for the status until `done` says so. Raises NeatError with the last one when it takes too long."""
-        deadline = time.monotonic() + seconds
+        """Ask for the status until `done` says so. Raises NeatError with the last one when it takes too long.
+
+        What takes longer than SOON_SECONDS is asked for at RARELY_SECONDS: asking takes of the processor that it
+        needs itself.
+        """
+        began = time.monotonic()
         while True:
             status = self.status(project)
             if done(status):
                 return status
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > seconds:
                 raise NeatError(f"not there after {seconds:.0f} s: {status}; see {self.log_file}")
-            time.sleep(every_seconds)
+            time.sleep(every_seconds if waited < SOON_SECONDS else max(every_seconds, RARELY_SECONDS))
 
 
 def is_ranked(status: Mapping[str, Any], read_after: str = "") -> bool:
