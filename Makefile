@@ -25,6 +25,10 @@ image-test: $(BIN)/.ready $(LABEL_STUDIO)/.ready
 chaos: $(BIN)/.ready  # ARGS="--seed 1 --minutes 8 --kills 200 --events 5000 --database postgresql --json"
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+.PHONY: doctor-page
+doctor-page: $(BIN)/.ready  # docs/doctor.md anew, from what the command prints beside a real Label Studio
+	@NEAT_WRITE_DOCS=1 $(BIN)/python -m pytest -q tests/e2e/test_doctor.py
+
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
