@@ -53,6 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stretches", type=int, default=5, help="each ends with a comparison")
     parser.add_argument("--tasks", type=int, default=400, help="in the project when it is connected")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--late", type=float, default=12.0, help="seconds that a webhook is late at most")
     parser.add_argument("--no-trainings", dest="trainings", action="store_false", help="they take most of the time")
     parser.add_argument("--folder", help="for log and data, kept; default: a temporary one, kept if it fails")
     parser.add_argument("--json", action="store_true")

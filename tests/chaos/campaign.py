@@ -77,6 +77,7 @@ class Plan:
     tasks: int = 400
     database: str = "sqlite"  # or postgresql
     trainings: bool = True
+    late: float = 12.0  # seconds, the longest that a webhook is late: longer than between two comparisons
 
 
 @dataclass
@@ -151,7 +152,7 @@ class Campaign:
         self.database.migrate()
         self.host = Host(nursery, folder, settings, {"DATABASE_URL": urls[1]})
         self.people = People(self.studio, PROJECT, random.Random(f"{plan.seed} what"), 2 * plan.tasks, plan.trainings)
-        self.post = Post(self.studio, PROJECT, random.Random(f"{plan.seed} network"))
+        self.post = Post(self.studio, PROJECT, random.Random(f"{plan.seed} network"), plan.late)
         self.studio.on_event = self.post.send
         self.client = LabelStudioClient(self.studio.url, TOKEN)
         self._under_way: list[threading.Thread] = []

@@ -153,8 +153,9 @@ class People:
 class Post:
     """Sends webhooks as Label Studio does, once and with a second's patience, over a network that loses a tenth."""
 
-    def __init__(self, studio: LabelStudioHttp, project: int, rng: random.Random) -> None:
-        self.studio, self.project, self.rng = studio, project, rng
+    def __init__(self, studio: LabelStudioHttp, project: int, rng: random.Random, late_seconds: float) -> None:
+        """late_seconds: the longest that a webhook is late."""
+        self.studio, self.project, self.rng, self.late_seconds = studio, project, rng, late_seconds
         self.fates: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
         self.acknowledged: Counter[str] = Counter()  # by action
@@ -173,12 +174,16 @@ class Post:
         fate = self.rng.choices(list(FATES), list(FATES.values()))[0]
         self.fates[fate] += 1
         now = time.monotonic()
-        late = {"delayed": self.rng.uniform(1, 12), "reordered": self.rng.uniform(0.05, 1), "dropped": None}
+        late = {
+            "delayed": self.rng.uniform(1, self.late_seconds),
+            "reordered": self.rng.uniform(0.05, 1),
+            "dropped": None,
+        }
         delay = late.get(fate, 0.0)
         if delay is not None:
             self._put(now + delay, body)
         if fate == "duplicated":
-            self._put(now + self.rng.uniform(0, 6), body)
+            self._put(now + self.rng.uniform(0, self.late_seconds / 2), body)
 
     def _put(self, at: float, body: Json) -> None:
         with self._lock:
