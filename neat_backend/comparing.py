@@ -60,6 +60,16 @@ class Comparing:
         """The whole project has been read, beginning at that time of Label Studio's clock."""
         self._changes_since = began - LATE_COMMITS
 
+    def read_missed(self, last: datetime, image_key: str, label_config: str) -> None:
+        """What people did while no worker ran is taken in before the whole project is read, which may last minutes.
+
+        Only for speed: `last`, the moment of the last comparison, is told by our clock, and its note may be an old
+        one. Whatever is missed here is found by reading all. By another label config than the project's nothing can
+        be read: images may have another key.
+        """
+        if self._client.project(self._project).label_config == label_config:
+            self._read_since(last - LATE_COMMITS, image_key)
+
     def compare(self, image_key: str, label_config: str) -> Compared:
         """Take in what has changed, and compare the counters. Raises LabelStudioError; what was found so far stays."""
         looked = self._look_at_counters(image_key)
@@ -126,15 +136,19 @@ class Comparing:
         if began < self._changes_since + LATE_COMMITS - CLOCK_SLACK:
             log.warning("project %d: Label Studio's clock has been set back; reading it again", self._project)
             return False
-        for found in sync.read_changes(self._project, self._changes_since, image_key, self._client, self._database):
+        self._read_since(self._changes_since, image_key)
+        self._changes_since = began - LATE_COMMITS
+        return True
+
+    def _read_since(self, moment: datetime, image_key: str) -> None:
+        """Take in the tasks that Label Studio has changed since then, by its clock."""
+        for found in sync.read_changes(self._project, moment, image_key, self._client, self._database):
             if found:
                 log.warning(
                     "project %d: no webhook had told of %d tasks with other labels and %d new images; taken in",
                     self._project, len(found.relabelled), len(found.new_images),
                 )  # fmt: skip
             self._take_in(found)
-        self._changes_since = began - LATE_COMMITS
-        return True
 
 
 def _counters(info: ProjectInfo) -> Counters:

@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError
 from neat_backend import columns, sync
 from neat_backend.comparing import Comparing
 from neat_backend.compute import Compute, LocalCompute
+from neat_backend.core import heap
 from neat_backend.core.encoders import Encoder
 from neat_backend.core.neighbors import LargePool
 from neat_backend.engine import Engine
@@ -118,6 +119,8 @@ class LiveProject:
         self._compute: Compute = LocalCompute()
         self._bulk_wanted = threading.Event()
         self._sync_wanted = True  # whatever happened while nobody looked
+        self._missed_wanted = True  # the same, as far as Label Studio's times tell: that is soon read
+        self._computed = False  # images have been encoded or classified, which frees much memory
         self._stale = False  # the store may have more than the engine: it failed between the two
         self._annotations_wanted: set[int] = set()
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
@@ -485,10 +488,13 @@ class LiveProject:
                 self._annotations_wanted |= wanted
                 raise
         elif self._images.embed(self._state, self.stopping.is_set) or self._fill_probabilities():
-            pass
+            self._computed = True
         elif self._reconcile_due():
             self._reconcile()
         else:
+            if self._computed:
+                heap.give_back()
+                self._computed = False
             self._state.at(projects.READY)
             return False
         return True
@@ -511,6 +517,11 @@ class LiveProject:
         if first and self.settings.configure_project:
             assert self._tabs is not None
             sync.configure(self.id, self._api, self.database, self._tabs)
+        last = self._measures.last_reconciled
+        if self._missed_wanted and not first and last is not None:
+            assert self._config is not None
+            self._comparing.read_missed(last, self._config.image_key, self._label_config)
+        self._missed_wanted = False
         self._sync_wanted = False  # before reading: what asks for it from now on is not overlooked
         began = self._api.now()
         found = sync.read_project(self.id, self.settings, self._api, self.database, self._state.progress)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -450,6 +450,57 @@ def test_an_image_that_changes_while_it_is_embedded_is_not_taken_for_the_new_one
     assert image_state(backend, 13) == "pending"
     take_in(live)
     assert state(live) == state(settled(backend))
+
+
+def test_what_encoding_has_freed_is_given_back_once_nothing_is_left_to_encode(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(live_module.heap, "give_back", lambda: given.append(image_state(backend, 13)))
+    backend.deliver(server.import_tasks(PROJECT, 1))
+    take_in(live)
+    take_in(live)
+    assert given == ["ready"]
+
+
+def test_what_people_did_while_nobody_looked_is_taken_in_before_the_whole_project_is_read(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    """Which takes minutes where it is large; it comes all the same, and finds what times of change don't tell."""
+    server._now = datetime.now(timezone.utc)
+    live._sync_wanted = True
+    take_in(live)
+    live._measures.save()
+    live.stop()
+    new = server.import_tasks(PROJECT, 2)["tasks"][0]["id"]
+    server.annotate(1, "dog")
+    server.annotate(new, "cat")
+    server.delete_tasks(3)
+    again = backend.live()
+    server.fail_after["tasks"] = (0, LabelStudioUnavailable("Label Studio does not answer"))
+    with pytest.raises(LabelStudioUnavailable):
+        again.bulk_step()
+    assert again._engine is not None
+    assert {task: label.choice for task, label in again._engine.labels().items()} == {1: "dog", new: "cat"}
+    take_in(again)
+    assert new in again._engine
+    assert 3 not in again._engine
+    assert state(again) == state(settled(backend))
+
+
+def test_changes_are_not_read_by_a_label_config_that_is_not_the_projects_any_more(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    """Its images may have another key: every task that has changed would seem to have lost its own."""
+    live._measures.reconciled()
+    live._measures.save()
+    live.stop()
+    server.change_project(PROJECT, label_config=label_config("dog", "bird"))
+    again = backend.live()
+    server.calls.clear()
+    take_in(again)
+    assert server.called("changed_tasks") == []
+    assert state(again) == state(settled(backend))
 
 
 def test_a_labelled_task_without_an_image_that_is_gone_leaves_no_label(

@@ -108,6 +108,14 @@ class Measures:
         with self._lock:
             self._at_hand().reconciled_at = datetime.now(timezone.utc)
 
+    @property
+    def last_reconciled(self) -> datetime | None:
+        """When a comparison was last completed, by this or an earlier worker; by the clock of its machine."""
+        with self._lock:
+            if self._measured is None:
+                self._measured = read(self._arrays)
+            return self._measured.reconciled_at
+
     def save(self) -> None:
         """Write down what is new, at most every SAVE_SECONDS. Raises StoreError where that can't be done."""
         with self._lock:
