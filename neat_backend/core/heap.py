@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 
 def give_back() -> None:
@@ -18,8 +19,11 @@ def give_back() -> None:
         _malloc_trim(0)
 
 
-def _of_glibc() -> ctypes._NamedFuncPointer | None:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+def _of_glibc() -> Callable[[int], int] | None:
+    found: Callable[[int], int] | None = None
+    if sys.platform.startswith("linux"):
+        found = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
 
 
 _malloc_trim = _of_glibc()
