@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from neat_backend import logs, sync
 from neat_backend.compute import Compute, open_compute
+from neat_backend.core import heap
 from neat_backend.core.encoders import Encoder, build_encoder
 from neat_backend.errors import (
     BadLabelConfig,
@@ -55,6 +56,7 @@ PRUNE_AT_ONCE = 10_000
 
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; then stop cleanly."""
+    heap.share_one_arena()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
