@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from sklearn.datasets import load_digits
 
 from neat_backend.bench.projects import prepare
 from neat_backend.core.features import to_grid
+from neat_backend.demo.backend import is_ranked, labelled
+from neat_backend.demo.label_studio import Annotator
 from neat_backend.records import RETRY_IMAGES
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, rounds, tasks
-from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
+from tests.cable import Cable
 from tests.e2e.chromium import SIZES, keep_picture, opened, served, sound
-from tests.serving import CONFIG, make_database, make_ready, make_settings, write_ranking
+from tests.e2e.loop import CONFIG as DIGITS
+from tests.e2e.loop import KNOWN, Labelling, Standing
+from tests.serving import CONFIG, NO_CHOICES, make_database, make_ready, make_settings
 
 N, BATCH, FAILED = 400, 24, (5, 6)
 CLASSES = ("zero", "one", "two")
@@ -50,6 +55,14 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Data
     with served(settings, database) as url:
         yield url, database, batch
     database.dispose()
+
+
+@pytest.fixture
+def cable(standing: Standing) -> Iterator[Cable]:
+    """The running service's way to Label Studio, mended afterwards whatever happens."""
+    yield standing.cable
+    standing.cable.cut.clear()
+    standing.cable.unplugged.clear()
 
 
 @pytest.fixture
@@ -92,85 +105,81 @@ def test_every_page_is_accessible_and_fits_in_light_and_dark(
     page.close()
 
 
-STATES: dict[str, tuple[Callable[[Settings, Database], None], str]] = {
-    "empty": (lambda settings, database: make_ready(database), "The project has no tasks yet"),
-    "synchronising": (
-        lambda settings, database: make_ready(
-            database, state=projects.SYNCING, progress_done=20, progress_total=60, progress_eta_seconds=30.0
-        ),
-        "Reading: 20 of 60, 30 s left",
-    ),
-    "encoding": (
-        lambda settings, database: make_ready(
-            database, state=projects.EMBEDDING, progress_done=300, progress_total=1200, progress_eta_seconds=240.0
-        ),
-        "Encoding images: 300 of 1,200, 4 min left",
-    ),
-    "ranked": (lambda settings, database: rank(settings, database), "10 known nearby"),
-    "training": (lambda settings, database: begin_round(database), "Training round 1"),
-    "failed images": (lambda settings, database: some_tasks(database, failed=True), "2 images can't be had"),
-    "needs you": (
-        lambda settings, database: make_ready(database, state=projects.BLOCKED, detail="The token is wrong"),
-        "Needs you",
-    ),
-    "away": (
-        lambda settings, database: make_ready(
-            database, state=projects.AWAY, detail="Label Studio does not answer at http://ls"
-        ),
-        "Label Studio away",
-    ),
-}
-
-
-def some_tasks(database: Database, failed: bool = False) -> None:
-    from datetime import datetime, timezone
-
-    from neat_backend.records import Task
-
-    make_ready(database)
-    with database.begin() as conn:
-        moment = datetime.now(timezone.utc)
-        tasks.upsert_tasks(conn, 7, [Task(id, f"/{id}.png", moment) for id in range(1, 6)], seen=0)
-        tasks.set_image_state(conn, 7, range(1, 6), tasks.READY)
-        if failed:
-            tasks.set_image_state(conn, 7, [1, 2], tasks.FAILED, "Label Studio answered 404 for the image")
-
-
-def rank(settings: Settings, database: Database) -> None:
-    some_tasks(database)
-    ids = np.array([1, 2, 3, 5])
-    pictures = np.full((len(ids), 64, 64, 3), 120, np.uint8)
-    ProjectArrays(settings.data_dir, 7).append(f"images/{settings.image_size}", ids, ids, pictures)
-    write_ranking(settings)
-
-
-def begin_round(database: Database) -> None:
-    with database.begin() as conn:
-        rounds.start(
-            conn, 7, trigger="batch", known=8, invalid=2, unlabelled=4, queried=10, queried_known=8,
-            classes=("dog", "cat"),
-        )  # fmt: skip
-
-
-def test_it_follows_the_project_through_every_state_without_a_reload(
-    browser: Any, url: str, settings: Settings, database: Database
-) -> None:
+def test_before_anything_is_connected_it_says_how_to_begin(browser: Any, url: str, database: Database) -> None:
     page = opened(browser, url)
     page.get_by_text("No project is connected yet").wait_for()
     sound(page)
+    page.evaluate("window.same = true")
     with database.begin() as conn:
         projects.save_connection(conn, 7, title="digits", label_config=CONFIG)
     page.get_by_role("link", name="digits").wait_for()
+    assert page.evaluate("window.same") is True
     page.get_by_role("link", name="digits").click()
     page.get_by_text("Connecting").wait_for()
+    sound(page)
+
+
+@pytest.mark.timeout(300)
+def test_a_project_in_use_goes_through_every_state_without_a_reload(
+    browser: Any, standing: Standing, cable: Cable, annotator: Annotator, tmp_path: Path
+) -> None:
+    """A real service and Label Studio, whose answers are held up where what is looked at would be over in a moment."""
+    labelling = Labelling(annotator, tmp_path, 0, "Which digits?")
+    project = labelling.project
+    annotator.connect_backend(project, standing.backend.url)
+    page = opened(browser, f"{standing.backend.url}/projects/{project}")
     page.evaluate("window.same = true")
-    for name, (make, words) in STATES.items():
-        make(settings, database)
+
+    def shown(name: str, words: str | re.Pattern[str]) -> None:
         page.get_by_text(words).first.wait_for()
-        for scheme in ("dark", "light"):
+        for size, scheme in (("desktop", "light"), ("phone", "dark")):
+            page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))
             page.emulate_media(color_scheme=scheme)
+            keep_picture(page, f"live-{name}-{size}")
             sound(page)
-        keep_picture(page, f"state-{name.replace(' ', '-')}")
+
+    def held_up(state: str) -> None:
+        """Once the project is in this state, it waits for Label Studio."""
+        standing.backend.wait_until(project, lambda now: now["state"] == state, every_seconds=0.005)
+        cable.cut.set()
+
+    shown("empty", "The project has no tasks yet")
+
+    page.get_by_role("heading", name="Which digits?").wait_for()
+    with ThreadPoolExecutor(1) as person:
+        person.submit(labelling.add, 60)
+        held_up(projects.EMBEDDING)
+    shown("encoding", "Labels are taken in meanwhile, and what is encoded is served")
+    cable.cut.clear()
+    for task in labelling.of_each_class():
+        labelling.answer(task)
+    standing.backend.wait_until(project, lambda now: labelled(now) == len(KNOWN) and is_ranked(now), 120)
+    page.get_by_text("Every label is answered by a new order").wait_for()
+    shown("ranked", re.compile(r"\d known nearby"))
+
+    page.get_by_role("button", name="Read again").click()
+    held_up(projects.SYNCING)
+    shown("synchronising", "Tasks and annotations are being read from Label Studio")
+    cable.cut.clear()
+    page.get_by_text("Every label is answered by a new order").wait_for()
+
+    page.get_by_role("button", name="Train now").click()
+    shown("training", "Training round 1")
+
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    annotator.upload_images(project, [tmp_path / "broken.png"])
+    shown("failed-images", "1 image can't be had")
+
+    page.locator("#said:empty").wait_for(state="attached")  # what was said of “Train now” is not there for good
+    annotator.update_project(project, label_config=NO_CHOICES)
+    shown("needs-you", "Needs you")
+    annotator.update_project(project, label_config=DIGITS)
+    page.get_by_text("Every label is answered by a new order").wait_for()
+
+    cable.unplugged.set()
+    shown("away", "Label Studio away")
+    cable.unplugged.clear()
+    page.get_by_text("Every label is answered by a new order").wait_for()
     assert page.evaluate("window.same") is True
 
 

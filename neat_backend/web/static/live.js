@@ -4,10 +4,13 @@ const EVERY_MS = 2000;
 const LONGEST_MS = 30000;
 const lost = document.getElementById("lost");
 const said = document.getElementById("said");
+const SAID_MS = 6000;
 let pause = EVERY_MS;
 let tag = "";
+let silence;
 
 function swap(fresh) {
+  document.title = fresh.title;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = fresh.getElementById(part.id);
     if (!other || other.innerHTML === part.innerHTML) continue;
@@ -57,6 +60,12 @@ async function look() {
   setTimeout(look, pause);
 }
 
+function say(words) {
+  said.textContent = words;
+  clearTimeout(silence);
+  silence = setTimeout(() => { said.textContent = ""; }, SAID_MS);
+}
+
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-post]");
   if (!button) return;
@@ -64,9 +73,9 @@ document.addEventListener("click", async (event) => {
   try {
     const answer = await fetch(button.dataset.post, { method: "POST" });
     const body = await answer.json();
-    said.textContent = answer.ok ? button.dataset.said : body.error;
+    say(answer.ok ? button.dataset.said : body.error);
   } catch {
-    said.textContent = "The backend does not answer.";
+    say("The backend does not answer.");
   }
   button.disabled = false;
 });
