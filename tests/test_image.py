@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,15 +149,21 @@ def test_the_image_says_how_it_is_run(builder: Builder, image: str) -> None:
 
 
 def test_the_web_answers_takes_a_webhook_is_healthy_and_stops_when_told(
-    builder: Builder, image: str, container: Container
+    builder: Builder, image: str, container: Container, record_property: Callable[[str, object], None]
 ) -> None:
+    began = time.monotonic()
     container.begin("neat-backend", "web")
+    record_property("seconds_to_health", round(time.monotonic() - began, 1))
+    (about,) = json.loads(builder("images", "--json", image))
+    record_property("image_size", about["size"])
+    print(f"{about['size']}, /health after {time.monotonic() - began:.1f} s")
     check = configured(builder, image)["Healthcheck"]["Test"][1:]
     assert container.run(*check).returncode == 0
     assert container.ask("/setup", "POST", setup_body())["model_version"]
     assert httpx.post(container.url + "/webhook", json=annotation_created(5)).status_code == 401
     container.ask("/webhook", "POST", annotation_created(5))
-    assert container.status(7)["waiting_events"] >= 1
+    queue = container.status(7)["queue"]  # no worker is there: the reading of the project, and the annotation
+    assert (queue["count"], queue["set_aside"]) == (2, 0)
     began = time.monotonic()
     container.stop()
     assert time.monotonic() - began < GRACE_SECONDS
