@@ -78,7 +78,7 @@ uv = $$(command -v uv || echo $(CURDIR)/$(BIN)/uv)
 lock: $(BIN)/.ready
 	$(call uv) pip compile pyproject.toml --universal --extra dev --python-version 3.10 --overrides overrides.txt \
 	  --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
-	$(call uv) pip compile pyproject.toml --universal --extra postgres --python-version 3.10 --overrides overrides.txt \
+	$(call uv) pip compile pyproject.toml --universal --extra postgres --extra s3 --python-version 3.10 --overrides overrides.txt \
 	  -c requirements.lock --no-emit-index-url --no-header --no-annotate --quiet -o requirements-runtime.lock
 	echo 'label-studio==1.23.2' | $(call uv) pip compile - --universal --python-version 3.10 \
 	  --no-emit-index-url --no-header --upgrade --quiet -o label-studio.lock

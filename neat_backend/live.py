@@ -7,6 +7,7 @@
     publish the order's head → Label Studio; head and ranking → files for the web process
     tidy    the tail's scores, old revisions, the Data Manager's tabs and columns
     insight the map, estimates and likely mistakes that people are shown
+    keep    array files → the object store, where there is one
 
 Each is a step that `worker.py` repeats in a thread of its own; all touch the engine under one lock and
 for milliseconds. Everything here can be thrown away at any moment: `load` builds it again from the store.
@@ -61,6 +62,7 @@ from neat_backend.store import (
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.measures import Measures
+from neat_backend.store.objects import Keeper, Objects
 from neat_backend.store.owned import OwnedDatabase
 from neat_backend.store.selections import Selection
 from neat_backend.store.snapshots import Head
@@ -103,13 +105,16 @@ class LiveProject:
     def __init__(
         self, project: Project, owner: str, settings: Settings, database: Database,
         encoder: Callable[[], Encoder], connect: Callable[[Project], LabelStudioClient],
-        compute: Callable[[], Compute] = LocalCompute,
+        compute: Callable[[], Compute] = LocalCompute, objects: Objects | None = None,
     ) -> None:  # fmt: skip
+        """objects: where the arrays are kept beyond the data folder, if anywhere."""
         self.id = project.id
         self.owner = owner
         self.settings = settings
         self.database = OwnedDatabase(database, project.id, owner)
         self.arrays = ProjectArrays(settings.data_dir, project.id, fence=self._check_lease)
+        self._keeper = None if objects is None else Keeper(objects, self.arrays, project.id, self.database)
+        self.keep_seconds = 0.0  # that the last keep_step took
         self.lock = threading.RLock()
         self.stopping = threading.Event()
         self.loaded = threading.Event()
@@ -161,6 +166,8 @@ class LiveProject:
             if project is None:
                 raise LeaseLost(f"project {self.id} is not connected any more")
         self._client = self._connect(project)
+        if self._keeper is not None:
+            self._keeper.take_over()  # before anything reads the arrays
         try:
             config = self._parse(project.label_config)
         except BadLabelConfig:  # none yet, or it has been repaired since
@@ -202,6 +209,8 @@ class LiveProject:
             self._name_classes()
             self._refresh()
             self._rounds.load(engine)
+            if self._keeper is not None and self._rounds.lacks_classifier():  # the owner before us could not put it
+                self._rounds.request()
             with self.database.begin() as conn:
                 for version in revisions.importing(conn, self.id):  # begun by a process that was killed
                     revisions.abandon(conn, self.id, version)
@@ -256,6 +265,16 @@ class LiveProject:
 
     def _may_be_taken(self) -> bool:
         return time.monotonic() > self.leased_until
+
+    def keep_step(self) -> bool:
+        """Put array files that have changed on the object store, where there is one; True if there were any."""
+        if self._keeper is None:
+            return False
+        began = time.monotonic()
+        try:
+            return self._keeper.keep()
+        finally:
+            self.keep_seconds = time.monotonic() - began
 
     # events
 

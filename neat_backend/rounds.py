@@ -213,6 +213,10 @@ class Rounds:
         if self._done is not None:
             self._use_probabilities(engine, self._done)
 
+    def lacks_classifier(self) -> bool:
+        """Whether a round is done whose classifier is lost, so that new images would go without probabilities."""
+        return self._done is not None and not self._model(self._done).exists()
+
     def stop(self) -> None:
         """End a running training; the round is begun again at the next load."""
         training, self._training = self._training, None

@@ -53,6 +53,10 @@ def serve(
     the database can't be used.
     """
     exposure.check(settings, exposure.addresses_of(settings.host))
+    if settings.arrays_url:
+        from neat_backend.store import objects
+
+        objects.check(settings.arrays_url)
     from neat_backend.store.database import Database  # SQLAlchemy and Alembic: not needed by the children's start
 
     database = Database(settings.sqlalchemy_url)

@@ -18,7 +18,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from neat_backend import explaining, overview
-from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, UnknownProject
+from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, StoreError, UnknownProject
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
 from neat_backend.labelstudio.publisher import reasons, result, score
@@ -29,6 +29,7 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.intake import Intake
 from neat_backend.store.measures import Measured
+from neat_backend.store.objects import SMALL, Objects
 from neat_backend.store.snapshots import Head
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Service:
         self.settings = settings
         self.database = database
         self._intake = Intake(database, self._discover)
+        self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
 
     # Label Studio's questions and news
 
@@ -163,6 +165,8 @@ class Service:
             _found(conn, project)
             projects.delete(conn, project)
         ProjectArrays(self.settings.data_dir, project).drop_all()
+        if self._objects is not None:
+            self._objects.forget(project)
         log.info("project %d forgotten", project)
 
     # what is known
@@ -170,13 +174,18 @@ class Service:
     def projects(self) -> list[dict[str, Any]]:
         """The status of every connected project, by id."""
         with self.database.read() as conn:
-            return [self._status(conn, project) for project in sorted(projects.all(conn), key=lambda each: each.id)]
+            found = sorted(projects.all(conn), key=lambda each: each.id)
+        for project in found:
+            self._arrays(project.id)
+        with self.database.read() as conn:
+            return [self._status(conn, project) for project in found]
 
     def status(self, project: int) -> dict[str, Any]:
         """All that there is to say about a project, JSON-ready. Raises UnknownProject.
 
         `caught_up`: everything received so far is in what annotators are served.
         """
+        self._arrays(project)
         with self.database.read() as conn:
             return self._status(conn, _found(conn, project))
 
@@ -204,8 +213,12 @@ class Service:
     def explain(self, project: int, task: int) -> dict[str, Any]:
         """Why a task stands where it stands, JSON-ready; see explaining.py.
 
-        Raises UnknownProject, UnknownTask, or BadLabelConfig while the label config can't be used.
+        Raises UnknownProject, UnknownTask, BadLabelConfig while the label config can't be used, or StoreError while
+        the features are on their way here.
         """
+        self._arrays(project, *SMALL, "features", "probabilities")
+        if self._objects is not None and not self._objects.is_fetched(project, "features", "probabilities"):
+            raise StoreError(f"The features of project {project} are on their way here: ask again in a minute")
         with self.database.read() as conn:
             found = _found(conn, project)
             return explaining.explain(conn, self.settings.for_project(found.extra_params), found, task)
@@ -243,12 +256,12 @@ class Service:
         None while there is none. Raises UnknownProject.
         """
         self._project(project)
-        arrays = ProjectArrays(self.settings.data_dir, project)
+        arrays = self._arrays(project, "images")
         return arrays.one(f"images/{self.settings.image_size}", task) if 0 < task < 2**63 else None
 
     def training(self, project: int, number: int) -> dict[str, Any] | None:
         """How far the training of a round is: phase, epoch, epochs, eta_seconds; None before its first epoch."""
-        folder = ProjectArrays(self.settings.data_dir, project).root / "training" / f"{number:06d}"
+        folder = self._arrays(project).root / "training" / f"{number:06d}"
         try:
             found = json.loads((folder / "progress.json").read_text())
         except (OSError, ValueError):
@@ -265,11 +278,15 @@ class Service:
 
     def measured(self, project: int) -> Measured:
         """What its worker has measured."""
-        return measures.read(ProjectArrays(self.settings.data_dir, project))
+        return measures.read(self._arrays(project))
 
     # helpers
 
-    def _arrays(self, project: int) -> ProjectArrays:
+    def _arrays(self, project: int, *groups: str) -> ProjectArrays:
+        """The project's arrays; where they come from an object store, these groups of them (default: the small ones) as
+        they are listed there. Not within a transaction."""
+        if self._objects is not None:
+            self._objects.fetch(project, *(groups or SMALL))
         return ProjectArrays(self.settings.data_dir, project)
 
     def _project(self, project: int) -> Project:
@@ -298,11 +315,12 @@ class Service:
         return event
 
     def _head(self, project: int) -> Head | None:
-        return snapshots.read_head(ProjectArrays(self.settings.data_dir, project))
+        return snapshots.read_head(self._arrays(project))
 
     def _ranking(self, project: int, head: Head | None = None) -> dict[str, Any] | None:
         """The numbers of every unlabelled task; head: where it has been read already."""
-        return snapshots.read_ranking(ProjectArrays(self.settings.data_dir, project), head or self._head(project))
+        arrays = self._arrays(project)
+        return snapshots.read_ranking(arrays, head or snapshots.read_head(arrays))
 
     def _file_unknown(self, project: Project, asked: Sequence[Mapping[str, Any]], unscored: set[int]) -> set[int]:
         """File those of the `unscored` tasks that the store doesn't have; returns their ids."""
@@ -333,7 +351,8 @@ class Service:
     def _status(self, conn: Connection, project: Project) -> dict[str, Any]:
         depth = inbox.depth(conn, project.id)
         received = inbox.received_through(conn, project.id)
-        head = self._head(project.id)
+        arrays = ProjectArrays(self.settings.data_dir, project.id)
+        head = snapshots.read_head(arrays)
         return {
             "id": project.id,
             "title": project.title,
@@ -359,7 +378,7 @@ class Service:
             "published_event": project.published_event,
             "caught_up": project.published_event >= received,
             "synced_at": _json(project.synced_at),
-            "reconciled_at": _json(self.measured(project.id).reconciled_at),
+            "reconciled_at": _json(measures.read(arrays).reconciled_at),
             "rounds": [_round(each) for each in rounds.all(conn, project.id)],
         }
 

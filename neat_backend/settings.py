@@ -143,6 +143,13 @@ class Settings(BaseModel):
         validation_alias=_env("DATABASE_PASSWORD"),
         description="Password of the user in `DATABASE_URL`, instead of one in the URL itself",
     )
+    arrays_url: str = Field(
+        "",
+        validation_alias=_env("NEAT_ARRAYS_URL"),
+        description="Object store for features and models, such as s3://bucket/folder (pip install 'neat-backend[s3]')"
+        " or gs://… ('neat-backend[gcs]'), for hosts that share no NEAT_DATA_DIR, which is then a cache; empty ="
+        " NEAT_DATA_DIR alone",
+    )
     max_live_projects: int = Field(
         8,
         ge=1,
@@ -354,6 +361,21 @@ class Settings(BaseModel):
         if value and not value.startswith(("postgresql", "postgres://", "sqlite")):
             raise ValueError("must start with postgresql:// or sqlite:///")
         return value
+
+    @field_validator("arrays_url")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        if not value:
+            return value
+        from fsspec import available_protocols
+
+        protocol, found, rest = value.partition("://")
+        if not found or not rest.strip("/"):
+            raise ValueError("must be a URL with a bucket or folder, such as s3://bucket/folder")
+        if protocol not in available_protocols():
+            near = difflib.get_close_matches(protocol, ["s3", "gs", "gcs", "file", "abfs", "sftp"], n=1, cutoff=0.5)
+            raise ValueError(f"there is no {protocol}://" + (f"; did you mean {near[0]}://?" if near else ""))
+        return value.rstrip("/")
 
     @field_validator("label_studio_url")
     @classmethod

@@ -38,13 +38,15 @@ from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.live import LiveProject
 from neat_backend.records import Project
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects
+from neat_backend.store import inbox, objects, projects, webhook_secret
 from neat_backend.store.database import Database
+from neat_backend.store.objects import Objects
 
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 6.0  # so soon another worker takes over from one that is gone without a word
 HEARTBEATS = 4  # renewals in that time
+KEEP_SECONDS = 1.0  # between two looks for array files that are to go to the object store
 POLL_SECONDS = 0.05  # how soon an event is seen
 LOOK_SECONDS = 0.5  # how soon a project is taken up
 STUCK_SECONDS = 60.0  # a project that can't go on for so long may be put away to make room
@@ -62,6 +64,9 @@ def run(settings: Settings) -> None:
         signal.signal(number, lambda *_: stopping.set())
     database = Database(settings.sqlalchemy_url)
     database.migrate()
+    if settings.arrays_url:
+        objects.check(settings.arrays_url)
+        webhook_secret.share(database, settings.data_dir)
     worker = Worker(settings, database)
     try:
         worker.run(stopping)
@@ -81,6 +86,7 @@ class Worker:
         self._visited: set[int] = set()  # projects read at least once since the start
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
+        self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
 
     def run(self, stopping: threading.Event) -> None:
         log.info("worker %s started", self.owner)
@@ -188,8 +194,9 @@ class Worker:
             log.error("project %d: going on without its extra params: %s", project.id, error)
             settings = self.settings
         live = LiveProject(
-            project, self.owner, settings, self.database, self._shared_encoder, self._connect, self._shared_compute
-        )
+            project, self.owner, settings, self.database, self._shared_encoder, self._connect, self._shared_compute,
+            self._objects,
+        )  # fmt: skip
         live.leased_until = leased_until
         self._visited.add(project.id)
         steps: list[tuple[str, Callable[[], bool], Callable[[], None]]] = [
@@ -201,6 +208,8 @@ class Worker:
             ("publish", lambda: live.publish_step() and False, lambda: _pause(live, POLL_SECONDS)),
             ("tidy", live.tidy_step, lambda: _pause(live, 1.0)),
             ("insight", lambda: live.insight_step() and False, lambda: _pause(live, 0.5)),
+            # As long a rest as it took: a large ranking must not fill the network.
+            ("keep", lambda: live.keep_step() and False, lambda: _pause(live, max(KEEP_SECONDS, live.keep_seconds))),
         ]
         threads = [
             threading.Thread(

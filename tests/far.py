@@ -1,6 +1,6 @@
 """A worker in a process of its own, as on another host, and the Label Studio in memory that it reaches over HTTP.
 
-python -m tests.far NAME DATABASE_URL DATA_DIR LABEL_STUDIO
+python -m tests.far NAME DATABASE_URL DATA_DIR ARRAYS_URL LABEL_STUDIO
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import httpx
 
+from neat_backend import worker as worker_module
 from neat_backend.errors import LabelStudioUnavailable, NeatError
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
@@ -26,6 +27,7 @@ from tests.living import FakeEncoder
 
 PAGED = {"tasks", "annotations", "changed_tasks", "task_ids"}
 ANSWER_SECONDS = 3.0
+LEASE_SECONDS = 3.0  # half of what it is in the field
 
 
 class FarLabelStudio:
@@ -83,11 +85,12 @@ def served(label_studio: FakeLabelStudio, address: str) -> Iterator[tuple[str, l
         server.server_close()
 
 
-def main(name: str, database_url: str, data_dir: str, label_studio: str) -> None:
+def main(name: str, database_url: str, data_dir: str, arrays_url: str, label_studio: str) -> None:
     settings = Settings.from_env(
-        {}, data_dir=Path(data_dir), k=2, batch_size=4, image_size=16, epochs=1, seed=3, encode_batch_size=4,
-        downloads=2, publish_interval_seconds=0, publish_tail=0, reconcile_seconds=0, device="cpu",
+        {}, data_dir=Path(data_dir), arrays_url=arrays_url, k=2, batch_size=4, image_size=16, epochs=1, seed=3,
+        encode_batch_size=4, downloads=2, publish_interval_seconds=0, publish_tail=0, reconcile_seconds=0, device="cpu",
     )  # fmt: skip
+    worker_module.LEASE_SECONDS = LEASE_SECONDS
     worker = Worker(settings, Database(database_url))
     worker.owner = f"{name}:{worker.owner}"
     worker._connect = lambda project: cast(Any, FarLabelStudio(name, label_studio))  # type: ignore[method-assign]

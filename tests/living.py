@@ -22,6 +22,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.store.objects import Objects
 from neat_backend.training import TrainingJob, TrainingResult
 from tests.fake_label_studio import FakeLabelStudio
 
@@ -129,6 +130,8 @@ class Backend:
             database = Database(self.settings.sqlalchemy_url)
         self.database = database
         self.server, self.encoder = server, FakeEncoder()
+        url = self.settings.arrays_url
+        self.objects = Objects(url, self.settings.data_dir, database) if url else None
         with self.database.begin() as conn:
             for number in numbers:
                 projects.save_connection(
@@ -153,7 +156,7 @@ class Backend:
             assert projects.acquire_lease(conn, number, owner, 600)
         made = LiveProject(
             self.project(number), owner, self.settings.for_project(self.project(number).extra_params), self.database,
-            lambda: cast(Any, self.encoder), lambda project: cast(Any, self.server),
+            lambda: cast(Any, self.encoder), lambda project: cast(Any, self.server), objects=self.objects,
         )  # fmt: skip
         made.load()
         return made

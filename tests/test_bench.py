@@ -14,7 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from neat_backend.bench import app, samples
+from neat_backend.store import projects
+from neat_backend.store.database import Database
 from tests.conftest import need
+from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
 
 RERANK = {"pool": 300, "labelled": 60, "dim": 16, "k": 10, "labels": 5, "batch": 4}
 TRAIN = {"sides": "8", "images": "12", "test-images": "10", "epochs": "1", "seeds": "1", "data": "digits"}
@@ -218,6 +221,27 @@ class TestPublish:
     )
     def test_sizes_that_can_not_be_measured_are_refused(self, options: dict[str, str], words: str) -> None:
         assert words in refused("publish", options)
+
+
+class TestFailover:
+    """Its measurement takes minutes; tests/test_failover.py and test_two_hosts.py see what it times happen."""
+
+    def test_it_needs_an_empty_database_of_postgresql(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        empty_postgres: str,  # noqa: F811
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", "")
+        assert "two hosts need PostgreSQL" in refused("failover", {})
+        monkeypatch.setenv("DATABASE_URL", empty_postgres)
+        database = Database(empty_postgres)
+        database.migrate()
+        with database.begin() as conn:
+            projects.save_connection(conn, 1)
+        assert "there are projects" in refused("failover", {})
+        with database.read() as conn:
+            assert projects.get(conn, 1) is not None
+        database.dispose()
 
 
 class TestSamples:

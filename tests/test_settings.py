@@ -32,6 +32,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_DATA_DIR": ("/srv/neat", Path("/srv/neat")),
     "DATABASE_URL": ("postgresql://ann:secret@db/neat", "postgresql://ann:secret@db/neat"),
     "DATABASE_PASSWORD": ("a password", SecretStr("a password")),
+    "NEAT_ARRAYS_URL": ("s3://bucket/neat/", "s3://bucket/neat"),
     "NEAT_MAX_LIVE_PROJECTS": ("4", 4),
     "NEAT_FEATURES_MEMORY": ("1000", 1000),
     "NEAT_SCRATCH_DIR": ("/scratch", Path("/scratch")),

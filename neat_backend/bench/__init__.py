@@ -12,6 +12,7 @@ from neat_backend.bench.capacity import capacity
 from neat_backend.bench.dashboard import dashboard
 from neat_backend.bench.embed import embed
 from neat_backend.bench.export import export
+from neat_backend.bench.failover import failover
 from neat_backend.bench.ingest import ingest
 from neat_backend.bench.memory import memory
 from neat_backend.bench.paper import paper
@@ -37,6 +38,7 @@ for command in (
     scale,
     approximate,
     capacity,
+    failover,
 ):
     app.command()(command)
 app.command()(soak)

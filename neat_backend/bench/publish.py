@@ -128,10 +128,10 @@ def _measure(
         for number, picture in enumerate(pictures[:LABELLED_BEFORE])
     ]
     items: list[dict[str, Any]] = [*answered, *pictures[LABELLED_BEFORE:]]
-    project, ids = _project(annotator, f"{size} tasks", items)
-    bare = _Bare(server, annotator, *_project(annotator, f"{size} tasks without a backend", items), 2 * batch_size)
+    project, ids = make_project(annotator, f"{size} tasks", items)
+    bare = _Bare(server, annotator, *make_project(annotator, f"{size} tasks without a backend", items), 2 * batch_size)
     refs = [picture["data"]["image"] for picture in pictures]
-    _store(folder / "data", project, ids, refs, encoder_key, dim, rng)
+    store(folder / "data", project, ids, refs, encoder_key, dim, rng)
     backend = Backend(free_port(), folder / "backend.log", {
         "LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.token, "NEAT_DATA_DIR": str(folder / "data"),
         "NEAT_ENCODER": ENCODER, "NEAT_IMAGE_SIZE": str(THUMBNAIL_SIDE),
@@ -187,7 +187,7 @@ def _within(before: Any, after: Any) -> float:
     return means[0] - means[1]
 
 
-def _project(annotator: Any, title: str, items: Sequence[dict[str, Any]]) -> tuple[int, list[int]]:
+def make_project(annotator: Any, title: str, items: Sequence[dict[str, Any]]) -> tuple[int, list[int]]:
     """A project of these tasks; its id and theirs."""
     project = annotator.create_project(title, LABEL_CONFIG, sampling="Uncertainty sampling")
     ids: list[int] = []
@@ -196,7 +196,7 @@ def _project(annotator: Any, title: str, items: Sequence[dict[str, Any]]) -> tup
     return project, ids
 
 
-def _store(
+def store(
     data_dir: Path, project: int, ids: Sequence[int], refs: Sequence[str], encoder_key: str, dim: int,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip

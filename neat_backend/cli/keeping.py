@@ -22,9 +22,16 @@ def backup(
     Example: neat-backend backup backups/2026-11-24
     """
     from neat_backend import backup as room
+    from neat_backend.store import objects, projects
 
     settings = shared.settings()
-    manifest = room.backup(shared.database(settings), settings.data_dir, folder)
+    database = shared.database(settings)
+    if settings.arrays_url:
+        with database.read() as conn:
+            connected = [project.id for project in projects.all(conn)]
+        for project in connected:
+            objects.bring(settings.arrays_url, settings.data_dir, database, project, *objects.LARGE)
+    manifest = room.backup(database, settings.data_dir, folder)
     shared.show(_summary(folder, manifest), as_json, f"{_said(manifest)} are in {folder}")
 
 

@@ -20,12 +20,12 @@ SOON_SECONDS, RARELY_SECONDS = 3.0, 0.25  # see wait_until
 
 
 class Backend:
-    """`neat-backend serve` on 127.0.0.1, with the settings given and none of this process's own."""
+    """`neat-backend serve` (or `web`) on 127.0.0.1, with the settings given and none of this process's own."""
 
-    def __init__(self, port: int, log_file: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, port: int, log_file: Path, settings: Mapping[str, str], command: str = "serve") -> None:
         self.port, self.log_file = port, log_file
         self.url = f"http://127.0.0.1:{port}"
-        self._settings = dict(settings)
+        self._settings, self._command = dict(settings), command
         self._process: subprocess.Popen[bytes] | None = None
         user, password = self._settings.get("BASIC_AUTH_USER", ""), self._settings.get("BASIC_AUTH_PASS", "")
         auth = httpx.BasicAuth(user, password) if user else None
@@ -38,7 +38,7 @@ class Backend:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "neat_backend.cli", "serve"],
+                [sys.executable, "-m", "neat_backend.cli", self._command],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

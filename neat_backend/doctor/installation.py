@@ -13,6 +13,7 @@ from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.store import projects
 from neat_backend.store.database import Database
+from neat_backend.store.objects import Objects
 
 SHARED_FILESYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "gluster", "lustre")
 FULL_BYTES, NEARLY_FULL_BYTES = 200 * 1024**2, 2 * 1024**3
@@ -75,6 +76,13 @@ def examine_installation(
         needs,
     )
     examination.check("disk space", lambda: _disk(folder), "free some space", ("data folder",))
+    if settings.arrays_url:
+        examination.check(
+            "object store",
+            lambda: _objects(settings, database),
+            "see that NEAT_ARRAYS_URL is right and that its credentials may list, read, write and delete there",
+            ("database", "data folder"),
+        )
     examination.check(
         "encoder weights",
         lambda: _encoder(settings),
@@ -130,6 +138,12 @@ def _disk(folder: Path) -> str:
         remedy = f"free some space where {folder} lies, or let NEAT_DATA_DIR name a larger disk"
         raise Complaint(f"only {said}", remedy, "failed" if free < FULL_BYTES else WARNING)
     return said
+
+
+def _objects(settings: Settings, database: Database | None) -> str:
+    assert database is not None
+    Objects(settings.arrays_url, settings.data_dir, database).probe()
+    return "an object can be written, read and deleted"
 
 
 def _encoder(settings: Settings) -> str:

@@ -22,6 +22,7 @@ from neat_backend.exports.targets import new_file, refuse_existing
 from neat_backend.settings import Settings
 from neat_backend.store import projects
 from neat_backend.store.database import Database
+from neat_backend.store.objects import bring
 
 __all__ = [
     "FEATURES", "FORMATS", "IMAGES", "MODEL_FORMATS", "TABLES", "Row", "Wanted", "export", "export_model", "rows",
@@ -65,6 +66,8 @@ def export(
     wanted = wanted or Wanted()
     _check(format, features, images, image_root)
     refuse_existing(target, overwrite)
+    if features:
+        bring(settings.arrays_url, settings.data_dir, database, project, "snapshots", "features")
     found = rows(settings, database, project, wanted)
     if format in TABLES:
         return _write_table(settings, project, target, format, features, found, overwrite)
@@ -100,6 +103,8 @@ def stream(
         raise BadRequest(
             "a stream carries features in a Parquet table alone: format=parquet&features=parquet", "features"
         )
+    if features:
+        bring(settings.arrays_url, settings.data_dir, database, project, "snapshots", "features")
     found = rows(settings, database, project, wanted)
     first = next(found, None)
     found = chain(() if first is None else (first,), found)

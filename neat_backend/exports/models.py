@@ -26,6 +26,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import projects, rounds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.store.objects import bring
 
 PREPROCESSING = (
     "turn upright by EXIF; RGB, transparent parts white",
@@ -183,6 +184,7 @@ def _needed_for_onnx() -> None:
 def _trained(settings: Settings, database: Database, project: int) -> tuple[Project, Round, bytes]:
     """The project, its last round that is done, and that one's weights."""
     folder = ProjectArrays(settings.data_dir, project).root / "models"
+    bring(settings.arrays_url, settings.data_dir, database, project, "models")
     for _ in range(3):  # a round that ends just now takes the file of the one before along
         with database.read() as conn:
             found = projects.get(conn, project) if 0 < project < 2**63 else None

@@ -275,6 +275,37 @@ class ProjectArrays:
         _make_folder(path)
         return path
 
+    # files that come from elsewhere: objects.py
+
+    @contextmanager
+    def incoming(self, name: str) -> Iterator[Path]:
+        """Where to write what is to become the file of this name, below the project's folder; gone afterwards unless
+        `place` has taken it."""
+        folder = (self.root / name).parent
+        _make_folder(folder)
+        temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            yield temporary
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def place(self, temporary: Path, name: str) -> None:
+        """Give a file that is complete its name; on disk when this returns."""
+        with _foreign_errors(temporary):
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            with self._locked(exclusive=True):
+                os.replace(temporary, self.root / name)
+            _sync_folder(temporary.parent)
+
+    def remove_files(self, names: Sequence[str]) -> None:
+        """Delete files by their names below the project's folder, at one moment for every reader."""
+        if names:
+            with _foreign_errors(self.root), self._locked(exclusive=True):
+                for name in names:
+                    (self.root / name).unlink(missing_ok=True)
+
     def _path(self, kind: str) -> Path:
         """The folder of a kind. StoreError for a name that could lead elsewhere."""
         if kind == ".":

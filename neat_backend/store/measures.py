@@ -1,6 +1,6 @@
 """What the worker has measured of a project, for the web's /metrics: a snapshot beside the ranking.
 
-Web and worker may be on different machines, but they share the data folder. Numbers go on counting when another
+Web and worker may be on different machines, but they share these files. Numbers go on counting when another
 worker takes over. Should the file be damaged they begin at zero, as Prometheus expects of a process that restarts.
 """
 

@@ -69,6 +69,8 @@ def delete(conn: Connection, id: int) -> None:
     for table in (
         schema.annotations,
         schema.selections,
+        schema.array_files,
+        schema.array_lists,
         schema.tasks,
         schema.rounds,
         schema.revisions,

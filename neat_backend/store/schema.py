@@ -186,6 +186,35 @@ selections = Table(
     sqlite_with_rowid=False,
 )
 
+# Where NEAT_ARRAYS_URL is set: what a project's array files are, and from whose folder; see objects.py.
+array_lists = Table(
+    "array_lists",
+    metadata,
+    Column("project", sa.BigInteger, nullable=False),
+    Column("version", PlainText, nullable=False),  # another one at every change
+    Column("folder", PlainText, nullable=False),
+    *_project_key(),
+)
+
+array_files = Table(
+    "array_files",
+    metadata,
+    Column("project", sa.BigInteger, nullable=False),
+    Column("name", PlainText, nullable=False),
+    Column("object", PlainText, nullable=False),
+    Column("bytes", sa.BigInteger, nullable=False),
+    Column("sha256", PlainText, nullable=False),
+    *_project_key("name"),
+)
+
+# One row at most: the key of the webhooks' secrets, where the data folders are several; see webhook_secret.py.
+webhook_keys = Table(
+    "webhook_keys",
+    metadata,
+    Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    Column("key", PlainText, nullable=False),
+)
+
 rounds = Table(
     "rounds",
     metadata,

@@ -3,7 +3,8 @@
 Label Studio shows a webhook's headers to the members of the project, so the user name and password of this backend must
 not be among them. Each project's webhook gets a token that is good for the news of that project alone. It is made
 from a random key in the data folder, which all processes of the backend share; without the file there is a new
-one, and the next reading of a project gives its webhook the new token.
+one, and the next reading of a project gives its webhook the new token. Hosts with data folders of their own
+(NEAT_ARRAYS_URL) share it through the database.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ import re
 import secrets
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from neat_backend.errors import StoreError
+from neat_backend.store import schema
+from neat_backend.store.database import Database
+from neat_backend.store.sql import insert
 
 FILE = "webhook.key"
 _BYTES = 32
@@ -34,6 +40,24 @@ def project_of(data_dir: Path, token: str) -> int | None:
         return None
     right = hmac.compare_digest(match[2], _code(_key(data_dir), int(match[1])))
     return int(match[1]) if right else None
+
+
+def share(database: Database, data_dir: Path) -> None:
+    """Make the key of this data folder that of all hosts on the database: the first one's that came.
+
+    For hosts with data folders of their own. Raises StoreError.
+    """
+    keys = schema.webhook_keys
+    with database.begin() as conn:
+        mine = {"id": 1, "key": _key(data_dir).hex()}
+        conn.execute(insert(conn, keys).values(mine).on_conflict_do_nothing())
+        key = bytes.fromhex(conn.execute(sa.select(keys.c.key).where(keys.c.id == 1)).scalar_one())
+    if key != _key(data_dir):
+        try:
+            draft = _drafted(data_dir / FILE, key)
+            os.replace(draft, data_dir / FILE)
+        except OSError as error:
+            raise StoreError(f"{data_dir / FILE} can't be made: {error.strerror}") from None
 
 
 def _code(key: bytes, project: int) -> str:
@@ -58,14 +82,24 @@ def _key(data_dir: Path) -> bytes:
 
 def _make(path: Path) -> None:
     """Whole or not at all, and the first one wins: a link to a name that exists is refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{FILE}.{secrets.token_hex(8)}")
+    draft = _drafted(path, secrets.token_bytes(_BYTES))
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _drafted(path: Path, key: bytes) -> Path:
+    """A file beside `path` with the key, whole and for its owner alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{FILE}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(key)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return draft

@@ -12,6 +12,7 @@ from neat_backend import exposure, logs
 from neat_backend.errors import BadRequest, StoreError, UnknownProject, UnknownTask
 from neat_backend.service import Service
 from neat_backend.settings import Settings
+from neat_backend.store import objects, webhook_secret
 from neat_backend.store.database import Database
 from neat_backend.web import api, openapi, pages, protocol, readiness
 from neat_backend.web.guard import MIB, guard
@@ -38,6 +39,9 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
         if not migrated:
             database.migrate()
 
+    if settings.arrays_url:
+        objects.check(settings.arrays_url)
+        webhook_secret.share(database, settings.data_dir)
     app = Flask("neat_backend.web")
     app.json.sort_keys = False  # type: ignore[attr-defined]
     service = Service(settings, database)

@@ -154,6 +154,13 @@ def test_a_data_folder_that_cannot_be_written_to_is_named(there: SetUp) -> None:
     assert states(found, SKIPPED) == {"disk space", "webhook", "webhook arrives", "SSRF variables"}
 
 
+def test_an_object_store_that_cannot_be_written_to_is_named(there: SetUp, tmp_path: Path) -> None:
+    found = there.diagnose(NEAT_ARRAYS_URL="file:///dev/null/arrays")
+    assert states(found, FAILED) == {"object store"}
+    assert "NEAT_ARRAYS_URL" in found["object store"].said
+    assert there.diagnose(NEAT_ARRAYS_URL=f"file://{tmp_path}/arrays")["object store"].state == OK
+
+
 def test_encoder_weights_that_are_not_there_are_named(there: SetUp) -> None:
     found = there.diagnose(NEAT_ENCODER_WEIGHTS="/nowhere/weights.pth")
     assert states(found, FAILED) == {"encoder weights"}

@@ -60,8 +60,12 @@ def test_deleting_a_project_leaves_none_of_its_rows_and_all_of_the_others(db: Da
             rounds.start(
                 conn, id, trigger="batch", known=0, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=()
             )
+            conn.execute(sa.insert(schema.array_lists).values(project=id, version="v", folder="f"))
+            conn.execute(sa.insert(schema.array_files).values(project=id, name="n", object="o", bytes=1, sha256="s"))
         projects.delete(conn, 1)
         for table in schema.metadata.sorted_tables:
+            if table is schema.webhook_keys:  # of all projects
+                continue
             column = table.c.id if table is schema.projects else table.c.project
             assert list(conn.execute(sa.select(column)).scalars()) == [2], table.name
 
