@@ -24,6 +24,7 @@ def cluster() -> Iterator[Cluster]:
         # What is sent to Ray's processes by name is found there too: tests are not installed.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # else its processes would wait for all others of the tests
         ray.init(
             address="local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100_000_000,
             log_to_driver=False,
