@@ -6,6 +6,7 @@ probabilities: neighbours are exact, and a task's place depends on its own numbe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,47 @@ class Counts:
     unlabelled: int
 
 
-class Engine:
+class WatchedHead(ABC):
+    """The first 2B of an order, and whether they have changed."""
+
+    version: int  # grows with every change
+    batch_size: int
+
+    def _begin_watching(self) -> None:
+        self._head: list[int] = []  # the first 2B when they were last looked at
+        self._head_at = -1  # the version of then
+        self._head_version = 0
+
+    @property
+    def head_version(self) -> int:
+        """A number that grows exactly when the list of the first 2B has changed since it was last asked for.
+
+        Asking is free while nothing has happened at all. A list that changed and is back to what it was
+        when somebody last looked (at this number or at `head()`) counts as unchanged; so do the numbers
+        of tasks that stay in their places.
+        """
+        self._look_at_head()
+        return self._head_version
+
+    def head(self, n: int | None = None) -> list[int]:
+        """The n unlabelled tasks to label first, best first (default 2B)."""
+        if n is not None and n > 2 * self.batch_size:
+            return self._best(n)
+        self._look_at_head()
+        return self._head[:n]
+
+    def _look_at_head(self) -> None:
+        if self._head_at != self.version:
+            head = self._best(2 * self.batch_size)
+            self._head_version += head != self._head
+            self._head, self._head_at = head, self.version
+
+    @abstractmethod
+    def _best(self, n: int) -> list[int]:
+        """The first n."""
+
+
+class Engine(WatchedHead):
     """Neighbours, votes, class probabilities and the order of the unlabelled tasks.
 
     dim: length of a feature. classes: known classes, in the order of the label config. k, rule,
@@ -127,9 +168,7 @@ class Engine:
         self._kept: Rows = np.zeros(0, np.int32)  # the best rows when they were last selected
         self._floor = np.inf  # no other row was above this then
         self._touched: list[Rows] = []  # rows scored anew since
-        self._head: list[int] = []  # the first 2B when they were last looked at
-        self._head_at = -1  # the version of then
-        self._head_version = 0
+        self._begin_watching()
 
     def __len__(self) -> int:
         """Tasks with features."""
@@ -212,30 +251,6 @@ class Engine:
         self._rescore(rows)
 
     # what follows from it
-
-    @property
-    def head_version(self) -> int:
-        """A number that grows exactly when the list of the first 2B has changed since it was last asked for.
-
-        Asking is free while nothing has happened at all. A list that changed and is back to what it was
-        when somebody last looked (at this number or at `head()`) counts as unchanged; so do the numbers
-        of tasks that stay in their places.
-        """
-        self._look_at_head()
-        return self._head_version
-
-    def head(self, n: int | None = None) -> list[int]:
-        """The n unlabelled tasks to label first, best first (default 2B)."""
-        if n is not None and n > 2 * self.batch_size:
-            return self._best(n)
-        self._look_at_head()
-        return self._head[:n]
-
-    def _look_at_head(self) -> None:
-        if self._head_at != self.version:
-            head = self._best(2 * self.batch_size)
-            self._head_version += head != self._head
-            self._head, self._head_at = head, self.version
 
     def _best(self, n: int) -> list[int]:
         """The first n, from the few that it can be where that is known; few rows are kept for the next time."""

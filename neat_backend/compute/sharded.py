@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.core.labels import LabelBook
-from neat_backend.engine import Counts, Engine, Labelled, PoolPart, Ranking
+from neat_backend.engine import Counts, Engine, Labelled, PoolPart, Ranking, WatchedHead
 from neat_backend.records import Label, Ranked
 from neat_backend.strategies.pool import UNLABELLED, Pool
 
@@ -119,7 +119,7 @@ class LocalShards:
         return lambda: found
 
 
-class ShardedEngine:
+class ShardedEngine(WatchedHead):
     """As `Engine`, method for method, over shards that have been started with the same settings."""
 
     def __init__(self, shards: Shards, classes: Sequence[str], **settings: Any) -> None:
@@ -132,9 +132,7 @@ class ShardedEngine:
         self.version = 0
         self._book = LabelBook()
         self._ids: Ids = np.zeros(0, np.int64)  # tasks with features, ascending
-        self._head: list[int] = []
-        self._head_at = -1
-        self._head_version = 0
+        self._begin_watching()
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -218,26 +216,8 @@ class ShardedEngine:
 
     # what follows from it
 
-    @property
-    def head_version(self) -> int:
-        """A number that grows exactly when the list of the first 2B has changed since it was last asked for."""
-        self._look_at_head()
-        return self._head_version
-
-    def head(self, n: int | None = None) -> list[int]:
-        """The n unlabelled tasks to label first, best first (default 2B): the best of the shards' n best."""
-        if n is not None and n > 2 * self.batch_size:
-            return self._best(n)
-        self._look_at_head()
-        return self._head[:n]
-
-    def _look_at_head(self) -> None:
-        if self._head_at != self.version:
-            head = self._best(2 * self.batch_size)
-            self._head_version += head != self._head
-            self._head, self._head_at = head, self.version
-
     def _best(self, n: int) -> list[int]:
+        """The best of the shards' n best."""
         parts = self._all("best", n)
         ids, order = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return ids[np.lexsort((ids, -order))][:n].tolist()
