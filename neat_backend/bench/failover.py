@@ -146,6 +146,8 @@ def _measure(
                 with database.read() as conn:
                     before = projects.lease_owner(conn, project)
                 workers[0].process.send_signal(number)
+                if way == "killed":
+                    workers[0].process.wait()  # a process that nobody has waited for is not gone
                 began, count = time.monotonic(), count + 1
                 annotator.annotate(task, [*CLASSES, INVALID][int(rng.integers(len(CLASSES) + 1))])
                 web.wait_until(
