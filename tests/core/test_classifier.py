@@ -168,6 +168,12 @@ def test_the_stem_keeps_small_images_whole():
     assert ordinary.conv1.stride == (2, 2)
 
 
+def test_augmentation_blends_no_image_with_the_black_outside():
+    out = augment(torch.full((64, 3, 8, 8), 255, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    assert (out == 0).any()  # black has come in
+    assert ((out == 0) | (out > 0.9999)).all()  # and elsewhere all is as white as it was
+
+
 def test_augmentation_shifts_flips_and_rotates_each_image_within_its_limits():
     side, n = 32, 400
     picture = torch.zeros(1, 3, side, side, dtype=torch.uint8)
