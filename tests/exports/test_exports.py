@@ -221,9 +221,9 @@ class TestCommand:
 
     def test_ctrl_c_leaves_no_target(self, labelled: Labelled, tmp_path: Path) -> None:
         code = (
-            "import sys, time; from neat_backend import exports, cli\n"
+            "import os, sys, time; from neat_backend import exports, cli\n"
             "def wait(task, image):\n"
-            "    print('fetching', flush=True); time.sleep(60)\n"
+            "    os.write(1, b'fetching\\n'); time.sleep(60)\n"
             "exports.from_label_studio = lambda *_: wait\n"
             f"sys.argv = ['neat-backend', 'export', '7', '--format', 'coco', '--out', {str(tmp_path / 'out')!r}]\n"
             "cli.main()"
