@@ -668,14 +668,16 @@ class LiveProject:
             order, shows = self._order, self._shows
         assert order is not None
         assert shows is not None
-        served, ours = seen == self._seen, True
+        served, ours, waits = seen == self._seen, True, False
         try:
             served = served or self._publishing.step(order, self._left_pool)
+            # Labels are shown at once; what else changes the order, a round, is shown when it is served, which is soon.
+            waits = not served and not order.hold and self._shown.reflects(shows.event)
         except LeaseLost:
             ours = False  # what is shown is another worker's word by now
             raise
         finally:
-            if ours and not self._may_be_taken():
+            if ours and not waits and not self._may_be_taken():
                 self._shown.show(shows, self._publishing.version, self._engine)
             if self._publishing.vanished:
                 self._publishing.vanished.clear()

@@ -109,6 +109,10 @@ class ShownOrder:
         """The tasks of the written ranking that are in the pool no more; with the lock held."""
         return tuple(sorted(self._moved - engine.unlabelled(self._moved)))
 
+    def reflects(self, event: int) -> bool:
+        """Does the head that was written last reflect the inbox up to this event?"""
+        return self.head is not None and self.head.event >= event
+
     def is_written(self, version: int) -> bool:
         """Is the written ranking that of this version of the engine?"""
         return self._ranking_of == version

@@ -1105,6 +1105,40 @@ def test_waiting_to_publish_computes_and_writes_nothing_over_and_over(
     backend.close()
 
 
+def test_the_order_of_a_round_is_shown_when_it_is_served(server: FakeLabelStudio, tmp_path: Path) -> None:
+    backend = Backend(tmp_path, server, publish_interval_seconds=1000)
+    server.import_tasks(PROJECT, 12)
+    for task, choice in enumerate(("dog", "cat", "dog", "cat"), 1):
+        server.annotate(task, choice)
+    live = backend.live()
+    settle(live)
+    engine, publishing = live._engine, live._publishing
+    assert engine is not None
+    assert publishing is not None
+
+    def shown() -> list[int]:
+        head = snapshots.read_head(live.arrays)
+        assert head is not None
+        return [ranked.task for ranked in head.tasks]
+
+    served = server.served(PROJECT)
+    assert shown() == engine.head() == served
+    said = np.random.default_rng(0).dirichlet((1, 1), 12).astype(np.float32)
+    engine.set_probabilities(range(1, 13), said, engine.classes)
+    assert engine.head() != served
+    assert not live.publish_step()  # it has to wait
+    assert shown() == served == server.served(PROJECT)
+    publishing.interval_seconds = 0
+    assert live.publish_step()
+    assert shown() == engine.head() == server.served(PROJECT)
+    publishing.interval_seconds = 1000
+    backend.deliver(server.annotate(engine.head()[0], "dog"))
+    live.apply_step()
+    live.publish_step()
+    assert shown() == engine.head()  # a label is shown at once
+    backend.close()
+
+
 def test_nothing_at_all_is_done_when_nothing_has_changed(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
