@@ -146,8 +146,8 @@ class Settings(BaseModel):
     arrays_url: str = Field(
         "",
         validation_alias=_env("NEAT_ARRAYS_URL"),
-        description="Object store for features and models, such as s3://bucket/folder (pip install 'neat-backend[s3]')"
-        " or gs://… ('neat-backend[gcs]'), for hosts that share no NEAT_DATA_DIR, which is then a cache; empty ="
+        description="Object store for features and models, such as s3://bucket/folder (pip install s3fs)"
+        " or gs://… (gcsfs), for hosts that share no NEAT_DATA_DIR, which is then a cache; empty ="
         " NEAT_DATA_DIR alone",
     )
     max_live_projects: int = Field(
@@ -174,7 +174,7 @@ class Settings(BaseModel):
         "local",
         validation_alias=_env("NEAT_COMPUTE"),
         description="local = this machine; ray = embedding, training and pool inference on a Ray cluster"
-        " (pip install 'neat-backend[ray]')",
+        " (pip install 'ray[data]')",
     )
     ray_address: str = Field(
         "",

@@ -43,7 +43,7 @@ def scale(
     Example: neat-backend bench scale --workers 1,2,4 --json
     """
     if importlib.util.find_spec("ray") is None:
-        raise typer.BadParameter("Ray is not installed; pip install 'neat-backend[ray]'")
+        raise typer.BadParameter("Ray is not installed; pip install 'ray[data]'")
     sizes = numbers(workers, "--workers")
     found = []
     with tempfile.TemporaryDirectory() as folder, _processes_start_fast(Path(folder) / "bytecode"):

@@ -44,7 +44,7 @@ def connect(address: str = "") -> Cluster:
     Raises ComputeError when Ray is not installed, and when nothing answers there within seconds.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ComputeError("NEAT_COMPUTE=ray: Ray is not installed; pip install 'neat-backend[ray]'")
+        raise ComputeError("NEAT_COMPUTE=ray: Ray is not installed; pip install 'ray[data]'")
     if address and address != "auto":
         _probe(address)
     # Ray reads these from the environment alone. Nothing is reported to its makers unless somebody wants it.

@@ -175,7 +175,7 @@ def _needed_for_onnx() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise BadRequest(
-            f"ONNX needs the package {error.name}, which is not installed here: `pip install 'neat-backend[onnx]'`, or "
+            f"ONNX needs the package {error.name}, which is not installed here: `pip install onnx onnxscript`, or "
             "export pt2",
             "format",
         ) from None

@@ -211,7 +211,7 @@ def _engine(url: URL, shown: str) -> Engine:
     try:
         engine = sa.create_engine(url, **options)
     except ModuleNotFoundError as error:
-        raise StoreError(f"{shown} needs the package {error.name}: pip install 'neat-backend[postgres]'") from error
+        raise StoreError(f"{shown} needs the package {error.name}: pip install 'psycopg[binary]'") from error
     except (sa.exc.SQLAlchemyError, TypeError, ValueError) as error:
         raise StoreError(f"DATABASE_URL {shown} can't be used: {type(error).__name__}") from None
     if url.get_backend_name() == "sqlite":

@@ -48,7 +48,7 @@ except ImportError:  # Windows: one process at a time
 log = logging.getLogger(__name__)
 
 VARIABLE = "NEAT_ARRAYS_URL"
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # protocol → this package's extra with its driver
+DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # protocol → the package that speaks to it
 SMALL = ("snapshots", "training")  # what is read all the time
 LARGE = ("features", "images", "probabilities", "models")
 REPLACED_SECONDS = 60.0  # so long may a reader be at an object that is not listed any more
@@ -466,8 +466,8 @@ def check(url: str) -> tuple[Any, str]:
         fs, base = url_to_fs(url, auto_mkdir=True) if protocol in ("file", "local") else url_to_fs(url)
         return fs, str(base).rstrip("/")
     except ImportError as error:
-        extra = EXTRAS.get(protocol)
-        remedy = f"pip install 'neat-backend[{extra}]'" if extra else str(error)
+        driver = DRIVERS.get(protocol)
+        remedy = f"pip install {driver}" if driver else str(error)
         raise SettingsError(f"{VARIABLE}={protocol}://…: what speaks to it is not installed: {remedy}") from error
     except Exception as error:
         raise SettingsError(f"{VARIABLE}={protocol}://…: {error}") from error

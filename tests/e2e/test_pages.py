@@ -33,6 +33,7 @@ PROGRAMS = ("neat-backend", "curl", "docker", "make", "pip")
 IN_A_COPY = re.compile(r"neat-backend (backup|restore|forget|migrate)\b")
 
 NO_DOCKER = "needs Docker, and images from a registry"
+INSTALLED = "was done to run the tests"
 ELSEWHERE = "is run with less of everything by another test: "
 NOT_RUN = {
     "NEAT_DEVICE=cuda:1 neat-backend serve": "needs two GPUs",
@@ -58,7 +59,11 @@ NOT_RUN = {
     "docker build --build-arg VARIANT=web .": NO_DOCKER,
     "docker build --build-arg VARIANT=cpu --build-arg TORCH_INDEX=… .": NO_DOCKER,
     "make lint": "runs before the tests",
-    "pip install pyarrow": "was done to run the tests",
+    "make image-test": "is a test of its own, which needs buildah and debootstrap; tests/test_image.py",
+    "DATABASE_URL=postgresql://…/empty neat-backend bench failover --times 5": "takes minutes; tests/test_failover.py",
+    "pip install pyarrow": INSTALLED,
+    "pip install s3fs": INSTALLED,
+    "pip install gcsfs": "installs what no other test uses",
 }
 
 
