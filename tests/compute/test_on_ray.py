@@ -119,7 +119,7 @@ class TestWhatGoesWrong:
 
     def test_a_missing_ray_is_told_with_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        with pytest.raises(ComputeError, match=r"pip install 'neat-backend\[ray\]'"):
+        with pytest.raises(ComputeError, match=r"pip install 'ray\[data\]'"):
             open_compute("ray")
 
 

@@ -507,7 +507,7 @@ def test_on_a_real_s3(tmp_path: Path, db: Database, s3: str) -> None:
 
 def test_what_is_not_installed_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    with pytest.raises(SettingsError, match=r"NEAT_ARRAYS_URL=gs://.*neat-backend\[gcs\]"):
+    with pytest.raises(SettingsError, match=r"NEAT_ARRAYS_URL=gs://.*pip install gcsfs"):
         check("gs://bucket/folder")
 
 
