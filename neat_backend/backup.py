@@ -10,7 +10,6 @@ The tables are kept as plain values, so a backup of SQLite can be restored into 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -27,12 +26,12 @@ from sqlalchemy import Connection
 from neat_backend import __version__
 from neat_backend.errors import StoreError
 from neat_backend.store import migrating
+from neat_backend.store.arrays import digested
 from neat_backend.store.database import Database
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 ROWS_AT_ONCE = 1000
-BLOCK_BYTES = 8 * 2**20
 LEFT_OUT = {"snapshots", "training"}  # of a project's folder: made anew by the worker
 # What is true of the hosts of the moment: the files are in the backup, and a key that opens /webhook is not.
 LEFT_OUT_TABLES = {"alembic_version", "array_lists", "array_files", "webhook_keys"}
@@ -229,23 +228,16 @@ def _copy(source: Path, target: Path) -> dict[str, Any]:
     """Copy a file, on disk when this returns; its size and checksum."""
     with open(source, "rb") as file:
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest, size = hashlib.sha256(), 0
         with open(target, "wb") as copy:
-            while block := file.read(BLOCK_BYTES):
-                copy.write(block)
-                digest.update(block)
-                size += len(block)
+            size, sha256 = digested(file, copy.write)
             _sync(copy.fileno(), copy)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return {"bytes": size, "sha256": sha256}
 
 
 def _checksum(path: Path) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
     with open(path, "rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+        size, sha256 = digested(file)
+    return {"bytes": size, "sha256": sha256}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -126,9 +126,8 @@ class _Parts:
     def __init__(self, engine: Engine) -> None:
         self._seconds: dict[str, list[float]] = {name: [] for name in self.PARTS}
         self._changed: list[int] = []
-        places = ((engine._table.planes, "offer"), (engine, "_rescore"), (engine, "head"))
-        self._places = places
-        for name, (owner, method) in zip(self.PARTS, places, strict=True):
+        self._places = ((engine._table.planes, "offer"), (engine, "_rescore"), (engine, "head"))
+        for name, (owner, method) in zip(self.PARTS, self._places, strict=True):
             setattr(owner, method, self._timed(name, getattr(owner, method)))
 
     def _timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:

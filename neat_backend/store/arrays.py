@@ -32,7 +32,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -702,6 +702,17 @@ def _make_folder(path: Path) -> None:
     with _foreign_errors(path):
         path.mkdir(exist_ok=True)
         _sync_folder(path.parent)
+
+
+def digested(file: IO[bytes], write: Callable[[bytes], object] | None = None) -> tuple[int, str]:
+    """Read a file to its end, a block at a time, and give each block to `write`; its bytes and their SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    while block := file.read(BLOCK_BYTES):
+        if write is not None:
+            write(block)
+        digest.update(block)
+        size += len(block)
+    return size, digest.hexdigest()
 
 
 def _sync_folder(path: Path) -> None:

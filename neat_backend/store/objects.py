@@ -16,7 +16,6 @@ content anew. A list has a version, another one at every change: a folder that h
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -37,7 +36,7 @@ from sqlalchemy import Connection
 
 from neat_backend.errors import LeaseLost, SettingsError, StoreError
 from neat_backend.store import schema
-from neat_backend.store.arrays import BLOCK_BYTES, ProjectArrays
+from neat_backend.store.arrays import ProjectArrays, digested
 from neat_backend.store.database import Database
 
 try:
@@ -242,16 +241,12 @@ class Objects:
         """Put a file's content as it is now. Raises FileNotFoundError when it is gone, else StoreError."""
         with open(path, "rb") as file:
             target = f"projects/{project}/{name}.{int(time.time()):08x}-{secrets.token_hex(8)}"
-            digest, size = hashlib.sha256(), 0
             try:
                 with self._reached(), self._fs.open(self._place(target), "wb") as object:
-                    while block := file.read(BLOCK_BYTES):
-                        object.write(block)
-                        digest.update(block)
-                        size += len(block)
+                    size, sha256 = digested(file, object.write)
             except FileNotFoundError as error:
                 raise StoreError(f"{VARIABLE}: there is no {self._shown}, or it can't be seen ({error})") from error
-        return Item(target, size, digest.hexdigest())
+        return Item(target, size, sha256)
 
     def probe(self) -> None:
         """Write, read and delete an object, once. Raises StoreError when that can't be done.
@@ -500,10 +495,7 @@ def _checksum(path: Path) -> str:
     """The SHA-256; "" when the file is not there."""
     try:
         with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(BLOCK_BYTES):
-                digest.update(block)
-            return digest.hexdigest()
+            return digested(file)[1]
     except FileNotFoundError:
         return ""
 
