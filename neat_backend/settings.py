@@ -28,12 +28,14 @@ PER_PROJECT = (
     "known_rule",
     "batch_size",
     "rerank",
+    "balance",
     "invalid_choices",
     "control",
     "configure_project",
     "task_columns",
     "publish_interval_seconds",
     "publish_tail",
+    "classifier",
     "epochs",
     "seed",
 )
@@ -257,6 +259,12 @@ class Settings(BaseModel):
         validation_alias=_env("NEAT_RERANK"),
         description="live = new order after every label; round = fixed batch of B (paper)",
     )
+    balance: bool = Field(
+        True,
+        validation_alias=_env("NEAT_BALANCE"),
+        description="Keep the classes in balance: the class with fewest labels is asked for next (0 = the paper's"
+        " order)",
+    )
     invalid_choices: tuple[str, ...] = Field(
         ("invalid", "unknown", "other", "none of these", "reject"),
         validation_alias=_env("NEAT_INVALID_CHOICES"),
@@ -276,6 +284,13 @@ class Settings(BaseModel):
     )
 
     # classifier
+    classifier: Literal["auto", "resnet18", "linear"] = Field(
+        "auto",
+        validation_alias=_env("NEAT_CLASSIFIER"),
+        description="Which classifier gives probabilities, predicted class and exported model: resnet18 (paper; trained"
+        " after each round), linear (logistic regression on the encoder's features, refitted at each label), or auto ="
+        " the one that was right more often on the last labels before it learnt them",
+    )
     image_size: int = Field(
         64,
         ge=16,
