@@ -9,7 +9,6 @@ import copy
 import hashlib
 import json
 import logging
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,12 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from neat_backend.core.devices import resolve_device
 from neat_backend.core.features import to_grid
+from neat_backend.core.weights import WEIGHT_ERRORS, read_state
 from neat_backend.errors import EncoderError
 
 log = logging.getLogger(__name__)
@@ -58,11 +56,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # What open_clip tells about each of its weights, apart from the side.
 CLIP_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
-
-# What reading a file of weights, or loading it into a network it does not fit, may raise.
-_WEIGHT_ERRORS: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError)
-_WEIGHT_ERRORS += (AttributeError, SafetensorError, pickle.UnpicklingError)
-
 
 # A large picture is first averaged down to this many times the size wanted, as Pillow's own thumbnails are:
 # 512 px to 128 px takes a third of the time.
@@ -248,7 +241,7 @@ def _clip(
             pretrained_text=False,
             require_pretrained=True,
         )
-    except _WEIGHT_ERRORS as error:
+    except WEIGHT_ERRORS as error:
         raise _not_loaded(name, weights, error) from error
     cut = open_clip.get_model_preprocess_cfg(model)
     side = cut["size"] if isinstance(cut["size"], int) else cut["size"][0]
@@ -294,9 +287,9 @@ def _resnet(name: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, 
     network = models.get_model(name, weights=None)
     network.fc = nn.Identity()
     try:
-        state = _read(weights) if weights else pretrained.get_state_dict(progress=False, check_hash=True)
+        state = read_state(weights) if weights else pretrained.get_state_dict(progress=False, check_hash=True)
         network.load_state_dict(_without_head(state, "fc."))
-    except _WEIGHT_ERRORS as error:
+    except WEIGHT_ERRORS as error:
         raise _not_loaded(name, weights, error) from error
     return network, Preprocessing(224, 256, IMAGENET_MEAN, IMAGENET_STD, bicubic=False), pretrained.url.rsplit("/")[-1]
 
@@ -329,23 +322,11 @@ def _efficientnet(name: str, weights: Path | None) -> tuple[nn.Module, Preproces
     files = getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
     packaged = Path(files.get_model_file_path())
     try:
-        network.load_state_dict(_without_head(_read(weights or packaged), "_fc."))
-    except _WEIGHT_ERRORS as error:
+        network.load_state_dict(_without_head(read_state(weights or packaged), "_fc."))
+    except WEIGHT_ERRORS as error:
         raise _not_loaded(name, weights, error) from error
     side = EFFICIENTNET_SIDE
     return _EfficientNetFeatures(network), Preprocessing(side, side, IMAGENET_MEAN, IMAGENET_STD), packaged.name
-
-
-def _read(path: Path) -> Mapping[str, torch.Tensor]:
-    """The state dict in a local file; never runs code that the file brings along."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping):
-        raise ValueError(f"holds a {type(state).__name__}, not a state dict")
-    return state
 
 
 def _without_head(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The image networks that can be trained from scratch: ResNet-18, 34 and 50, VGG-16 (with batch normalisation).
+"""The image networks that can be trained: ResNet-18, 34 and 50, VGG-16 (with batch normalisation).
 
 Small images (below 64 pixels) get a 3×3 first convolution of stride 1 and no max-pool after it, as is usual for
 CIFAR; VGG-16 then has one linear layer in place of three and as many max-pools as the image has halvings.
@@ -6,6 +6,7 @@ CIFAR; VGG-16 then has one linear layer in place of three and as many max-pools 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from neat_backend.errors import SettingsError
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "vgg16")
 ORDINARY_STEM_FROM = 64  # pixels; below, the 7×7 stride-2 stem and its max-pool would leave nothing to look at
+STEM, HEAD = "conv1.weight", "fc."  # of a ResNet's state dict
+MOST_GROWTH = 7.0  # of a filter with a 49th of its energy in 3×3 of 7×7; an even one's is 7/3
 
 
 def build_network(name: str, n_classes: int, side: int) -> nn.Module:
@@ -33,6 +36,45 @@ def build_network(name: str, n_classes: int, side: int) -> nn.Module:
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
     return network
+
+
+def load_fitting(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy the weights of a ResNet of the same depth into `network`, in place; its last layer stays as it is.
+
+    A first convolution of 7×7 gives the centres of its filters to one of 3×3 (see `_centres`); of any other shape it
+    is left out. Raises ValueError where `state` lacks another weight, has it in another shape, or has
+    more.
+    """
+    own = network.state_dict()  # the network's own tensors, not copies
+    stem = state.get(STEM)
+    if stem is not None and stem.shape != own[STEM].shape:
+        centred = stem.shape[2:] == (7, 7) and own[STEM].shape[2:] == (3, 3)
+        state = {**state, STEM: _centres(stem) if centred else own[STEM]}
+    wanted = [name for name in own if not name.startswith(HEAD) and not name.endswith("num_batches_tracked")]
+    wrong = [name for name in wanted if getattr(state.get(name), "shape", None) != own[name].shape]
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(wanted)} weights are missing or of another shape, {wrong[0]} first")
+    more = [name for name in state if name not in own and not name.startswith(HEAD)]
+    if more:  # of a deeper network, whose first layers would fit
+        raise ValueError(f"there are {len(more)} weights more than it has, {more[0]} first")
+    with torch.no_grad():
+        for name in wanted:
+            own[name].copy_(state[name])
+
+
+def _centres(filters: torch.Tensor) -> torch.Tensor:
+    """[n, c, 7, 7] -> [n, c, 3, 3]: the middle of each filter, scaled to the norm of all of it.
+
+    A 3×3 stem of stride 1 sees a small image, which shows in 3 pixels what a large one shows in many more, so the
+    middle of a 7×7 filter, at its own resolution, is what there is room for. Alone it would respond less, and the
+    batch normalisation after it, whose statistics come with the weights, expects the whole filter's response: that
+    has the standard deviation of the input times the filter's norm, for inputs that don't depend on each other. No
+    filter grows more than MOST_GROWTH times: one that is empty in its middle would be noise made large.
+    """
+    centres = filters[:, :, 2:5, 2:5].float()
+    whole, part = filters.float().flatten(1).norm(dim=1), centres.flatten(1).norm(dim=1)  # [n], [n]
+    growth = (whole / part.clamp_min(1e-12)).clamp_max(MOST_GROWTH)
+    return centres * growth[:, None, None, None]
 
 
 def _small_vgg(n_classes: int, side: int) -> nn.Module:
