@@ -43,6 +43,7 @@ class Rounds:
         self._training: tuple[Round, TrainingProcess, float] | None = None
         self._wanted = ""
         self._failed: tuple[Round, str] | None = None  # a failure that is not on record yet
+        self._noted = ""  # the last training's note, which is said once
         self._counted = 0  # labels at the beginning of the last round
         self._known = 0
         self._done: Round | None = None  # the round whose probabilities are in use
@@ -119,6 +120,7 @@ class Rounds:
             data_dir=str(self.settings.data_dir), project=self.project, round=begun.number, classes=classes,
             image_size=self.settings.image_size, epochs=self.settings.epochs, seed=self.settings.seed,
             holdout=self.settings.holdout, device=self.settings.device,
+            weights=self.settings.classifier_weights, early_stop=self.settings.early_stop,
             compute=self.settings.compute, ray_address=self._ray_address,
         )  # fmt: skip
         try:
@@ -161,7 +163,13 @@ class Rounds:
         for model in self._models():
             if model != self._model(begun):
                 model.unlink(missing_ok=True)
-        log.info("project %d: round %d done in %.1f s", self.project, begun.number, time.monotonic() - started)
+        if result.note and result.note != self._noted:
+            log.warning("project %d: round %d: %s", self.project, begun.number, result.note)
+        self._noted = result.note
+        log.info(
+            "project %d: round %d done in %.1f s, %d epochs", self.project, begun.number,
+            time.monotonic() - started, result.epochs,
+        )  # fmt: skip
         return True
 
     def fill(self, engine: Engine, lock: contextlib.AbstractContextManager[object], missing: list[int]) -> bool:

@@ -37,6 +37,7 @@ PER_PROJECT = (
     "publish_tail",
     "classifier",
     "epochs",
+    "early_stop",
     "seed",
 )
 
@@ -298,7 +299,18 @@ class Settings(BaseModel):
         validation_alias=_env("NEAT_IMAGE_SIZE"),
         description="Side in pixels of the classifier's images",
     )
-    epochs: int = Field(100, ge=1, validation_alias=_env("NEAT_EPOCHS"), description="Epochs of one training")
+    classifier_weights: str = Field(
+        "auto",
+        validation_alias=_env("NEAT_CLASSIFIER_WEIGHTS"),
+        description="What resnet18 begins its training with: auto (ImageNet's weights, downloaded once; from scratch"
+        " where they can't be had), scratch (paper), or a local file, .pth or .safetensors",
+    )
+    epochs: int = Field(100, ge=1, validation_alias=_env("NEAT_EPOCHS"), description="Epochs of one training, at most")
+    early_stop: bool = Field(
+        True,
+        validation_alias=_env("NEAT_EARLY_STOP"),
+        description="End a training before its last epoch when its loss is flat (0 = all epochs, as in the paper)",
+    )
     holdout: float = Field(
         0.1,
         ge=0,
@@ -361,6 +373,13 @@ class Settings(BaseModel):
             raise ValueError(
                 "must be clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50, efficientnet_lite0, _lite1 or _lite2"
             )
+        return value
+
+    @field_validator("classifier_weights")
+    @classmethod
+    def _known_weights(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|scratch|.+\.(safetensors|pt|pth|bin)", value, re.DOTALL):
+            raise ValueError("must be auto, scratch, or a .safetensors, .pt, .pth or .bin file")
         return value
 
     @field_validator("device")

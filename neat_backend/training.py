@@ -5,7 +5,8 @@ neat_backend.training JOB.json`, which works in the job's folder:
 
     job.json       TrainingJob
     labels.npz     ids int64 [n], codes int64 [n] = index into the job's classes; known labels only
-    progress.json  phase, epoch, epochs, loss, eta_seconds; rewritten after every epoch
+    progress.json  phase, epoch, epochs, loss, eta_seconds; rewritten after every epoch. With early_stop, epochs and
+                   eta_seconds are the most that it may take
     result.json    TrainingResult, or {"error": plain words}; the last thing written
     training.log   what the process printed
 
@@ -65,6 +66,8 @@ class TrainingJob:
     seed: int
     holdout: float  # share of the known labels kept out of training
     device: str
+    weights: str = "scratch"  # as NEAT_CLASSIFIER_WEIGHTS
+    early_stop: bool = False  # as NEAT_EARLY_STOP
     compute: str = "local"  # as NEAT_COMPUTE
     ray_address: str = ""
 
@@ -85,8 +88,10 @@ class TrainingResult:
     held_out_correct: int
     seconds: float  # all of it: reading, training, probabilities
     images_per_second: float  # while training
-    epochs: int
+    epochs: int  # done: fewer than the job's where training stopped early
     n_train: int
+    weights: str = "scratch"  # what training began with: imagenet, scratch or a file's path
+    note: str = ""  # why it began from scratch although ImageNet's weights were wanted
 
 
 def split_held_out(
@@ -209,11 +214,18 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
     log.info("round %d: training on %d images, %d held out", job.round, n_train, held_out.sum())
 
     from neat_backend.compute import open_compute
+    from neat_backend.core.weights import starting_weights
 
+    begin = starting_weights(job.weights)
+    if begin.note:
+        log.warning("round %d: %s", job.round, begin.note)
     compute = open_compute(job.compute, job.ray_address, device=job.device)
     fit_began = time.monotonic()
+    done = 0  # epochs
 
     def on_epoch(epoch: int, epochs: int, loss: float) -> None:
+        nonlocal done
+        done = epoch
         eta = (time.monotonic() - fit_began) / epoch * (epochs - epoch)
         progress = {"epoch": epoch, "epochs": epochs, "loss": round(loss, 6), "eta_seconds": round(eta, 1)}
         _write_json(folder / "progress.json", {"phase": "training", **progress})
@@ -225,9 +237,12 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
         epochs=job.epochs,
         seed=job.seed,
         device=job.device,
+        weights=begin.state,
+        early_stop=job.early_stop,
         on_epoch=on_epoch,
     )
     fit_seconds = time.monotonic() - fit_began
+    log.info("round %d: %d of %d epochs, begun with %s weights", job.round, done, job.epochs, begin.origin)
     classifier.classes = job.classes
     correct = 0
     if held_out.any():
@@ -242,9 +257,11 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
         held_out=int(held_out.sum()),
         held_out_correct=correct,
         seconds=round(time.monotonic() - began, 3),
-        images_per_second=round(n_train * job.epochs / max(fit_seconds, 1e-9), 1),
-        epochs=job.epochs,
+        images_per_second=round(n_train * done / max(fit_seconds, 1e-9), 1),
+        epochs=done,
         n_train=n_train,
+        weights=begin.origin,
+        note=begin.note,
     )
 
 

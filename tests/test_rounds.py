@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from neat_backend.errors import StoreError, TrainingError
 from neat_backend.live import LiveProject
 from neat_backend.records import Round
 from neat_backend.store import inbox, projects, rounds
+from neat_backend.training import TrainingJob, TrainingResult
 from tests.fake_label_studio import FakeLabelStudio, label_config
 from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle, state, take_in
 
@@ -181,6 +183,31 @@ def test_a_training_that_fails_is_told_and_the_last_classifier_stays(
     take_in(again)
     assert state(again) == before
     assert not again.rounds_step()
+
+
+def test_a_round_begins_with_the_weights_of_the_settings_and_ends_as_they_say(
+    backend: Backend, live: LiveProject, trainings: list[FakeTraining]
+) -> None:
+    label(backend, live, "dog", "cat", "dog", "cat")
+    live.rounds_step()
+    settings = backend.settings
+    assert (settings.classifier_weights, settings.early_stop) != (TrainingJob.weights, TrainingJob.early_stop)
+    assert (trainings[0].job.weights, trainings[0].job.early_stop) == (settings.classifier_weights, settings.early_stop)
+
+
+def test_why_a_training_began_from_scratch_is_said_once(
+    backend: Backend, live: LiveProject, trainings: list[FakeTraining], caplog: pytest.LogCaptureFixture
+) -> None:
+    label(backend, live, "dog", "cat", "dog", "cat")
+    live.rounds_step()
+    for number in range(3):
+        trainings[number].succeed()
+        assert isinstance(trainings[number].result, TrainingResult)
+        trainings[number].result = replace(trainings[number].result, note="no network: from scratch")
+        live.rounds_step()
+        train(backend, live)
+        live.rounds_step()
+    assert sum("no network: from scratch" in record.message for record in caplog.records) == 1
 
 
 def test_a_training_that_cannot_be_started_is_a_failed_round(

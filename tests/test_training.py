@@ -181,6 +181,62 @@ def test_probabilities_go_to_disk_in_pieces(job, tmp_path: Path, monkeypatch):
     assert np.array_equal(arrays.load("probabilities/000003").ids, ids)
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_the_result_says_how_many_epochs_were_done(job, tmp_path: Path, monkeypatch):
+    from neat_backend.core import classifier
+
+    ids, images, codes = digits(20)
+    stored(job, ids, images)
+    monkeypatch.setattr(classifier, "is_flat", lambda losses: len(losses) == 2)
+    folder = with_labels(tmp_path / "job", ids, codes)
+    assert train_round(replace(job, epochs=5, early_stop=True), folder).epochs == 2
+    progress = json.loads((folder / "progress.json").read_text())
+    assert (progress["epoch"], progress["epochs"]) == (2, 5)
+    assert train_round(replace(job, epochs=3), folder).epochs == 3
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_training_begins_with_a_files_weights(job, tmp_path: Path, monkeypatch):
+    import torch
+
+    from neat_backend.core import classifier
+    from neat_backend.core.networks import build_network
+
+    ids, images, codes = digits(20)
+    arrays = stored(job, ids, images)
+    weights = build_network("resnet18", 5, SIDE).state_dict()
+    torch.save(weights, tmp_path / "mine.pth")
+    monkeypatch.setattr(classifier, "train", lambda *_, **__: None)
+    folder = with_labels(tmp_path / "job", ids, codes)
+    result = train_round(replace(job, weights=str(tmp_path / "mine.pth")), folder)
+    assert (result.weights, result.note) == (str(tmp_path / "mine.pth"), "")
+    made = classifier.Classifier.load(arrays.folder("models") / "000003.safetensors", "cpu")
+    assert torch.equal(made.network.state_dict()["conv1.weight"], weights["conv1.weight"])
+    with pytest.raises(TrainingError, match=r"NEAT_CLASSIFIER_WEIGHTS=.*no\.pth: there is no such file"):
+        train_round(replace(job, weights=str(tmp_path / "no.pth")), folder)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_without_a_network_training_begins_from_scratch_and_the_result_and_the_log_say_so(
+    job, tmp_path: Path, monkeypatch, caplog
+):
+    import torch
+
+    from neat_backend.core import weights
+
+    def fails(url: str, path: Path) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(weights, "download_file", fails)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    ids, images, codes = digits(20)
+    stored(job, ids, images)
+    result = train_round(replace(job, weights="auto"), with_labels(tmp_path / "job", ids, codes))
+    assert result.weights == "scratch"
+    assert "no route to host" in result.note
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [f"round 3: {result.note}"]
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

@@ -30,7 +30,7 @@ from neat_backend.ports import free_port
 
 SETTINGS = {
     "NEAT_ENCODER": "efficientnet_lite0", "NEAT_K": "5", "NEAT_BATCH_SIZE": "20", "NEAT_EPOCHS": "2",
-    "NEAT_IMAGE_SIZE": "32",
+    "NEAT_IMAGE_SIZE": "32", "NEAT_CLASSIFIER_WEIGHTS": "scratch",
 }  # fmt: skip
 LONGEST_RECONCILE_SECONDS, COMPARISONS = 15, 4  # in a short run, so many comparisons all the same
 QUIET_SECONDS = 3.0  # nothing left to do for so long: at rest

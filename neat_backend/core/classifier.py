@@ -1,4 +1,4 @@
-"""The classifier of the known classes: ResNet-18 trained from scratch, as the paper does it.
+"""The classifier of the known classes: ResNet-18, trained as in the paper.
 
 SGD with momentum 0.9 and weight decay 5e-4, batches of 128, learning rate 0.01 halved every 20 epochs;
 random crop, horizontal flip, rotation up to 15°. Everything random comes from one seed: the same images,
@@ -16,7 +16,7 @@ import copy
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from neat_backend.core.devices import bfloat16_is_faster, resolve_device
 from neat_backend.core.networks import ORDINARY_STEM_FROM as ORDINARY_STEM_FROM
-from neat_backend.core.networks import activations, build_network
+from neat_backend.core.networks import activations, build_network, load_fitting
 
 BATCH_SIZE = 128
 LEARNING_RATE = 0.01
@@ -39,6 +39,9 @@ HALVED_EVERY_EPOCHS = 20
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 ROTATION_DEGREES = 15
+FLAT_WINDOW = 10  # epochs
+FLAT_SHARE = 0.1
+FLAT_LEAST_EPOCHS = 30
 NETWORK = "resnet18"
 PREDICT_BATCH_SIZE = 256
 FORMAT = "neat-classifier-1"
@@ -152,19 +155,26 @@ def fit(
     epochs: int = 100,
     seed: int = 0,
     device: str = "auto",
+    weights: Mapping[str, torch.Tensor] | None = None,
+    early_stop: bool = False,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> Classifier:
-    """Train from scratch on uint8 `images` [n, s, s, 3] with `labels` [n] in 0..n_classes-1.
+    """Train on uint8 `images` [n, s, s, 3] with `labels` [n] in 0..n_classes-1.
 
-    A class without a label is allowed, and so are one class and one image. `on_epoch(epoch, epochs, loss)` is
-    called after each epoch, counted from 1, with the mean loss. Raises ValueError when there is nothing to
-    learn from, when shapes don't match, and for labels out of range.
+    weights: a ResNet-18's to begin with (`weights.starting_weights`), all but the last layer's; None = from scratch,
+    as in the paper. early_stop: end before `epochs` once `is_flat` says so. A class without a label is allowed, and
+    so are one class and one image. `on_epoch(epoch, epochs, loss)` is called after each epoch, counted from 1, with
+    the mean loss. Raises ValueError when there is nothing to learn from, when shapes don't match (the weights' too),
+    and for labels out of range.
     """
     targets = _targets(images, labels, n_classes)  # [n]
     side = images.shape[1]
     place = resolve_device(device)
     network = fresh(NETWORK, n_classes, side, seed, place)
-    train(network, as_pixels(images, side), targets, place, epochs=epochs, seed=seed, on_epoch=on_epoch)
+    if weights is not None:
+        load_fitting(network, weights)
+    pixels = as_pixels(images, side)  # [n, 3, s, s]
+    train(network, pixels, targets, place, epochs=epochs, seed=seed, early_stop=early_stop, on_epoch=on_epoch)
     return Classifier(network, n_classes, side, place)
 
 
@@ -184,16 +194,18 @@ def train(
     epochs: int,
     seed: int,
     temperature: float = 1.0,
+    early_stop: bool = False,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> None:
     """Train `network`, which is on `place`, in place: pixels uint8 [n, 3, s, s], targets int64 [n].
 
-    The loss is the cross-entropy of logits / temperature. `on_epoch` as for `fit`.
+    The loss is the cross-entropy of logits / temperature. `early_stop` and `on_epoch` as for `fit`.
     """
     pixels, targets = pixels.to(place), targets.to(place)
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device sees the same augmentation
     optimiser = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, HALVED_EVERY_EPOCHS, gamma=0.5)
+    losses: list[float] = []  # of each epoch
     network.train()
     for epoch in range(1, epochs + 1):
         total = torch.zeros((), device=place)
@@ -210,8 +222,20 @@ def train(
             total += loss.detach() * len(chosen)
             seen += len(chosen)
         schedule.step()
+        if on_epoch is not None or early_stop:
+            losses.append(float(total) / seen)
         if on_epoch is not None:
-            on_epoch(epoch, epochs, float(total) / seen)
+            on_epoch(epoch, epochs, losses[-1])
+        if early_stop and is_flat(losses):
+            return
+
+
+def is_flat(losses: Sequence[float]) -> bool:
+    """Whether training may end after epochs of these mean losses [e]."""
+    if len(losses) < FLAT_LEAST_EPOCHS:
+        return False
+    before, last = losses[-2 * FLAT_WINDOW : -FLAT_WINDOW], losses[-FLAT_WINDOW:]
+    return sum(last) / len(last) > (1 - FLAT_SHARE) * sum(before) / len(before)
 
 
 @torch.inference_mode()

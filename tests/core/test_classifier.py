@@ -161,6 +161,56 @@ def test_every_epoch_is_reported():
     assert all(np.isfinite(loss) for _, _, loss in seen)
 
 
+def test_unless_asked_otherwise_every_epoch_is_done_from_scratch(digits, monkeypatch):
+    """As in the paper; experiments rely on it."""
+    monkeypatch.setattr(module, "is_flat", lambda losses: True)
+    monkeypatch.setattr(module, "load_fitting", lambda *_: pytest.fail("weights were loaded"))
+    seen = []
+    fit(digits[0][:4], digits[1][:4], 3, epochs=3, seed=0, device="cpu", on_epoch=lambda *row: seen.append(row))
+    assert len(seen) == 3
+
+
+def test_training_ends_with_the_epoch_after_which_the_loss_is_flat(digits, monkeypatch):
+    images, labels = digits[0][:12], digits[1][:12]
+    monkeypatch.setattr(module, "is_flat", lambda losses: len(losses) == 2)
+    seen = []
+    how = {"seed": 0, "device": "cpu"}
+    stopped = fit(images, labels, 3, epochs=9, early_stop=True, on_epoch=lambda *row: seen.append(row), **how)
+    assert [row[:2] for row in seen] == [(1, 9), (2, 9)]
+    unwatched = fit(images, labels, 3, epochs=9, early_stop=True, **how)
+    two = weights_of(fit(images, labels, 3, epochs=2, **how))
+    for early in (stopped, unwatched):
+        assert all(torch.equal(two[key], value) for key, value in weights_of(early).items())
+
+
+def test_training_begins_with_the_weights_it_is_given_and_a_fresh_last_layer(digits, learned, monkeypatch):
+    monkeypatch.setattr(module, "train", lambda *_, **__: None)
+    begun, fresh = (
+        weights_of(fit(digits[0][:4], digits[1][:4], 3, seed=1, device="cpu", weights=weights))
+        for weights in (weights_of(learned), None)
+    )
+    for key, value in weights_of(learned).items():
+        expected = fresh[key] if key.startswith("fc.") or "num_batches" in key else value
+        assert torch.equal(begun[key], expected)
+    assert not torch.equal(fresh["conv1.weight"], begun["conv1.weight"])
+
+
+def test_weights_are_a_head_start_and_stay_as_they_are(digits, learned):
+    images, labels = digits
+    weights = {key: value.clone() for key, value in weights_of(learned).items()}
+    accuracy = []
+    for given in (weights, None):
+        made = fit(images[:30], labels[:30], 3, epochs=4, seed=0, device="cpu", weights=given)
+        accuracy.append((made.predict_proba(images[200:]).argmax(axis=1) == labels[200:]).mean())
+    assert accuracy[0] > accuracy[1] + 0.2
+    assert all(torch.equal(value, weights_of(learned)[key]) for key, value in weights.items())
+
+
+def test_weights_of_another_network_are_refused(digits):
+    with pytest.raises(ValueError, match="100 of 100 weights are missing"):
+        fit(digits[0][:4], digits[1][:4], 3, epochs=1, device="cpu", weights={})
+
+
 def test_the_stem_keeps_small_images_whole():
     small, ordinary = module._network(2, 63), module._network(2, 64)
     assert small.conv1.stride == (1, 1)

@@ -30,6 +30,7 @@ SETTINGS = {
     "NEAT_ENCODER": "efficientnet_lite0",
     "NEAT_BATCH_SIZE": "10",
     "NEAT_K": "5",
+    "NEAT_CLASSIFIER_WEIGHTS": "scratch",
     "NEAT_EPOCHS": "2",
     "NEAT_IMAGE_SIZE": "32",
     "NEAT_PUBLISH_INTERVAL": "0.2",
