@@ -7,16 +7,18 @@ probabilities: neighbours are exact, and a task's place depends on its own numbe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core import scores
+from neat_backend.core import cover, queues, scores
 from neat_backend.core.devices import resolve_device
 from neat_backend.core.hashing import mixed
 from neat_backend.core.labels import LabelBook
+from neat_backend.core.linear import LinearHead
 from neat_backend.core.neighbors import NONE, LargePool, NeighborTable, Rows
 from neat_backend.core.scores import INVALID, KnownRule
 from neat_backend.records import Label, Ranked
@@ -24,8 +26,10 @@ from neat_backend.strategies.pool import UNLABELLED, Pool
 
 _PRIORITY_STEPS = 2.0**32  # priorities nearer to each other than this count as equal
 _TIE_STEPS = 2.0**20
-_ASIDE = 2.0**-20  # what is set aside is put below this, everything else above
-_FEW_ROWS = 10_000  # beyond so many rows scored anew, looking through the whole pool is as fast
+_HEAD_ROWS = 16_384  # that a new head is applied to at a time
+
+Source = Literal["resnet18", "linear"]
+SPEAKERS = ("resnet18", "linear", "vote")  # that name a class for a task
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,11 @@ class Ranking:
     """The order of the whole pool at one moment, ascending by task id; arrays of one length n."""
 
     ids: NDArray[np.int64]
-    priority: NDArray[np.float64]  # strictly between ties too: sort by this, then by id
+    priority: NDArray[np.float64]  # sort by this, then by id
+    quality: NDArray[np.float64]  # what it is worth before the classes are balanced; strictly between ties too
+    queue: NDArray[np.int16]  # that it waits in, see core.queues
+    place: NDArray[np.int64]  # how many of its queue come before it
+    known_chance: NDArray[np.float32]  # probability of a known class by the linear head
     inconsistency: NDArray[np.float64]
     known_neighbours: NDArray[np.int16]
     candidate: NDArray[np.bool_]
@@ -126,6 +134,10 @@ class WatchedHead(ABC):
             self._head_version += head != self._head
             self._head, self._head_at = head, self.version
 
+    def _forget_head(self) -> None:
+        """Look again when the order has changed by something that is no change of the state, as new settings."""
+        self._head_at = -1
+
     @abstractmethod
     def _best(self, n: int) -> list[int]:
         """The first n."""
@@ -135,8 +147,11 @@ class Engine(WatchedHead):
     """Neighbours, votes, class probabilities and the order of the unlabelled tasks.
 
     dim: length of a feature. classes: known classes, in the order of the label config. k, rule,
-    batch_size (B), seed: the method's settings. device: where the pool's features are kept.
-    large: what happens when they are too many for memory.
+    batch_size (B), seed: the method's settings. balance: led by what the classes lack (`core.queues`), else the
+    paper's order. device: where the pool's features are kept. large: what happens when they are too many for memory.
+
+    Class probabilities are those of the classifier in force, `source`: of the network, which `set_probabilities` tells,
+    or of the linear head.
     """
 
     def __init__(
@@ -148,11 +163,14 @@ class Engine(WatchedHead):
         rule: KnownRule = "all",
         batch_size: int = 50,
         seed: int = 0,
+        balance: bool = False,
+        source: Source = "resnet18",
         device: str = "cpu",
         large: LargePool | None = None,
     ) -> None:
         self.classes = tuple(classes)
         self.k, self.rule, self.batch_size, self.seed = k, rule, batch_size, seed
+        self.balance, self.source = balance, source
         self.version = 0  # grows with every change
         self.class_features: NDArray[np.float32] | None = None  # [C, dim] of the classes' names, where there are any
         self._table = NeighborTable(dim, k, resolve_device(device), large)
@@ -160,14 +178,21 @@ class Engine(WatchedHead):
         self._probabilities: NDArray[np.float32] = np.zeros((0, len(self.classes)), np.float32)
         self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED
         self._aside = np.zeros(0, bool)  # rows of the tasks that are set aside
-        self._trained = np.zeros(0, bool)  # rows that have the classifier's probabilities
+        self._trained = np.zeros(0, bool)  # rows that have the probabilities of the classifier in force
+        self._network_says: NDArray[np.int16] = np.zeros(0, np.int16)  # each row's class by the network, -1 = none
+        self._linear_says: NDArray[np.int16] = np.zeros(0, np.int16)  # and by the linear head
+        self._known_chance = np.ones(0, np.float32)  # by the head, 1 without one
         self._inconsistency = np.zeros(0)
         self._known = np.zeros(0, np.int16)
         self._candidate = np.zeros(0, bool)
-        self._order = np.zeros(0)
-        self._kept: Rows = np.zeros(0, np.int32)  # the best rows when they were last selected
-        self._floor = np.inf  # no other row was above this then
-        self._touched: list[Rows] = []  # rows scored anew since
+        self._quality = np.zeros(0)
+        self._queue = np.zeros(0, np.int16)  # of those that are neither set aside nor in the cover
+        self.linear: LinearHead | None = None
+        # Rows that are spread over the pool, with their qualities there; None = the tasks have changed.
+        self._cover: tuple[Rows, NDArray[np.float64]] | None = None
+        self._told: tuple[NDArray[np.int64], int] | None = None  # labels of each class and in all, told by the owner
+        self._placed: dict[int, int] = {}  # places of the rows that were last selected
+        self._placed_at = -1  # the version of then
         self._begin_watching()
 
     def __len__(self) -> int:
@@ -194,7 +219,13 @@ class Engine(WatchedHead):
         self._fit_arrays()
         self._codes[rows] = UNLABELLED
         self._aside[rows] = self._trained[rows] = False  # of the task that had the row before
-        self._rescore(rows)
+        self._network_says[rows] = self._linear_says[rows] = -1
+        self._known_chance[rows] = 1
+        self._cover = None if self._told is None else self._cover
+        if self.linear is not None:
+            self._apply_head(rows)
+        else:
+            self._rescore(rows)
         self._apply([label for label in map(self._book.of, ids.tolist()) if label != Label(label.task)])
 
     def remove_tasks(self, tasks: Iterable[int]) -> None:
@@ -206,6 +237,7 @@ class Engine(WatchedHead):
         if here:
             self._codes[self._table.rows(here)] = UNLABELLED
             self._rescore(self._table.remove_tasks(here))
+            self._cover = None if self._told is None else self._cover
         self.version += bool(gone)
 
     def set_labels(self, labels: Iterable[Label]) -> None:
@@ -222,7 +254,11 @@ class Engine(WatchedHead):
             return
         carried = self._carried(self._probabilities, self.classes, classes)
         self._probabilities = carried
+        places = {name: place for place, name in enumerate(classes)}
+        renamed = np.array([*(places.get(name, -1) for name in self.classes), -1], np.int16)
+        self._network_says, self._linear_says = renamed[self._network_says], renamed[self._linear_says]
         self.classes = classes
+        self.linear = None  # its outputs are of other classes
         self.class_features = None  # those were of other names
         dropped = self._book.drop_vanished(classes)
         self._codes[:] = UNLABELLED
@@ -231,12 +267,13 @@ class Engine(WatchedHead):
         held = [label for label in self._book.labels.values() if label.task in self._table]
         self._codes[self._table.rows([label.task for label in held])] = [self._code(label) for label in held]
         self._trained &= carried.sum(axis=1) > 0
+        self._known_chance[:] = 1
         self._rescore(np.flatnonzero(self._table.alive).astype(np.int32))
 
     def set_probabilities(
         self, tasks: Sequence[int] | NDArray[np.int64], probabilities: NDArray[np.float32], classes: Sequence[str]
     ) -> None:
-        """Take the classifier's class probabilities [n, len(classes)]; tasks not here are passed over.
+        """Take the network's class probabilities [n, len(classes)]; tasks not here are passed over.
 
         Classes that the classifier doesn't know get 0; those that the project no longer has are left
         out and the rest rescaled.
@@ -246,45 +283,119 @@ class Engine(WatchedHead):
         rows = self._table.find(tasks)
         here = rows != NONE
         rows = rows[here]
-        self._probabilities[rows] = self._carried(probabilities[here], tuple(classes), self.classes)
-        self._trained[rows] = self._probabilities[rows].sum(axis=1) > 0
-        self._rescore(rows)
+        carried = self._carried(probabilities[here], tuple(classes), self.classes)
+        told = carried.sum(axis=1) > 0
+        self._network_says[rows] = np.where(told, carried.argmax(axis=1), -1) if self.classes else -1
+        if self.source == "resnet18":
+            self._probabilities[rows], self._trained[rows] = carried, told
+            self._rescore(rows)
+
+    def taught(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """What the linear head is fitted to, ascending by task: ids [m], codes [m] (class or INVALID), features."""
+        rows = np.flatnonzero(self._table.alive & (self._codes != UNLABELLED)).astype(np.int32)
+        rows = rows[np.argsort(self._table.ids[rows])]
+        return self._table.ids[rows].copy(), self._codes[rows].copy(), self._table.planes.exact(rows)
+
+    def set_linear(self, head: LinearHead | None) -> Iterator[None]:
+        """Take a fitted head, for all tasks: a piece at each step of what is returned, so that others get their turn.
+
+        Tasks that come in between have the new head's word at once. A head of other classes is passed over.
+        """
+        if head is not None and head.classes != self.classes:
+            return
+        self.linear = head
+        start = 0
+        while start < len(self._table.ids):
+            rows = start + np.flatnonzero(self._table.alive[start : start + _HEAD_ROWS]).astype(np.int32)
+            self._apply_head(rows)
+            start += _HEAD_ROWS
+            yield
+
+    def set_source(self, source: Source) -> None:
+        """Another classifier is in force. Its probabilities come next, by `set_probabilities` or `set_linear`."""
+        if source != self.source:
+            self.source = source
+            self._trained[:] = False
+            self._rescore(np.flatnonzero(self._table.alive).astype(np.int32))
+
+    def tell(self, counts: NDArray[np.int64], labels: int, cover: Sequence[int]) -> None:
+        """What an engine of a part of the pool can't know: labels of each class and in all, and the whole's cover."""
+        self._told, self._cover = (counts, labels), self._covering(cover)
+        self.version += 1
 
     # what follows from it
 
     def _best(self, n: int) -> list[int]:
-        """The first n, from the few that it can be where that is known; few rows are kept for the next time."""
-        best = self._best_of_few(n)
-        if best is None:
-            best = self._select(max(n, 4 * self.batch_size))
-        few = max(8 * self.batch_size, 1000)
-        if len(self._kept) > few:
-            self._floor = float(self._order[self._kept[few]])  # nothing that is dropped is above it
-            self._kept = self._kept[:few]
-        return self._table.ids[best[:n]].tolist()
+        """The first n."""
+        ids, quality, queue = self.queued(n)
+        order, places = self.merged(ids, quality, queue, n)
+        self._placed = dict(zip(self._table.find(ids[order]).tolist(), places.tolist(), strict=True))
+        self._placed_at = self.version
+        return ids[order].tolist()
 
-    def _best_of_few(self, n: int) -> Rows | None:
-        """The first n when they can only be among the rows kept and those scored since; else None.
+    def queued(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int16]]:
+        """Ids, qualities and queues of the n best of each queue, in no order."""
+        quality, queue = self._waiting()
+        rows = queues.best_of_each(
+            min(n, len(queue)), quality, queue, self._table.alive & (self._codes == UNLABELLED), self._table.ids,
+            len(self.classes) + 2,
+        )  # fmt: skip
+        return self._table.ids[rows], quality[rows], queue[rows]
 
-        Nothing else was above the floor when the kept ones were selected, and nothing else has changed.
-        """
-        rows = np.unique(np.concatenate([self._kept, *self._touched]))
-        rows = rows[self._table.alive[rows] & (self._codes[rows] == UNLABELLED) & (self._order[rows] > self._floor)]
-        self._kept, self._touched = self._sorted(rows), []
-        return self._kept[:n] if len(rows) >= n else None
+    def merged(
+        self, ids: NDArray[np.int64], quality: NDArray[np.float64], queue: NDArray[np.int16], n: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of the tasks are the first n, as indices in order, and their places in their queues."""
+        places = queues.places(quality, queue, ids)
+        order = np.lexsort((ids, -self.priority(quality, queue, places)))[:n]
+        return order, places[order]
 
-    def _select(self, n: int) -> Rows:
-        """The best n of the whole pool, in order, by a partial selection; they are kept."""
-        rows = self._pool()
-        self._floor = -np.inf
-        if len(rows) > n:
-            at = np.argpartition(-self._order[rows], n)
-            self._floor = float(self._order[rows[at[n]]])
-            # Whatever ties with the first one left out is as good as it: the smaller id decides.
-            rows = rows[self._order[rows] >= self._floor]
-        self._kept = self._sorted(rows)[:n]
-        self._touched = []
-        return self._kept
+    def priority(
+        self, quality: NDArray[np.float64], queue: NDArray[np.int16], place: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Of tasks with these qualities at these places of their queues: float64 [n] in [0, 1]."""
+        if not self.balance:
+            return queues.banded(quality, queue == len(self.classes) + 1)
+        return queues.priorities(quality, queue, place, self.queue_labels())
+
+    def queue_labels(self) -> NDArray[np.float64]:
+        """How many labels each queue counts as having: float64 [C + 2]."""
+        return queues.label_counts(*self._labels_of_classes())
+
+    def _labels_of_classes(self) -> tuple[NDArray[np.int64], int]:
+        """How many labels each class has, and how many there are with the invalid ones."""
+        return self._told or (self._book.counts(self.classes), len(self._book.labels))
+
+    @property
+    def unseen(self) -> bool:
+        """Whether a class has no label yet."""
+        return not self._labels_of_classes()[0].all()
+
+    def _waiting(self) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+        """Each row's quality and queue at this moment: float64 and int16 [capacity]."""
+        c = len(self.classes)
+        quality, queue = self._quality, self._queue.copy() if self.balance else np.zeros_like(self._queue)
+        if self.balance and self.unseen:
+            if self._cover is None:
+                self._cover = self._covering(self.spread(np.sort(self._table.ids[self._table.alive]), self.features))
+            covered, worth = self._cover
+            quality = quality.copy()
+            quality[covered], queue[covered] = worth, c
+        queue[self._aside] = c + 1
+        return quality, queue
+
+    def _covering(self, tasks: Sequence[int] | NDArray[np.int64]) -> tuple[Rows, NDArray[np.float64]]:
+        """Rows of those that are here of a cover, and what each is worth for its place in it."""
+        rows = self._table.find(tasks)
+        return rows[rows != NONE], (1 - np.arange(len(rows)) / (2 * cover.MOST))[rows != NONE]
+
+    def spread(
+        self, ids: NDArray[np.int64], features: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    ) -> NDArray[np.int64]:
+        """Those of all tasks [n], ascending, that `core.cover` puts first, in order; a sample is drawn by the seed."""
+        drawn = ids[self.drawn(ids, cover.SAMPLE)]
+        drawn = drawn[np.argsort(mixed(drawn, self.seed + 1))]
+        return drawn[cover.greedy_cover(features(drawn), cover.MOST)] if len(drawn) else drawn
 
     def ranking(self) -> Ranking:
         """The whole pool's numbers, ascending by task id."""
@@ -295,11 +406,13 @@ class Engine(WatchedHead):
 
         The second part takes longer and may run in any thread, whatever happens to the engine meanwhile.
         """
-        ids, order, codes = self._table.ids.copy(), self._order.copy(), self._codes.copy()
+        ids, codes = self._table.ids.copy(), self._codes.copy()
+        quality, queue = self._waiting()
+        quality = quality.copy()
         inconsistency, known, candidate = self._inconsistency.copy(), self._known.copy(), self._candidate.copy()
-        trained = self._trained.copy()
+        trained, chance = self._trained.copy(), self._known_chance.copy()
         probabilities = self._probabilities.copy() if trained.any() else None
-        rows, classes = self._table.rows_by_id(), self.classes
+        rows, classes, labels = self._table.rows_by_id(), self.classes, self.queue_labels()
 
         def gather() -> Ranking:
             pool = rows[codes[rows] == UNLABELLED]
@@ -307,9 +420,18 @@ class Engine(WatchedHead):
             if probabilities is not None and classes:
                 told = trained[pool]
                 predicted[told] = np.argmax(probabilities[pool[told]], axis=1)
+            place = queues.places(quality[pool], queue[pool], ids[pool])
+            if self.balance:
+                priority = queues.priorities(quality[pool], queue[pool], place, labels)
+            else:
+                priority = queues.banded(quality[pool], queue[pool] == len(classes) + 1)
             return Ranking(
                 ids=ids[pool],
-                priority=order[pool],
+                priority=priority,
+                quality=quality[pool],
+                queue=queue[pool],
+                place=place,
+                known_chance=chance[pool],
                 inconsistency=inconsistency[pool],
                 known_neighbours=known[pool],
                 candidate=candidate[pool],
@@ -319,25 +441,60 @@ class Engine(WatchedHead):
 
         return gather
 
-    def ranked(self, tasks: Sequence[int]) -> list[Ranked]:
-        """Given unlabelled tasks, in the order given; `rank` is their place in that list."""
+    def ranked(self, tasks: Sequence[int], places: NDArray[np.int64] | None = None) -> list[Ranked]:
+        """Given unlabelled tasks, in the order given; `rank` is their place in that list.
+
+        places: in their queues, where this engine holds a part of the pool.
+        """
         rows = self._table.rows(tasks)
         predicted = self._predicted(rows)
         vote, votes = self._vote(rows)
+        quality, queue = self.standing(tasks)
+        if places is None:
+            places = self._places(rows, quality, queue)
+        priority = self.priority(quality, queue, places)
+        names = (*self.classes, None, None)
         return [
             Ranked(
                 task=int(task),
-                rank=place,
-                priority=float(self._order[row]),
+                rank=at,
+                priority=float(priority[at]),
                 inconsistency=float(self._inconsistency[row]),
                 known_neighbours=int(self._known[row]),
                 candidate=bool(self._candidate[row]),
                 predicted=self.classes[code] if code >= 0 else None,
-                vote=self.classes[vote[place]] if votes[place] else None,
-                votes=int(votes[place]),
+                vote=self.classes[vote[at]] if votes[at] else None,
+                votes=int(votes[at]),
+                known_chance=float(self._known_chance[row]),
+                queue=names[queue[at]] if self.balance else None,
+                place=int(places[at]),
             )
-            for place, (task, row, code) in enumerate(zip(tasks, rows, predicted, strict=True))
+            for at, (task, row, code) in enumerate(zip(tasks, rows, predicted, strict=True))
         ]
+
+    def standing(self, tasks: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+        """Qualities and queues of tasks that are here."""
+        rows = self._table.rows(tasks)
+        quality, queue = self._waiting()
+        return quality[rows], queue[rows]
+
+    def better(self, of: tuple[NDArray[np.float64], NDArray[np.int16], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """How many tasks here come before each of those, in its queue; of: qualities, queues and ids [m]."""
+        open_rows = self._table.alive & (self._codes == UNLABELLED)
+        return queues.better(*self._waiting(), open_rows, self._table.ids, of)
+
+    def _places(self, rows: Rows, quality: NDArray[np.float64], queue: NDArray[np.int16]) -> NDArray[np.int64]:
+        known = self._placed if self._placed_at == self.version else {}
+        if all(row in known for row in rows.tolist()):
+            return np.array([known[row] for row in rows.tolist()], np.int64)
+        return self.better((quality, queue, self._table.ids[rows]))
+
+    def says(self, tasks: Sequence[int]) -> dict[str, NDArray[np.int16]]:
+        """Which class (-1 = none) network, linear head and neighbours' vote name for tasks that are here: [n] each."""
+        rows = self._table.rows(tasks)
+        vote, votes = self._vote(rows)
+        columns = self._network_says[rows], self._linear_says[rows], np.where(votes > 0, vote, -1).astype(np.int16)
+        return dict(zip(SPEAKERS, columns, strict=True))
 
     def neighbours(self, task: int) -> list[tuple[int, float]]:
         """A task's nearest labelled tasks, nearest first, with their similarities."""
@@ -430,8 +587,8 @@ class Engine(WatchedHead):
         return {t for t, found in zip(wanted, here, strict=True) if found and t not in self._book.labels}
 
     def untrained(self) -> list[int]:
-        """Tasks without the classifier's probabilities, ascending."""
-        return np.sort(self._table.ids[self._table.alive & ~self._trained]).tolist()
+        """Tasks without the network's probabilities, ascending."""
+        return np.sort(self._table.ids[self._table.alive & (self._network_says < 0)]).tolist()
 
     def labels(self) -> dict[int, Label]:
         """The labels of all labelled tasks, those without features included."""
@@ -450,12 +607,6 @@ class Engine(WatchedHead):
     def _rows(self, tasks: Sequence[int]) -> Rows:
         rows = self._table.find(tasks)
         return rows[rows != NONE]
-
-    def _pool(self) -> Rows:
-        return np.flatnonzero(self._table.alive & (self._codes == UNLABELLED)).astype(np.int32)
-
-    def _sorted(self, rows: Rows) -> Rows:
-        return rows[np.lexsort((self._table.ids[rows], -self._order[rows]))]
 
     def _code(self, label: Label) -> int:
         if label.invalid:
@@ -479,6 +630,20 @@ class Engine(WatchedHead):
             touched.append(self._table.rows_near(changed))
         self._rescore(np.unique(np.concatenate(touched)))
 
+    def _apply_head(self, rows: Rows) -> None:
+        """The linear head's word on rows; without a head, none."""
+        if self.linear is None:
+            self._linear_says[rows], self._known_chance[rows] = -1, 1
+            if self.source == "linear":
+                self._trained[rows] = False
+        elif len(rows):
+            logits = self._table.planes.outputs(rows, self.linear.weights, self.linear.biases)
+            probabilities, self._known_chance[rows] = self.linear.of_logits(logits)
+            self._linear_says[rows] = probabilities.argmax(axis=1)
+            if self.source == "linear":
+                self._probabilities[rows], self._trained[rows] = probabilities, True
+        self._rescore(rows)
+
     def _rescore(self, rows: Rows) -> None:
         """Recompute what a place in the order comes from, for rows whose neighbours or numbers changed."""
         self.version += 1
@@ -491,15 +656,15 @@ class Engine(WatchedHead):
         inconsistency = scores.inconsistency(codes, probabilities, len(self.classes))
         known = scores.known_neighbours(codes)
         candidate = scores.candidates(codes, self.rule)
-        priority = scores.priority(inconsistency, known, candidate, self.k, len(self.classes))
         self._inconsistency[rows] = inconsistency
         self._known[rows] = known
         self._candidate[rows] = candidate
-        order = self._spread_ties(priority, self._table.ids[rows])
-        self._order[rows] = np.where(self._aside[rows], order * _ASIDE, 2 * _ASIDE + order * (1 - 2 * _ASIDE))
-        self._touched.append(rows)
-        if sum(map(len, self._touched)) > _FEW_ROWS:
-            self._kept, self._floor, self._touched = self._kept[:0], np.inf, []
+        if self.balance:
+            quality = scores.quality(inconsistency, self._known_chance[rows], self.k, len(self.classes))
+            self._queue[rows] = np.where(self._trained[rows], probabilities.argmax(axis=1), scores.vote(codes)[0])
+        else:
+            quality = scores.priority(inconsistency, known, candidate, self.k, len(self.classes))
+        self._quality[rows] = self._spread_ties(quality, self._table.ids[rows])
 
     def _spread_ties(self, priority: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Priorities in which (nearly) equal ones are told apart by a seeded hash of the task's id.
@@ -515,9 +680,7 @@ class Engine(WatchedHead):
     def _vote(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The class that most of each row's known neighbours have, ties to the first, and how many have it."""
         found = self._table.neighbours[rows]
-        codes = np.where(found == NONE, scores.MISSING, self._codes[found])
-        counts = np.stack([(codes == code).sum(axis=1) for code in range(max(len(self.classes), 1))], axis=1)
-        return counts.argmax(axis=1), counts.max(axis=1)
+        return scores.vote(np.where(found == NONE, scores.MISSING, self._codes[found]))
 
     def _predicted(self, rows: Rows) -> NDArray[np.int16]:
         if not self.classes:
@@ -530,7 +693,8 @@ class Engine(WatchedHead):
         size = len(self._table.ids)
         for name, fill in (
             ("_probabilities", 0), ("_codes", UNLABELLED), ("_aside", False), ("_trained", False),
-            ("_inconsistency", 0), ("_known", 0), ("_candidate", False), ("_order", 0),
+            ("_network_says", -1), ("_linear_says", -1), ("_known_chance", 1),
+            ("_inconsistency", 0), ("_known", 0), ("_candidate", False), ("_quality", 0), ("_queue", 0),
         ):  # fmt: skip
             array = getattr(self, name)
             if len(array) < size:

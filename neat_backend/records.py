@@ -74,6 +74,9 @@ class Ranked:
     predicted: str | None  # the classifier's class, None before the first round
     vote: str | None = None  # the class that most of its known neighbours have; None = none is known, or not told
     votes: int = 0  # how many have it
+    known_chance: float = 1.0  # probability that it is of a known class, by the linear head; 1 without one
+    queue: str | None = None  # the class whose tasks it waits with; None = of a class not seen yet, or no balance
+    place: int = 0  # how many of these come before it
 
 
 @dataclass(frozen=True)

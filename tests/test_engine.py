@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neat_backend.core.linear import fit_head
 from neat_backend.engine import Engine
 from neat_backend.records import Label
 from tests.core.test_neighbors import grid, some_features
@@ -12,11 +13,20 @@ from tests.core.test_neighbors import grid, some_features
 CLASSES = ("cat", "dog", "owl")
 
 
+def learn(*engines):
+    """Fit the linear head to what each is labelled with, as the worker does after a label."""
+    for engine in engines:
+        _, codes, features = engine.taught()
+        for _ in engine.set_linear(fit_head(features, codes, engine.classes)):
+            pass
+
+
 def fresh(engine, features, labels, probabilities, **kwargs):
     """An engine that is given the end state at once."""
     other = Engine(
-        engine._table.dim, engine.classes, k=engine.k, rule=engine.rule, batch_size=engine.batch_size, **kwargs
-    )
+        engine._table.dim, engine.classes, k=engine.k, rule=engine.rule, batch_size=engine.batch_size,
+        balance=engine.balance, source=engine.source, **kwargs
+    )  # fmt: skip
     ids = sorted(features)
     if ids:
         other.add_tasks(ids, np.stack([features[i] for i in ids]))
@@ -30,7 +40,10 @@ def fresh(engine, features, labels, probabilities, **kwargs):
 
 def assert_same_state(engine, other):
     one, two = engine.ranking(), other.ranking()
-    for name in ("ids", "inconsistency", "known_neighbours", "candidate", "predicted", "priority"):
+    for name in (
+        "ids", "inconsistency", "known_neighbours", "candidate", "predicted", "known_chance", "quality", "queue",
+        "place", "priority",
+    ):  # fmt: skip
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name), err_msg=name)
     assert engine.head() == other.head()
     assert engine.head(3) == engine.head(10**6)[:3]
@@ -41,7 +54,7 @@ def assert_same_state(engine, other):
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "remove", "label", "label", "unlabel", "skip", "invalid", "replace", "train"]),
+        st.sampled_from(["add", "remove", "label", "label", "unlabel", "skip", "invalid", "replace", "train", "learn"]),
         st.integers(1, 12),
         st.integers(0, 2**32 - 1),
     ),
@@ -50,9 +63,12 @@ ACTIONS = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(ACTIONS, st.sampled_from(["all", "majority"]), st.integers(1, 4))
-def test_any_stream_of_events_leaves_the_state_of_a_rebuild(actions, rule, k):
-    engine = Engine(8, CLASSES, k=k, rule=rule, batch_size=3)
+@given(
+    ACTIONS, st.sampled_from(["all", "majority"]), st.integers(1, 4), st.booleans(),
+    st.sampled_from(["resnet18", "linear"]),
+)  # fmt: skip
+def test_any_stream_of_events_leaves_the_state_of_a_rebuild(actions, rule, k, balance, source):
+    engine = Engine(8, CLASSES, k=k, rule=rule, batch_size=3, balance=balance, source=source)
     features, labels, probabilities = {}, {}, {}
     next_id = 1
     for action, size, seed in actions:
@@ -85,7 +101,11 @@ def test_any_stream_of_events_leaves_the_state_of_a_rebuild(actions, rule, k):
                 labels[task] = Label(task, choice, action == "invalid", set_aside=action == "skip")
             engine.set_labels([labels[task] for task in [*some, next_id + 5]])
             labels = {t: x for t, x in labels.items() if x != Label(t)}
-    assert_same_state(engine, fresh(engine, features, labels, probabilities))
+        elif action == "learn":
+            learn(engine)
+    other = fresh(engine, features, labels, probabilities)
+    learn(engine, other)
+    assert_same_state(engine, other)
     counts = engine.counts()
     labelled = {task for task, label in labels.items() if not label.set_aside}
     assert counts.known + counts.invalid == len(labelled)

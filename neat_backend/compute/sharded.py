@@ -7,15 +7,18 @@ whichever shard they are computed, and the order of the whole pool is the shards
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.core import queues
 from neat_backend.core.labels import LabelBook
-from neat_backend.engine import Counts, Engine, Labelled, PoolPart, Ranking, WatchedHead
+from neat_backend.core.linear import LinearHead
+from neat_backend.core.scores import INVALID
+from neat_backend.engine import SPEAKERS, Counts, Engine, Labelled, PoolPart, Ranking, Source, WatchedHead
 from neat_backend.records import Label, Ranked
 from neat_backend.strategies.pool import UNLABELLED, Pool
 
@@ -59,13 +62,30 @@ class Shard:
     def features(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return self.engine.features(ids)
 
-    def best(self, n: int) -> tuple[Ids, NDArray[np.float64]]:
-        """The first n of its order, and their priorities."""
-        head = self.engine.head(n)
-        return np.array(head, np.int64), np.array([ranked.priority for ranked in self.engine.ranked(head)])
+    def set_linear(self, head: LinearHead | None) -> None:
+        for _ in self.engine.set_linear(head):
+            pass
 
-    def ranked(self, tasks: Sequence[int]) -> list[Ranked]:
-        return self.engine.ranked(tasks)
+    def set_source(self, source: Source) -> None:
+        self.engine.set_source(source)
+
+    def tell(self, counts: Ids, labels: int, cover: Ids) -> None:
+        self.engine.tell(counts, labels, cover.tolist())
+
+    def queued(self, n: int) -> tuple[Ids, NDArray[np.float64], NDArray[np.int16]]:
+        return self.engine.queued(n)
+
+    def standing(self, tasks: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+        return self.engine.standing(tasks)
+
+    def better(self, of: tuple[NDArray[np.float64], NDArray[np.int16], Ids]) -> Ids:
+        return self.engine.better(of)
+
+    def says(self, tasks: Sequence[int]) -> dict[str, NDArray[np.int16]]:
+        return self.engine.says(tasks)
+
+    def ranked(self, tasks: Sequence[int], places: Ids) -> list[Ranked]:
+        return self.engine.ranked(tasks, places)
 
     def ranking(self) -> Ranking:
         return self.engine.ranking()
@@ -130,6 +150,9 @@ class ShardedEngine(WatchedHead):
         self.classes = tuple(classes)
         self.class_features: NDArray[np.float32] | None = None
         self.version = 0
+        self.linear: LinearHead | None = None
+        self._cover: Ids | None = None  # None = the tasks have changed
+        self._told: Ids = np.zeros(0, np.int64)  # what the shards know of the whole
         self._book = LabelBook()
         self._ids: Ids = np.zeros(0, np.int64)  # tasks with features, ascending
         self._begin_watching()
@@ -153,6 +176,7 @@ class ShardedEngine(WatchedHead):
             part, values = ids[start : start + _AT_ONCE], features[start : start + _AT_ONCE]
             self._each("add", {n: (part[at], values[at]) for n, at in self._homes(part).items()})
             self._ids = np.union1d(self._ids, part)
+            self._cover = None
             labelled = np.flatnonzero([task in self._book.labels for task in part.tolist()])
             self._host(part[labelled], values[labelled])
         self.version += 1
@@ -166,6 +190,7 @@ class ShardedEngine(WatchedHead):
         for task in gone.tolist():
             self._book.note(Label(task))
         self._ids = np.setdiff1d(self._ids, gone, assume_unique=True)
+        self._cover = None
         self.version += bool(len(gone))
 
     def set_labels(self, labels: Iterable[Label]) -> None:
@@ -198,7 +223,7 @@ class ShardedEngine(WatchedHead):
         if classes == self.classes:
             return
         self.classes = self._empty.classes = classes
-        self.class_features = None
+        self.class_features = self.linear = None
         self._all("set_classes", classes)
         self._unhost(self._book.drop_vanished(classes))
         self.version += 1
@@ -214,13 +239,60 @@ class ShardedEngine(WatchedHead):
         self._each("set_probabilities", given)
         self.version += 1
 
+    def taught(self) -> tuple[Ids, NDArray[np.int32], NDArray[np.float32]]:
+        """What the linear head is fitted to, ascending by task: ids [m], codes [m] (class or INVALID), features."""
+        ids = np.array(sorted(self._book.labels), np.int64)
+        ids = ids[self._has(ids)]
+        held = [self._book.labels[task] for task in ids.tolist()]
+        codes = np.array([INVALID if one.choice is None else self.classes.index(one.choice) for one in held], np.int32)
+        return ids, codes, self._features(ids)
+
+    def set_linear(self, head: LinearHead | None) -> Iterator[None]:
+        """Take a fitted head, for all tasks; the shards do it at the same time."""
+        if head is not None and head.classes != self.classes:
+            return
+        self.linear = head
+        self._all("set_linear", head)
+        self.version += 1
+        yield
+
+    @property
+    def source(self) -> Source:
+        """The classifier in force."""
+        return self._empty.source
+
+    def set_source(self, source: Source) -> None:
+        """Another classifier is in force. Its probabilities come next, by `set_probabilities` or `set_linear`."""
+        if source != self.source:
+            self._empty.source = source
+            self._all("set_source", source)
+            self.version += 1
+
+    @property
+    def balance(self) -> bool:
+        """Whether the classes lead the order."""
+        return self._empty.balance
+
     # what follows from it
 
+    def _tell(self) -> None:
+        """Let the shards know what each can't know alone, if it has changed."""
+        counts, labels = self._book.counts(self.classes), len(self._book.labels)
+        if self._cover is None and self.balance and not counts.all():
+            self._cover = self._empty.spread(self._ids, self._features)
+        now = counts, labels, self._ids[:0] if self._cover is None else self._cover
+        told = np.concatenate([counts, [labels], now[2]])
+        if not np.array_equal(told, self._told):
+            self._told = told
+            self._empty.tell(counts, labels, ())
+            self._all("tell", *now)
+
     def _best(self, n: int) -> list[int]:
-        """The best of the shards' n best."""
-        parts = self._all("best", n)
-        ids, order = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return ids[np.lexsort((ids, -order))][:n].tolist()
+        """The best of the shards' n best of each queue."""
+        self._tell()
+        ids, quality, queue = (np.concatenate(columns) for columns in zip(*self._all("queued", n), strict=True))
+        order, _ = self._empty.merged(ids, quality, queue, n)
+        return ids[order].tolist()
 
     def ranking(self) -> Ranking:
         """The whole pool's numbers, ascending by task id."""
@@ -228,15 +300,42 @@ class ShardedEngine(WatchedHead):
 
     def copied_ranking(self) -> Callable[[], Ranking]:
         """The ranking as it is now; the shards make it ready while others go on, the result is fetched when called."""
+        self._tell()
         parts = self._shards.begin("ranking", dict.fromkeys(range(len(self._shards)), ()))
-        return lambda: _merged(list(parts().values()))
+        return lambda: self._merged(list(parts().values()))
+
+    def _merged(self, parts: Sequence[Ranking]) -> Ranking:
+        names = [field.name for field in fields(Ranking) if field.name != "classes"]
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        order = np.argsort(columns["ids"])
+        columns = {name: column[order] for name, column in columns.items()}
+        quality, queue = columns["quality"], columns["queue"]
+        columns["place"] = queues.places(quality, queue, columns["ids"])
+        columns["priority"] = self._empty.priority(quality, queue, columns["place"])
+        return Ranking(**columns, classes=parts[0].classes)
+
+    def says(self, tasks: Sequence[int]) -> dict[str, NDArray[np.int16]]:
+        """Which class (-1 = none) network, linear head and neighbours' vote name for tasks that are here: [n] each."""
+        ids = np.asarray(tasks, np.int64)
+        homes = self._homes(ids)
+        found: dict[str, NDArray[np.int16]] = {name: np.full(len(ids), -1, np.int16) for name in SPEAKERS}
+        for n, part in self._each("says", {n: (ids[at].tolist(),) for n, at in homes.items()}).items():
+            for name, column in part.items():
+                found[name][homes[n]] = column
+        return found
 
     def ranked(self, tasks: Sequence[int]) -> list[Ranked]:
         """Given unlabelled tasks, in the order given; `rank` is their place in that list."""
         ids = np.asarray(tasks, np.int64)
         if not self._has(ids).all():
             raise KeyError(int(ids[~self._has(ids)][0]))
-        parts = self._each("ranked", {n: (ids[at].tolist(),) for n, at in self._homes(ids).items()})
+        self._tell()
+        homes = self._homes(ids)
+        quality, queue = np.empty(len(ids)), np.empty(len(ids), np.int16)
+        for n, (some, of) in self._each("standing", {n: (ids[at].tolist(),) for n, at in homes.items()}).items():
+            quality[homes[n]], queue[homes[n]] = some, of
+        places = np.sum(self._all("better", (quality, queue, ids)), axis=0)
+        parts = self._each("ranked", {n: (ids[at].tolist(), places[at]) for n, at in homes.items()})
         found = {ranked.task: ranked for part in parts.values() for ranked in part}
         return [replace(found[task], rank=place) for place, task in enumerate(ids.tolist())]
 
@@ -355,10 +454,3 @@ class ShardedEngine(WatchedHead):
 
     def _all(self, method: str, *args: Any) -> list[Any]:
         return list(self._each(method, dict.fromkeys(range(len(self._shards)), args)).values())
-
-
-def _merged(parts: Sequence[Ranking]) -> Ranking:
-    names = [field.name for field in fields(Ranking) if field.name != "classes"]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    order = np.argsort(columns["ids"])
-    return Ranking(**{name: column[order] for name, column in columns.items()}, classes=parts[0].classes)

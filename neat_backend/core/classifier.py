@@ -39,9 +39,9 @@ HALVED_EVERY_EPOCHS = 20
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 ROTATION_DEGREES = 15
-FLAT_WINDOW = 10  # epochs
-FLAT_SHARE = 0.1
-FLAT_LEAST_EPOCHS = 30
+FLAT_FROM_EPOCHS = 3 * HALVED_EVERY_EPOCHS
+FLAT_WINDOW_EPOCHS = 10
+FLAT_SHARE = 0.03
 NETWORK = "resnet18"
 PREDICT_BATCH_SIZE = 256
 FORMAT = "neat-classifier-1"
@@ -231,11 +231,20 @@ def train(
 
 
 def is_flat(losses: Sequence[float]) -> bool:
-    """Whether training may end after epochs of these mean losses [e]."""
-    if len(losses) < FLAT_LEAST_EPOCHS:
+    """Whether training may end after epochs of these mean losses [e], in nats.
+
+    It may when the mean of the last FLAT_WINDOW_EPOCHS is lower than that of as many before by FLAT_SHARE of the whole
+    fall since the first epoch at most, but not before FLAT_FROM_EPOCHS. The share is of the whole fall and not of the
+    loss: that of a few images goes on halving when there is nothing left to learn, and that of many classes falls by a
+    small part of itself when it has just begun. One epoch of a small set is one batch, whose loss is noise: hence
+    means. By FLAT_FROM_EPOCHS the rate has been halved three times, and BatchNorm's running statistics, which lag some
+    ten batches behind, have caught up.
+    """
+    if len(losses) < FLAT_FROM_EPOCHS:
         return False
-    before, last = losses[-2 * FLAT_WINDOW : -FLAT_WINDOW], losses[-FLAT_WINDOW:]
-    return sum(last) / len(last) > (1 - FLAT_SHARE) * sum(before) / len(before)
+    before = sum(losses[-2 * FLAT_WINDOW_EPOCHS : -FLAT_WINDOW_EPOCHS]) / FLAT_WINDOW_EPOCHS
+    last = sum(losses[-FLAT_WINDOW_EPOCHS:]) / FLAT_WINDOW_EPOCHS
+    return before - last <= FLAT_SHARE * max(losses[0] - last, 0)
 
 
 @torch.inference_mode()

@@ -181,6 +181,31 @@ def decode(rows: Array, centre: Array, coarse: Array, rest: Array, step: Array, 
             features[i, j] = np.float32(value * GRID)
 
 
+@compiled(fastmath=True)
+def outputs(
+    begin: int, end: int, rows: Array, weights: Array, biases: Array, coarse: Array, rest: Array, step: Array,
+    centre: Array, found: Array,
+) -> None:  # fmt: skip
+    """found[i] = weights @ x + biases of the features x of rows[i], i in begin..end; weights float32 [m, d].
+
+    From the features as they were given, and summed in one way: a row's values depend on neither its place, nor the
+    others, nor the centre that there is now.
+    """
+    d = coarse.shape[1]
+    feature = np.empty(d, np.float32)
+    for i in range(begin, end):
+        row = rows[i]
+        scale = np.float64(step[row])
+        for j in range(d):
+            value = centre[j] + np.float64(coarse[row, j]) * scale + np.float64(rest[row, j])
+            feature[j] = np.float32(value * GRID)
+        for c in range(weights.shape[0]):
+            total = np.float32(0)
+            for j in range(d):
+                total += weights[c, j] * feature[j]
+            found[i, c] = total + biases[c]
+
+
 @compiled()
 def offer_one(
     begin: int,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from neat_backend.records import Label
 
@@ -18,11 +22,16 @@ class LabelBook:
         self.labels: dict[int, Label] = {}
         self.set_aside: set[int] = set()
         self.invalid = 0
+        self._by_choice: Counter[str] = Counter()
 
     @property
     def known(self) -> int:
         """How many labels are of a class."""
         return len(self.labels) - self.invalid
+
+    def counts(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """How many labels each of the classes has: int64 [C]."""
+        return np.array([self._by_choice[name] for name in classes], np.int64)
 
     def of(self, task: int) -> Label:
         return self.labels.get(task) or Label(task, set_aside=task in self.set_aside)
@@ -31,6 +40,9 @@ class LabelBook:
         """Remember what a task is labelled with."""
         before = self.labels.get(label.task)
         self.invalid += label.invalid - (before is not None and before.invalid)
+        for one, change in ((before, -1), (label, 1)):
+            if one is not None and one.choice is not None:
+                self._by_choice[one.choice] += change
         if label.invalid or label.choice is not None:
             self.labels[label.task] = label
         else:

@@ -127,6 +127,20 @@ class FeaturePlanes:
         kernels.in_parallel(work, len(rows))
         return features
 
+    def outputs(
+        self, rows: Rows, weights: NDArray[np.float32], biases: NDArray[np.float32]
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """weights [m, d] @ feature + biases [m], of each row: float32 [n, m]; the same wherever a row lies."""
+        found = np.empty((len(rows), len(biases)), np.float32)
+
+        def work(begin: int, end: int) -> None:
+            kernels.outputs(
+                begin, end, rows, weights, biases, self._coarse, self._rest, self._step, self._centre, found
+            )
+
+        kernels.in_parallel(work, len(rows), least=1024)
+        return found
+
     def settle(self, rows: Rows) -> None:
         """Find the mean and the principal directions of these rows, once there are enough, for all of them."""
         if self._sketch is not None or len(rows) < _SETTLE_FROM or self.dim < 2 * _SKETCH_SHARE:

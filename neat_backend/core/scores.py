@@ -77,6 +77,31 @@ def _inconsistency(begin: int, end: int, codes: Any, probabilities: Any, n_class
         result[row] = max(np.log(voted + (n_classes - distinct)) - agreement, 0.0)
 
 
+def vote(codes: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The class that most of each task's known neighbours have, ties to the smaller code, and how many have it.
+
+    int64 [n] each; class 0 with no votes where no neighbour is known.
+    """
+    classes, votes = np.zeros(len(codes), np.int64), np.zeros(len(codes), np.int64)
+    in_parallel(lambda begin, end: _vote(begin, end, codes, classes, votes), len(codes))
+    return classes, votes
+
+
+@compiled()
+def _vote(begin: int, end: int, codes: Any, classes: Any, votes: Any) -> None:
+    """Rows begin..end of the result."""
+    for row in range(begin, end):
+        for i in range(codes.shape[1]):
+            code = codes[row, i]
+            if code < 0:
+                continue
+            count = 0
+            for j in range(codes.shape[1]):
+                count += codes[row, j] == code
+            if count > votes[row] or (count == votes[row] and code < classes[row]):
+                classes[row], votes[row] = code, count
+
+
 def max_inconsistency(k: int, n_classes: int) -> float:
     """The largest inconsistency there can be: all k votes for a class of probability 0."""
     return float(np.log(np.exp(float(k)) + n_classes - 1)) if k < 700 else float(k)
@@ -108,3 +133,12 @@ def priority(
     """
     scaled = np.minimum(inconsistency / max_inconsistency(k, n_classes), 1.0)
     return np.where(candidate, 0.5 + 0.5 * scaled, 0.5 * (known + scaled) / (k + 1))
+
+
+def quality(inconsistency: Floats, known_chance: NDArray[np.floating], k: int, n_classes: int) -> Floats:
+    """What a label of each task is expected to be worth, before the classes are balanced: float64 [n] in [0, 1].
+
+    known_chance [n] · J: the probability that the task is of a known class, times its scaled inconsistency, where
+    J = I / max_inconsistency. NEAT's two parts (detection, Eq. 5) with a probability in place of the rule.
+    """
+    return known_chance * np.minimum(inconsistency / max_inconsistency(k, n_classes), 1.0)

@@ -5,14 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.core.linear import fit_weights
 from neat_backend.experiments.models import Floats, Indices, dropout_logits
 from neat_backend.strategies.pool import Generated
-
-# On the squared weights, beside the mean loss. Of 3e-2 … 1e-4, on 20 to 800 labelled digits with EfficientNet-Lite0
-# features, 3e-4 had the best accuracy or was within 0.3 points of it.
-PENALTY = 3e-4
-TOLERANCE = 1e-4  # of the gradient's largest entry
-MOST_STEPS = 200
 
 
 class LinearModel:
@@ -67,38 +62,3 @@ class LinearLearner:
         weights, biases = fit_weights((features - self._centre) / self._scale, targets, n_outputs, temperature)
         weights /= self._scale  # so that they are of the features as they are
         return LinearModel(self._features, weights, biases - self._centre @ weights)
-
-
-def fit_weights(
-    features: Floats, targets: NDArray[np.int64], n_classes: int, temperature: float = 1.0, penalty: float = PENALTY
-) -> tuple[Floats, Floats]:
-    """Weights [d, C] and biases [C] that minimise mean cross-entropy(logits / temperature) + penalty/2 ‖weights‖².
-
-    By L-BFGS from zero. A class without a sample gets a low bias and no weights of its own; one class gives zeros.
-    The penalty does not act on the biases. Raises ValueError when there is nothing to learn from.
-    """
-    from scipy.optimize import minimize
-
-    if not len(features):
-        raise ValueError("there are no labelled samples to train on")
-    n, d = features.shape
-    one_hot = np.zeros((n, n_classes), np.float32)
-    one_hot[np.arange(n), targets] = 1
-
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        weights = flat[: d * n_classes].reshape(d, n_classes)
-        logits = (features @ weights.astype(np.float32)).astype(np.float64) + flat[d * n_classes :]
-        scaled = logits / temperature
-        scaled -= scaled.max(axis=1, keepdims=True)
-        exponentials = np.exp(scaled)
-        sums = exponentials.sum(axis=1, keepdims=True)
-        value = float(-(one_hot * (scaled - np.log(sums))).sum() / n + penalty / 2 * (flat[: d * n_classes] ** 2).sum())
-        slope = (exponentials / sums - one_hot) / (n * temperature)  # [n, C]
-        by_weights = features.T @ slope.astype(np.float32) + penalty * weights
-        return value, np.concatenate([by_weights.ravel(), slope.sum(axis=0)])
-
-    found = minimize(
-        loss, np.zeros((d + 1) * n_classes), jac=True, method="L-BFGS-B",
-        options={"maxiter": MOST_STEPS, "gtol": TOLERANCE, "ftol": 1e-9},
-    ).x  # fmt: skip
-    return found[: d * n_classes].reshape(d, n_classes).astype(np.float32), found[d * n_classes :].astype(np.float32)

@@ -14,14 +14,14 @@ from neat_backend.compute.sharded import LocalShards, ShardedEngine
 from neat_backend.engine import Engine
 from neat_backend.records import Label
 from tests.core.test_neighbors import some_features
-from tests.test_engine import CLASSES, assert_same_state
+from tests.test_engine import CLASSES, assert_same_state, learn
 
 DIM = 8
 OTHER_CLASSES = ("dog", "fox", "cat")
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["add", "remove", "label", "label", "unlabel", "skip", "invalid", "replace", "train", "classes"]
+            ["add", "remove", "label", "label", "unlabel", "skip", "invalid", "replace", "train", "classes", "learn"]
         ),
         st.integers(1, 12),
         st.integers(0, 2**32 - 1),
@@ -56,6 +56,8 @@ class Stream:
             self.each("set_probabilities", some, values, classes)
         elif action == "classes":
             self.each("set_classes", OTHER_CLASSES if self.engines[0].classes == CLASSES else CLASSES)
+        elif action == "learn":
+            learn(*self.engines)
         elif action in ("label", "invalid", "unlabel", "skip"):
             choice = str(rng.choice([*CLASSES, "none of them"])) if action == "label" else None
             tasks = [*some, self.next_id + 5]  # the last one has no features yet
@@ -75,6 +77,9 @@ def assert_same_answers(single: Engine, sharded: ShardedEngine) -> None:
     assert single.unlabelled(range(100)) == sharded.unlabelled(range(100))
     head = single.head(50)
     assert single.ranked(head) == sharded.ranked(head)
+    assert single.ranked(head[::-2]) == sharded.ranked(head[::-2])
+    for name, column in single.says(sorted(single.tasks())).items():
+        np.testing.assert_array_equal(column, sharded.says(sorted(single.tasks()))[name], err_msg=name)
     for one_column, other_column in zip(single.codes()[:2], sharded.codes()[:2], strict=True):
         np.testing.assert_array_equal(one_column, other_column)
     for name, column in vars(single.nearest_labelled()).items():
@@ -90,9 +95,12 @@ def assert_same_answers(single: Engine, sharded: ShardedEngine) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(ACTIONS, st.integers(1, 4), st.integers(1, 4), st.sampled_from(["all", "majority"]))
-def test_any_stream_of_events_gives_the_answers_of_a_single_engine(actions, n, k, rule) -> None:
-    how = {"k": k, "rule": rule, "batch_size": 3, "seed": 5}
+@given(
+    ACTIONS, st.integers(1, 4), st.integers(1, 4), st.sampled_from(["all", "majority"]), st.booleans(),
+    st.sampled_from(["resnet18", "linear"]),
+)  # fmt: skip
+def test_any_stream_of_events_gives_the_answers_of_a_single_engine(actions, n, k, rule, balance, source) -> None:
+    how = {"k": k, "rule": rule, "batch_size": 3, "seed": 5, "balance": balance, "source": source}
     single = Engine(DIM, CLASSES, **how)
     sharded = ShardedEngine(LocalShards(n, DIM, CLASSES, how), CLASSES, **how)
     stream = Stream(single, sharded)
@@ -117,12 +125,13 @@ def test_actors_answer_as_a_single_engine_and_a_dead_one_is_told(cluster: Cluste
     from neat_backend.compute.on_ray import RayCompute
     from neat_backend.errors import ShardsLost
 
-    how = {"k": 3, "batch_size": 3, "seed": 5, "device": "cpu"}
+    how = {"k": 3, "batch_size": 3, "seed": 5, "device": "cpu", "balance": True, "source": "linear"}
     single = Engine(DIM, CLASSES, **how)
     sharded: Any = RayCompute(cluster, shards=2, device="cpu").engine(DIM, CLASSES, **how)
     stream = Stream(single, sharded)
     rng = np.random.default_rng(0)
-    actions = ["add", "add", "label", "train", "invalid", "replace", "remove", "classes", "skip", "label", "unlabel"]
+    actions = ["add", "add", "label", "train", "invalid", "replace", "learn", "remove", "classes", "skip", "label"]
+    actions += ["learn", "unlabel"]
     for action in actions * 2:
         stream.do(action, int(rng.integers(3, 12)), int(rng.integers(2**32)))
     assert_same_answers(single, sharded)
