@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "labelstudio": {"errors", "records"},
     "store": {"errors", "records"},
     "strategies": {"core", "errors"},
-    "experiments": {"core", "strategies", "errors", "settings"},
+    "experiments": {"core", "engine", "records", "strategies", "errors", "settings"},
     "engine": {"core", "strategies", "errors", "records"},
     **{
         room: GROUND | {"core", "labelstudio", "store", "engine", "strategies", "compute"} | (WORKER - {"worker"})

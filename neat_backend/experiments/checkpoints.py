@@ -1,8 +1,9 @@
-"""One experiment's folder: its plan, and of each run a file pair for each round.
+"""One experiment's folder: its plan, and of each run a file pair for each round, or one file of a live run.
 
-plan.json                                     protocol, strategies, seeds
+plan.json                                     protocol, strategies (or orders), seeds
 runs/STRATEGY/SEED-CLASSES/round-03.npz       what was asked, what was answered, samples that were made
 runs/STRATEGY/SEED-CLASSES/round-03.json      the figures of the round; written last: the round is done
+runs/ORDER/SEED-CLASSES/live.json             what was asked and the figures of a live run; the run is done
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from neat_backend.errors import NeatError, SettingsError
 from neat_backend.experiments.features import write_atomically
-from neat_backend.experiments.presets import Protocol
+from neat_backend.experiments.protocols import PROTOCOLS, LiveProtocol, Protocol
 from neat_backend.experiments.splits import Known
 from neat_backend.strategies.pool import Generated, Past
 
@@ -29,15 +30,18 @@ FORMAT = "neat-experiment-1"
 
 @dataclass(frozen=True)
 class Plan:
-    """`inputs` names data and features as they really were, "" until they have been loaded."""
+    """`inputs` names data and features as they really were, "" until they have been loaded. A live experiment's
+    `strategies` are orders."""
 
-    protocol: Protocol
+    protocol: Protocol | LiveProtocol
     strategies: tuple[str, ...]
     seeds: tuple[int, ...]
     inputs: str = ""
 
     def joined(self, other: Plan) -> Plan:
         """With the strategies and seeds of both. Raises SettingsError if the protocols differ."""
+        if self.protocol.kind != other.protocol.kind:
+            raise SettingsError(f"the folder holds a {self.protocol.kind} experiment; choose another --out")
         mine, theirs = self.protocol.as_dict(), other.protocol.as_dict()
         different = [f"{name} {mine[name]!r} and {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
         if different:
@@ -56,7 +60,7 @@ class Plan:
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    write_json(folder / PLAN, {"format": FORMAT, **asdict(plan)})
+    write_json(folder / PLAN, {"format": FORMAT, "kind": plan.protocol.kind, **asdict(plan)})
 
 
 def read_plan(folder: Path) -> Plan:
@@ -69,7 +73,10 @@ def read_plan(folder: Path) -> Plan:
         raise SettingsError(f"{folder / PLAN} can't be read: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise SettingsError(f"{folder / PLAN} is no plan of an experiment")
-    protocol = Protocol.from_dict(values["protocol"])
+    kind = values.get("kind", Protocol.kind)  # earlier versions knew no other and named none
+    if kind not in PROTOCOLS:
+        raise SettingsError(f"{folder / PLAN} is of protocol {kind!r}; this version knows {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[kind].from_dict(values["protocol"])
     return Plan(protocol, tuple(values["strategies"]), tuple(values["seeds"]), values.get("inputs", ""))
 
 
@@ -85,7 +92,7 @@ def find_experiments(folders: list[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Run:
-    """One strategy with one seed and one set of known classes."""
+    """One strategy (or order) with one seed and one set of known classes."""
 
     strategy: str
     seed: int
@@ -144,6 +151,17 @@ class RunFolder:
                     f"{path} can't be read ({error}); delete {self._folder} to do this run again"
                 ) from error
             yield past, made
+
+    @property
+    def _live(self) -> Path:
+        return self._folder / "live.json"
+
+    def live(self) -> dict[str, Any] | None:
+        """What a live run wrote at its end; None while it is not done."""
+        return read_json(self._live) if self._live.is_file() else None
+
+    def write_live(self, run: dict[str, Any]) -> None:
+        write_json(self._live, run)
 
 
 def _ints(values: NDArray[Any]) -> NDArray[np.int64]:

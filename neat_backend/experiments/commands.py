@@ -10,14 +10,15 @@ import typer
 from rich.console import Console
 
 from neat_backend.errors import SettingsError
-from neat_backend.experiments.presets import ALL_STRATEGIES, CLASSIFIERS, PRESETS, VARIED, Preset, Protocol, preset
+from neat_backend.experiments.presets import ALL_ORDERS, ALL_STRATEGIES, PRESETS, Preset, preset
+from neat_backend.experiments.protocols import CLASSIFIERS, PROTOCOLS, LiveProtocol, Protocol
 from neat_backend.settings import Settings
 
 if TYPE_CHECKING:
     from neat_backend.experiments.runner import Machine
 
 app = typer.Typer(help="Compare strategies on data sets whose labels are known.", no_args_is_help=True)
-DEFAULT = "fashion-quick"
+DEFAULTS = {"batch": "fashion-quick", "live": "live-fashion"}  # presets, by protocol
 INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C has ended
 
 Out = Annotated[Path | None, typer.Option(help="Folder for checkpoints and results; default: by the preset's name.")]
@@ -37,11 +38,21 @@ def _presets() -> str:
 
 @app.command()
 def run(
-    preset_name: Annotated[str, typer.Option("--preset", help=_presets())] = DEFAULT,
+    preset_name: Annotated[
+        str | None, typer.Option("--preset", help=f"Default: {' or '.join(DEFAULTS.values())}. {_presets()}")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="batch: queries of B labels, strategies; live: the engine, one label at a time, orders. "
+            "Default: the preset's."
+        ),
+    ] = None,
     out: Out = None,
     strategies: Annotated[
         str | None, typer.Option(help=f"Separated by commas: {', '.join(ALL_STRATEGIES)}, or hybrid:NAME.")
     ] = None,
+    orders: Annotated[str | None, typer.Option(help=f"Live: separated by commas, of {', '.join(ALL_ORDERS)}.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0,1,2.")] = None,
     dataset: Annotated[
         str | None, typer.Option(help="cifar10, cifar100, tiny-imagenet, fashion-mnist, digits or folder.")
@@ -53,12 +64,17 @@ def run(
     known: Annotated[int | None, typer.Option(help="How many classes are known.")] = None,
     choice: Annotated[
         str | None,
-        typer.Option(help="Which: seed (each seed draws its own), first, draw:N (N draws for each seed), or 0,1;8,9."),
+        typer.Option(
+            help="Which: seed (each seed draws its own), first, draw:N (N draws for each seed), draw:A-B (draws A to B "
+            "of the same list), or 0,1;8,9."
+        ),
     ] = None,
     initial: Annotated[
         float | None, typer.Option(help="Labels at the start: share of the known samples, or a number from 1 on.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="B, labels in a query.")] = None,
+    labels: Annotated[int | None, typer.Option(help="Live: how many are asked for.")] = None,
+    start: Annotated[int | None, typer.Option(help="Live: labels of each class at the start; 0 = none.")] = None,
+    batch: Annotated[int | None, typer.Option(help="B, labels in a query; live: between two rounds.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Queries.")] = None,
     encoder: Annotated[str | None, typer.Option(help="As NEAT_ENCODER.")] = None,
     classifier: Annotated[str | None, typer.Option(help=f"{', '.join(CLASSIFIERS)} (on the features).")] = None,
@@ -69,7 +85,8 @@ def run(
         int | None, typer.Option(help="Rank only so many B of the candidates; the authors' code: 2.")
     ] = None,
     vary: Annotated[
-        str | None, typer.Option(help=f"One experiment for each value, as k=5,10,15,20; of {', '.join(VARIED)}.")
+        str | None,
+        typer.Option(help=f"One experiment for each value, as k=5,10,15,20; of {', '.join(Protocol.may_vary)}."),
     ] = None,
     jobs: Jobs = 1,
     device: Device = None,
@@ -81,29 +98,45 @@ def run(
 
     Examples: neat-backend experiment run --preset fashion-quick ·
     neat-backend experiment run --preset cifar10 --data cifar-10-batches-bin --strategies neat,lfosa ·
-    neat-backend experiment run --preset fashion-2of10 --strategies neat --vary k=5,10,15,20
+    neat-backend experiment run --preset fashion-2of10 --strategies neat --vary k=5,10,15,20 ·
+    neat-backend experiment run --protocol live --orders random,live --start 0
     """
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise SettingsError(f"--protocol {protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+    preset_name = preset_name or DEFAULTS[protocol or Protocol.kind]
     base = preset(preset_name)
-    protocol = base.protocol.changed(
+    kind = base.protocol.kind
+    if protocol not in (None, kind):
+        raise SettingsError(f"--protocol {protocol}: preset {preset_name} is of the {kind} protocol; name another")
+    if (orders if kind == Protocol.kind else strategies) is not None:
+        raise SettingsError(
+            "--orders are of the live protocol: add --protocol live, or name --strategies"
+            if kind == Protocol.kind
+            else "--strategies are of the batch protocol: name --orders, or another --preset"
+        )
+    conduct = base.protocol.changed(
         dataset=dataset, data=None if data is None else str(data.absolute()), side=side, train_images=train_images,
-        test_images=test_images, known=known, choice=choice, initial=initial, batch=batch, rounds=rounds,
-        encoder=encoder, classifier=classifier, epochs=epochs, k=k, rule=rule, cut=cut,
+        test_images=test_images, known=known, choice=choice, initial=initial, labels=labels, start=start, batch=batch,
+        rounds=rounds, encoder=encoder, classifier=classifier, epochs=epochs, k=k, rule=rule, cut=cut,
     )  # fmt: skip
-    wanted = _names(strategies) if strategies is not None else base.strategies
+    named = orders if strategies is None else strategies
+    wanted = (
+        base.strategies if named is None else _names(named, f"--{'orders' if strategies is None else 'strategies'}")
+    )
     numbers = _seeds(seeds) if seeds is not None else base.seeds
     place = out or Settings.from_env().data_dir / "experiments" / preset_name
     made = []
-    for folder, one in _varied(place, protocol, vary):
+    for folder, one in _varied(place, conduct, vary):
         made.append(_start(folder, Preset(one, wanted, numbers, ""), device, encoder_weights, cache, jobs, as_json))
     if as_json:
         _print(made)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """The names of strategies, each once."""
+def _names(text: str, option: str = "--strategies") -> tuple[str, ...]:
+    """The names of strategies or orders, each once."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise SettingsError("--strategies names none")
+        raise SettingsError(f"{option} names none")
     return names
 
 
@@ -117,7 +150,9 @@ def _seeds(text: str) -> tuple[int, ...]:
     return found
 
 
-def _varied(place: Path, protocol: Protocol, vary: str | None) -> list[tuple[Path, Protocol]]:
+def _varied(
+    place: Path, protocol: Protocol | LiveProtocol, vary: str | None
+) -> list[tuple[Path, Protocol | LiveProtocol]]:
     """Folder and protocol of each experiment."""
     if vary is None:
         return [(place, protocol)]
@@ -137,17 +172,17 @@ def _start(
     from neat_backend.experiments import runner
     from neat_backend.experiments.checkpoints import Plan
     from neat_backend.experiments.progress import Reporter
-    from neat_backend.experiments.tables import strategies_table
+    from neat_backend.experiments.tables import table
 
     machine = _machine(what.protocol.encoder, device, weights, cache, jobs)
     with Reporter() as report:
         try:
             runner.start(folder, Plan(what.protocol, what.strategies, what.seeds), machine, report)
         except KeyboardInterrupt:
-            report.say(f"stopped; `neat-backend experiment resume {folder}` goes on after the last round done")
+            report.say(f"stopped; `neat-backend experiment resume {folder}` goes on after what is done")
             raise typer.Exit(INTERRUPTED) from None
         report.say(f"results.json and results.csv are in {folder}")
-    made = strategies_table([folder])
+    made = table(None, [folder])
     if not as_json:
         made.show(Console())
     return {"folder": str(folder), **made.as_dict()}

@@ -1,104 +1,26 @@
-"""What one experiment does, and ready-made ones: the paper's protocol and smaller relatives of it."""
+"""Ready-made experiments: the paper's protocol and smaller relatives of it, and the live protocol."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_type_hints
 
 from neat_backend.errors import SettingsError
+from neat_backend.experiments.protocols import LiveProtocol, Protocol
 
 PAPER_STRATEGIES = (
     "random", "uncertainty", "certainty", "coreset", "bgadl", "openmax", "badge", "mqnet", "lfosa",
     "neat", "neat_passive",
 )  # fmt: skip
 ALL_STRATEGIES = (*PAPER_STRATEGIES, "neat_plus")
-CLASSIFIERS = ("linear", "resnet18", "resnet34", "resnet50", "vgg16")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """All that the figures of an experiment depend on, strategies and seeds apart.
-
-    known       how many classes are known
-    choice      which: "seed" = drawn anew by each seed; "first" = 0..C-1; "draw:N" = N draws, each with every seed;
-                or the classes themselves, "0,1;8,9"
-    initial     labels to begin with: a share of the known classes' samples if below 1, else their number
-    batch       B, labels asked for in a query; rounds = queries
-    """
-
-    dataset: str
-    known: int
-    initial: float
-    encoder: str
-    data: str = ""  # its folder
-    side: int = 64  # pixels, of image folders
-    train_images: int | None = None  # None = all
-    test_images: int | None = None
-    choice: str = "seed"
-    batch: int = 400
-    rounds: int = 9
-    classifier: str = "resnet18"
-    epochs: int = 100
-    k: int = 10
-    rule: Literal["all", "majority"] = "all"
-    cut: int | None = None  # candidates kept, in batches, before they are ranked; None = all (the paper)
-
-    def __post_init__(self) -> None:
-        for name, least in (("known", 1), ("batch", 1), ("rounds", 1), ("epochs", 1), ("k", 1), ("side", 8)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"--{name} {getattr(self, name)}: must be at least {least}")
-        for name in ("train_images", "test_images", "cut"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-        if not 0 < self.initial < float("inf") or (self.initial >= 1 and self.initial % 1):
-            raise SettingsError(f"--initial {self.initial}: a share below 1, or a whole number of labels")
-        if self.classifier not in CLASSIFIERS:
-            raise SettingsError(f"--classifier {self.classifier!r}: must be one of {', '.join(CLASSIFIERS)}")
-        if self.rule not in ("all", "majority"):
-            raise SettingsError(f"--rule {self.rule!r}: must be all or majority")
-
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Protocol:
-        """Raises SettingsError for what is no protocol."""
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise SettingsError(f"this is no protocol of an experiment: {error}") from None
-
-    def changed(self, **values: Any) -> Protocol:
-        """With the values that are not None in place of its own."""
-        return dataclasses.replace(self, **{name: value for name, value in values.items() if value is not None})
-
-    def varied(self, name: str, text: str) -> Protocol:
-        """With another value, read from text, for one of VARIED. Raises SettingsError if it can't be read."""
-        if name not in VARIED:
-            raise SettingsError(f"--vary {name!r}: must be one of {', '.join(VARIED)}")
-        kind = get_type_hints(Protocol)[name]
-        try:
-            value: Any = kind(text) if kind in (int, float) else text
-            return self.changed(**{name: value})
-        except ValueError:
-            raise SettingsError(f"--vary {name}={text}: must be a number") from None
-
-    @property
-    def folder(self) -> Path | None:
-        return Path(self.data) if self.data else None
-
-
-VARIED = ("encoder", "k", "batch", "classifier", "initial", "known", "rounds", "epochs", "rule")
+LIVE_ORDERS = ("random", "paper", "former", "live")
+ALL_ORDERS = (*LIVE_ORDERS, "unbalanced")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A protocol with the strategies and seeds that go with it."""
+    """A protocol with the strategies (or orders) and seeds that go with it."""
 
-    protocol: Protocol
+    protocol: Protocol | LiveProtocol
     strategies: tuple[str, ...]
     seeds: tuple[int, ...]
     about: str
@@ -106,6 +28,12 @@ class Preset:
 
 CLIP = "clip:ViT-B-32/openai"
 LITE = "efficientnet_lite0"
+
+
+def _live(dataset: str, known: int, test_images: int, about: str) -> Preset:
+    protocol = LiveProtocol(dataset, known, LITE, train_images=12_000, test_images=test_images, choice="draw:5")
+    return Preset(protocol, LIVE_ORDERS, (0, 1, 2), f"live, {about}")
+
 
 PRESETS = {
     "cifar10": Preset(
@@ -136,6 +64,10 @@ PRESETS = {
         Protocol("digits", 4, 20, LITE, batch=20, rounds=4, classifier="linear"),
         ("random", "uncertainty", "neat", "neat_passive"), (0, 1), "a minute, to see how it goes",
     ),
+    "live-cifar10": _live("cifar10", 5, 3_000, "5 known of 10, five draws"),
+    "live-cifar10-2of10": _live("cifar10", 2, 3_000, "the same with 2 known of 10"),
+    "live-fashion": _live("fashion-mnist", 5, 3_000, "5 known of 10"),
+    "live-cifar100": _live("cifar100", 20, 5_000, "20 known of 100"),
 }  # fmt: skip
 
 

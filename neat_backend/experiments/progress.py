@@ -14,7 +14,7 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Reporter:
-    """Counts images while they are encoded, then rounds. A context."""
+    """Counts images while they are encoded, then steps: rounds, or ten labels each. A context."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
@@ -60,14 +60,15 @@ class Reporter:
             self.begin("images encoded", total)
         self._advance(done, "images encoded")
 
-    def round(self, name: str, number: int, figures: Mapping[str, Any]) -> None:
-        """One more round is done, of the run called `name`."""
+    def step(self, name: str, number: int, figures: Mapping[str, Any]) -> None:
+        """One more step is done, of the run called `name`."""
         accuracy = "-" if figures["accuracy"] is None else f"{100 * figures['accuracy']:.1f} %"
-        found = f", {figures['found']} known of {figures['asked']}" if figures["asked"] else ""
-        self._advance(self._done + 1, f"{name}, round {number}: accuracy {accuracy}{found}")
+        place = f"{figures['labels']} labels" if "labels" in figures else f"round {number}"
+        found = f", {figures['found']} known of {figures['asked']}" if figures.get("asked") else ""
+        self._advance(self._done + 1, f"{name}, {place}: accuracy {accuracy}{found}")
 
-    def rounds(self, name: str, count: int) -> None:
-        """So many more rounds are done, by another process."""
+    def steps(self, name: str, count: int) -> None:
+        """So many more steps are done, by another process."""
         self._advance(self._done + count, name)
 
     def _advance(self, done: int, words: str) -> None:

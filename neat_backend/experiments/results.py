@@ -5,24 +5,31 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neat_backend.experiments import metrics
+from neat_backend.experiments import live_metrics, metrics
 from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_json, read_plan, write_json
 from neat_backend.experiments.features import write_atomically
 from neat_backend.experiments.metrics import Difference
+from neat_backend.experiments.protocols import LiveProtocol
+
+POINT = ("labels", "accuracy", "precision", "effective", "longest_run", "seen", "known", "invalid")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run: its rounds as they are on disk, and their summary (metrics.summary)."""
+    """One finished run: its rounds (or points of a live run) as they are on disk, and their summary.
+
+    summary: metrics.summary, or live_metrics.summary. codes: the answers of a live run, in order; -1 = invalid.
+    """
 
     run: Run
     rounds: list[dict[str, Any]]
     summary: dict[str, float]
+    codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,24 @@ class Experiment:
 def read(folder: Path) -> Experiment:
     """The finished runs; a run counts when its last round is there, or when its pool ran out."""
     plan = read_plan(folder)
-    records = []
-    for run in _runs_there(folder, plan):
-        rounds = RunFolder(folder, run).figures()
-        if rounds and (len(rounds) > plan.protocol.rounds or _ran_out(rounds)):
-            rounds = rounds[: plan.protocol.rounds + 1]
-            records.append(Record(run, rounds, metrics.summary(rounds)))
-    return Experiment(folder, plan, records)
+    make = _live_record if isinstance(plan.protocol, LiveProtocol) else _batch_record
+    records = [make(RunFolder(folder, run), plan.protocol) for run in _runs_there(folder, plan)]
+    return Experiment(folder, plan, [record for record in records if record is not None])
+
+
+def _batch_record(folder: RunFolder, protocol: Any) -> Record | None:
+    rounds = folder.figures()
+    if not rounds or not (len(rounds) > protocol.rounds or _ran_out(rounds)):
+        return None
+    rounds = rounds[: protocol.rounds + 1]
+    return Record(folder.run, rounds, metrics.summary(rounds))
+
+
+def _live_record(folder: RunFolder, protocol: Any) -> Record | None:
+    done = folder.live()
+    if done is None:
+        return None
+    return Record(folder.run, done["points"], live_metrics.summary(done), tuple(done["codes"]))
 
 
 def _ran_out(rounds: list[dict[str, Any]]) -> bool:
@@ -67,16 +85,19 @@ def _ran_out(rounds: list[dict[str, Any]]) -> bool:
 
 
 def _runs_there(folder: Path, plan: Plan) -> Iterable[Run]:
-    """In the plan's order of strategies; seed and known classes are read from the first round."""
+    """In the plan's order of strategies; seed and known classes are read from the first file of figures."""
+    first_file = "live.json" if isinstance(plan.protocol, LiveProtocol) else "round-00.json"
     for strategy in plan.strategies:
-        for path in sorted((folder / "runs" / strategy.replace(":", "+")).glob("*/round-00.json")):
+        for path in sorted((folder / "runs" / strategy.replace(":", "+")).glob(f"*/{first_file}")):
             first = read_json(path)
             yield Run(strategy, int(first["seed"]), tuple(first["classes"]))
 
 
 def write(folder: Path) -> None:
-    """results.json: plan, the summary of each run, mean and deviation of each strategy; results.csv: every round."""
+    """results.json: plan, the summary of each run, mean and deviation of each strategy (or order); results.csv: every
+    round, or every point of live runs."""
     experiment = read(folder)
+    kind, compared = experiment.plan.protocol.kind, experiment.plan.protocol.compared
     by_strategy = {}
     for name in experiment.strategies:
         records = experiment.of(name)
@@ -87,29 +108,42 @@ def write(folder: Path) -> None:
         }
     runs = [
         {
-            "strategy": one.run.strategy, "seed": one.run.seed, "known_classes": one.run.known,
+            compared: one.run.strategy, "seed": one.run.seed, "known_classes": one.run.known,
             **{key: _number(value) for key, value in one.summary.items()},
+            **({"first_50": live_metrics.served(one.codes, len(one.run.known))} if kind == "live" else {}),
         }
         for one in experiment.records
     ]  # fmt: skip
+    named = "orders" if kind == "live" else "strategies"
     protocol = experiment.plan.protocol.as_dict()
-    write_json(folder / "results.json", {"protocol": protocol, "strategies": by_strategy, "runs": runs})
+    write_json(folder / "results.json", {"kind": kind, "protocol": protocol, named: by_strategy, "runs": runs})
     text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow([
+    csv.writer(text).writerows(_live_rows(experiment) if kind == "live" else _round_rows(experiment))
+    write_atomically(folder / "results.csv", lambda file: file.write(text.getvalue().encode()))
+
+
+def _live_rows(experiment: Experiment) -> Iterator[list[Any]]:
+    yield ["order", "seed", "known_classes", *POINT]
+    for one in experiment.records:
+        for point in one.rounds:
+            cells = ["" if point[name] is None else point[name] for name in POINT]
+            yield [one.run.strategy, one.run.seed, " ".join(map(str, one.run.known)), *cells]
+
+
+def _round_rows(experiment: Experiment) -> Iterator[list[Any]]:
+    yield [
         "strategy", "seed", "known_classes", "round", "accuracy", "asked", "found", "precision", "recall",
         "recall_with_initial", "labelled_known", "labelled_invalid", *(f"seconds_{phase}" for phase in metrics.PHASES),
-    ])  # fmt: skip
+    ]  # fmt: skip
     for one in experiment.records:
         recalls, with_initial = metrics.recalls(one.rounds), metrics.recalls_with_initial(one.rounds)
         for number, row in enumerate(one.rounds):
-            table.writerow([
+            yield [
                 one.run.strategy, one.run.seed, " ".join(map(str, one.run.known)), number,
                 "" if row["accuracy"] is None else row["accuracy"], row["asked"], row["found"],
                 row["found"] / row["asked"] if row["asked"] else "", recalls[number], with_initial[number],
                 row["known"], row["invalid"], *(row["seconds"].get(phase, 0.0) for phase in metrics.PHASES),
-            ])  # fmt: skip
-    write_atomically(folder / "results.csv", lambda file: file.write(text.getvalue().encode()))
+            ]  # fmt: skip
 
 
 def _number(value: float) -> float | None:

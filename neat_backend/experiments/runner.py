@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,15 @@ import numpy as np
 
 from neat_backend import strategies
 from neat_backend.errors import NeatError
-from neat_backend.experiments import datasets, results
+from neat_backend.experiments import datasets, orders, results
 from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_plan, write_plan
 from neat_backend.experiments.datasets import Dataset
 from neat_backend.experiments.features import Floats, features_of, stored
+from neat_backend.experiments.linear import LinearLearner
+from neat_backend.experiments.live_loop import LiveSamples, points_of, run_labels
 from neat_backend.experiments.loop import FirstModels, Samples, run_rounds
-from neat_backend.experiments.presets import Protocol
 from neat_backend.experiments.progress import Reporter
+from neat_backend.experiments.protocols import LiveProtocol, Protocol
 from neat_backend.experiments.splits import known_choices
 
 
@@ -39,9 +41,9 @@ class Machine:
     jobs: int = 1
 
 
-def load_data(protocol: Protocol) -> Dataset:
+def load_data(protocol: Protocol | LiveProtocol) -> Dataset:
     """The data set of a protocol, cut to size."""
-    data = datasets.load(protocol.dataset, protocol.folder, protocol.side)
+    data = datasets.load(protocol.dataset, Path(protocol.data) if protocol.data else None, protocol.side)
     return data.subset(protocol.train_images, protocol.test_images)
 
 
@@ -54,19 +56,22 @@ def encode(data: Dataset, encoder_name: str, machine: Machine, report: Reporter)
     return features, test_features, encoder.key
 
 
-def samples_of(protocol: Protocol, data: Dataset, features: Floats, test_features: Floats, device: str) -> Samples:
+def samples_of(
+    protocol: Protocol | LiveProtocol, data: Dataset, features: Floats, test_features: Floats, device: str
+) -> Samples:
     """With the learner that the protocol names."""
     labels = np.concatenate([data.labels, data.test_labels])
-    if protocol.classifier == "linear":
-        from neat_backend.experiments.linear import LinearLearner
-
-        learner: Any = LinearLearner(np.concatenate([features, test_features]), len(features))
+    live, is_linear = isinstance(protocol, LiveProtocol), protocol.classifier == "linear"
+    if live or is_linear:
+        linear = LinearLearner(np.concatenate([features, test_features]), len(features))
+    if is_linear:
+        learner: Any = linear
     else:
         from neat_backend.experiments.images import ImageLearner
 
         images = np.concatenate([data.images, data.test_images])
         learner = ImageLearner(images, protocol.classifier, protocol.epochs, device)
-    return Samples(features, labels, learner)
+    return LiveSamples(features, labels, learner, linear) if live else Samples(features, labels, learner)
 
 
 def runs_of(plan: Plan, n_classes: int) -> list[Run]:
@@ -82,11 +87,14 @@ def runs_of(plan: Plan, n_classes: int) -> list[Run]:
 def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
     """Do an experiment, or what is left of it, and write its results.
 
-    Raises SettingsError for an unknown strategy, before anything else is done, and where the folder holds another
-    experiment.
+    Raises SettingsError for an unknown strategy or order, before anything else is done, and where the folder holds
+    another experiment.
     """
-    for name in plan.strategies:
-        strategies.strategy(name)
+    if isinstance(plan.protocol, LiveProtocol):
+        orders.check(plan.strategies)
+    else:
+        for name in plan.strategies:
+            strategies.strategy(name)
     if (folder / "plan.json").exists():
         plan = read_plan(folder).joined(plan)
     data = load_data(plan.protocol)
@@ -95,8 +103,8 @@ def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
     plan = plan.with_inputs(f"{data.fingerprint} {key}")
     runs = runs_of(plan, data.n_classes)
     write_plan(folder, plan)
-    rounds = plan.protocol.rounds + 1
-    report.begin("rounds", rounds * len(runs), sum(min(rounds, RunFolder(folder, run).rounds_done) for run in runs))
+    steps, done = _steps(plan.protocol), [_steps_done(folder, plan.protocol, run) for run in runs]
+    report.begin("steps", steps * len(runs), sum(done))
     try:
         if machine.jobs == 1:
             samples = samples_of(plan.protocol, data, features, test_features, machine.device)
@@ -107,12 +115,37 @@ def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
         results.write(folder)
 
 
-def _one_by_one(folder: Path, protocol: Protocol, samples: Samples, runs: Sequence[Run], report: Reporter) -> None:
+def _steps(protocol: Protocol | LiveProtocol) -> int:
+    """Of one run: its rounds, or the points of its figures."""
+    return len(points_of(protocol)) if isinstance(protocol, LiveProtocol) else protocol.rounds + 1
+
+
+def _steps_done(folder: Path, protocol: Protocol | LiveProtocol, run: Run) -> int:
+    done = RunFolder(folder, run)
+    if isinstance(protocol, LiveProtocol):
+        return _steps(protocol) if done.live() else 0
+    return min(_steps(protocol), done.rounds_done)
+
+
+def _run(
+    protocol: Protocol | LiveProtocol, samples: Samples, folder: RunFolder,
+    on_step: Callable[[int, dict[str, Any]], None], first_models: FirstModels,
+) -> None:  # fmt: skip
+    if isinstance(protocol, LiveProtocol):
+        assert isinstance(samples, LiveSamples)
+        run_labels(protocol, samples, folder, on_step)
+    else:
+        run_rounds(protocol, samples, folder, on_step, first_models)
+
+
+def _one_by_one(
+    folder: Path, protocol: Protocol | LiveProtocol, samples: Samples, runs: Sequence[Run], report: Reporter
+) -> None:
     first_models = FirstModels()
     for run in runs:
-        run_rounds(
+        _run(
             protocol, samples, RunFolder(folder, run),
-            lambda number, figures, run=run: report.round(run.name, number, figures),  # type: ignore[misc]
+            lambda number, figures, run=run: report.step(run.name, number, figures),  # type: ignore[misc]
             first_models,
         )  # fmt: skip
 
@@ -125,24 +158,25 @@ _here: dict[str, Any] = {}  # of a process that does runs: what it has loaded
 
 
 def _at_once(
-    folder: Path, protocol: Protocol, machine: Machine, encoder_key: str, runs: Sequence[Run], report: Reporter
-) -> None:
+    folder: Path, protocol: Protocol | LiveProtocol, machine: Machine, encoder_key: str, runs: Sequence[Run],
+    report: Reporter,
+) -> None:  # fmt: skip
     """Each process loads data and features for itself, and has its share of the cores."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    todo = [run for run in runs if RunFolder(folder, run).rounds_done <= protocol.rounds]
+    todo = [run for run in runs if _steps_done(folder, protocol, run) < _steps(protocol)]
     with ProcessPoolExecutor(machine.jobs, context, _load, (folder, protocol, machine, encoder_key, stop)) as pool:
         futures = {pool.submit(_do, run): run for run in todo}
         try:
             for future in as_completed(futures):
-                report.rounds(futures[future].name, future.result())
+                report.steps(futures[future].name, future.result())
         except BaseException:
-            stop.set()  # each process ends after its round
+            stop.set()  # each process ends after its step
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _load(folder: Path, protocol: Protocol, machine: Machine, encoder_key: str, stop: Any) -> None:
+def _load(folder: Path, protocol: Protocol | LiveProtocol, machine: Machine, encoder_key: str, stop: Any) -> None:
     from threadpoolctl import threadpool_limits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and says when to end
@@ -161,14 +195,14 @@ def _load(folder: Path, protocol: Protocol, machine: Machine, encoder_key: str, 
 
 
 def _do(run: Run) -> int:
-    """The number of rounds that were done now."""
+    """The number of steps that were done now."""
     done = 0
 
-    def on_round(number: int, figures: Any) -> None:
+    def on_step(number: int, figures: Any) -> None:
         nonlocal done
         done += 1
         if _here["stop"].is_set():
             raise _Stopped
 
-    run_rounds(_here["protocol"], _here["samples"], RunFolder(_here["folder"], run), on_round, _here["first_models"])
+    _run(_here["protocol"], _here["samples"], RunFolder(_here["folder"], run), on_step, _here["first_models"])
     return done

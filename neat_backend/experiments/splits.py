@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ def stream(*parts: int | str | Known) -> np.random.Generator:
 def known_choices(choice: str, known: int, n_classes: int, seed: int) -> list[Known]:
     """The sets of known classes that go with a seed; see Protocol.choice.
 
+    Draws are of one list, whose beginning does not depend on how many are asked for: what is chosen by draw:5 can be
+    checked by draw:6-15, of other sets.
+
     Raises SettingsError where the choice can't be understood or does not fit the data set.
     """
     if not 1 <= known <= n_classes:
@@ -36,13 +40,17 @@ def known_choices(choice: str, known: int, n_classes: int, seed: int) -> list[Kn
     if choice == "seed":
         return [_sorted(stream("known classes", seed).permutation(n_classes)[:known])]
     if choice.startswith("draw:"):
-        if not choice[5:].isdigit() or int(choice[5:]) < 1:
-            raise SettingsError(f"--choice {choice!r}: draw:N with N at least 1")
-        return _draws(int(choice[5:]), known, n_classes)
+        found = re.fullmatch(r"(?:(\d+)-)?(\d+)", choice[5:])
+        first, last = (int(found[1] or 1), int(found[2])) if found else (0, 0)
+        if not 1 <= first <= last:
+            raise SettingsError(f"--choice {choice!r}: draw:N, or draw:A-B with 1 ≤ A ≤ B")
+        return _draws(last, known, n_classes)[first - 1 :]
     try:
         sets = [_sorted(np.array([int(code) for code in part.split(",")])) for part in choice.split(";")]
     except ValueError:
-        raise SettingsError(f"--choice {choice!r}: seed, first, draw:N, or class numbers such as 0,1;8,9") from None
+        raise SettingsError(
+            f"--choice {choice!r}: seed, first, draw:N, draw:A-B, or class numbers such as 0,1;8,9"
+        ) from None
     for one in sets:
         if len(set(one)) != known or one[0] < 0 or one[-1] >= n_classes:
             raise SettingsError(f"--choice {choice!r}: each set needs {known} different classes in 0..{n_classes - 1}")
@@ -86,3 +94,14 @@ def initial_labels(codes: NDArray[np.int64], initial: float, rng: np.random.Gene
     if wanted > len(known):
         raise SettingsError(f"--initial {wanted}: the known classes have {len(known)} training images")
     return np.sort(rng.permutation(known)[:wanted])
+
+
+def labels_of_each(codes: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Samples that are labelled before a live run: n of each class, in the order of the classes.
+
+    Raises SettingsError where a class has fewer.
+    """
+    drawn = [rng.permutation(np.flatnonzero(codes == code))[:n] for code in range(codes.max(initial=-1) + 1)]
+    if any(len(one) < n for one in drawn):
+        raise SettingsError(f"--start {n}: a known class has {min(map(len, drawn))} training images; use more of them")
+    return np.concatenate(drawn)

@@ -17,7 +17,9 @@ from rich.table import Table as RichTable
 
 from neat_backend.errors import SettingsError
 from neat_backend.experiments import metrics, results
+from neat_backend.experiments.checkpoints import read_plan
 from neat_backend.experiments.metrics import Difference
+from neat_backend.experiments.protocols import LiveProtocol, Protocol
 from neat_backend.experiments.results import Experiment, Record
 
 STYLES = ("text", "markdown", "csv", "json")
@@ -68,20 +70,31 @@ class Table:
         raise SettingsError(f"--format {style!r}: must be one of {', '.join(STYLES)}")
 
 
-def table(form: str, folders: Sequence[Path], *, strategy: str = "neat", against: str | None = None) -> Table:
+def table(form: str | None, folders: Sequence[Path], *, strategy: str = "neat", against: str | None = None) -> Table:
     """The table of that form over these experiments. Raises SettingsError for an unknown form or no results."""
+    kinds = sorted({read_plan(folder).protocol.kind for folder in folders})
+    if form is None and len(kinds) > 1:
+        raise SettingsError(f"these are experiments of the protocols {' and '.join(kinds)}; name folders, or a --form")
+    form = form or ("live" if kinds == [LiveProtocol.kind] else "strategies")
+    if form in LIVE_FORMS:
+        return LIVE_FORMS[form](read_all(folders, LiveProtocol.kind))
     if form in ("strategies", "queries", "timings"):
         maker: Callable[[Sequence[Path], str | None], Table] = {
             "strategies": strategies_table, "queries": queries_table, "timings": timings_table,
         }[form]  # fmt: skip
         return maker(folders, against)
     if form not in ABLATIONS:
-        raise SettingsError(f"--form {form!r}: must be one of strategies, queries, timings, {', '.join(ABLATIONS)}")
+        forms = ("strategies", "queries", "timings", *ABLATIONS, *LIVE_FORMS)
+        raise SettingsError(f"--form {form!r}: must be one of {', '.join(forms)}")
     return ablation_table(form, folders, strategy)
 
 
-def read_all(folders: Iterable[Path]) -> list[Experiment]:
-    found = [one for one in map(results.read, folders) if one.records]
+def read_all(folders: Iterable[Path], kind: str = Protocol.kind) -> list[Experiment]:
+    """Those of a protocol with a finished run. Raises SettingsError where there is none."""
+    of_kind = [one for one in map(results.read, folders) if one.plan.protocol.kind == kind]
+    if not of_kind:
+        raise SettingsError(f"there is no experiment of the {kind} protocol in these folders; choose another --form")
+    found = [one for one in of_kind if one.records]
     if not found:
         raise SettingsError("no run is finished yet; go on with neat-backend experiment resume")
     return found
@@ -109,6 +122,11 @@ def column(records: Sequence[Record], figure: str) -> list[float]:
 
 def described(experiment: Experiment) -> str:
     protocol = experiment.plan.protocol
+    if isinstance(protocol, LiveProtocol):
+        return (
+            f"{protocol.dataset}, {protocol.known} known classes ({protocol.choice}), {protocol.start} labels of each "
+            f"at the start, B = {protocol.batch}, K = {protocol.k}, {protocol.encoder}, {protocol.classifier} in rounds"
+        )
     start = f"{100 * protocol.initial:g} %" if protocol.initial < 1 else f"{protocol.initial:.0f} labels"
     return (
         f"{protocol.dataset}, {protocol.known} known classes, {start} at the start, B = {protocol.batch}, "
@@ -157,7 +175,7 @@ def strategies_table(folders: Sequence[Path], against: str | None = None) -> Tab
 def queries_table(folders: Sequence[Path], against: str | None = None) -> Table:
     """Precision of each query and accuracy after it, in percent."""
     experiments = read_all(folders)
-    rounds = max(one.plan.protocol.rounds for one in experiments)
+    rounds = max(len(record.rounds) for one in experiments for record in one.records) - 1
     rows = []
     for experiment in experiments:
         for name in experiment.strategies:
@@ -226,3 +244,33 @@ def ablation_table(form: str, folders: Sequence[Path], strategy: str) -> Table:
 def _order(experiment: Experiment, field: str) -> tuple[str, float, str]:
     value = getattr(experiment.plan.protocol, field)
     return (experiment.plan.protocol.dataset, value if isinstance(value, int) else 0, str(value))
+
+
+def live_table(experiments: Sequence[Experiment]) -> Table:
+    """Each order's figures by label."""
+    rows = []
+    marks = [
+        mark for mark in (50, 100, 200, 300) if any(f"accuracy_{mark}" in one.records[0].summary for one in experiments)
+    ]
+    for experiment in experiments:
+        for name in experiment.strategies:
+            records = experiment.of(name)
+            cells = []
+            for mark in marks:
+                a, p, e = (
+                    metrics.mean_and_std(column(records, f"{f}_{mark}"))[0]
+                    for f in ("accuracy", "precision", "effective")
+                )
+                cells.append(f"{100 * a:.1f} / {100 * p:.0f} / {e:.2f}")
+            rows.append(
+                [name if len(experiments) == 1 else f"{experiment.folder.name}: {name}", str(len(records)), *cells]
+            )
+    return Table(
+        "; ".join(map(described, experiments)),
+        ["order", "runs", *map(str, marks)],
+        rows,
+        "Accuracy / precision / effective classes",
+    )
+
+
+LIVE_FORMS = {"live": live_table}

@@ -1,0 +1,125 @@
+"""One live run: an order is asked for one label at a time, and what it has brought is looked at every ten labels.
+
+All orders with one seed and one set of known classes begin with the same labels, and are judged by the same classifier:
+multinomial logistic regression on the encoder's features, trained on the known labels so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neat_backend.experiments import orders
+from neat_backend.experiments.checkpoints import RunFolder
+from neat_backend.experiments.live_metrics import effective_classes, longest_run, seen_after
+from neat_backend.experiments.loop import Samples
+from neat_backend.experiments.models import Clock
+from neat_backend.experiments.oracle import Oracle
+from neat_backend.experiments.protocols import LiveProtocol
+from neat_backend.experiments.splits import codes_of, labels_of_each, stream
+from neat_backend.strategies.pool import Indices, Learner
+
+EVERY = 10  # labels between two points
+
+Point = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LiveSamples(Samples):
+    """`learner` trains in rounds; `judge` is the classifier whose accuracy is reported, the same for all orders."""
+
+    judge: Learner
+
+
+def points_of(protocol: LiveProtocol) -> list[int]:
+    """Labels after which figures are taken: 0, every ten, and the last."""
+    return sorted({*range(0, protocol.labels, EVERY), protocol.labels})
+
+
+def run_labels(
+    protocol: LiveProtocol,
+    samples: LiveSamples,
+    folder: RunFolder,
+    on_point: Callable[[int, Point], None] = lambda number, point: None,
+) -> dict[str, Any]:
+    """Do one run, unless it is done, and return what its file holds:
+
+        order, seed, classes    which run it is
+        start                   samples labelled at the start, as rows of the pool
+        asked, codes            samples asked for, in order, and the answers: class code, or -1 = invalid
+        points                  figures after 0, 10, 20 … labels (`_point`)
+        all_seen_after          labels asked until every class had one; None = not in this run
+        seconds                 in all, by phase: fit and apply (of the linear head), order (labels in, next task out),
+                                round, testing
+
+    A pool that runs out ends the run. `on_point(number, figures)` is called as soon as there is a point.
+    """
+    done = folder.live()
+    if done is not None:
+        return done
+    run, n = folder.run, len(samples.features)
+    codes = codes_of(samples.labels, run.known)  # [n + m]
+    test = np.flatnonzero(codes[n:] >= 0) + n
+    start = labels_of_each(codes[:n], protocol.start, stream("start", run.seed, run.known))
+    oracle, clock = Oracle(codes[:n], start), Clock()
+    order = orders.build(protocol, samples, run, clock)
+    order.take(start.tolist(), codes[start].tolist())
+    asked: list[int] = []
+    points: list[Point] = []
+    wanted = set(points_of(protocol))
+    most = min(protocol.labels, n - len(start))
+
+    def look() -> None:
+        if len(asked) in wanted or len(asked) == most:
+            points.append(_point(run.known, asked, codes, oracle, samples, test, clock))
+            on_point(len(points) - 1, points[-1])
+
+    look()
+    while len(asked) < most:
+        for sample in order.next()[: most - len(asked)]:
+            code = oracle.answer(np.array([sample]))
+            order.take([sample], code.tolist())
+            asked.append(sample)
+            look()
+    answers = codes[asked].tolist()
+    made = {
+        "order": run.strategy,
+        "seed": run.seed,
+        "classes": list(run.known),
+        "start": start.tolist(),
+        "asked": asked,
+        "codes": answers,
+        "points": points,
+        "all_seen_after": seen_after(answers, codes[start].tolist(), len(run.known)),
+        "seconds": {phase: round(seconds, 6) for phase, seconds in sorted(clock.seconds.items())},
+    }
+    folder.write_live(made)
+    return made
+
+
+def _point(
+    known: tuple[int, ...], asked: list[int], codes: Indices, oracle: Oracle, samples: LiveSamples, test: Indices,
+    clock: Clock,
+) -> Point:  # fmt: skip
+    """Accuracy is None without test images, or with labels of fewer than two classes; precision with nothing asked."""
+    labels, answers = oracle.labels, codes[asked]
+    taught = np.flatnonzero(labels >= 0)
+    counts = np.bincount(labels[taught], minlength=len(known))
+    accuracy = None
+    if len(test) and (counts > 0).sum() > 1:
+        with clock("testing"):
+            model = samples.judge.fit(taught, labels[taught], len(known), np.random.default_rng(0))
+            accuracy = float((model.logits(test).argmax(axis=1) == codes[test]).mean())
+    return {
+        "labels": len(asked),
+        "accuracy": accuracy,
+        "precision": float((answers >= 0).mean()) if asked else None,
+        "effective": effective_classes(counts),
+        "longest_run": longest_run(answers.tolist()),
+        "seen": int((counts > 0).sum()),
+        "known": len(taught),
+        "invalid": int((labels == -1).sum()),
+    }
