@@ -18,7 +18,7 @@ from neat_backend.core import cover, queues, scores
 from neat_backend.core.devices import resolve_device
 from neat_backend.core.hashing import mixed
 from neat_backend.core.labels import LabelBook
-from neat_backend.core.linear import LinearHead
+from neat_backend.core.linear_head import LinearHead
 from neat_backend.core.neighbors import NONE, LargePool, NeighborTable, Rows
 from neat_backend.core.scores import INVALID, KnownRule
 from neat_backend.records import Label, Ranked
@@ -39,7 +39,7 @@ class Ranking:
     ids: NDArray[np.int64]
     priority: NDArray[np.float64]  # sort by this, then by id
     quality: NDArray[np.float64]  # what it is worth before the classes are balanced; strictly between ties too
-    queue: NDArray[np.int16]  # that it waits in, see core.queues
+    queue: NDArray[np.int16]  # that it waits in, see core.queues; -1 = the only one, without balance
     place: NDArray[np.int64]  # how many of its queue come before it
     known_chance: NDArray[np.float32]  # probability of a known class by the linear head
     inconsistency: NDArray[np.float64]
@@ -172,6 +172,7 @@ class Engine(WatchedHead):
         self.k, self.rule, self.batch_size, self.seed = k, rule, batch_size, seed
         self.balance, self.source = balance, source
         self.version = 0  # grows with every change
+        self.taught_version = 0  # grows when what the linear head is fitted to has changed
         self.class_features: NDArray[np.float32] | None = None  # [C, dim] of the classes' names, where there are any
         self._table = NeighborTable(dim, k, resolve_device(device), large)
         self._book = LabelBook()
@@ -235,6 +236,7 @@ class Engine(WatchedHead):
             self._book.note(Label(task))
         here = [t for t in gone if t in self._table]
         if here:
+            self.taught_version += bool((self._codes[self._table.rows(here)] != UNLABELLED).any())
             self._codes[self._table.rows(here)] = UNLABELLED
             self._rescore(self._table.remove_tasks(here))
             self._cover = None if self._told is None else self._cover
@@ -258,6 +260,7 @@ class Engine(WatchedHead):
         renamed = np.array([*(places.get(name, -1) for name in self.classes), -1], np.int16)
         self._network_says, self._linear_says = renamed[self._network_says], renamed[self._linear_says]
         self.classes = classes
+        self.taught_version += 1
         self.linear = None  # its outputs are of other classes
         self.class_features = None  # those were of other names
         dropped = self._book.drop_vanished(classes)
@@ -429,7 +432,7 @@ class Engine(WatchedHead):
                 ids=ids[pool],
                 priority=priority,
                 quality=quality[pool],
-                queue=queue[pool],
+                queue=queue[pool] if self.balance else np.where(queue[pool] > 0, queue[pool], -1).astype(np.int16),
                 place=place,
                 known_chance=chance[pool],
                 inconsistency=inconsistency[pool],
@@ -621,6 +624,7 @@ class Engine(WatchedHead):
         codes = np.array([self._code(x) for x in labels], np.int32)
         was = self._codes[rows].copy()
         self._codes[rows] = codes
+        self.taught_version += bool((was != codes).any())
         self._aside[rows] = [x.set_aside for x in labels]
         added = rows[(was == UNLABELLED) & (codes != UNLABELLED)]
         removed = rows[(was != UNLABELLED) & (codes == UNLABELLED)]

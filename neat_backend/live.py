@@ -3,6 +3,7 @@
     apply   events of the inbox → store and engine, in one transaction with their being marked applied
     bulk    reading the project, embedding images, probabilities of new tasks
     rounds  starts a training when one is due, takes in its result
+    learn   fits the linear classifier to new labels, decides which classifier is in force
     plan    the order of a strategy that can't follow each label at once
     publish the order's head → Label Studio; head and ranking → files for the web process
     tidy    the tail's scores, old revisions, the Data Manager's tabs and columns
@@ -41,6 +42,7 @@ from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
+from neat_backend.learning import LARGE_POOL, Learning
 from neat_backend.planning import Planning, in_this_order
 from neat_backend.pool_images import PoolImages
 from neat_backend.publishing import Order, Publishing
@@ -144,6 +146,7 @@ class LiveProject:
         self._shown = ShownOrder(self.arrays, self.lock, project.model_version)
         self._insights = Insights(self.arrays, self.settings.seed)
         self._measures = Measures(self.arrays)
+        self._learning = Learning(self.id, settings, self.arrays)
         self._rerank_seconds = 0.0  # spent on labels since the head was last looked at
         self._unserved: deque[tuple[int, datetime]] = deque(maxlen=MOST_UNSERVED)  # events with labels, their arrival
         self._engine: Engine | None = None
@@ -180,7 +183,7 @@ class LiveProject:
         engine = self._compute.engine(
             self._encoder.dim, config.classes, k=self.settings.k, rule=self.settings.known_rule,
             batch_size=self.settings.batch_size, seed=self.settings.seed, device=self.settings.device,
-            large=LargePool(
+            balance=self.settings.balanced, source=self._learning.source(), large=LargePool(
                 self.settings.neighbours, self.settings.features_memory,
                 self.settings.scratch_dir or self.settings.data_dir / "scratch",
             ),
@@ -202,8 +205,9 @@ class LiveProject:
                 self.id, self._client, self.database, self._publishing, self._take_in_changed, self._publish_anew
             )
             self._rounds = Rounds(
-                self.id, self.settings, self.database, self.arrays, getattr(self._compute, "address", "")
-            )
+                self.id, self.settings, self.database, self.arrays, getattr(self._compute, "address", ""),
+                lambda: self._learning.tested.counts("linear"),
+            )  # fmt: skip
             self._tabs = Tabs(self.id, self._client, self.arrays)
             self._columns = columns.Columns(self.id, self._client, self.arrays)
             self._name_classes()
@@ -215,6 +219,7 @@ class LiveProject:
                 for version in revisions.importing(conn, self.id):  # begun by a process that was killed
                     revisions.abandon(conn, self.id, version)
             self._catch_up()
+            self.learn_step()  # before anything is served
             if self.settings.rerank == "round":  # the batch outlives the process, as the round does
                 shown = snapshots.read_head(self.arrays)
                 self._batch = [] if shown is None else [ranked.task for ranked in shown.tasks]
@@ -420,7 +425,9 @@ class LiveProject:
             relabelled = effects.relabelled - effects.deleted
             if relabelled:
                 began = time.perf_counter()
-                self._engine.set_labels(sync.resolve_labels(self.database, self.id, self._config, relabelled))
+                labels = sync.resolve_labels(self.database, self.id, self._config, relabelled)
+                self._learning.test(self._engine, labels)
+                self._engine.set_labels(labels)
                 self._rerank_seconds += time.perf_counter() - began
             if effects.received_at is not None:
                 self._unserved.append((effects.through, effects.received_at))
@@ -618,8 +625,11 @@ class LiveProject:
         """A strategy may begin with the classes' names, where the encoder reads text."""
         assert self._engine is not None
         assert self._encoder is not None
+        assert self._config is not None
+        classes = self._engine.classes
         if self._planning is not None:
-            self._engine.class_features = self._encoder.encode_names(self._engine.classes)
+            self._engine.class_features = self._encoder.encode_names(classes)
+        self._learning.names = classes, self._encoder.encode_names([*self._config.texts, "thing"])
 
     # rounds
 
@@ -637,12 +647,21 @@ class LiveProject:
             self._bulk_wanted.set()
         return self._rounds.start(self._engine, self.lock, idle=self._state.bulk == projects.READY) or finished
 
+    def learn_step(self) -> bool:
+        """Bring the linear classifier in line with the labels; True if anything changed."""
+        assert self._engine is not None
+        assert self._rounds is not None
+        engine, network = self._engine, self._rounds
+        return self._learning.step(
+            engine, self.lock, lambda: self._applied, lambda: network.follow_classes(engine)
+        )  # fmt: skip
+
     # publishing
 
     def plan_step(self) -> bool:
         """Bring the strategy's order up to date; True if there was anything to do."""
         assert self._engine is not None
-        if self._planning is None:
+        if self._planning is None or self._learning.is_behind(self._engine):
             return False
         made = self._planning.step(self._engine, self.lock, lambda: self._applied, self._queries)
         if made:
@@ -658,6 +677,8 @@ class LiveProject:
         assert self._engine is not None
         assert self._publishing is not None
         with self.lock:
+            if self._learning.holds(self._engine):
+                return False
             plan = self._planning.version if self._planning else 0
             seen = (self._engine.version, self._applied, self._sampling, self._state.bulk, self._batches, plan)
             if seen == self._seen and self._shown.is_written(self._engine.version):
@@ -702,6 +723,8 @@ class LiveProject:
         reflects = self._applied
         if self._planning is not None and self._planning.is_behind(self._engine):
             reflects = min(reflects, self._planning.event)
+        if self._learning.is_behind(self._engine) and len(self._engine) <= LARGE_POOL:
+            reflects = min(reflects, self._learning.event)
         assert self._publishing is not None
         # Images that come in may wait for each other, an answer that nobody is served from yet may not.
         hold = self._state.bulk == projects.EMBEDDING and self._answered <= self._publishing.event
@@ -804,6 +827,7 @@ class LiveProject:
             or self._state.bulk != projects.READY
             or (self._images is not None and self._images.is_retrying())
             or (self._engine is not None and self._seen[:2] != (self._engine.version, self._applied))
+            or (self._engine is not None and self._learning.is_behind(self._engine))
             or (self._engine is not None and self._planning is not None and self._planning.is_behind(self._engine))
             or (self._engine is not None and not self._shown.is_written(self._engine.version))
             or (self._rounds is not None and self._rounds.is_training)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,12 @@ class Rounds:
     """The rounds of one project. The caller serialises `start` and `finish`."""
 
     def __init__(
-        self, project: int, settings: Settings, database: Database, arrays: ProjectArrays, ray_address: str = ""
-    ) -> None:
-        """ray_address: of the Ray that a training computes on, with NEAT_COMPUTE=ray."""
+        self, project: int, settings: Settings, database: Database, arrays: ProjectArrays, ray_address: str = "",
+        tested: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:  # fmt: skip
+        """ray_address: of the Ray that a training computes on, with NEAT_COMPUTE=ray. tested: how often the linear
+        classifier was right on the last labels before it learnt them, and how many these are."""
+        self._tested = tested
         self.project = project
         self._ray_address = ray_address
         self.settings, self.database, self.arrays = settings, database, arrays
@@ -111,6 +115,11 @@ class Rounds:
                     self.request(trigger)
             raise
         self._counted, self._known = labelled, counts.known
+        if self.settings.classifier == "linear":  # it has learnt every label already
+            right, of = self._tested()
+            with self.database.begin() as conn:
+                rounds.finish(conn, self.project, begun.number, seconds=0.0, held_out=of, held_out_correct=right)
+            return True
         if len(present) < 2:
             self._fail(begun, f"needs labelled images of at least two classes, has {len(present)}")
             return True
@@ -223,7 +232,8 @@ class Rounds:
 
     def lacks_classifier(self) -> bool:
         """Whether a round is done whose classifier is lost, so that new images would go without probabilities."""
-        return self._done is not None and not self._model(self._done).exists()
+        linear = self.settings.classifier == "linear"
+        return not linear and self._done is not None and not self._model(self._done).exists()
 
     def stop(self) -> None:
         """End a running training; the round is begun again at the next load."""

@@ -202,6 +202,7 @@ class Worker:
         steps: list[tuple[str, Callable[[], bool], Callable[[], None]]] = [
             ("apply", live.apply_step, lambda: _pause(live, POLL_SECONDS)),
             ("bulk", live.bulk_step, lambda: live.wait_for_bulk(LOOK_SECONDS)),
+            ("learn", live.learn_step, lambda: _pause(live, POLL_SECONDS)),
             ("plan", live.plan_step, lambda: _pause(live, POLL_SECONDS)),
             ("rounds", live.rounds_step, lambda: _pause(live, 0.2)),
             # Never at once again: what is left for it to do has to wait for its time.

@@ -176,9 +176,9 @@ class Backend:
 
 
 def take_in(live: LiveProject) -> None:
-    """Events, reading and embedding, until nothing is left."""
+    """Events, reading, embedding and the linear classifier, until nothing is left."""
     for _ in range(200):
-        if not (live.apply_step() | live.bulk_step()):
+        if not (live.apply_step() | live.bulk_step() | live.learn_step()):
             return
     raise AssertionError("there is no end to it")
 

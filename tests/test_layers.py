@@ -15,7 +15,7 @@ PACKAGE = "neat_backend"
 
 GROUND = {"records", "errors", "settings", "ports", "logs"}
 WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning", "insight"}
-WORKER |= {"tabs", "columns", "showing", "pool_images", "comparing"}
+WORKER |= {"learning", "tabs", "columns", "showing", "pool_images", "comparing"}
 LIGHT = {"web", "service", "explaining", "overview"}  # what the web process is made of
 
 # Room → the rooms that it may import, itself apart.
@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "embedding": GROUND | {"core", "store"},
     "compute": {"core", "engine", "errors", "records", "strategies", "embedding", "store"},
-    "explaining": GROUND | {"labelstudio", "store"},
+    "explaining": GROUND | {"core", "labelstudio", "store"},
     "overview": GROUND | {"store"},
     "service": GROUND | {"explaining", "overview", "labelstudio", "store"},
     "web": GROUND | {"exposure", "service", "overview", "labelstudio", "store", "exports"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def rebuilt(
     from neat_backend.engine import Engine
     from neat_backend.errors import StoreError
     from neat_backend.labelstudio import label_config
+    from neat_backend.learning import Learning
     from neat_backend.store.arrays import ProjectArrays, image_key
 
     config = label_config.parse(client.project(project).label_config, settings.invalid_choices, settings.control)
@@ -55,9 +57,11 @@ def rebuilt(
         raise StoreError("no features are stored yet")
     (encoder,) = encoders
     ids, features = stored(f"features/{encoder}")
+    learning = Learning(project, settings, arrays)  # which classifier is in force, and whether a head is wanted
     engine = Engine(
         features.shape[1], config.classes, k=settings.k, rule=settings.known_rule,
         batch_size=settings.batch_size, seed=settings.seed, device=settings.device,
+        balance=settings.balanced, source=learning.source(),
     )  # fmt: skip
     engine.add_tasks(ids, features)
     engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in refs])
@@ -68,6 +72,8 @@ def rebuilt(
         ids, probabilities = stored(f"probabilities/{rounds[-1]}")
         if len(ids):
             engine.set_probabilities(ids, probabilities, config.classes if done is None else done.classes)
+    if learning.wanted:
+        learning.fit(engine, contextlib.nullcontext())
     return engine
 
 

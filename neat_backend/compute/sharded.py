@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neat_backend.core import queues
 from neat_backend.core.labels import LabelBook
-from neat_backend.core.linear import LinearHead
+from neat_backend.core.linear_head import LinearHead
 from neat_backend.core.scores import INVALID
 from neat_backend.engine import SPEAKERS, Counts, Engine, Labelled, PoolPart, Ranking, Source, WatchedHead
 from neat_backend.records import Label, Ranked
@@ -149,7 +149,7 @@ class ShardedEngine(WatchedHead):
         self.batch_size = self._empty.batch_size
         self.classes = tuple(classes)
         self.class_features: NDArray[np.float32] | None = None
-        self.version = 0
+        self.version = self.taught_version = 0
         self.linear: LinearHead | None = None
         self._cover: Ids | None = None  # None = the tasks have changed
         self._told: Ids = np.zeros(0, np.int64)  # what the shards know of the whole
@@ -179,12 +179,14 @@ class ShardedEngine(WatchedHead):
             self._cover = None
             labelled = np.flatnonzero([task in self._book.labels for task in part.tolist()])
             self._host(part[labelled], values[labelled])
+            self.taught_version += bool(len(labelled))
         self.version += 1
 
     def remove_tasks(self, tasks: Iterable[int]) -> None:
         """Forget tasks and their labels; unknown ones are passed over."""
         gone = np.array(list(dict.fromkeys(tasks)), np.int64)
         labelled = [task for task in gone.tolist() if task in self._book.labels]
+        self.taught_version += bool(labelled)
         self._unhost(labelled)
         self._each("remove", {n: (gone[at].tolist(),) for n, at in self._homes(gone).items()})
         for task in gone.tolist():
@@ -216,6 +218,7 @@ class ShardedEngine(WatchedHead):
         self._host(new, features)
         finish()
         self.version += 1
+        self.taught_version += 1
 
     def set_classes(self, classes: Sequence[str]) -> None:
         """Follow a new class list: labels of vanished classes are dropped, probabilities carried over."""
@@ -225,6 +228,7 @@ class ShardedEngine(WatchedHead):
         self.classes = self._empty.classes = classes
         self.class_features = self.linear = None
         self._all("set_classes", classes)
+        self.taught_version += 1
         self._unhost(self._book.drop_vanished(classes))
         self.version += 1
 

@@ -7,13 +7,13 @@ Beside the known classes it may have one more output, "none of these", that lear
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.core.kernels import compiled, in_parallel
+from neat_backend.core.linear_head import LinearHead
 from neat_backend.core.scores import INVALID
 
 Floats = NDArray[np.float32]
@@ -28,41 +28,8 @@ TOLERANCE = 1e-4  # of the gradient's largest entry
 HEAD_TOLERANCE = 1e-3  # a tenth of the time, the same order but for near ties
 MOST_STEPS = 200
 FIRST_SAMPLES = 640
+NAME_SCALE = 100.0
 _LEAST_SPREAD = 1e-6
-
-
-@dataclass(frozen=True)
-class LinearHead:
-    """A fitted head. Its logits of a feature x are weights @ x + biases.
-
-    weights   float32 [m, d], biases float32 [m]: one row for each class of `columns`, then one for "none of these"
-              where `unknown`
-    classes   the project's, C of them; columns int64 [m or m - 1]: those that have labels
-    """
-
-    classes: tuple[str, ...]
-    columns: NDArray[np.int64]
-    unknown: bool
-    weights: Floats
-    biases: Floats
-
-    def of_logits(self, logits: Floats) -> tuple[Floats, Floats]:
-        """From logits [n, m]: probabilities of the classes [n, C], given that it is one of them, rows sum to 1 (0 for
-        a class without labels); and the probability that it is one of them at all [n], 1 without invalid labels."""
-        count = len(self.columns)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        known = shifted[:, :count].sum(axis=1)
-        chance = known / shifted.sum(axis=1)
-        probabilities = np.zeros((len(logits), len(self.classes)), np.float32)
-        # A row that is surely none of the classes still has one that it is likest to.
-        inner = logits[:, :count] - logits[:, :count].max(axis=1, keepdims=True)
-        np.exp(inner, out=inner)
-        probabilities[:, self.columns] = inner / inner.sum(axis=1, keepdims=True)
-        return probabilities, chance.astype(np.float32)
-
-    def predict(self, features: Floats) -> tuple[Floats, Floats]:
-        """As `of_logits`, for features [n, d]."""
-        return self.of_logits(features @ self.weights.T + self.biases)
 
 
 def fit_head(features: Floats, codes: NDArray[np.integer], classes: Sequence[str]) -> LinearHead | None:
@@ -93,6 +60,18 @@ def fit_head(features: Floats, codes: NDArray[np.integer], classes: Sequence[str
     found = np.ascontiguousarray(found.T / scale)  # so that they are of the features as they are
     return LinearHead(
         tuple(classes), columns, unknown, found, (biases - found @ centre.astype(np.float32)).astype(np.float32)
+    )
+
+
+def name_head(features: Floats, classes: Sequence[str]) -> LinearHead:
+    """The head of the classes' names, before there is a label: features [C + 1, d] of texts, the last of any thing.
+
+    Logits are CLIP's, 100 cosines (Radford et al., 2021, section 2.3): a task that is likelier to be just anything than
+    one of the classes is likely none of them.
+    """
+    weights = (NAME_SCALE * features).astype(np.float32)
+    return LinearHead(
+        tuple(classes), np.arange(len(classes)), True, np.ascontiguousarray(weights), np.zeros(len(weights), np.float32)
     )
 
 

@@ -38,6 +38,7 @@ class LabelConfig:
     image_key: str  # where the image is in a task's data: "image", or a path such as "photo.url"
     classes: tuple[str, ...]  # in the config's order
     invalid: tuple[str, ...]  # choices that mean "none of the classes"; may be empty
+    texts: tuple[str, ...] = ()  # of each class, what tells an encoder of text what it is: its hint, else its value
     why: bool = False  # there is a TextArea named WHY on the image: predictions say there what they come from
 
 
@@ -86,6 +87,7 @@ def parse(xml: str, invalid_choices: Sequence[str], control: str = "") -> LabelC
         image_key=_attr(images[to_name], "value").lstrip("$"),
         classes=tuple(dict.fromkeys(classes)),
         invalid=tuple(marked),
+        texts=tuple(_texts(chosen, tuple(dict.fromkeys(classes)))),
         why=any(_is(tag, "textarea") and _attr(tag, "name") == WHY and _attr(tag, "toname") == to_name for tag in tags),
     )
 
@@ -166,6 +168,15 @@ def _choices(control: Element, inherited: bool = False) -> Iterator[tuple[str, b
             value = _attr(child, "alias") or _attr(child, "value")
             if value:
                 yield value, marked
+
+
+def _texts(control: Element, classes: Sequence[str]) -> Iterator[str]:
+    """For each class, the hint of its choice, else its value, which may say more than its alias."""
+    told: dict[str, str] = {}
+    for tag in control.iter():
+        if _is(tag, "choice") and _attr(tag, "value"):
+            told.setdefault(_attr(tag, "alias") or _attr(tag, "value"), _attr(tag, "hint") or _attr(tag, "value"))
+    return (told.get(name, name) for name in classes)
 
 
 def _unsuitable(control: Element, images: dict[str, Element]) -> str:

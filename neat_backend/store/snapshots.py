@@ -18,7 +18,8 @@ import numpy as np
 from neat_backend.records import Ranked
 from neat_backend.store.arrays import ProjectArrays
 
-_COLUMNS = ("priority", "inconsistency", "known_neighbours", "candidate", "predicted")
+_COLUMNS = ("priority", "inconsistency", "known_neighbours", "candidate", "predicted", "known_chance", "queue", "place")
+_NO_CLASS = ("predicted", "queue")  # columns of indices into the classes, -1 = none
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def write_head(arrays: ProjectArrays, head: Head) -> None:
 def read_head(arrays: ProjectArrays) -> Head | None:
     """The head that was written last; None when there is none or it is damaged."""
     found = arrays.read_snapshot("head")
-    if found is None:
+    if found is None or not found.keys() >= set(_COLUMNS):
         return None
     return Head(
         tasks=tuple(row(found, at, at) for at in range(len(found["ids"]))),
@@ -65,16 +66,23 @@ def read_head(arrays: ProjectArrays) -> Head | None:
 
 
 def write_ranking(arrays: ProjectArrays, ranking: Mapping[str, Any]) -> None:
-    """Replace the ranking: `ids` int64 [n] ascending, `classes`, and of each id `priority` and `inconsistency` float64,
-    `known_neighbours` int16, `candidate` bool, `predicted` int16 (index into classes, -1 = none)."""
+    """Replace the ranking.
+
+    `ids` int64 [n] ascending, `classes`, and of each id `priority` and `inconsistency` float64, `known_neighbours` int16,
+    `candidate` bool, `known_chance` float32, `place` int64, `predicted` and `queue` int16 (index into classes, -1 = none).
+    """
     classes = np.array(ranking["classes"], np.str_)
-    arrays.write_snapshot("ranking", {name: ranking[name] for name in ("ids", *_COLUMNS)} | {"classes": classes})
+    columns = {name: ranking[name] for name in ("ids", *_COLUMNS)} | {"classes": classes}
+    columns["queue"] = np.where(ranking["queue"] < len(classes), ranking["queue"], -1).astype(np.int16)
+    arrays.write_snapshot("ranking", columns)
 
 
 def read_ranking(arrays: ProjectArrays, head: Head | None) -> dict[str, Any] | None:
     """The numbers of every unlabelled task as `write_ranking` takes them, with the head's as the newer ones; None when
     nothing has been written. head: what `read_head` has given just before."""
     ranking = arrays.read_snapshot("ranking")
+    if ranking is not None and not ranking.keys() >= set(_COLUMNS):
+        ranking = None  # of an earlier version; a new one is written soon
     if head is None:
         return ranking
     if ranking is None:
@@ -82,7 +90,8 @@ def read_ranking(arrays: ProjectArrays, head: Head | None) -> dict[str, Any] | N
     if ranking["classes"].tolist() != list(head.classes):
         places = {name: place for place, name in enumerate(head.classes)}
         renamed = np.array([*(places.get(name, -1) for name in ranking["classes"].tolist()), -1], np.int16)
-        ranking |= {"predicted": renamed[ranking["predicted"]], "classes": np.array(head.classes, np.str_)}
+        ranking |= {name: renamed[ranking[name]] for name in _NO_CLASS}
+        ranking |= {"classes": np.array(head.classes, np.str_)}
     newer = _table(sorted(head.tasks, key=lambda task: task.task), head.classes)
     gone = np.isin(ranking["ids"], head.left)
     new = ~np.isin(newer["ids"], ranking["ids"])
@@ -98,7 +107,7 @@ def read_ranking(arrays: ProjectArrays, head: Head | None) -> dict[str, Any] | N
 
 def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
     """One task of a ranking as a record."""
-    predicted = int(ranking["predicted"][at])
+    predicted, queue = (int(ranking[name][at]) for name in _NO_CLASS)
     votes = int(ranking["votes"][at]) if "votes" in ranking else 0  # the head alone tells them
     return Ranked(
         task=int(ranking["ids"][at]),
@@ -110,6 +119,9 @@ def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
         predicted=str(ranking["classes"][predicted]) if predicted >= 0 else None,
         vote=str(ranking["classes"][ranking["vote"][at]]) if votes else None,
         votes=votes,
+        known_chance=float(ranking["known_chance"][at]),
+        queue=str(ranking["classes"][queue]) if queue >= 0 else None,
+        place=int(ranking["place"][at]),
     )
 
 
@@ -160,5 +172,8 @@ def _table(tasks: Sequence[Ranked], classes: Sequence[str]) -> dict[str, Any]:
         "known_neighbours": np.array([task.known_neighbours for task in tasks], np.int16),
         "candidate": np.array([task.candidate for task in tasks], np.bool_),
         "predicted": np.array([-1 if task.predicted is None else places[task.predicted] for task in tasks], np.int16),
+        "known_chance": np.array([task.known_chance for task in tasks], np.float32),
+        "queue": np.array([-1 if task.queue is None else places[task.queue] for task in tasks], np.int16),
+        "place": np.array([task.place for task in tasks], np.int64),
         "classes": np.array(classes, np.str_),
     }

@@ -39,6 +39,9 @@ def ranking(*ids: int) -> dict[str, Any]:
         "known_neighbours": np.zeros(n, np.int16),
         "candidate": np.zeros(n, np.bool_),
         "predicted": np.arange(n, dtype=np.int16) % 2 - np.int16(1),
+        "known_chance": np.ones(n, np.float32),
+        "queue": np.full(n, -1, np.int16),
+        "place": np.zeros(n, np.int64),
         "classes": CLASSES,
     }
 
