@@ -41,7 +41,7 @@ WEIGHT_DECAY = 5e-4
 ROTATION_DEGREES = 15
 FLAT_FROM_EPOCHS = 3 * HALVED_EVERY_EPOCHS
 FLAT_WINDOW_EPOCHS = 10
-FLAT_SHARE = 0.03
+FLAT_SHARE = 0.04
 NETWORK = "resnet18"
 PREDICT_BATCH_SIZE = 256
 FORMAT = "neat-classifier-1"
@@ -239,6 +239,17 @@ def is_flat(losses: Sequence[float]) -> bool:
     small part of itself when it has just begun. One epoch of a small set is one batch, whose loss is noise: hence
     means. By FLAT_FROM_EPOCHS the rate has been halved three times, and BatchNorm's running statistics, which lag some
     ten batches behind, have caught up.
+
+    Measured on Fashion-MNIST at 32 pixels, ten classes, from scratch, 100 epochs, 500 test images (accuracy read at the
+    measured epoch nearest to the end, one off at most), with the share chosen on these same seven runs:
+
+        labels  seeds    ends after    accuracy then        after 100 epochs
+        30      0, 1, 2  60, 60, 64    44.0, 42.2, 40.0 %   44.8, 41.8, 41.2 %
+        100     0, 1, 2  61, 71, 68    56.8, 56.8, 54.4 %   56.4, 56.6, 57.4 %
+        300     1        60            70.8 %               70.4 %
+
+    37 of 100 epochs are saved on average; accuracy changes by −0.5 ± 0.5 points (mean and standard error of pairs).
+    Not measured: ImageNet's weights, and thousands of labels.
     """
     if len(losses) < FLAT_FROM_EPOCHS:
         return False

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from neat_backend.core import classifier as module
-from neat_backend.core.classifier import Classifier, augment, fit
+from neat_backend.core.classifier import Classifier, augment, fit, is_flat
 from neat_backend.errors import SettingsError
 
 
@@ -168,6 +168,38 @@ def test_unless_asked_otherwise_every_epoch_is_done_from_scratch(digits, monkeyp
     seen = []
     fit(digits[0][:4], digits[1][:4], 3, epochs=3, seed=0, device="cpu", on_epoch=lambda *row: seen.append(row))
     assert len(seen) == 3
+
+
+def test_a_loss_is_flat_when_ten_epochs_bring_little_of_the_whole_fall():
+    """From 2.0 to 1.0 the whole fall is 1 nat: 0.03 of it in ten epochs is flat, 0.05 is not."""
+    assert is_flat([2.0] + [1.5] * 39 + [1.03] * 10 + [1.0] * 10)
+    assert not is_flat([2.0] + [1.5] * 39 + [1.05] * 10 + [1.0] * 10)
+
+
+def test_a_loss_that_has_only_begun_to_fall_is_not_flat():
+    """Of a hundred classes: a small part of the loss, but half of the fall."""
+    losses = [4.6 - 0.002 * epoch for epoch in range(100)]
+    assert not any(is_flat(losses[:epoch]) for epoch in range(101))
+
+
+def test_a_loss_that_goes_on_halving_near_zero_is_flat():
+    assert is_flat([2.0 * 0.93**epoch for epoch in range(70)])
+
+
+def test_one_noisy_epoch_does_not_make_a_loss_flat_or_keep_it_from_being_flat():
+    falling = [2.0 - 0.02 * epoch for epoch in range(60)]
+    assert not is_flat([*falling[:-1], 1.6])
+    assert is_flat([2.0] + [0.5] * 58 + [0.35])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_no_loss_is_flat_before_the_rate_has_been_halved_three_times(value):
+    first = next(epochs for epochs in range(1, 101) if is_flat([value] * epochs))
+    assert first == 3 * module.HALVED_EVERY_EPOCHS
+
+
+def test_a_loss_that_is_no_number_is_not_flat():
+    assert not is_flat([2.0] * 50 + [float("nan")] * 30)
 
 
 def test_training_ends_with_the_epoch_after_which_the_loss_is_flat(digits, monkeypatch):
