@@ -26,6 +26,7 @@ from neat_backend.strategies.pool import UNLABELLED, Pool
 
 _PRIORITY_STEPS = 2.0**32  # priorities nearer to each other than this count as equal
 _TIE_STEPS = 2.0**20
+_FEW = 16  # of a queue
 _HEAD_ROWS = 16_384  # that a new head is applied to at a time
 
 Source = Literal["resnet18", "linear"]
@@ -330,11 +331,25 @@ class Engine(WatchedHead):
 
     def _best(self, n: int) -> list[int]:
         """The first n."""
-        ids, quality, queue = self.queued(n)
-        order, places = self.merged(ids, quality, queue, n)
-        self._placed = dict(zip(self._table.find(ids[order]).tolist(), places.tolist(), strict=True))
+        ids, places = self.first(n, self.queued)
+        self._placed = dict(zip(self._table.find(ids).tolist(), places.tolist(), strict=True))
         self._placed_at = self.version
-        return ids[order].tolist()
+        return ids.tolist()
+
+    def first(
+        self, n: int, queued: Callable[[int], tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int16]]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids of the first n in order, and their places in their queues; queued: as the method.
+
+        Balance takes about as many from each queue, so few of each are looked at first; where that was not enough, n.
+        """
+        few = min(n, max(_FEW, 4 * n // max(len(self.classes), 1))) if self.balance else n
+        ids, quality, queue = queued(few)
+        order, places = self.merged(ids, quality, queue, n)
+        if few < n and (places >= few - 1).any():
+            ids, quality, queue = queued(n)
+            order, places = self.merged(ids, quality, queue, n)
+        return ids[order], places
 
     def queued(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int16]]:
         """Ids, qualities and queues of the n best of each queue, in no order."""

@@ -33,6 +33,7 @@ def rerank(
     features: Annotated[
         Path | None, typer.Option(help="Features of real images, .npy [n, dim], instead of made-up ones.")
     ] = None,
+    balance: Annotated[bool, typer.Option(help="As NEAT_BALANCE.")] = True,
     as_json: Json = False,
 ) -> None:
     """One more label: the incremental table and ranking against a full FAISS flat search, results compared.
@@ -44,6 +45,8 @@ def rerank(
     decides; it depends on the features, so give real ones with --features (--pool and --dim are then theirs).
     `pass_ms`, `scores_ms` and `head_ms` are where one label's milliseconds go: the pass over the pool with what changes
     in the table, the scores of the `tasks_changed`, the partial selection of the head; medians, so not quite its sum.
+    `fit_ms` and `apply_ms` are the linear classifier's: fitted to all labels, and its word on all tasks; the worker
+    does both beside the labels.
 
     Example: neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512
     """
@@ -61,7 +64,7 @@ def rerank(
     rng = np.random.default_rng(0)
     rows = random_features(rng, pool + labelled, dim) if given is None else given
     classes = tuple(f"class {c}" for c in range(10))
-    engine = Engine(dim, classes, k=k)
+    engine = Engine(dim, classes, k=k, balance=balance, source="linear")
     engine.add_tasks(range(pool + labelled), rows)
     some = rng.permutation(pool + labelled)[: labelled + labels + BATCHES * batch]
     answers = [
@@ -69,6 +72,7 @@ def rerank(
         for t in some
     ]
     engine.set_labels(answers[:labelled])
+    learning = _learn(engine)
     engine.head()
     singles, read = [], []
     parts = _Parts(engine)
@@ -86,7 +90,7 @@ def rerank(
         "one_label_ms": one * 1e3, "one_label_p95_ms": quantile(singles, 0.95) * 1e3,
         "full_faiss_search_ms": full * 1e3, "times_faster": full / one,
         "half_vector_product_ms": products["vector"] * 1e3, "one_label_over_product": one / products["vector"],
-        "rows_read": statistics.mean(read), **spent,
+        "rows_read": statistics.mean(read), **spent, **learning,
         "compared_tasks": compared, "equal_tasks": same,
     }  # fmt: skip
     if batch:
@@ -108,6 +112,20 @@ def _given(path: Path) -> NDArray[np.float32]:
         return to_grid(np.load(path, allow_pickle=False))
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"--features {path}: {error}") from error
+
+
+def _learn(engine: Engine) -> dict[str, float]:
+    """Milliseconds of fitting the linear classifier and of applying it, medians."""
+    from neat_backend.core.linear import fit_head
+
+    def apply() -> None:
+        for _ in engine.set_linear(head):
+            pass
+
+    _, codes, features = engine.taught()
+    head = fit_head(features, codes, engine.classes)
+    fit = _median(lambda: fit_head(features, codes, engine.classes), 5)
+    return {"fit_ms": fit * 1e3, "apply_ms": _median(apply, 5) * 1e3}
 
 
 def _time(engine: Engine, answers: Sequence[Label]) -> float:

@@ -294,9 +294,12 @@ class ShardedEngine(WatchedHead):
     def _best(self, n: int) -> list[int]:
         """The best of the shards' n best of each queue."""
         self._tell()
-        ids, quality, queue = (np.concatenate(columns) for columns in zip(*self._all("queued", n), strict=True))
-        order, _ = self._empty.merged(ids, quality, queue, n)
-        return ids[order].tolist()
+
+        def queued(each: int) -> tuple[Ids, NDArray[np.float64], NDArray[np.int16]]:
+            ids, quality, queue = (np.concatenate(columns) for columns in zip(*self._all("queued", each), strict=True))
+            return ids, quality, queue
+
+        return self._empty.first(n, queued)[0].tolist()
 
     def ranking(self) -> Ranking:
         """The whole pool's numbers, ascending by task id."""

@@ -68,8 +68,9 @@ def read_head(arrays: ProjectArrays) -> Head | None:
 def write_ranking(arrays: ProjectArrays, ranking: Mapping[str, Any]) -> None:
     """Replace the ranking.
 
-    `ids` int64 [n] ascending, `classes`, and of each id `priority` and `inconsistency` float64, `known_neighbours` int16,
-    `candidate` bool, `known_chance` float32, `place` int64, `predicted` and `queue` int16 (index into classes, -1 = none).
+    `ids` int64 [n] ascending, `classes`, and of each id `priority` and `inconsistency` float64, `known_neighbours`
+    int16, `candidate` bool, `known_chance` float32, `place` int64, `predicted` and `queue` int16 (index into classes,
+    -1 = none).
     """
     classes = np.array(ranking["classes"], np.str_)
     columns = {name: ranking[name] for name in ("ids", *_COLUMNS)} | {"classes": classes}
