@@ -171,8 +171,8 @@ def _start(
     """Run it, and show its table unless that is printed as JSON."""
     from neat_backend.experiments import runner
     from neat_backend.experiments.checkpoints import Plan
+    from neat_backend.experiments.forms import table
     from neat_backend.experiments.progress import Reporter
-    from neat_backend.experiments.tables import table
 
     machine = _machine(what.protocol.encoder, device, weights, cache, jobs)
     with Reporter() as report:
@@ -220,10 +220,14 @@ def resume(
 def table(
     folders: Folders = None,
     form: Annotated[
-        str, typer.Option(help="strategies, queries, encoders, k, batch, classifiers or timings.")
-    ] = "strategies",
+        str | None,
+        typer.Option(
+            help="strategies, queries, encoders, k, batch, classifiers or timings; of the live protocol: live or "
+            "served. Default: strategies, or live."
+        ),
+    ] = None,
     style: Annotated[str, typer.Option("--format", help="text, markdown, csv or json.")] = "text",
-    against: Annotated[str | None, typer.Option(help="Add paired differences from this strategy.")] = None,
+    against: Annotated[str | None, typer.Option(help="Add paired differences from this strategy or order.")] = None,
     strategy: Annotated[str, typer.Option(help="Whose accuracy the tables of encoders, k and batch show.")] = "neat",
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
     as_json: Json = False,
@@ -233,10 +237,10 @@ def table(
     Examples: neat-backend experiment table data/experiments/fashion-quick --against random ·
     neat-backend experiment table results --form k --format markdown
     """
-    from neat_backend.experiments import tables
+    from neat_backend.experiments import forms
     from neat_backend.experiments.features import write_atomically
 
-    made = tables.table(form, _experiments(folders), strategy=strategy, against=against)
+    made = forms.table(form, _experiments(folders), strategy=strategy, against=against)
     style = "json" if as_json else style
     if style == "text" and out is None:
         made.show(Console())
@@ -252,7 +256,7 @@ def table(
 def plot(
     folders: Folders = None,
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("figures"),
-    strategies: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    strategies: Annotated[str | None, typer.Option(help="Only these (or orders), separated by commas.")] = None,
     tsne: Annotated[str | None, typer.Option(help="Also show what two strategies chose, as neat,lfosa.")] = None,
     query: Annotated[int, typer.Option(min=1, help="Of which query.")] = 2,
     seed: Annotated[int | None, typer.Option(help="Of which seed; default: the first.")] = None,
@@ -261,7 +265,7 @@ def plot(
     cache: Cache = None,
     as_json: Json = False,
 ) -> None:
-    """Draw accuracy, precision and recall by query, with bands, as PNG and SVG.
+    """Draw accuracy, precision and recall by query, of live experiments accuracy by label, with bands, as PNG and SVG.
 
     Examples: neat-backend experiment plot data/experiments/fashion-quick ·
     neat-backend experiment plot data/experiments/fashion-quick --tsne neat,random --query 1
@@ -271,7 +275,11 @@ def plot(
     from neat_backend.experiments.choices import draw_choices
 
     places = _experiments(folders)
-    written = figures.curves(places, out, None if strategies is None else _names(strategies))
+    wanted = None if strategies is None else _names(strategies)
+    written = []
+    for kind, draw in ((Protocol.kind, figures.curves), (LiveProtocol.kind, figures.live_curves)):
+        of_kind = [place for place in places if read_plan(place).protocol.kind == kind]
+        written += draw(of_kind, out, wanted) if of_kind else []
     if tsne is not None:
         if len(places) != 1:
             raise SettingsError(f"--tsne needs one experiment, these are {len(places)}; name its folder")

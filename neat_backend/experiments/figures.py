@@ -1,4 +1,5 @@
-"""Results as figures in the paper's form, PNG and SVG: curves by query with bands, and where two strategies chose.
+"""Results as figures in the paper's form, PNG and SVG: curves by query with bands, and where two strategies chose; of
+live experiments, accuracy by label.
 
 Readable in print and by the colour-blind: Okabe and Ito's colours, and for each strategy its own marker and dashes.
 """
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.errors import SettingsError
-from neat_backend.experiments import metrics, results
-from neat_backend.experiments.results import Experiment, Record
+from neat_backend.experiments import metrics
+from neat_backend.experiments.protocols import LiveProtocol
+from neat_backend.experiments.results import Experiment, Record, read_all
 from neat_backend.strategies import HYBRID
 
 # Okabe and Ito (2008), without the yellow, which is too light for lines on paper.
@@ -38,9 +40,18 @@ LOOKS: dict[str, tuple[str, str, Any]] = {
     "neat": (BLUE, "o", SOLID),
     "neat_passive": (BLUE, "d", DASHED),
     "neat_plus": (VERMILION, "*", SOLID),
+    "paper": (ORANGE, "s", DASHED),
+    "former": (PURPLE, "v", DASHDOT),
+    "unbalanced": (SKY, "d", DASHED),
+    "live": (BLUE, "o", SOLID),
 }
-SHOWN = {"neat": "NEAT", "neat_passive": "NEAT (passive)", "neat_plus": "NEAT+"}
-BEFORE_LAST = ("neat_passive", "neat", "neat_plus")  # drawn last: on top
+SHOWN = {
+    "neat": "NEAT", "neat_passive": "NEAT (passive)", "neat_plus": "NEAT+", "random": "random",
+    "paper": "batches of B (the paper)", "former": "live, formerly", "unbalanced": "live, without balance",
+    "live": "live (default)",
+}  # fmt: skip
+BEFORE_LAST = ("neat_passive", "neat", "neat_plus", "live")  # drawn last: on top
+MARKERS = 5  # points of a live run from one marker to the next
 WIDTH_INCHES = 3.4
 BAND = 0.5  # opacity of all bands together, so that many of them leave the lines to be seen
 PANELS = {
@@ -52,13 +63,13 @@ PANELS = {
 
 def shown_name(strategy: str) -> str:
     plain = strategy.removeprefix(HYBRID)
-    name = SHOWN.get(plain, plain.upper() if plain != "random" else "random")
+    name = SHOWN.get(plain, plain.upper())
     return f"{name} after detection" if strategy.startswith(HYBRID) else name
 
 
 def _look(strategy: str) -> dict[str, Any]:
     colour, marker, dashes = LOOKS.get(strategy.removeprefix(HYBRID), (BLACK, ".", SOLID))
-    main = strategy in ("neat", "neat_plus")
+    main = strategy in ("neat", "neat_plus", "live")
     return {
         "color": colour,
         "marker": marker,
@@ -107,9 +118,7 @@ def curves(folders: Sequence[Path], out: Path, strategies: Sequence[str] | None 
 
     Writes `out`/curves.png and .svg. Raises SettingsError where no run is finished.
     """
-    experiments = [one for one in map(results.read, folders) if one.records]
-    if not experiments:
-        raise SettingsError("no run is finished yet; go on with neat-backend experiment resume")
+    experiments = read_all(folders)
     with _style() as figure_class:
         figure = figure_class(figsize=(WIDTH_INCHES * len(PANELS), 2.9 * len(experiments) + 0.9), layout="constrained")
         axes = figure.subplots(len(experiments), len(PANELS), squeeze=False)
@@ -120,21 +129,62 @@ def curves(folders: Sequence[Path], out: Path, strategies: Sequence[str] | None 
                 values = {name: _values(experiment.of(name), figure_of) for name in names}
                 bands = _bands(values)
                 for name in names:
+                    longest = max(map(len, values[name].values()))
+                    places = np.arange(start, start + longest)
                     lines.setdefault(
-                        name, _curve(axis, values[name], bands[name], start, name, BAND / max(4, len(names)))
+                        name, _curve(axis, values[name], bands[name], places, name, BAND / max(4, len(names)))
                     )
                 axis.set_title(title if len(experiments) == 1 else f"{_dataset(experiment)}: {title.lower()}")
                 axis.set_xlabel("query")
                 axis.set_ylabel("%")
                 axis.locator_params(axis="x", integer=True)
                 axis.margins(x=0.03)
-        if not lines:
-            raise SettingsError(f"none of {', '.join(strategies or ())} has a finished run")
-        figure.legend(
-            lines.values(), map(shown_name, lines), loc="outside lower center", ncols=min(6, len(lines)),
-            frameon=False, handlelength=3.2,
-        )  # fmt: skip
+        _legend(figure, lines, strategies)
         return _save(figure, out / "curves")
+
+
+def live_curves(folders: Sequence[Path], out: Path, orders: Sequence[str] | None = None) -> list[Path]:
+    """Accuracy by label, means and bands as in `curves`, a panel for each experiment.
+
+    A curve begins where all runs have an accuracy: with nothing labelled at the start, some labels later. Writes
+    `out`/live.png and .svg. Raises SettingsError where no run is finished.
+    """
+    experiments = read_all(folders, LiveProtocol.kind)
+    columns = min(len(experiments), len(PANELS))
+    rows = -(-len(experiments) // columns)
+    with _style() as figure_class:
+        figure = figure_class(figsize=(WIDTH_INCHES * 1.2 * columns, 3.1 * rows + 0.7), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        lines: dict[str, Any] = {}
+        for axis, experiment in zip(axes, experiments, strict=False):
+            names = [name for name in experiment.strategies if orders is None or name in orders]
+            values = {name: _values(experiment.of(name), metrics.accuracies) for name in names}
+            every = [cell for cells in values.values() for cell in cells.values()]
+            first = int(np.isfinite(_table(every)).all(axis=0).argmax()) if every else 0
+            places = np.array([point["labels"] for point in experiment.records[0].rounds])[first:]
+            values = {name: {key: cell[first:] for key, cell in cells.items()} for name, cells in values.items()}
+            bands = _bands(values)
+            for name in names:
+                line = _curve(axis, values[name], bands[name], places, name, BAND / max(4, len(names)))
+                line.set_markevery(MARKERS)
+                lines.setdefault(name, line)
+            protocol = experiment.plan.protocol
+            axis.set_title(f"{_dataset(experiment)}, {getattr(protocol, 'start', 0)} of each labelled at the start")
+            axis.set_xlabel("labels asked for")
+            axis.set_ylabel("accuracy, %")
+        for axis in axes[len(experiments) :]:
+            axis.set_visible(False)
+        _legend(figure, lines, orders)
+        return _save(figure, out / "live")
+
+
+def _legend(figure: Any, lines: dict[str, Any], wanted: Sequence[str] | None) -> None:
+    if not lines:
+        raise SettingsError(f"none of {', '.join(wanted or ())} has a finished run")
+    figure.legend(
+        lines.values(), map(shown_name, lines), loc="outside lower center", ncols=min(6, len(lines)),
+        frameon=False, handlelength=3.2,
+    )  # fmt: skip
 
 
 def _dataset(experiment: Experiment) -> str:
@@ -172,13 +222,15 @@ def _spread(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.nanstd(table, axis=0, ddof=1) if len(table) > 1 else np.zeros(table.shape[1])
 
 
-def _curve(axis: Any, cells: Cells, half: NDArray[np.float64], start: int, name: str, alpha: float) -> Any:
+def _curve(
+    axis: Any, cells: Cells, half: NDArray[np.float64], places: NDArray[np.int64], name: str, alpha: float
+) -> Any:
     mean = np.nanmean(_table(list(cells.values())), axis=0)
     look = _look(name)
-    (line,) = axis.plot(start + np.arange(len(mean)), mean, label=name, **look)
+    (line,) = axis.plot(places, mean, label=name, **look)
     middle = mean[: len(half)]
     low, high = np.maximum(middle - half, 0), np.minimum(middle + half, 100)  # shares stay within 0 and 100 %
-    axis.fill_between(start + np.arange(len(half)), low, high, color=look["color"], alpha=alpha, linewidth=0, zorder=1)
+    axis.fill_between(places[: len(half)], low, high, color=look["color"], alpha=alpha, linewidth=0, zorder=1)
     return line
 
 

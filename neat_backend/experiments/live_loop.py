@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from neat_backend.experiments import orders
-from neat_backend.experiments.checkpoints import RunFolder
+from neat_backend.experiments.checkpoints import Run, RunFolder
 from neat_backend.experiments.live_metrics import effective_classes, longest_run, seen_after
 from neat_backend.experiments.loop import Samples
 from neat_backend.experiments.models import Clock
@@ -37,6 +37,14 @@ class LiveSamples(Samples):
 def points_of(protocol: LiveProtocol) -> list[int]:
     """Labels after which figures are taken: 0, every ten, and the last."""
     return sorted({*range(0, protocol.labels, EVERY), protocol.labels})
+
+
+def start_of(protocol: LiveProtocol, labels: Indices, run: Run) -> Indices:
+    """Samples of the pool that a run begins with, the same for all orders; labels [n] are the data set's own.
+
+    Raises SettingsError where a class has too few.
+    """
+    return labels_of_each(codes_of(labels, run.known), protocol.start, stream("start", run.seed, run.known))
 
 
 def run_labels(
@@ -63,7 +71,7 @@ def run_labels(
     run, n = folder.run, len(samples.features)
     codes = codes_of(samples.labels, run.known)  # [n + m]
     test = np.flatnonzero(codes[n:] >= 0) + n
-    start = labels_of_each(codes[:n], protocol.start, stream("start", run.seed, run.known))
+    start = start_of(protocol, samples.labels[:n], run)
     oracle, clock = Oracle(codes[:n], start), Clock()
     order = orders.build(protocol, samples, run, clock)
     order.take(start.tolist(), codes[start].tolist())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MARKS = (20, 50, 100, 200, 300)  # labels after which tables give figures
+MARKS = (20, 50, 100, 200, 300)  # labels after which tables give figures; each is a point of a run
 FIGURES = ("accuracy", "precision", "effective", "longest_run", "seen")
 FIRST = 50  # tasks served, whose classes are counted
 PHASES = ("fit", "apply", "order", "round", "testing")
@@ -44,6 +44,11 @@ def seen_after(codes: Sequence[int], start: Sequence[int], n_classes: int) -> in
     return None if missing else len(codes)
 
 
+def marks(labels: int) -> list[int]:
+    """Those of MARKS that a run with so many labels has, and its end."""
+    return sorted({*(mark for mark in MARKS if mark <= labels), labels})
+
+
 def served(codes: Sequence[int], n_classes: int, first: int = FIRST) -> list[int]:
     """How many of the first tasks served are of each class, and last how many of none of them: C + 1 numbers."""
     return [codes[:first].count(code) for code in (*range(n_classes), -1)]
@@ -52,11 +57,11 @@ def served(codes: Sequence[int], n_classes: int, first: int = FIRST) -> list[int
 def summary(run: Mapping[str, Any]) -> dict[str, float]:
     """The figures that tables are made of, of one run (live_loop.run_labels); NaN = there is none.
 
-    accuracy_50 and so on: after 50 labels, for each of MARKS that the run has. most_first: of the first tasks served,
+    accuracy_50 and so on: after 50 labels, for each of `marks` that the run has. most_first: of the first tasks served,
     those of the class that has most. seconds_fit and so on: for each label asked.
     """
     points = {point["labels"]: point for point in run["points"]}
-    values = {f"{name}_{mark}": _number(points[mark][name]) for mark in MARKS if mark in points for name in FIGURES}
+    values = {f"{name}_{mark}": _number(points[mark][name]) for mark in marks(max(points)) for name in FIGURES}
     values["all_seen_after"] = _number(run["all_seen_after"])
     values["most_first"] = float(max(served(run["codes"], len(run["classes"]))[:-1]))
     for phase in PHASES:

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from neat_backend.errors import SettingsError
 from neat_backend.experiments import live_metrics, metrics
 from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_json, read_plan, write_json
 from neat_backend.experiments.features import write_atomically
 from neat_backend.experiments.metrics import Difference
-from neat_backend.experiments.protocols import LiveProtocol
+from neat_backend.experiments.protocols import LiveProtocol, Protocol
+from neat_backend.experiments.splits import Known
 
 POINT = ("labels", "accuracy", "precision", "effective", "longest_run", "seen", "known", "invalid")
 
@@ -47,13 +51,26 @@ class Experiment:
         there = {record.run.strategy for record in self.records}
         return [name for name in self.plan.strategies if name in there]
 
+    def pairs(self, strategy: str, other: str) -> dict[tuple[int, Known], tuple[Record, Record]]:
+        """The runs that both have, by seed and known classes, ascending."""
+        mine, theirs = ({(one.run.seed, one.run.known): one for one in self.of(name)} for name in (strategy, other))
+        return {key: (mine[key], theirs[key]) for key in sorted(mine.keys() & theirs.keys())}
+
     def difference(self, figure: str, strategy: str, other: str) -> Difference | None:
-        """Of the runs that both have, by seed and known classes; None without any."""
-        mine, theirs = (
-            {(one.run.seed, one.run.known): one.summary[figure] for one in self.of(name)} for name in (strategy, other)
-        )
-        both = sorted(mine.keys() & theirs.keys())
-        return metrics.paired([mine[key] for key in both], [theirs[key] for key in both]) if both else None
+        """Of the runs that both have; None without any."""
+        both = self.pairs(strategy, other).values()
+        mine, theirs = ([pair[side].summary[figure] for pair in both] for side in (0, 1))
+        return metrics.paired(mine, theirs) if both else None
+
+    def by_draw(self, figure: str, strategy: str, other: str) -> list[float]:
+        """The differences, one for each set of known classes: the mean of its seeds; pairs without the figure are
+        left out."""
+        found: dict[Known, list[float]] = {}
+        for (_, known), (mine, theirs) in self.pairs(strategy, other).items():
+            value = mine.summary.get(figure, math.nan) - theirs.summary.get(figure, math.nan)
+            if not math.isnan(value):
+                found.setdefault(known, []).append(value)
+        return [float(np.mean(values)) for values in found.values()]
 
 
 def read(folder: Path) -> Experiment:
@@ -62,6 +79,17 @@ def read(folder: Path) -> Experiment:
     make = _live_record if isinstance(plan.protocol, LiveProtocol) else _batch_record
     records = [make(RunFolder(folder, run), plan.protocol) for run in _runs_there(folder, plan)]
     return Experiment(folder, plan, [record for record in records if record is not None])
+
+
+def read_all(folders: Iterable[Path], kind: str = Protocol.kind) -> list[Experiment]:
+    """Those of a protocol with a finished run. Raises SettingsError where there is none."""
+    of_kind = [one for one in map(read, folders) if one.plan.protocol.kind == kind]
+    if not of_kind:
+        raise SettingsError(f"there is no experiment of the {kind} protocol in these folders; choose another --form")
+    found = [one for one in of_kind if one.records]
+    if not found:
+        raise SettingsError("no run is finished yet; go on with neat-backend experiment resume")
+    return found
 
 
 def _batch_record(folder: RunFolder, protocol: Any) -> Record | None:

@@ -20,7 +20,7 @@ from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_plan
 from neat_backend.experiments.datasets import Dataset
 from neat_backend.experiments.features import Floats, features_of, stored
 from neat_backend.experiments.linear import LinearLearner
-from neat_backend.experiments.live_loop import LiveSamples, points_of, run_labels
+from neat_backend.experiments.live_loop import LiveSamples, points_of, run_labels, start_of
 from neat_backend.experiments.loop import FirstModels, Samples, run_rounds
 from neat_backend.experiments.progress import Reporter
 from neat_backend.experiments.protocols import LiveProtocol, Protocol
@@ -98,10 +98,12 @@ def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
     if (folder / "plan.json").exists():
         plan = read_plan(folder).joined(plan)
     data = load_data(plan.protocol)
-    runs_of(plan, data.n_classes)  # known classes that the data set has not are said before anything is encoded
+    runs = runs_of(plan, data.n_classes)  # what the data set has not is said before anything is encoded
+    if isinstance(plan.protocol, LiveProtocol):
+        for run in runs:
+            start_of(plan.protocol, data.labels, run)
     features, test_features, key = encode(data, plan.protocol.encoder, machine, report)
     plan = plan.with_inputs(f"{data.fingerprint} {key}")
-    runs = runs_of(plan, data.n_classes)
     write_plan(folder, plan)
     steps, done = _steps(plan.protocol), [_steps_done(folder, plan.protocol, run) for run in runs]
     report.begin("steps", steps * len(runs), sum(done))

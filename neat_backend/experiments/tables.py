@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from rich.table import Column
 from rich.table import Table as RichTable
 
 from neat_backend.errors import SettingsError
-from neat_backend.experiments import metrics, results
-from neat_backend.experiments.checkpoints import read_plan
+from neat_backend.experiments import metrics
 from neat_backend.experiments.metrics import Difference
-from neat_backend.experiments.protocols import LiveProtocol, Protocol
-from neat_backend.experiments.results import Experiment, Record
+from neat_backend.experiments.protocols import LiveProtocol
+from neat_backend.experiments.results import Experiment, Record, read_all
 
 STYLES = ("text", "markdown", "csv", "json")
 
@@ -68,36 +67,6 @@ class Table:
             ]
             return "\n".join([self.title, *shown, self.note]).rstrip() + "\n"
         raise SettingsError(f"--format {style!r}: must be one of {', '.join(STYLES)}")
-
-
-def table(form: str | None, folders: Sequence[Path], *, strategy: str = "neat", against: str | None = None) -> Table:
-    """The table of that form over these experiments. Raises SettingsError for an unknown form or no results."""
-    kinds = sorted({read_plan(folder).protocol.kind for folder in folders})
-    if form is None and len(kinds) > 1:
-        raise SettingsError(f"these are experiments of the protocols {' and '.join(kinds)}; name folders, or a --form")
-    form = form or ("live" if kinds == [LiveProtocol.kind] else "strategies")
-    if form in LIVE_FORMS:
-        return LIVE_FORMS[form](read_all(folders, LiveProtocol.kind))
-    if form in ("strategies", "queries", "timings"):
-        maker: Callable[[Sequence[Path], str | None], Table] = {
-            "strategies": strategies_table, "queries": queries_table, "timings": timings_table,
-        }[form]  # fmt: skip
-        return maker(folders, against)
-    if form not in ABLATIONS:
-        forms = ("strategies", "queries", "timings", *ABLATIONS, *LIVE_FORMS)
-        raise SettingsError(f"--form {form!r}: must be one of {', '.join(forms)}")
-    return ablation_table(form, folders, strategy)
-
-
-def read_all(folders: Iterable[Path], kind: str = Protocol.kind) -> list[Experiment]:
-    """Those of a protocol with a finished run. Raises SettingsError where there is none."""
-    of_kind = [one for one in map(results.read, folders) if one.plan.protocol.kind == kind]
-    if not of_kind:
-        raise SettingsError(f"there is no experiment of the {kind} protocol in these folders; choose another --form")
-    found = [one for one in of_kind if one.records]
-    if not found:
-        raise SettingsError("no run is finished yet; go on with neat-backend experiment resume")
-    return found
 
 
 def percent(values: Sequence[float]) -> str:
@@ -244,33 +213,3 @@ def ablation_table(form: str, folders: Sequence[Path], strategy: str) -> Table:
 def _order(experiment: Experiment, field: str) -> tuple[str, float, str]:
     value = getattr(experiment.plan.protocol, field)
     return (experiment.plan.protocol.dataset, value if isinstance(value, int) else 0, str(value))
-
-
-def live_table(experiments: Sequence[Experiment]) -> Table:
-    """Each order's figures by label."""
-    rows = []
-    marks = [
-        mark for mark in (50, 100, 200, 300) if any(f"accuracy_{mark}" in one.records[0].summary for one in experiments)
-    ]
-    for experiment in experiments:
-        for name in experiment.strategies:
-            records = experiment.of(name)
-            cells = []
-            for mark in marks:
-                a, p, e = (
-                    metrics.mean_and_std(column(records, f"{f}_{mark}"))[0]
-                    for f in ("accuracy", "precision", "effective")
-                )
-                cells.append(f"{100 * a:.1f} / {100 * p:.0f} / {e:.2f}")
-            rows.append(
-                [name if len(experiments) == 1 else f"{experiment.folder.name}: {name}", str(len(records)), *cells]
-            )
-    return Table(
-        "; ".join(map(described, experiments)),
-        ["order", "runs", *map(str, marks)],
-        rows,
-        "Accuracy / precision / effective classes",
-    )
-
-
-LIVE_FORMS = {"live": live_table}
