@@ -27,7 +27,8 @@ def greedy_cover(features: NDArray[np.float32], n: int) -> NDArray[np.int64]:
     chosen = np.empty(min(n, len(features)), np.int64)
     if len(chosen):
         similar = features @ features.T  # [m, m]
-        _greedy(similar, similar.sum(axis=1, dtype=np.float64), np.full(len(features), -1.0), chosen)
+        nothing = np.full(len(features), -1.0)  # the least that a similarity can be
+        _greedy(similar, similar.sum(axis=1, dtype=np.float64) + len(features), nothing, chosen)
     return chosen
 
 
