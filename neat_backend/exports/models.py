@@ -30,6 +30,7 @@ from neat_backend.store.objects import bring
 
 PREPROCESSING = (
     "turn upright by EXIF; RGB, transparent parts white",
+    "average blocks of f × f pixels (Pillow's reduce), f = shorter side // (2 × image_size), where that is above 1",
     "cut out the central square, of the shorter side",
     "resize to image_size × image_size, bicubic (Pillow)",
     "divide by 255, subtract mean, divide by std ({model} does this step and the softmax itself)",
@@ -77,6 +78,7 @@ model = {load}
 for name in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(name)).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    image = image.reduce(max(1, min(image.size) // (2 * about["image_size"])))
     w, h, s, size = *image.size, min(image.size), [about["image_size"]] * 2
     image = image.crop(((w - s) // 2, (h - s) // 2, (w + s) // 2, (h + s) // 2)).resize(size, Image.BICUBIC)
     probabilities = {classify}

@@ -20,9 +20,11 @@ from typer.testing import CliRunner
 from neat_backend import cli, exports
 from neat_backend.core import classifier as classifiers
 from neat_backend.core.classifier import NETWORK, Classifier, fit, fresh
+from neat_backend.embedding import prepare
 from neat_backend.errors import BadRequest, UnknownProject
 from neat_backend.exports import export_model
-from neat_backend.labelstudio.images import decode, thumbnail
+from neat_backend.labelstudio import images
+from neat_backend.labelstudio.images import decode
 from neat_backend.store import rounds
 from neat_backend.store.arrays import ProjectArrays
 from tests.exports.labelled import PROJECT, Labelled
@@ -76,7 +78,7 @@ def content(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
-    """A wide one, a tall one turned by EXIF, a grey one, one that is transparent in part."""
+    """A wide one, a tall one turned by EXIF, a grey one, one that is transparent in part, a large one."""
     rng = np.random.default_rng(1)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -85,6 +87,7 @@ def pictures(tmp_path: Path) -> list[Path]:
     turned[0x0112] = 6
     Image.fromarray(rng.integers(0, 256, (90, 50, 3), np.uint8)).save(folder / "tall.jpg", exif=turned)
     Image.fromarray(rng.integers(0, 256, (33, 33), np.uint8)).save(folder / "grey.png")
+    Image.fromarray(rng.integers(0, 256, (2100, 101, 3), np.uint8)).save(folder / "large.png")
     Image.fromarray(rng.integers(0, 256, (35, 30, 4), np.uint8)).save(folder / "transparent.png")
     return sorted(folder.iterdir())
 
@@ -107,11 +110,12 @@ def test_the_loading_example_gives_the_backends_probabilities_without_the_backen
     }  # fmt: skip
     example = str(tmp_path / "model" / "predict.py")
     said = alone(tmp_path, example, *map(str, pictures), without="torch" if format == "onnx" else "")
-    assert len(said.splitlines()) == len(pictures) == 4
+    assert len(said.splitlines()) == len(pictures) == 5
     for line, picture in zip(said.splitlines(), pictures, strict=True):
         found = json.loads(line)
         assert tuple(found) == CLASSES
-        expected = own.predict_proba(thumbnail(decode(picture.read_bytes(), 10**6), own.side)[None])[0]
+        thumbnail, _ = prepare(decode(picture.read_bytes(), 10**6), own.side, images.thumbnail, lambda image: None)
+        expected = own.predict_proba(thumbnail[None])[0]
         np.testing.assert_allclose(list(found.values()), expected, atol=1e-6)
 
 
@@ -155,7 +159,7 @@ def test_the_readme_shows_that_example_and_how_to_load_the_weights_alone(
         assert "Of 10 that were kept out of training it gets 9 right." in readme
         example, weights = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
         assert example == (tmp_path / f"model-{side}" / "predict.py").read_text()
-        assert len([line for line in example.splitlines() if line and "import" not in line]) <= 11  # and its first line
+        assert len([line for line in example.splitlines() if line and "import" not in line]) <= 12  # and its first line
         (tmp_path / f"model-{side}" / "weights.py").write_text(weights + "print(probabilities[0].tolist())\n")
         said = json.loads(alone(tmp_path / f"model-{side}", "weights.py"))
         black = np.zeros((1, side, side, 3), np.uint8)
