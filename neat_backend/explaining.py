@@ -2,33 +2,38 @@
 
 Answered from the store and the arrays, without PyTorch, FAISS or numba, so that the web process can. What a place in
 the order came from is taken as the worker has published it; the neighbours are searched for here, exactly as the engine
-does it (features on the grid, ties to the smaller id), among the labels as the store has them now.
+does it (features on the grid, ties to the smaller id), among the labels as the store has them now. Where the classes
+are kept in balance, the parts of `core.queues`' formula are told, so that a priority can be computed by hand.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from neat_backend.core.linear_head import LinearHead
 from neat_backend.errors import UnknownTask
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.records import Label, Project, Ranked, Round
 from neat_backend.settings import Settings
-from neat_backend.store import rounds, snapshots, tasks
+from neat_backend.store import prequential, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.sql import chunks
 
 UNLABELLED, LABELLED, INVALID, SKIPPED = "unlabelled", "labelled", "invalid", "skipped"
 FAILED, PENDING = "failed", "pending"  # no features: the image can't be had, or is not encoded yet
 _CLOSE = 1e-5  # inconsistencies nearer than this are the same: probabilities are kept in single precision
+_CLOSE_PRIORITY = 1e-4  # the root of the 2^-32 that qualities are rounded to, and the same
+_ASIDE, _SEARCHED_FOR = 2.0**-20, 50  # as in core.queues
+_MOST_NAMED = 3  # classes in a sentence
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,27 @@ class _Found:
     error: str  # of its image
     encoded: bool
     neighbours: Sequence[Neighbour]  # nearest first
+    classifier: str  # in force: "linear", "resnet18", or "" before either is
     probabilities: NDArray[np.float32] | None  # [C]; None = the classifier has not seen it
+    known_chance: float | None  # by the linear classifier; None = there is none
     place: Ranked | None  # as published; None = not in the pool
     pool: int
-    any_label: bool
+    labels: Mapping[str, int]  # of each class, this task's included
+    invalid: int  # labels
+    published: tuple[int, int]  # known and invalid labels that the published order reflects
+    any_label: bool  # of another task
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a priority comes from where the classes are kept in balance: √quality · weight."""
+
+    spread: bool  # asked to find classes without a label; else it waits in a class's queue
+    quality: float  # in a class's queue, known_chance · I / max I; in the spread, by its place there
+    labels: float  # what its queue counts as having
+    least: float  # the fewest that a queue counts as having
+    least_of: str | None  # the class that has them; None = the search for classes without a label
+    weight: float  # (1 + least) / (1 + labels + place), at most 1
 
 
 def explain(conn: Connection, settings: Settings, project: Project, task: int) -> dict[str, Any]:
@@ -74,13 +96,20 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
     predicted = None
     if found.probabilities is not None:
         predicted = config.classes[int(np.argmax(found.probabilities))]
-    place, behind = found.place, False
+    place, behind, balance = found.place, False, None
     if place is not None:  # the worker's numbers are what it is ranked by
         stale = doubt is None or abs(place.inconsistency - doubt) > _CLOSE * limit
         behind = stale or (place.known_neighbours, place.candidate) != (known, candidate)
         known, candidate, doubt, predicted = (
             place.known_neighbours, place.candidate, place.inconsistency, place.predicted,
         )  # fmt: skip
+        if _leads(settings) and settings.rerank == "live" and found.state == UNLABELLED:  # a batch's order is kept
+            counts = [found.labels.get(name, 0) for name in config.classes]
+            balance = balanced(place, counts, found.invalid, config.classes, limit)
+        if balance is not None:
+            now = math.sqrt(balance.quality) * balance.weight
+            behind = behind or abs(now - place.priority) > _CLOSE_PRIORITY
+            behind = behind or (sum(counts), found.invalid) != found.published
     told = {
         "project": project.id,
         "task": task,
@@ -96,18 +125,25 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
         "k": settings.k,
         "known_neighbours": known,
         "predicted": predicted,
+        "classifier": found.classifier,
+        "known_chance": place.known_chance if place else found.known_chance,
+        "queue": place.queue if place else None,
+        "place": place.place if place else None,
+        "balance": None if balance is None else vars(balance),
         "classes": [
             {
                 "name": name,
                 "votes": votes[name],
                 "probability": None if found.probabilities is None else float(found.probabilities[at]),
+                "labels": found.labels.get(name, 0),
             }
             for at, name in enumerate(config.classes)
         ],
         "invalid_votes": sum(one.invalid for one in found.neighbours),
+        "invalid_labels": found.invalid,
         "neighbours": [vars(one) for one in found.neighbours],
     }
-    return told | {"reasons": _reasons(told, found, settings, behind)}
+    return told | {"reasons": _reasons(told, found, settings, balance, behind)}
 
 
 def max_inconsistency(k: int, n_classes: int) -> float:
@@ -123,14 +159,41 @@ def inconsistency(votes: Sequence[int], probabilities: NDArray[np.floating] | No
     return max(float(most + np.log(np.exp(counts - most).sum()) - chances @ counts), 0.0)
 
 
-def labels(conn: Connection, project: int, config: LabelConfig) -> Iterator[tuple[Label, int]]:
-    """Every labelled task whose image is named, by ascending id, with the key of that image."""
+def balanced(
+    place: Ranked, counts: Sequence[int], invalid: int, classes: Sequence[str], max_inconsistency: float
+) -> Balance | None:
+    """The parts of an unlabelled task's priority, as `core.queues` has them; counts [C]: labels of each class.
+
+    None where it is in no queue though no class is to be found any more: the order is of an earlier moment.
+    """
+    seen = [count for count in counts if count]
+    searching = len(seen) < len(counts)
+    if place.queue is None and not searching:
+        return None
+    labels = sum(seen) + invalid
+    search = labels / (len(seen) + 1) * max(1.0, labels / (_SEARCHED_FOR * len(counts)))
+    queues: list[tuple[float, str | None]] = [
+        (float(count), name) for count, name in zip(counts, classes, strict=True) if count
+    ]
+    least, least_of = min([*queues, *([(search, None)] if searching else [])], key=lambda one: one[0])
+    has = search if place.queue is None else float(counts[classes.index(place.queue)])
+    weight = min((1 + least) / (1 + has + place.place), 1.0)
+    if place.queue is None:
+        share = (place.priority - 2 * _ASIDE) / (1 - 2 * _ASIDE)
+        quality = min((share / weight) ** 2, 1.0)  # told by no other number
+    else:
+        quality = place.known_chance * min(place.inconsistency / max_inconsistency, 1.0)
+    return Balance(place.queue is None, quality, has, least, least_of, weight)
+
+
+def labels(conn: Connection, project: int, config: LabelConfig) -> Iterator[tuple[Label, int | None]]:
+    """Every labelled task, by ascending id, with the key of its image; None = no image is named."""
     for part in chunks(tasks.annotated_ids(conn, project)):
         images = tasks.images_of(conn, project, part)
         for task, answers in sorted(tasks.annotations_of(conn, project, part).items()):
             label, image = label_config.resolve(task, answers, config), images.get(task)
-            if image is not None and (label.invalid or label.choice is not None):
-                yield label, image_key(image)
+            if label.invalid or label.choice is not None:
+                yield label, None if image is None else image_key(image)
 
 
 def nearest(
@@ -169,8 +232,13 @@ def _find(
     kind = snapshots.features_kind(arrays, head)
     stored = arrays.one(kind, task) if kind else None
     feature = stored[1] if stored is not None and stored[0] == key and image.state != tasks.FAILED else None
-    done = rounds.latest(conn, project)
-    labelled = [one for one in labels(conn, project, config) if one[0].task != task]
+    every = list(labels(conn, project, config))
+    labelled = [(one, key) for one, key in every if key is not None and one.task != task]
+    in_force = prequential.read(arrays).in_force
+    probabilities, known_chance = _by_the_linear_head(arrays, config.classes, feature)
+    if in_force != "linear":
+        done = rounds.latest(conn, project)
+        probabilities = None if feature is None else _of_the_round(arrays, done, config.classes, task, key)
     near = nearest(arrays, kind, feature, labelled, settings.k) if kind and feature is not None else []
     return _Found(
         state=_state(label, image.state),
@@ -178,23 +246,47 @@ def _find(
         error=image.error,
         encoded=feature is not None,
         neighbours=near,
-        probabilities=None if feature is None else _probabilities(arrays, done, config.classes, task, key),
+        classifier=in_force,
+        probabilities=probabilities,
+        known_chance=known_chance,
         place=snapshots.place(arrays, head, task),
         pool=head.unlabelled if head else 0,
+        labels=Counter(one.choice for one, _ in every if one.choice is not None),
+        invalid=sum(one.invalid for one, _ in every),
+        published=(head.known, head.invalid) if head else (0, 0),
         any_label=bool(labelled),
     )
 
 
-def _probabilities(
+def _by_the_linear_head(
+    arrays: ProjectArrays, classes: Sequence[str], feature: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32] | None, float | None]:
+    """The linear classifier's probabilities [C], and that of a known class; None where it can say nothing."""
+    found = prequential.read_head(arrays)
+    if feature is None or found is None or found.keys() != {one.name for one in fields(LinearHead)}:
+        return None, None
+    head = LinearHead(**found)
+    if head.weights.shape[1:] != feature.shape:  # of another encoder
+        return None, None
+    probabilities, chance = head.predict(feature[None].astype(np.float32))
+    return _under(classes, probabilities[0].tolist(), head.classes), float(chance[0])
+
+
+def _of_the_round(
     arrays: ProjectArrays, done: Round | None, classes: Sequence[str], task: int, key: int | None
 ) -> NDArray[np.float32] | None:
     """The last round's word on the task under the classes that there are now, [C]; None where it has none."""
     found = arrays.one(f"probabilities/{done.number:06d}", task) if done is not None else None
     if done is None or found is None or found[0] != key or len(found[1]) != len(done.classes):
         return None
-    told = dict(zip(done.classes, found[1].tolist(), strict=True))
+    return _under(classes, found[1].tolist(), done.classes)
+
+
+def _under(classes: Sequence[str], chances: Sequence[float], of: Sequence[str]) -> NDArray[np.float32] | None:
+    """Probabilities `of` other classes under the ones that there are now, [C]; None where nothing is left."""
+    told = dict(zip(of, chances, strict=True))
     carried = np.array([told.get(name, 0.0) for name in classes], np.float32)
-    if tuple(classes) == done.classes:
+    if tuple(classes) == tuple(of):
         return carried
     return carried / carried.sum() if carried.sum() > 0 else None
 
@@ -216,14 +308,27 @@ def _is_candidate(known: int, neighbours: int, rule: str) -> bool:
 # in words
 
 
-def _reasons(told: dict[str, Any], found: _Found, settings: Settings, behind: bool) -> list[str]:
+def _leads(settings: Settings) -> bool:
+    """Whether the order is led by what the classes lack."""
+    return settings.balanced and settings.strategy == "neat"
+
+
+def _reasons(
+    told: dict[str, Any], found: _Found, settings: Settings, balance: Balance | None, behind: bool
+) -> list[str]:
     """Plain sentences, the most important first."""
     said = list(_about_its_place(told, found, settings))
     if not found.encoded:
         return said
+    leads = _leads(settings)
+    if leads and found.place is not None and found.state == UNLABELLED:
+        said += _about_its_queue(told)
+    if balance is not None:
+        said += _about_the_balance(told, balance)
     if not found.any_label:
-        return [*said, "Nothing else is labelled yet: all tasks count as equal, and a seed spreads them."]
-    said += _about_its_neighbours(told, settings.known_rule)
+        equal = "" if leads else ": all tasks count as equal, and a seed spreads them"
+        return [*said, f"Nothing else is labelled yet{equal}."]
+    said += _about_its_neighbours(told, settings.known_rule, leads)
     said += _about_the_classifier(told, found)
     if behind:
         said.append("Labels or rounds have come in since this order was made; it will be another one in a moment.")
@@ -252,7 +357,58 @@ def _about_its_place(told: dict[str, Any], found: _Found, settings: Settings) ->
         yield f"The order of the next tasks is planned by the strategy {settings.strategy}; below is NEAT's view."
 
 
-def _about_its_neighbours(told: dict[str, Any], rule: str) -> Iterator[str]:
+def _about_its_queue(told: dict[str, Any]) -> Iterator[str]:
+    """Which tasks it waits with."""
+    queue, before = told["queue"], told["place"]
+    better = f"{before} of them {'comes' if before == 1 else 'come'} before it" if before else "it is the first of them"
+    unseen = [one["name"] for one in told["classes"] if not one["labels"]]
+    if queue is not None and told["predicted"] is None and not any(one["votes"] for one in told["classes"]):
+        yield f"Nothing tells its class yet. It waits with the tasks of “{queue}”: {better}."
+    elif queue is not None:
+        yield f"It waits with the tasks that are likeliest to be “{queue}”: {better}."
+    elif unseen:
+        yield (
+            "It is one of the tasks that are spread over the pool, to find the classes that have no label yet"
+            f" ({_named(unseen)}): {better}."
+        )
+
+
+def _about_the_balance(told: dict[str, Any], balance: Balance) -> Iterator[str]:
+    """What its priority comes from."""
+    queue, before, has = told["queue"], told["place"], balance.labels
+    if balance.spread:
+        yield f"The search for these classes counts as having {has:.4g} labels; {_about_the_least(balance)}."
+        yield f"Its quality is {balance.quality:.3f}, by its place in the spread."
+    else:
+        yield f"“{queue}” has {has:.0f} label{'' if has == 1 else 's'}; {_about_the_least(balance)}."
+        scaled = min(told["inconsistency"] / told["max_inconsistency"], 1.0)
+        yield (
+            f"Its quality is {balance.quality:.3f} = {told['known_chance']:.3f} · {scaled:.3f}: the probability that it"
+            " is of a known class, times its share of the largest inconsistency."
+        )
+    most = ", at most 1" if 1 + balance.least > 1 + has + before else ""
+    yield (
+        f"Its weight is {balance.weight:.3f} = (1 + {balance.least:.4g}) / (1 + {has:.4g} + {before}){most}: the fewest"
+        f" labels, over its own queue's and the tasks before it. Its priority is √{balance.quality:.3f} ·"
+        f" {balance.weight:.3f} = {told['priority']:.4f}."
+    )
+
+
+def _about_the_least(balance: Balance) -> str:
+    if balance.least >= balance.labels:
+        return "none has fewer"
+    if balance.least_of is None:
+        return f"the search for classes without a label counts as {balance.least:.4g}"
+    return f"“{balance.least_of}” has the fewest, {balance.least:.0f}"
+
+
+def _named(names: Sequence[str]) -> str:
+    """ "“cat”, “dog”, “owl” and 4 more"."""
+    shown = ", ".join(f"“{name}”" for name in names[:_MOST_NAMED])
+    return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"
+
+
+def _about_its_neighbours(told: dict[str, Any], rule: str, leads: bool) -> Iterator[str]:
     there, known = len(told["neighbours"]), told["known_neighbours"]
     if not there:
         yield "No labelled task has been encoded yet that could be its neighbour."
@@ -260,6 +416,11 @@ def _about_its_neighbours(told: dict[str, Any], rule: str) -> Iterator[str]:
     all_of = f"its {there} nearest labelled tasks" if there > 1 else "its nearest labelled task"
     if there < told["k"]:
         yield f"Only {there} of the {told['k']} neighbours that are looked at are there: more labels are needed."
+    if leads:
+        which = f"{known} of {all_of}" if there > 1 else f"{all_of[:1].upper()}{all_of[1:]}"
+        verb = "are" if there > 1 and known != 1 else "is"
+        yield f"{which} {verb} {'' if there > 1 or known else 'not '}of a known class."
+        return
     if told["candidate"]:
         share = "all" if known == there else f"{known}"
         which = f"{share} of {all_of}" if there > 1 else all_of
@@ -288,14 +449,18 @@ def _about_the_classifier(told: dict[str, Any], found: _Found) -> Iterator[str]:
     else:
         yield f"The neighbours' votes: {voted}."
     if told["predicted"] is None:
-        yield "No classifier has seen it yet: until the next round every class counts as equally likely."
+        if told["classifier"] == "linear":
+            yield "There is no classifier yet: it takes labels of two kinds. Until then every class is equally likely."
+        else:
+            yield "No classifier has seen it yet: until the next round every class counts as equally likely."
         return
     chance = {one["name"]: one["probability"] for one in told["classes"]}.get(told["predicted"])
     sure = f" with probability {chance:.2f}" if chance is not None else ""
     doubt, limit = told["inconsistency"], told["max_inconsistency"]
     agrees = not ranked or votes.get(told["predicted"], 0) == votes[ranked[0]]
     word = "which agrees with them" if agrees and ranked else "which differs" if ranked else "with no vote to compare"
+    name = "linear classifier" if told["classifier"] == "linear" else "classifier"
     yield (
-        f"The classifier says “{told['predicted']}”{sure}, {word}: inconsistency {doubt:.2f} of at most {limit:.2f};"
+        f"The {name} says “{told['predicted']}”{sure}, {word}: inconsistency {doubt:.2f} of at most {limit:.2f};"
         " the higher it is, the more a label teaches."
     )

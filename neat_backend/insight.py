@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from neat_backend.core import estimates
 from neat_backend.core.projection import Axes, map_places
-from neat_backend.engine import Engine, Labelled
-from neat_backend.store import insights
+from neat_backend.engine import Engine, Labelled, Ranking
+from neat_backend.store import insights, prequential
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States
 
@@ -29,6 +29,7 @@ SHORTEST_REST_SECONDS = 1.0
 GROWN = 1.25  # axes are found anew when there are so many times the tasks that they were found from
 AXES_FROM = 20_000  # tasks that axes are found from
 MOST_MISTAKES = 100
+LEAST_KNOWN = prequential.SHOWN_FROM  # labels of known classes, below which nothing is said of each class
 DISAGREEMENT = 0.6  # share of the K neighbours that have to agree on another label
 
 Lock = contextlib.AbstractContextManager[object]
@@ -143,6 +144,9 @@ class Insights:
         ranking = finish()
         votes = (nearest.codes >= 0).sum(axis=1) / k
         estimate = self._estimate(nearest.ids, codes, votes, head)
+        class_labels = np.bincount(codes[codes >= 0], minlength=len(classes))
+        invalid = int((codes == INVALID).sum())
+        class_left = left_of_classes(ranking, class_labels, invalid, math.nan if estimate is None else estimate.known)
         bins = np.minimum((ranking.priority * BINS).astype(np.int64), BINS - 1)
         mistakes = likely_mistakes(nearest, codes, classes)
         insights.write_insight(
@@ -157,6 +161,7 @@ class Insights:
                 candidates=np.bincount(bins[ranking.candidate], minlength=BINS),
                 others=np.bincount(bins[~ranking.candidate], minlength=BINS),
                 k=k, mistakes=tuple(mistakes[:MOST_MISTAKES]), more_mistakes=max(0, len(mistakes) - MOST_MISTAKES),
+                classes=classes, class_labels=tuple(class_labels.tolist()), class_left=tuple(class_left.tolist()),
             ),
         )  # fmt: skip
         self._of, self._mistakes = of, tuple(mistakes[:MOST_MISTAKES])
@@ -174,6 +179,26 @@ class Insights:
             reduced[labelled], votes[labelled], codes[labelled] >= 0, reduced[~labelled], votes[~labelled],
             np.random.default_rng(self.seed), np.flatnonzero(np.isin(ids[~labelled], head)),
         )  # fmt: skip
+
+
+def left_of_classes(ranking: Ranking, labels: NDArray[np.int64], invalid: int, left: float) -> NDArray[np.float64]:
+    """About how many of the pool are of each class: float64 [C]; NaN = nothing to say it from.
+
+    The sum of `known_chance` over the tasks that are predicted as the class, on the scale of `left`, all known ones of
+    the pool by `core.estimates`, which allows for the labels being no random sample (NaN = not estimated). Without any
+    invalid label the sum is taken as it is. A task counts for its likeliest class alone: a class that is mostly taken
+    for another one is underestimated. labels [C]; of a class that has none, and of too few labels, nothing is said.
+
+    Worked example: chances 0.9, 0.7 as dogs, 0.4 as a cat, and left = 4: 3.2 dogs and 0.8 cats.
+    """
+    nothing = np.full(len(labels), math.nan)
+    told = ranking.predicted >= 0
+    if not told.any() or labels.sum() < LEAST_KNOWN or (invalid and math.isnan(left)):
+        return nothing
+    sums = np.bincount(ranking.predicted[told], ranking.known_chance[told].astype(np.float64), len(labels))
+    total = float(sums.sum())
+    scale = 1.0 if math.isnan(left) or not total else left / total
+    return np.where(labels > 0, sums * scale, nothing)
 
 
 def likely_mistakes(nearest: Labelled, codes: NDArray[np.int16], classes: tuple[str, ...]) -> list[Mistake]:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.records import Round
-from neat_backend.store import insights, snapshots
+from neat_backend.store import insights, prequential, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import LEAST_OF_EACH, UNLABELLED, Insight, States
+from neat_backend.store.prequential import SHOWN_FROM, SPEAKERS, Prequential
 
 GO_ON, SOON, STOP, UNSURE, NOTHING_LEFT = "go on", "stop soon", "stop", "too early to say", "nothing left"
 ALL_BUT_FOUND = 0.95  # share of the known images; when surely more are found, a lead can stop
@@ -26,6 +27,7 @@ FEW_IN_BATCH = 0.1  # share of a batch; when fewer are expected to be known, mos
 MEASURED = 3  # rounds that are looked at for whether the accuracy still moves
 WILSON_Z = 1.96  # 95 %
 IN_BATCH = -10  # in the map's marks: the first of the next batch, the second is -11, …
+CLASSIFIERS = {"resnet18": "ResNet-18", "linear": "the linear classifier", "vote": "the neighbours' vote"}
 _MOST_ID = 2**32  # the map keeps ids in four bytes
 
 
@@ -52,6 +54,7 @@ def describe(arrays: ProjectArrays, done: Sequence[Round]) -> dict[str, Any]:
             }
             for one in done
         ],
+        "classes": _classes(found),
         "scores": {
             "candidates": found.candidates.tolist() if found else [],
             "others": found.others.tolist() if found else [],
@@ -114,7 +117,53 @@ def _gain(found: Insight) -> dict[str, float]:
     return {name: here / share if share else 1.0 for name, share in ends.items()}
 
 
+def _classes(found: Insight | None) -> list[dict[str, Any]]:
+    """Labels of each class, and about how many of the pool are of it."""
+    if found is None:
+        return []
+    columns = zip(found.classes, found.class_labels, found.class_left, strict=True)
+    return [
+        {"name": name, "labels": labels, "left": None if math.isnan(left) else left} for name, labels, left in columns
+    ]
+
+
+def classifier(arrays: ProjectArrays) -> dict[str, Any]:
+    """Which classifier is in force and why, and how often each was right before it learnt a label; JSON-ready."""
+    told = prequential.read(arrays)
+    counts = {name: told.counts(name) for name in SPEAKERS}
+    return {
+        "in_force": told.in_force,
+        "why": _why(told, counts),
+        "tested": told.tested,
+        **{name: {"right": right, "of": of} for name, (right, of) in counts.items()},
+    }
+
+
 # in words
+
+
+def _why(told: Prequential, counts: dict[str, tuple[int, int]]) -> str:
+    """Which classifier is in force and why, in one sentence; "" = none yet."""
+    if told.in_force not in CLASSIFIERS:
+        return ""
+    asked = told.why.partition(";")[0] if told.why.startswith("NEAT_CLASSIFIER=") else ""
+    rival = "linear" if told.in_force == "resnet18" else "resnet18"
+    (right, of), (rivals, of_rival) = counts[told.in_force], counts[rival]
+    tested = of >= SHOWN_FROM
+    why = f", as {asked} asks" if asked else ""
+    if tested and of_rival >= SHOWN_FROM and not asked:
+        why = ", since it was right more often" if right * of_rival > rivals * of else ""
+        why = why or f", since {CLASSIFIERS[rival]} is not clearly better"
+    said = f"{CLASSIFIERS[told.in_force]} is in force{why}"
+    others = [name for name in SPEAKERS if name != told.in_force and counts[name][1] >= SHOWN_FROM]
+    scores = [f"{CLASSIFIERS[name]} on {counts[name][0]} of {counts[name][1]}" for name in others]
+    if tested:
+        said += f": right on {right} of the last {of} labels before it learnt them"
+        said += f"; {', '.join(scores)}" if scores else ""
+    else:
+        said += f": how often it is right is shown from {SHOWN_FROM} labels of your classes on, {of} are tested"
+        said += f"; right before learning them: {', '.join(scores)}" if scores else ""
+    return said[:1].upper() + said[1:] + "."
 
 
 def advise(found: Insight | None, done: Sequence[Round]) -> tuple[str, list[str]]:

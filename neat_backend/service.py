@@ -372,6 +372,7 @@ class Service:
             },
             "unlabelled": head.unlabelled if head else 0,
             "classes": list(head.classes) if head else [],
+            "classifier": overview.classifier(arrays),
             "queue": asdict(depth),
             "received_through": received,
             "applied_event": project.applied_event,

@@ -101,8 +101,10 @@ def write_ranking(settings: Settings, project: int = 7, head: Sequence[int] = (5
         "classes": ("dog", "cat"),
         **changed,
     }
-    arrays = ProjectArrays(settings.data_dir, project)
     ids = ranking["ids"].tolist()
+    without_balance = {"known_chance": np.float32(1), "queue": np.int16(-1), "place": np.int64(0)}
+    ranking = {name: np.full(len(ids), value) for name, value in without_balance.items()} | ranking
+    arrays = ProjectArrays(settings.data_dir, project)
     tasks = [snapshots.row(ranking, ids.index(task), place) for place, task in enumerate(head)]
     snapshots.write_head(arrays, Head(tasks, ranking["classes"], 4, 1, len(ids), 0, "neat-r000003"))
     snapshots.write_ranking(arrays, ranking)

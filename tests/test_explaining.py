@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,12 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from neat_backend import explaining
-from neat_backend.core import scores
+from neat_backend.core import queues, scores
 from neat_backend.core.features import to_grid
 from neat_backend.errors import BadLabelConfig, ImageError, UnknownProject, UnknownTask
 from neat_backend.labelstudio import images
 from neat_backend.live import LiveProject
-from neat_backend.records import Label
+from neat_backend.records import Label, Ranked
 from neat_backend.service import Service
 from neat_backend.store import projects
 from neat_backend.store.arrays import ProjectArrays
@@ -30,7 +31,8 @@ from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle
 
 KEYS = [
     "project", "task", "state", "label", "rank", "pool", "priority", "inconsistency", "max_inconsistency", "candidate",
-    "rule", "k", "known_neighbours", "predicted", "classes", "invalid_votes", "neighbours", "reasons",
+    "rule", "k", "known_neighbours", "predicted", "classifier", "known_chance", "queue", "place", "balance", "classes",
+    "invalid_votes", "invalid_labels", "neighbours", "reasons",
 ]  # fmt: skip
 
 
@@ -112,7 +114,26 @@ def check_against_the_engine(live: LiveProject, service: Service) -> None:
             (ranked,) = engine.ranked([task])
             assert told["predicted"] == ranked.predicted
             assert (told["priority"], told["inconsistency"]) == (ranked.priority, ranked.inconsistency)
+            assert (told["queue"], told["place"]) == (ranked.queue, ranked.place)
+            assert told["known_chance"] == ranked.known_chance
+            check_its_balance(live, told)
         assert not any("in a moment" in reason for reason in told["reasons"])
+
+
+def check_its_balance(live: LiveProject, told: dict[str, Any]) -> None:
+    """The formula's parts are the engine's, and make its priority."""
+    engine, balance = live._engine, told["balance"]
+    assert engine is not None
+    if not engine.balance or told["state"] != "unlabelled":
+        assert balance is None
+        return
+    counts, quality = engine.queue_labels(), engine.standing([told["task"]])[0][0]
+    queue = len(engine.classes) if balance["spread"] else engine.classes.index(told["queue"])
+    assert balance["labels"] == counts[queue]
+    assert balance["quality"] == pytest.approx(quality, abs=1e-7)
+    by_hand = math.sqrt(balance["quality"]) * balance["weight"]
+    assert by_hand == pytest.approx(told["priority"], abs=1e-4)
+    assert any(f"= {told['priority']:.4f}." in reason for reason in told["reasons"])
 
 
 def test_before_any_label(live: LiveProject, service: Service) -> None:
@@ -141,7 +162,7 @@ def test_every_number_is_the_engines_before_and_after_a_round(
     check_against_the_engine(live, service)
     told = service.explain(PROJECT, 1)
     assert sum(one["probability"] for one in told["classes"]) == pytest.approx(1)
-    assert any("The classifier says" in reason for reason in told["reasons"])
+    assert any("The linear classifier says" in reason for reason in told["reasons"])
     assert service.explain(PROJECT, 23)["state"] == "skipped"  # the None above
 
 
@@ -154,6 +175,88 @@ def test_after_a_class_has_gone_and_another_come(
     settle(live)
     check_against_the_engine(live, service)
     assert [one["name"] for one in service.explain(PROJECT, 1)["classes"]] == ["owl", "dog"]
+
+
+def test_a_task_that_waits_for_a_class_is_told_with_the_formula_that_gives_its_priority(
+    live: LiveProject, backend: Backend, server: FakeLabelStudio, service: Service
+) -> None:
+    annotate(live, backend, server, {2: "dog", 5: "cat", 8: "dog", 11: "dog", 14: "invalid"})
+    rows = service.ranking(PROJECT)
+    told = service.explain(PROJECT, rows[3]["task"])
+    said, balance = "\n".join(told["reasons"]), told["balance"]
+    others = f"{told['place']} of them come" if told["place"] > 1 else "1 of them comes"
+    others = f"{others} before it" if told["place"] else "it is the first of them"
+    assert f"waits with the tasks that are likeliest to be “{told['queue']}”: {others}." in said
+    has = {"dog": 3, "cat": 1}[told["queue"]]
+    assert f"“{told['queue']}” has {has} label" in said
+    assert f"= (1 + 1) / (1 + {has} + {told['place']})" in said
+    assert f"{balance['quality']:.3f} = {told['known_chance']:.3f} · " in said
+    assert (balance["least"], balance["least_of"]) == (1, "cat")
+    assert {one["name"]: one["labels"] for one in told["classes"]} == {"dog": 3, "cat": 1}
+    assert told["invalid_labels"] == 1
+
+
+def test_a_task_that_is_to_find_a_class_is_told_so(
+    live: LiveProject, backend: Backend, server: FakeLabelStudio, service: Service
+) -> None:
+    annotate(live, backend, server, {2: "dog", 8: "dog"})
+    spread = [row for row in service.ranking(PROJECT) if row["queue"] is None]
+    assert spread
+    told = service.explain(PROJECT, spread[0]["task"])
+    assert any(
+        "spread over the pool, to find the classes that have no label yet (“cat”)" in one for one in told["reasons"]
+    )
+    assert told["balance"]["spread"]
+    annotate(live, backend, server, {5: "cat"})
+    later = service.explain(PROJECT, spread[0]["task"])
+    assert later["queue"] is not None
+    assert not any("spread over the pool" in one for one in later["reasons"])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"balance": False}, {"rerank": "round", "classifier": "resnet18"}], ids=["without", "paper"]
+)
+def test_without_balance_the_candidates_are_told_and_no_queue(
+    fields: dict[str, Any], server: FakeLabelStudio, tmp_path: Path
+) -> None:
+    backend = Backend(tmp_path, server, k=3, **fields)
+    server.import_tasks(PROJECT, 20)
+    live, service = backend.live(), Service(backend.settings, backend.database)
+    annotate(live, backend, server, {2: "dog", 5: "invalid", 9: "dog", 12: "cat", 15: "invalid"})
+    for row in service.ranking(PROJECT):
+        told = service.explain(PROJECT, row["task"])
+        assert (told["balance"], told["queue"]) == (None, None)
+        held = "It is held to be" if told["candidate"] else "It is not held to be"
+        assert any(one.startswith(held) for one in told["reasons"])
+        assert not any("waits with" in one or "spread over" in one for one in told["reasons"])
+    backend.close()
+
+
+def test_probabilities_are_those_of_the_classifier_in_force(server: FakeLabelStudio, tmp_path: Path) -> None:
+    backend = Backend(tmp_path, server, k=3, classifier="resnet18")
+    server.import_tasks(PROJECT, 20)
+    live, service = backend.live(), Service(backend.settings, backend.database)
+    annotate(live, backend, server, {2: "dog", 5: "cat", 9: "dog", 12: "cat", 15: "invalid"})
+    assert service.explain(PROJECT, 1)["classes"][0]["probability"] is None, "the linear one has a head by now"
+    train(live)
+    check_against_the_engine(live, service)
+    told = service.explain(PROJECT, 1)
+    assert told["classifier"] == "resnet18"
+    assert any(one.startswith("The classifier says") for one in told["reasons"])
+    backend.close()
+
+
+def test_snapshots_of_another_version_are_as_good_as_none(
+    live: LiveProject, backend: Backend, server: FakeLabelStudio, service: Service
+) -> None:
+    annotate(live, backend, server, {2: "dog", 5: "cat", 9: "dog", 15: "invalid"})
+    assert service.explain(PROJECT, 1)["classes"][0]["probability"] is not None
+    arrays = ProjectArrays(backend.settings.data_dir, PROJECT)
+    arrays.write_snapshot("linear", {"is_there": np.array(True), "slopes": np.zeros(3)})
+    arrays.write_snapshot("prequential", {"correct": np.zeros(3)})
+    told = service.explain(PROJECT, 1)
+    assert told["classes"][0]["probability"] is None
+    assert service.status(PROJECT)["classifier"]["in_force"] == ""
 
 
 def test_with_the_majority_rule(server: FakeLabelStudio, tmp_path: Path) -> None:
@@ -275,6 +378,37 @@ def test_a_single_class_and_skips_that_are_invalid(server: FakeLabelStudio, tmp_
     check_against_the_engine(live, service)
     assert service.explain(PROJECT, 5)["state"] == "invalid"
     backend.close()
+
+
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=6),
+    st.integers(0, 100),
+    st.integers(0, 50),
+    st.floats(0, 1),
+    st.data(),
+)
+def test_the_balance_is_that_of_the_core(
+    counts: list[int], invalid: int, place: int, quality: float, data: st.DataObject
+) -> None:
+    names = [f"class {at}" for at in range(len(counts))]
+    unseen = not all(counts)
+    at = data.draw(st.integers(0, len(counts) - 1 + unseen))
+    labels = queues.label_counts(np.array(counts), sum(counts) + invalid)
+    priority = queues.priorities(np.array([quality]), np.array([at], np.int16), np.array([place]), labels)[0]
+    limit = scores.max_inconsistency(10, len(counts))
+    queue = names[at] if at < len(counts) else None
+    task = Ranked(1, 0, priority, quality * limit, 3, True, None, known_chance=1.0, queue=queue, place=place)
+    found = explaining.balanced(task, counts, invalid, names, limit)
+    assert found is not None
+    assert found.spread == (queue is None)
+    assert found.labels == labels[at]
+    assert found.quality == pytest.approx(quality, abs=1e-5)
+    assert math.sqrt(found.quality) * found.weight == pytest.approx(priority, abs=1e-5)
+
+
+def test_a_task_in_no_queue_though_every_class_is_seen_is_of_an_earlier_order() -> None:
+    task = Ranked(1, 0, 0.5, 1.0, 3, True, "dog", place=2)
+    assert explaining.balanced(task, [3, 2], 0, ["dog", "cat"], 3.0) is None
 
 
 @given(

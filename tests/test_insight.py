@@ -10,8 +10,8 @@ from typing import cast
 import numpy as np
 import pytest
 
-from neat_backend.engine import Engine
-from neat_backend.insight import Insights, likely_mistakes
+from neat_backend.engine import Engine, Ranking
+from neat_backend.insight import Insights, left_of_classes, likely_mistakes
 from neat_backend.records import Label
 from neat_backend.store import insights
 from neat_backend.store.arrays import ProjectArrays
@@ -133,6 +133,55 @@ def test_an_empty_project_is_no_trouble(arrays: ProjectArrays) -> None:
     clock = Clock()
     work(Insights(arrays, 0, clock), Engine(8, CLASSES), clock)
     assert insights.read_map(arrays) is None
+
+
+class TestClasses:
+    def ranking(self, predicted: list[int], chances: list[float]) -> Ranking:
+        n, codes = len(predicted), np.array(predicted, np.int16)
+        none, floats = np.zeros(n, np.int16), np.zeros(n)
+        return Ranking(
+            np.arange(n), floats, floats, none, none.astype(np.int64), np.array(chances, np.float32), floats, none,
+            none > 0, codes, CLASSES,
+        )  # fmt: skip
+
+    def left(
+        self, labels: list[int], invalid: int, left: float, predicted: tuple[int, ...] = (0, 0, 1)
+    ) -> list[float]:  # fmt: skip
+        return left_of_classes(self.ranking([*predicted], [0.9, 0.7, 0.4]), np.array(labels), invalid, left).tolist()
+
+    def test_the_worked_example(self) -> None:
+        assert self.left([15, 15], 10, 4.0) == pytest.approx([3.2, 0.8])
+
+    def test_what_is_left_in_all_is_what_the_classes_add_up_to(self) -> None:
+        assert sum(self.left([15, 15], 10, 7.5)) == pytest.approx(7.5)
+
+    def test_without_any_invalid_label_the_chances_are_added_up_as_they_are(self) -> None:
+        assert self.left([15, 15], 0, math.nan) == pytest.approx([1.6, 0.4])
+
+    def test_a_class_that_nobody_has_seen_can_not_be_estimated(self) -> None:
+        dogs, cats = self.left([30, 0], 10, 4.0, (0, 0, 0))
+        assert dogs == pytest.approx(4.0)
+        assert math.isnan(cats)
+
+    @pytest.mark.parametrize(
+        ("labels", "invalid", "predicted"),
+        [([10, 9], 0, (0, 0, 1)), ([15, 15], 3, (0, 0, 1)), ([15, 15], 0, (-1, -1, -1))],
+        ids=["few labels", "few invalid ones", "no classifier"],
+    )
+    def test_of_too_little_nothing_is_said(self, labels: list[int], invalid: int, predicted: tuple[int, ...]) -> None:
+        assert all(math.isnan(one) for one in self.left(labels, invalid, math.nan, predicted))
+
+    def test_labels_and_estimate_are_kept_and_near_the_truth(self, arrays: ProjectArrays) -> None:
+        engine, clock = filled(arrays), Clock()
+        engine.set_labels([answer(task) for task in range(1, 61)])
+        chances = np.array([[0.9, 0.1] if (task - 1) % 4 in (0, 2) else [0.1, 0.9] for task in range(1, 121)])
+        engine.set_probabilities(np.arange(1, 121), chances.astype(np.float32), CLASSES)
+        work(Insights(arrays, 0, clock), engine, clock)
+        kept = insights.read_insight(arrays)
+        assert kept is not None
+        assert (kept.classes, kept.class_labels) == (CLASSES, (15, 15))
+        assert kept.class_left == pytest.approx((15, 15), abs=2)
+        assert sum(kept.class_left) == pytest.approx(kept.left)
 
 
 class TestMistakes:

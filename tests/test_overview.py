@@ -14,9 +14,10 @@ from neat_backend import overview
 from neat_backend.core import estimates
 from neat_backend.overview import GO_ON, NOTHING_LEFT, SOON, STOP, UNSURE, advise, describe, interval, random_share
 from neat_backend.records import Ranked, Round
-from neat_backend.store import insights, snapshots
+from neat_backend.store import insights, prequential, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States
+from neat_backend.store.prequential import SILENT, Prequential
 from neat_backend.store.snapshots import Head
 
 NONE = np.zeros(BINS, np.int64)
@@ -107,6 +108,83 @@ class TestAdvice:
         assert words in advise(HALFWAY, rounds)[1][-1]
         assert "since round 3" in advise(HALFWAY, rounds)[1][-1] or words == "has fallen"
         assert all("accuracy" not in one for one in advise(HALFWAY, rounds[:2])[1])
+
+
+def right_on(resnet18: int, linear: int, vote: int, silent: int = 0, of: int = 100) -> np.ndarray:
+    """What each said of so many labels; ResNet-18 says nothing on the first `silent`."""
+    found = (np.arange(of)[::-1, None] < [resnet18, linear, vote]).astype(np.int8)
+    found[:silent, 0] = SILENT
+    return found
+
+
+class TestClassifier:
+    def why(self, arrays: ProjectArrays, right: np.ndarray, in_force: str = "linear", why: str = "…") -> str:
+        prequential.write(arrays, Prequential(right, in_force, why, len(right) + 40))
+        told = overview.classifier(arrays)
+        assert told["tested"] == len(right) + 40
+        assert (told["in_force"], told["linear"]["right"]) == (in_force, int((right[:, 1] == 1).sum()))
+        return str(told["why"])
+
+    def test_before_the_worker_has_looked_none_is_in_force(self, arrays: ProjectArrays) -> None:
+        nothing = {"right": 0, "of": 0}
+        assert overview.classifier(arrays) == {
+            "in_force": "", "why": "", "tested": 0, "resnet18": nothing, "linear": nothing, "vote": nothing,
+        }  # fmt: skip
+
+    def test_the_better_one_is_said_to_be_it_with_the_accuracy_of_each(self, arrays: ProjectArrays) -> None:
+        assert self.why(arrays, right_on(61, 84, 79)) == (
+            "The linear classifier is in force, since it was right more often: right on 84 of the last 100 labels"
+            " before it learnt them; ResNet-18 on 61 of 100, the neighbours' vote on 79 of 100."
+        )
+
+    def test_one_that_is_not_clearly_behind_stays_and_that_is_said(self, arrays: ProjectArrays) -> None:
+        said = self.why(arrays, right_on(85, 84, 79))
+        assert said.startswith(
+            "The linear classifier is in force, since ResNet-18 is not clearly better: right on 84 of"
+        )
+
+    def test_one_that_was_asked_for_is_said_to_be(self, arrays: ProjectArrays) -> None:
+        said = self.why(arrays, right_on(61, 84, 79), "resnet18", "NEAT_CLASSIFIER=resnet18; right were …")
+        assert said.startswith("ResNet-18 is in force, as NEAT_CLASSIFIER=resnet18 asks: right on 61 of the last 100")
+
+    def test_accuracy_is_shown_from_the_twentieth_label_on(self, arrays: ProjectArrays) -> None:
+        assert self.why(arrays, right_on(0, 15, 11, silent=19, of=19)) == (
+            "The linear classifier is in force: how often it is right is shown from 20 labels of your classes on, 19"
+            " are tested."
+        )
+        assert self.why(arrays, right_on(0, 15, 11, silent=20, of=20)) == (
+            "The linear classifier is in force: right on 15 of the last 20 labels before it learnt them; the"
+            " neighbours' vote on 11 of 20."
+        )
+
+    def test_one_that_was_tested_on_fewer_labels_is_not_compared(self, arrays: ProjectArrays) -> None:
+        assert "ResNet-18" not in self.why(arrays, right_on(10, 80, 70, silent=81))
+        assert "ResNet-18 on 10 of 20" in self.why(arrays, right_on(10, 80, 70, silent=80))
+
+    def test_a_file_of_another_version_is_as_good_as_none(self, arrays: ProjectArrays) -> None:
+        arrays.write_snapshot("prequential", {"right": np.zeros((3, 2), np.int8)})
+        assert overview.classifier(arrays)["why"] == ""
+
+
+class TestClasses:
+    def test_each_is_told_with_its_labels_and_what_is_left(self, arrays: ProjectArrays) -> None:
+        has = replace(HALFWAY, classes=("dog", "owl"), class_labels=(15, 0), class_left=(25.0, math.nan))
+        insights.write_insight(arrays, has)
+        assert describe(arrays, [])["classes"] == [
+            {"name": "dog", "labels": 15, "left": 25.0}, {"name": "owl", "labels": 0, "left": None},
+        ]  # fmt: skip
+
+    def test_an_insight_of_an_earlier_version_has_none_and_all_else(self, arrays: ProjectArrays) -> None:
+        insights.write_insight(arrays, HALFWAY)
+        kept = arrays.read_snapshot("insight")
+        assert kept is not None
+        arrays.write_snapshot("insight", {name: value for name, value in kept.items() if not name.startswith("class")})
+        told = describe(arrays, [])
+        assert (told["classes"], told["known"]) == ([], 15)
+
+    def test_an_insight_that_lacks_more_is_none(self, arrays: ProjectArrays) -> None:
+        arrays.write_snapshot("insight", {"labelled": np.array(3)})
+        assert describe(arrays, [])["labelled"] == 0
 
 
 def test_mistakes_and_scores_are_passed_on(arrays: ProjectArrays) -> None:

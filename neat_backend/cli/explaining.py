@@ -38,12 +38,13 @@ def explain(
 
 
 def _classes(told: dict[str, Any]) -> Table:
-    table = Table("class", Column("votes", justify="right"), Column("probability", justify="right"))
+    numbers = [Column(title, justify="right") for title in ("votes", "probability", "labels")]
+    table = Table("class", *numbers)
     for one in told["classes"]:
         chance = "-" if one["probability"] is None else f"{one['probability']:.3f}"
-        table.add_row(escape(one["name"]), str(one["votes"]), chance)
-    if told["invalid_votes"]:
-        table.add_row("(none of the classes)", str(told["invalid_votes"]), "-")
+        table.add_row(escape(one["name"]), str(one["votes"]), chance, str(one["labels"]))
+    if told["invalid_votes"] or told["invalid_labels"]:
+        table.add_row("(none of the classes)", str(told["invalid_votes"]), "-", str(told["invalid_labels"]))
     return table
 
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,14 @@ class Insight:
     k: int
     mistakes: tuple[Mistake, ...]  # strongest first
     more_mistakes: int  # beyond those
+    classes: tuple[str, ...] = ()
+    class_labels: tuple[int, ...] = ()  # of each class
+    class_left: tuple[float, ...] = ()  # of each class in the pool, estimated; NaN = nothing to say it from
+
+
+_TUPLES = ("classes", "class_labels", "class_left")
+_NEEDED = {one.name for one in fields(Insight) if one.default is MISSING and one.name != "mistakes"}
+_NEEDED |= {f"mistake_{one.name}" for one in fields(Mistake)}
 
 
 def write_map(arrays: ProjectArrays, found: Map) -> None:
@@ -91,24 +99,30 @@ def read_states(arrays: ProjectArrays) -> States | None:
 
 
 def write_insight(arrays: ProjectArrays, found: Insight) -> None:
-    rest = {field.name: np.array(getattr(found, field.name)) for field in fields(Insight) if field.name != "mistakes"}
-    mistakes = {f"mistake_{field.name}": _column(found.mistakes, field.name) for field in fields(Mistake)}
+    rest = {one.name: np.array(getattr(found, one.name)) for one in fields(Insight) if one.name != "mistakes"}
+    rest |= {"classes": np.array(found.classes, np.str_), "class_labels": np.array(found.class_labels, np.int64)}
+    mistakes = {f"mistake_{one.name}": _column(found.mistakes, one.name) for one in fields(Mistake)}
     arrays.write_snapshot("insight", rest | mistakes)
 
 
 def read_insight(arrays: ProjectArrays) -> Insight | None:
+    """What was written last; None when there is nothing, or it lacks what this version of the package can't do without.
+
+    What came with a later version is as by default in an older file.
+    """
     found = arrays.read_snapshot("insight")
-    if found is None:
+    if found is None or not found.keys() >= _NEEDED:
         return None
-    columns = [found[f"mistake_{field.name}"].tolist() for field in fields(Mistake)]
+    columns = [found[f"mistake_{one.name}"].tolist() for one in fields(Mistake)]
     mistakes = tuple(
         Mistake(task, label or None, say or None, *rest) for task, label, say, *rest in zip(*columns, strict=True)
     )
     values: dict[str, Any] = {
-        field.name: found[field.name] if found[field.name].ndim else found[field.name].item()
-        for field in fields(Insight)
-        if field.name != "mistakes"
+        one.name: found[one.name] if found[one.name].ndim else found[one.name].item()
+        for one in fields(Insight)
+        if one.name in found
     }
+    values |= {name: tuple(found[name].tolist()) for name in _TUPLES if name in found}
     return Insight(mistakes=mistakes, **values)
 
 

@@ -6,7 +6,7 @@ A label costs nothing extra and is a test that nobody has trained on (prequentia
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,9 @@ def write(arrays: ProjectArrays, found: Prequential) -> None:
 
 
 def read(arrays: ProjectArrays) -> Prequential:
-    """What was written last; nothing tested where nothing was."""
+    """What was written last; nothing tested where nothing was, or another version of this package has written it."""
     found: Mapping[str, NDArray] = arrays.read_snapshot(_NAME) or {}
-    if not found or found["right"].shape[1:] != (len(SPEAKERS),):
+    if not found.keys() >= {one.name for one in fields(Prequential)} or found["right"].shape[1:] != (len(SPEAKERS),):
         return Prequential()
     return Prequential(found["right"], str(found["in_force"]), str(found["why"]), int(found["tested"]))
 
@@ -57,6 +57,6 @@ def write_head(arrays: ProjectArrays, head: Mapping[str, Any] | None) -> None:
 def read_head(arrays: ProjectArrays) -> dict[str, Any] | None:
     """The fields of the linear classifier; None where there is none."""
     found = arrays.read_snapshot(_HEAD)
-    if found is None or not found.pop("is_there"):
+    if found is None or not found.pop("is_there", False) or not found.keys() >= {"classes", "unknown"}:
         return None
     return found | {"classes": tuple(found["classes"].tolist()), "unknown": bool(found["unknown"])}

@@ -118,6 +118,24 @@ class Labelled(BaseModel):
     invalid: int = Field(description="With none of the classes.")
 
 
+class Tested(BaseModel):
+    """How often a classifier was right on the last 100 labels of known classes, before it had learnt them."""
+
+    right: int
+    of: int = Field(description="Labels on which it said anything.")
+
+
+class Classifier(BaseModel):
+    """The classifier that gives probabilities and predicted classes."""
+
+    in_force: Literal["", "resnet18", "linear"] = Field(description="Empty = none yet.")
+    why: str = Field(description="In one sentence; empty = none is in force yet.")
+    tested: int = Field(description="Labels in all.")
+    resnet18: Tested
+    linear: Tested
+    vote: Tested
+
+
 class Round(BaseModel):
     """A query round: what was asked since the last, and the classifier trained after it."""
 
@@ -154,6 +172,7 @@ class Project(BaseModel):
     labelled: Labelled
     unlabelled: int
     classes: list[str]
+    classifier: Classifier
     queue: ProjectQueue
     received_through: int
     applied_event: int
@@ -182,6 +201,13 @@ class Ranked(BaseModel):
     predicted: str | None
     vote: str | None = Field(description="The class that most known neighbours have; told of the first 2B tasks.")
     votes: int = Field(description="How many have it.")
+    known_chance: float = Field(
+        ge=0, le=1, description="Probability of a known class by the linear classifier; 1 without one."
+    )
+    queue: str | None = Field(
+        description="The class whose tasks it waits with; nothing = spread over the pool, skipped or not balanced."
+    )
+    place: int = Field(description="How many of these come before it.")
 
 
 class Ranking(BaseModel):
@@ -260,6 +286,14 @@ class Scores(BaseModel):
     others: list[int]
 
 
+class ClassCount(BaseModel):
+    """A class, what is labelled of it and what is left."""
+
+    name: str
+    labels: int = Field(description="0 = not seen yet.")
+    left: float | None = Field(description="About how many of the pool; nothing = too few labels to say.")
+
+
 class Mistake(BaseModel):
     """A labelled task most of whose neighbours are labelled otherwise."""
 
@@ -285,6 +319,7 @@ class Insight(BaseModel):
     gain: Gain | None
     next_batch: NextBatch
     batches: list[Batch]
+    classes: list[ClassCount]
     scores: Scores
     mistakes: list[Mistake] = Field(description="The strongest 100, strongest first.")
     more_mistakes: int
@@ -297,7 +332,22 @@ class ClassVote(BaseModel):
 
     name: str
     votes: int
-    probability: float | None = Field(description="Nothing before the first round.")
+    probability: float | None = Field(description="By the classifier in force; nothing before there is one.")
+    labels: int
+
+
+class Balance(BaseModel):
+    """What a priority comes from where the classes are kept in balance: √quality · weight."""
+
+    spread: bool = Field(description="Asked to find classes without a label; else it waits in its class's queue.")
+    quality: float = Field(
+        ge=0, le=1, description="In a class's queue, known_chance times the share of the largest inconsistency; else by"
+        " its place in the spread.",
+    )  # fmt: skip
+    labels: float = Field(description="What its queue counts as having.")
+    least: float = Field(description="The fewest that a queue counts as having.")
+    least_of: str | None = Field(description="Whose that is; nothing = of the search for classes without a label.")
+    weight: float = Field(ge=0, le=1, description="(1 + least) / (1 + labels + place), at most 1.")
 
 
 class Neighbour(BaseModel):
@@ -326,8 +376,16 @@ class Explanation(BaseModel):
     k: int
     known_neighbours: int
     predicted: str | None
+    classifier: Literal["", "resnet18", "linear"] = Field(description="In force; empty = none yet.")
+    known_chance: float | None = Field(
+        ge=0, le=1, description="Probability of a known class by the linear classifier; 1 in the order without one."
+    )
+    queue: str | None = Field(description="The class whose tasks it waits with.")
+    place: int | None = Field(description="How many tasks of its queue come before it.")
+    balance: Balance | None = Field(description="Nothing where the classes don't lead the order.")
     classes: list[ClassVote]
     invalid_votes: int
+    invalid_labels: int
     neighbours: list[Neighbour] = Field(description="Nearest first.")
     reasons: list[str] = Field(description="Plain sentences.")
 
