@@ -20,7 +20,7 @@ def status(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show progress until the project is ready.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say where things stand: state, progress with time left, labels, rounds.
+    """Say where things stand: state, progress with time left, labels, rounds, the classifier in force.
 
     Examples: neat-backend status · neat-backend status 3 --follow
     """
@@ -51,4 +51,7 @@ def status(
     for row in found:
         if row["detail"]:
             words = f"project {row['id']} is {row['state']}: {row['detail']}"
+            shared.out.print(words, highlight=False, markup=False, soft_wrap=True)
+        if row["classifier"]["why"]:
+            words = f"project {row['id']}: {row['classifier']['why']}"
             shared.out.print(words, highlight=False, markup=False, soft_wrap=True)

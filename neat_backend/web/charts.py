@@ -91,6 +91,20 @@ def histogram(scores: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
     }
 
 
+def classes(counts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A bar for each class: what is labelled of it, and with what is left, as shares of the largest."""
+    most = max((one["labels"] + (one["left"] or 0) for one in counts), default=0)
+    return [
+        {
+            **one,
+            "left": None if one["left"] is None else round(one["left"]),
+            "labelled_share": one["labels"] / most if most else 0.0,
+            "share": (one["labels"] + (one["left"] or 0)) / most if most else 0.0,
+        }
+        for one in counts
+    ]
+
+
 def _y(share: float) -> float:
     return round(BOTTOM - (BOTTOM - TOP) * share, 1)
 

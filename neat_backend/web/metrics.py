@@ -22,6 +22,7 @@ from neat_backend.labelstudio.events import KNOWN_ACTIONS
 from neat_backend.service import Service
 from neat_backend.store import projects
 from neat_backend.store.measures import PUBLISH, RERANK, SERVE, Timings
+from neat_backend.store.prequential import SHOWN_FROM, SPEAKERS
 
 TIMINGS = {
     RERANK: "Labels into the engine and the new order of the head, worked out",
@@ -83,6 +84,11 @@ class Stored(Collector):
         behind = GaugeMetricFamily(
             "neat_publish_behind_events", "Events received that what annotators are served lacks", labels=["project"]
         )
+        accuracy = GaugeMetricFamily(
+            "neat_classifier_accuracy",
+            "Share of the last labels of known classes on which it was right before learning them",
+            labels=["project", "classifier"],
+        )
         rounds = GaugeMetricFamily("neat_rounds", "Query rounds, by state", labels=["project", "state"])
         training = GaugeMetricFamily("neat_training_running", "1 while a classifier trains", labels=["project"])
         read = GaugeMetricFamily(
@@ -117,6 +123,10 @@ class Stored(Collector):
                 tasks.add_metric([*project, image], status["tasks"][image])
             for label in ("known", "invalid"):
                 labelled.add_metric([*project, label], status["labelled"][label])
+            for name in SPEAKERS:
+                tested = status["classifier"][name]
+                if tested["of"] >= SHOWN_FROM:
+                    accuracy.add_metric([*project, name], tested["right"] / tested["of"])
             found = [one["state"] for one in status["rounds"]]
             for state in ("running", "done", "failed"):
                 rounds.add_metric([*project, state], found.count(state))
@@ -137,7 +147,7 @@ class Stored(Collector):
         by_state = GaugeMetricFamily("neat_projects", "Connected projects, by state", labels=["state"])
         for state, count in sorted(states.items()):
             by_state.add_metric([state], count)
-        yield from (by_state, depth, age, aside, behind, tasks, labelled)
+        yield from (by_state, depth, age, aside, behind, tasks, labelled, accuracy)
         yield from (rounds, training, read, owned, done, total)
         yield from (compared, found_late, *timings.values())
 

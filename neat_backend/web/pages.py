@@ -73,6 +73,8 @@ def routes(service: Service) -> Blueprint:
             precision=charts.precision(insight["batches"][-MOST_ROUNDS:]),
             accuracy=charts.accuracy(rounds),
             histogram=charts.histogram(insight["scores"]),
+            classes=charts.classes(insight["classes"]),
+            unseen=[one["name"] for one in insight["classes"] if not one["labels"]],
             box=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.BOTTOM),
             batch=service.ranking(project, min(batch_size, MOST_IN_BATCH)),
             batch_size=batch_size,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -11,7 +13,7 @@ from flask.testing import FlaskClient
 
 from neat_backend.records import Task
 from neat_backend.settings import Settings
-from neat_backend.store import insights, projects, rounds, tasks
+from neat_backend.store import insights, prequential, projects, rounds, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.insights import BINS, Insight, Map, Mistake
@@ -131,6 +133,46 @@ class TestProject:
         assert 'href="http://ls:8080/projects/7/data?task=2"' in text
         assert "4 of 5 nearby: <b>invalid</b>" in text
         assert "and 3 more" in text
+
+    def test_classes_are_told_with_labels_and_what_is_left(
+        self, client: FlaskClient, settings: Settings, project: int
+    ) -> None:
+        assert "Nothing is encoded yet" in page(client)
+        none, arrays = np.zeros(BINS, np.int64), ProjectArrays(settings.data_dir, 7)
+        insight = Insight(
+            labelled=40, known=30, pool=6000, left=1234.4, left_low=6.0, left_high=2000.0, in_head=7.0, head=10,
+            candidates=none, others=none, k=5, mistakes=(), more_mistakes=0, classes=("<dog>", "cat", "owl"),
+            class_labels=(28, 2, 0), class_left=(1204.4, 30.0, math.nan),
+        )  # fmt: skip
+        insights.write_insight(arrays, insight)
+        text = page(client)
+        assert "&lt;dog&gt;" in text
+        assert "28 labelled, about 1,204 in the pool" in text
+        assert "2 labelled, about 30 in the pool" in text
+        assert text.count("<em>not seen yet</em>") == 1
+        assert "Not seen yet: 1 of 3 classes" in text
+        assert "is said from 20 labels" not in text
+        insights.write_insight(arrays, replace(insight, class_left=(math.nan,) * 3))
+        text = page(client)
+        assert "28 labelled</span>" in text
+        assert "is said from 20 labels" in text
+
+    def test_the_classifier_in_force_is_told(self, client: FlaskClient, settings: Settings, project: int) -> None:
+        assert "is in force" not in page(client)
+        right = np.ones((25, 3), np.int8)
+        arrays = ProjectArrays(settings.data_dir, 7)
+        prequential.write(arrays, prequential.Prequential(right, "linear", "NEAT_CLASSIFIER=linear; …", 25))
+        assert "The linear classifier is in force, as NEAT_CLASSIFIER=linear asks: right on 25 of the" in page(client)
+        assert client.get("/api/projects/7").json["classifier"]["linear"] == {"right": 25, "of": 25}
+
+    @pytest.mark.parametrize("name", ["prequential", "linear", "insight"])
+    def test_files_of_another_version_break_no_page(
+        self, client: FlaskClient, settings: Settings, database: Database, project: int, name: str
+    ) -> None:
+        ProjectArrays(settings.data_dir, 7).write_snapshot(name, {"is_there": np.array(True)})
+        TestTask().one(database, "ready")
+        for path in ("/", "/projects/7", "/projects/7/tasks/5"):
+            assert page(client, path)
 
     def test_every_verdict_has_words(self) -> None:
         (verdict,) = [field.annotation for name, field in answers.Insight.model_fields.items() if name == "verdict"]

@@ -6,6 +6,7 @@ import re
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
@@ -13,7 +14,7 @@ from neat_backend.errors import StoreError
 from neat_backend.labelstudio.events import parse_setup
 from neat_backend.service import Service
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, measures, projects, rounds
+from neat_backend.store import inbox, measures, prequential, projects, rounds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.measures import Measures
@@ -94,6 +95,19 @@ def test_metrics_tell_of_rounds_worker_reading_and_progress(
     assert 'neat_progress_total{project="7"} 8.0' in text
     (when,) = re.findall(r'neat_synced_timestamp_seconds\{project="7"\} (\S+)', text)
     assert float(when) == read_at.timestamp()
+
+
+def test_metrics_tell_how_often_each_classifier_was_right_from_the_twentieth_label_on(
+    client: FlaskClient, connected: Service, settings: Settings
+) -> None:
+    right = np.repeat(np.array([[1, 1, 1]], np.int8), 20, axis=0)
+    right[:5, 1] = 0
+    right[:1, 2] = prequential.SILENT
+    prequential.write(ProjectArrays(settings.data_dir, 7), prequential.Prequential(right, "linear", "", 20))
+    text = client.get("/metrics").text
+    assert 'neat_classifier_accuracy{classifier="linear",project="7"} 0.75' in text
+    assert 'neat_classifier_accuracy{classifier="resnet18",project="7"} 1.0' in text
+    assert 'classifier="vote"' not in text
 
 
 def test_metrics_tell_what_the_worker_has_measured(
