@@ -6,6 +6,7 @@ import json
 import secrets
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from neat_backend.demo.backend import Backend, is_ranked, labelled, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
-from neat_backend.demo.samples import INVALID, LABEL_CONFIG, Sample, make_samples
+from neat_backend.demo.samples import INVALID, KNOWN, LABEL_CONFIG, Sample, make_samples
 from neat_backend.errors import NeatError
 from neat_backend.ports import free_port
 from neat_backend.progress import Progress
@@ -44,6 +45,7 @@ class Result:
     served_first: int = 0
     out_of_order: list[dict[str, int | None]] = field(default_factory=list)
     precision_per_20: list[float] = field(default_factory=list)
+    classes_per_20: list[dict[str, Any]] = field(default_factory=list)  # "from", "to", "counts" of each choice
     share_of_known_in_pool: float = 0.0  # what random choice would get
     seconds_to_served: dict[str, float] = field(default_factory=dict)  # annotation sent → new order served
     rounds_trained: int = 0
@@ -61,6 +63,7 @@ class Result:
             f" ranked first{'' if self.order_ok else ' — the order was WRONG: ' + str(self.out_of_order)}\n"
             f"share of known classes per {PER} labels: {', '.join(f'{p:.2f}' for p in self.precision_per_20)}"
             f" (random would get {self.share_of_known_in_pool:.2f})\n"
+            f"{''.join(_in_words(part) for part in self.classes_per_20)}"
             f"from a label to the new order: median {waits['median']:.2f} s, 95 % within {waits['p95']:.2f} s\n"
             f"rounds trained: {self.rounds_trained}"
         )
@@ -186,7 +189,8 @@ class Demo:
         result = Result(share_of_known_in_pool=_known_share(list(truth.values())))
         before = self.backend.status(self.project)
         answered, rounds = labelled(before), trained(before)
-        hits, waits, began = [], [], time.monotonic()
+        chosen: list[str] = []
+        waits, began = [], time.monotonic()
         for _ in range(count):
             expected = {self.backend.ranked_first(self.project)}
             task = self.annotator.next_task(self.project)
@@ -207,10 +211,11 @@ class Demo:
             answered += 1
             self._wait_until_served(answered)
             waits.append(time.monotonic() - sent)
-            hits.append(choice != INVALID)
-        result.annotations = len(hits)
-        result.order_ok = bool(hits) and not result.out_of_order
-        result.precision_per_20 = [round(float(np.mean(hits[i : i + PER])), 3) for i in range(0, len(hits), PER)]
+            chosen.append(choice)
+        result.annotations = len(chosen)
+        result.order_ok = bool(chosen) and not result.out_of_order
+        result.classes_per_20 = classes_per(PER, chosen)
+        result.precision_per_20 = [_precision(part["counts"]) for part in result.classes_per_20]
         result.seconds = round(time.monotonic() - began, 1)
         if waits:
             figures = {"median": np.median(waits), "p95": np.quantile(waits, 0.95), "max": np.max(waits)}
@@ -240,6 +245,29 @@ class Demo:
             self._backend.stop()
         if self._server is not None:
             self._server.stop()
+
+
+def classes_per(size: int, chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """How often each choice was made among each `size` labels: their numbers from 1, and counts by choice."""
+    return [
+        {
+            "from": start + 1,
+            "to": min(start + size, len(chosen)),
+            "counts": {name: chosen[start : start + size].count(name) for name in (*KNOWN, INVALID)},
+        }
+        for start in range(0, len(chosen), size)
+    ]
+
+
+def _precision(counts: Mapping[str, int]) -> float:
+    return round(1 - counts[INVALID] / sum(counts.values()), 3)
+
+
+def _in_words(part: Mapping[str, Any]) -> str:
+    counts = ", ".join(
+        f"{count} {'none of these' if name == INVALID else name}" for name, count in part["counts"].items()
+    )
+    return f"labels {part['from']}-{part['to']}: {counts}\n"
 
 
 def _known_share(samples: list[Sample]) -> float:

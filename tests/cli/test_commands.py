@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.main
 from rich.console import Console
@@ -25,7 +26,8 @@ from neat_backend.labelstudio.events import parse_setup
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Task
 from neat_backend.service import Service
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, tasks
+from neat_backend.store import inbox, prequential, projects, tasks
+from neat_backend.store.arrays import ProjectArrays
 from tests.serving import setup_body
 
 pytestmark = pytest.mark.usefixtures("settings")
@@ -70,8 +72,8 @@ class TestExplain:
 
     def test_shows_votes_and_neighbours(self, served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         told = {
-            "state": "unlabelled", "reasons": ["It is so."], "invalid_votes": 1,
-            "classes": [{"name": "[dog]", "votes": 1, "probability": 0.25}],
+            "state": "unlabelled", "reasons": ["It is so."], "invalid_votes": 1, "invalid_labels": 14,
+            "classes": [{"name": "[dog]", "votes": 1, "probability": 0.25, "labels": 37}],
             "neighbours": [
                 {"task": 11, "label": "[dog]", "invalid": False, "similarity": 0.98765},
                 {"task": 12, "label": None, "invalid": True, "similarity": 0.5},
@@ -79,7 +81,8 @@ class TestExplain:
         }  # fmt: skip
         monkeypatch.setattr(Service, "explain", lambda self, project, task: told)
         lines = run("explain", "7", "5").stdout.splitlines()
-        assert any("[dog]" in line and "0.250" in line for line in lines)
+        assert any("[dog]" in line and "0.250" in line and "37" in line for line in lines)
+        assert any("none of the classes" in line and "14" in line for line in lines)
         assert any("11" in line and "[dog]" in line and "0.9877" in line for line in lines)
         assert any("12" in line and "none of the classes" in line for line in lines)
 
@@ -129,6 +132,16 @@ class TestStatus:
         (line,) = [line for line in done.stdout.splitlines() if "7 dogs" in line]
         assert "ready" in line
         assert "neat-r000003" in line
+
+    def test_says_which_classifier_is_in_force_and_why(self, served: Service) -> None:
+        assert "is in force" not in run("status").stdout
+        right = np.ones((25, 3), np.int8)
+        arrays = ProjectArrays(served.settings.data_dir, 7)
+        prequential.write(arrays, prequential.Prequential(right, "linear", "…", 25))
+        said = run("status").stdout
+        assert "project 7: The linear classifier is in force" in said
+        assert "ResNet-18 on 25 of 25" in said
+        assert json.loads(run("status", "7", "--json").stdout)["classifier"]["in_force"] == "linear"
 
     def test_as_json_is_the_services_answer(self, served: Service) -> None:
         one = json.loads(run("status", "7", "--json").stdout)
@@ -325,6 +338,23 @@ class TestHandingOver:
         done = run("demo", "--annotate", "5", "--exit", "--json", "--folder", str(tmp_path))
         assert done.exit_code == code
         assert json.loads(done.stdout)["annotations"] == 5
+
+
+def test_the_demo_says_the_classes_of_each_twenty_labels() -> None:
+    from neat_backend.demo.run import Result as Shown
+    from neat_backend.demo.run import classes_per
+
+    chosen = ["two", "four", "two", "Not one of these"] * 5 + ["nine"] * 3
+    found = classes_per(20, chosen)
+    assert found == [
+        {"from": 1, "to": 20, "counts": {"two": 10, "four": 5, "six": 0, "nine": 0, "Not one of these": 5}},
+        {"from": 21, "to": 23, "counts": {"two": 0, "four": 0, "six": 0, "nine": 3, "Not one of these": 0}},
+    ]
+    result = Shown(annotations=23, order_ok=True, classes_per_20=found, seconds_to_served={"median": 1, "p95": 1})
+    assert result.as_dict()["classes_per_20"] == found
+    said = result.as_text()
+    assert "\nlabels 1-20: 10 two, 5 four, 0 six, 0 nine, 5 none of these\n" in said
+    assert "\nlabels 21-23: 0 two, 0 four, 0 six, 3 nine, 0 none of these\n" in said
 
 
 def test_logging_says_nothing_of_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
