@@ -640,12 +640,19 @@ class LiveProject:
         assert self._rounds is not None
         finished = self._rounds.finish(self._engine, self.lock)
         if finished:
-            with self.lock:
-                self._batch = []
-                self._batches += 1
             self._images.miss()  # the training has read them all
             self._bulk_wanted.set()
-        return self._rounds.start(self._engine, self.lock, idle=self._state.bulk == projects.READY) or finished
+            self._end_batch()
+        begun = self._rounds.start(self._engine, self.lock, idle=self._state.bulk == projects.READY)
+        if begun and self.settings.classifier == "linear":  # such a round ends as it begins
+            self._end_batch()
+        return begun or finished
+
+    def _end_batch(self) -> None:
+        """The next one is chosen from the order as it is now."""
+        with self.lock:
+            self._batch = []
+            self._batches += 1
 
     def learn_step(self) -> bool:
         """Bring the linear classifier in line with the labels; True if anything changed."""
@@ -748,7 +755,9 @@ class LiveProject:
         self._batch = [task for task in self._batch if task in left]
         if self._batch:
             ranked = self._engine.ranked(self._batch)
-            return in_this_order(ranked) if self._planning else ranked
+            first = sorted(ranked, key=lambda one: (-one.priority, one.task))
+            # Labels move priorities, and Label Studio sorts by them: after a restart by those of that moment.
+            return ranked if first == ranked and not self._planning else in_this_order(ranked)
         best = self._best()
         behind = self._planning is not None and self._planning.is_behind(self._engine)
         if self._state.bulk == projects.READY and not behind:  # else nothing is fixed yet

@@ -109,16 +109,16 @@ class Rounds:
                     unlabelled=counts.unlabelled, queried=queried,
                     queried_known=min(max(counts.known - self._known, 0), queried), classes=classes,
                 )  # fmt: skip
+                if self.settings.classifier == "linear":  # it has learnt every label already
+                    right, of = self._tested()
+                    rounds.finish(conn, self.project, begun.number, seconds=0.0, held_out=of, held_out_correct=right)
         except StoreError:
             if trigger != BATCH:  # that one comes up again by itself
                 with lock:
                     self.request(trigger)
             raise
         self._counted, self._known = labelled, counts.known
-        if self.settings.classifier == "linear":  # it has learnt every label already
-            right, of = self._tested()
-            with self.database.begin() as conn:
-                rounds.finish(conn, self.project, begun.number, seconds=0.0, held_out=of, held_out_correct=right)
+        if self.settings.classifier == "linear":
             return True
         if len(present) < 2:
             self._fail(begun, f"needs labelled images of at least two classes, has {len(present)}")
