@@ -53,11 +53,14 @@ class Learning:
         self.wanted = settings.balanced or self.choice != "resnet18"
         self.event = -1  # the last one that the head reflects
         # Classes, and features [C + 1, d] of their names and of "thing", where the encoder reads text.
-        self.names: tuple[tuple[str, ...], NDArray[np.float32] | None] = ((), None)
+        self._names: tuple[tuple[str, ...], NDArray[np.float32] | None] = ((), None)
         self.tested = prequential.read(arrays)
         self._clock = clock
         self._written = self.tested
-        self._of = -1  # what the engine had been taught when the head was fitted
+        self._head: tuple[LinearHead | None, ...] = ()  # the one that was fitted last, once there was a fit
+        self._written_head: tuple[LinearHead | None, ...] = self._head
+        self._named = 0  # how often the names have changed
+        self._of = (-1, 0)  # what the engine had been taught, and the names, when the head was fitted
         self._free_at = 0.0
         self._behind_since: float | None = None
 
@@ -79,17 +82,23 @@ class Learning:
         right = np.concatenate([self.tested.right, np.stack(columns, axis=1).astype(np.int8)])[-WINDOW:]
         self.tested = replace(self.tested, right=right, tested=self.tested.tested + len(new))
 
+    def name(self, classes: tuple[str, ...], features: NDArray[np.float32] | None) -> None:
+        """What the classes are called, which leads the order before there are labels."""
+        self._names = classes, features
+        self._named += 1
+
     def is_behind(self, engine: Engine) -> bool:
         """Whether there are labels that the head has not learnt."""
-        return self.wanted and engine.taught_version != self._of
+        return self.wanted and (engine.taught_version, self._named) != self._of
 
     def holds(self, engine: Engine) -> bool:
         """Whether the order should wait for the head, which is nearly ready. Hold the engine's lock."""
         if not self.is_behind(engine) or len(engine) > LARGE_POOL:
             self._behind_since = None
             return False
-        self._behind_since = self._behind_since or self._clock()
-        return self._clock() - self._behind_since < LONGEST_HOLD_SECONDS
+        now = self._clock()
+        self._behind_since = now if self._behind_since is None else self._behind_since
+        return now - self._behind_since < LONGEST_HOLD_SECONDS
 
     def step(
         self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]
@@ -100,28 +109,27 @@ class Learning:
         with the lock held, after it has come into force.
         """
         changed = self._choose(engine, lock, network_again)
-        self._write()
-        if not self.is_behind(engine) or self._clock() < self._free_at:
-            return changed
-        began = self._clock()
-        self.event = self.fit(engine, lock, event)
-        if len(engine) > LARGE_POOL:
-            now = self._clock()
-            self._free_at = now + (now - began) * (1 / SHARE - 1)
-        return True
+        if self.is_behind(engine) and self._clock() >= self._free_at:
+            began = self._clock()
+            self.event = self.fit(engine, lock, event)
+            if len(engine) > LARGE_POOL:
+                now = self._clock()
+                self._free_at = now + (now - began) * (1 / SHARE - 1)
+            changed = True
+        self._write()  # last: a full disk keeps nothing from being learnt
+        return changed
 
     def fit(self, engine: Engine, lock: Lock, event: Callable[[], int] = lambda: -1) -> int:
         """Fit the head to all labels that there are; returns the last event that it reflects."""
         with lock:
-            version, reflects = engine.taught_version, event()
+            of, reflects = (engine.taught_version, self._named), event()
             _, codes, features = engine.taught()
-            classes, (named, names) = engine.classes, self.names
+            classes, (named, names) = engine.classes, self._names
         head = fit_head(features, codes, classes)
         if head is None and names is not None and named == classes:
             head = name_head(names, classes)
         self._apply(engine, lock, head)
-        prequential.write_head(self.arrays, None if head is None else vars(head))
-        self._of = version
+        self._head, self._of = (head,), of
         return reflects
 
     def _apply(self, engine: Engine, lock: Lock, head: LinearHead | None) -> None:
@@ -171,3 +179,7 @@ class Learning:
         if tested is not self._written:
             prequential.write(self.arrays, tested)
             self._written = tested
+        fitted = self._head
+        if fitted is not self._written_head:
+            prequential.write_head(self.arrays, None if fitted[0] is None else vars(fitted[0]))
+            self._written_head = fitted

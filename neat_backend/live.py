@@ -487,6 +487,8 @@ class LiveProject:
             self._name_classes()
             self._rounds.request("classes")
             self._batch = []
+        elif before is not None and config.texts != before.texts:
+            self._name_classes()
         self._engine.set_labels(sync.resolve_labels(self.database, self.id, config))
         self._shown.is_another()
         if before is not None and config.image_key != before.image_key:
@@ -629,7 +631,7 @@ class LiveProject:
         classes = self._engine.classes
         if self._planning is not None:
             self._engine.class_features = self._encoder.encode_names(classes)
-        self._learning.names = classes, self._encoder.encode_names([*self._config.texts, "thing"])
+        self._learning.name(classes, self._encoder.encode_names([*self._config.texts, "thing"]))
 
     # rounds
 
@@ -687,7 +689,10 @@ class LiveProject:
             if self._learning.holds(self._engine):
                 return False
             plan = self._planning.version if self._planning else 0
-            seen = (self._engine.version, self._applied, self._sampling, self._state.bulk, self._batches, plan)
+            seen = (
+                self._engine.version, self._applied, self._sampling, self._state.bulk, self._batches, plan,
+                self._learning.event,
+            )  # fmt: skip
             if seen == self._seen and self._shown.is_written(self._engine.version):
                 return True
             if seen != self._looked_at:  # else it waits for its turn
