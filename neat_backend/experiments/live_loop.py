@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from neat_backend.experiments import orders
 from neat_backend.experiments.checkpoints import Run, RunFolder
@@ -47,6 +48,8 @@ def start_of(protocol: LiveProtocol, labels: Indices, run: Run) -> Indices:
     return labels_of_each(codes_of(labels, run.known), protocol.start, stream("start", run.seed, run.known))
 
 
+# Hundreds of small fits: BLAS's threads would wait for each other longer than they work.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def run_labels(
     protocol: LiveProtocol,
     samples: LiveSamples,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MARKS = (20, 50, 100, 200, 300)  # labels after which tables give figures; each is a point of a run
+REFERENCES = ("random", "paper")  # orders that the others are compared with
 FIGURES = ("accuracy", "precision", "effective", "longest_run", "seen")
 FIRST = 50  # tasks served, whose classes are counted
 PHASES = ("fit", "apply", "order", "round", "testing")

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from neat_backend.errors import SettingsError
-from neat_backend.experiments import metrics
-from neat_backend.experiments.live_metrics import FIRST, PHASES, marks, served
+from neat_backend.experiments.live_metrics import FIRST, PHASES, REFERENCES, marks, served
 from neat_backend.experiments.protocols import LiveProtocol
-from neat_backend.experiments.results import Experiment, Record, read_all
+from neat_backend.experiments.results import Experiment, Record, over_draws, read_all
 from neat_backend.experiments.tables import Table, column, described
 
-REFERENCES = ("random", "paper")  # what the others are compared with
 SHOWN = (("accuracy", 100.0, 1), ("precision", 100.0, 0), ("effective", 1.0, 2))  # figure, scale, decimals
 
 
@@ -109,11 +107,10 @@ def _figures(experiment: Experiment, order: str, mark: int) -> str:
 def _differences(experiments: Sequence[Experiment], order: str, other: str, mark: int) -> str:
     cells = []
     for name, scale, digits in SHOWN:
-        draws = [value for one in experiments for value in one.by_draw(f"{name}_{mark}", order, other)]
-        if not draws:
+        found = over_draws(experiments, f"{name}_{mark}", order, other)
+        if found is None:
             cells.append("-")
             continue
-        found = metrics.paired(draws, [0.0] * len(draws))
         half = "" if math.isnan(found.half) else f" ± {scale * found.half:.{digits}f}"
         cells.append(f"{scale * found.mean:+.{digits}f}{half}")
     return " / ".join(cells)

@@ -73,6 +73,12 @@ class Experiment:
         return [float(np.mean(values)) for values in found.values()]
 
 
+def over_draws(experiments: Iterable[Experiment], figure: str, strategy: str, other: str) -> Difference | None:
+    """Mean difference and interval, a draw of known classes counting once; None where no pair has the figure."""
+    draws = [value for one in experiments for value in one.by_draw(figure, strategy, other)]
+    return metrics.paired(draws, [0.0] * len(draws)) if draws else None
+
+
 def read(folder: Path) -> Experiment:
     """The finished runs; a run counts when its last round is there, or when its pool ran out."""
     plan = read_plan(folder)
@@ -144,10 +150,30 @@ def write(folder: Path) -> None:
     ]  # fmt: skip
     named = "orders" if kind == "live" else "strategies"
     protocol = experiment.plan.protocol.as_dict()
-    write_json(folder / "results.json", {"kind": kind, "protocol": protocol, named: by_strategy, "runs": runs})
+    more = {"differences": list(_differences(experiment))} if kind == "live" else {}
+    write_json(folder / "results.json", {"kind": kind, "protocol": protocol, named: by_strategy, **more, "runs": runs})
     text = io.StringIO()
     csv.writer(text).writerows(_live_rows(experiment) if kind == "live" else _round_rows(experiment))
     write_atomically(folder / "results.csv", lambda file: file.write(text.getvalue().encode()))
+
+
+def _differences(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    """Of each order from each of the references, for each figure at each mark; `half` of the 95 % interval."""
+    for other in live_metrics.REFERENCES:
+        for name in experiment.strategies:
+            if name != other and experiment.pairs(name, other):
+                figures = {
+                    figure: over_draws([experiment], figure, name, other)
+                    for figure in experiment.of(name)[0].summary
+                    if "seconds" not in figure
+                }
+                yield {
+                    "order": name, "against": other,
+                    **{
+                        figure: {"mean": found.mean, "half": _number(found.half), "draws": found.n}
+                        for figure, found in figures.items() if found is not None
+                    },
+                }  # fmt: skip
 
 
 def _live_rows(experiment: Experiment) -> Iterator[list[Any]]:

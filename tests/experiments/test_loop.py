@@ -11,7 +11,7 @@ from neat_backend.errors import NeatError
 from neat_backend.experiments import loop
 from neat_backend.experiments.checkpoints import Run, RunFolder
 from neat_backend.experiments.loop import FirstModels, run_rounds
-from neat_backend.experiments.presets import Protocol
+from neat_backend.experiments.protocols import Protocol
 from neat_backend.strategies.pool import UNLABELLED, Generated
 
 PROTOCOL = Protocol("squares", 2, 6, "colour", batch=10, rounds=4, classifier="linear", k=3)
