@@ -20,6 +20,7 @@ else:
 
 FORMATS = ("csv", "jsonl", "parquet", "folder", "hf", "coco")  # those of neat_backend.exports, which loads slowly
 MODEL_FORMATS = ("pt2", "onnx")
+CLASSIFIERS = ("in-force", "resnet18", "linear")
 
 commands = typer.Typer()
 
@@ -30,6 +31,10 @@ def complete_formats(incomplete: str) -> list[str]:
 
 def complete_model_formats(incomplete: str) -> list[str]:
     return [name for name in MODEL_FORMATS if name.startswith(incomplete)]
+
+
+def complete_classifiers(incomplete: str) -> list[str]:
+    return [name for name in CLASSIFIERS if name.startswith(incomplete)]
 
 
 @commands.command()
@@ -88,19 +93,33 @@ def export_model(
             help="What the model is kept as: pt2, for PyTorch, or onnx.", autocompletion=complete_model_formats
         ),
     ] = "pt2",
+    classifier: Annotated[
+        str,
+        typer.Option(
+            help="in-force (the one that leads the order now), resnet18, or linear.",
+            autocompletion=complete_classifiers,
+        ),
+    ] = "in-force",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is whole.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the trained classifier: weights, classes, preprocessing, a program that uses it, and how.
+    """Write the classifier in force: weights, classes, preprocessing, a program that uses it, and how.
 
     Nothing of this package is needed to use it.
 
     Examples: neat-backend export-model 3 --out classifier · python classifier/predict.py image.jpg ·
-    neat-backend export-model 3 --format onnx --out classifier-onnx
+    neat-backend export-model 3 --format onnx --classifier linear --out classifier-onnx
     """
     asked = shared.service()
-    about = exports.export_model(asked.settings, asked.database, project, out, overwrite, format=format)
-    words = f"the classifier of round {about['round']} written to {out}; {out / 'README.md'} says how to use it"
+    about = exports.export_model(
+        asked.settings, asked.database, project, out, overwrite, format=format, classifier=classifier
+    )
+    what = (
+        f"ResNet-18 of round {about['round']}"
+        if "round" in about
+        else f"linear classifier of {about['labelled']} labels"
+    )
+    words = f"the {what} written to {out}; {out / 'README.md'} says how to use it"
     shared.show({**about, "out": str(out)}, as_json, words)
 
 

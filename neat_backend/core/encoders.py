@@ -137,6 +137,11 @@ class Encoder:
         blank = torch.zeros(1, 3, self.input_size, self.input_size, dtype=torch.uint8)
         self.dim = self._forward(blank).shape[1]
 
+    @property
+    def network(self) -> nn.Module:
+        """Normalised images float32 [n, 3, s, s] -> features [n, dim], of any length."""
+        return self._network
+
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """One picture of any size -> uint8 [3, input_size, input_size]; nothing about it is random."""
         return self.preprocessing.pixels(image)

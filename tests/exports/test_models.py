@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from neat_backend import cli, exports
@@ -25,22 +20,17 @@ from neat_backend.errors import BadRequest, UnknownProject
 from neat_backend.exports import export_model
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.images import decode
-from neat_backend.store import rounds
+from neat_backend.store import prequential, rounds
 from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store.prequential import Prequential
 from tests.exports.labelled import PROJECT, Labelled
+from tests.exports.outside import alone, content, take_out
 
 CLASSES = ("dog", "cat", 'Ωwl\'s "own"')
-# Runs a script with this package, and whatever else is named first, out of reach.
-ALONE = """
-import runpy, sys
-sys.modules |= dict.fromkeys(["neat_backend", *sys.argv[1].split()])
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def train(labelled: Labelled, side: int = 16, learnt: bool = False) -> Classifier:
-    """A round that is done, with its classifier."""
+    """A round that is done, with its classifier, which is in force."""
     if learnt:
         images = np.random.default_rng(side).integers(0, 256, (12, side, side, 3), np.uint8)
         made = fit(images, np.arange(12) % 3, 3, epochs=1, device="cpu")
@@ -54,42 +44,10 @@ def train(labelled: Labelled, side: int = 16, learnt: bool = False) -> Classifie
             classes=CLASSES,
         )  # fmt: skip
         rounds.finish(conn, PROJECT, begun.number, seconds=1, held_out=10, held_out_correct=9)
-    made.save(ProjectArrays(labelled.settings.data_dir, PROJECT).folder("models") / f"{begun.number:06d}.safetensors")
+    arrays = ProjectArrays(labelled.settings.data_dir, PROJECT)
+    made.save(arrays.folder("models") / f"{begun.number:06d}.safetensors")
+    prequential.write(arrays, Prequential(in_force="resnet18", why="it was right more often"))
     return made
-
-
-def take_out(labelled: Labelled, target: Path, **given: Any) -> dict[str, Any]:
-    return export_model(labelled.settings, labelled.database, PROJECT, target, **given)
-
-
-def alone(folder: Path, *command: str, without: str = "") -> str:
-    """A fresh Python process somewhere else, in which neither this package nor those named can be imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, without, *command], cwd=folder, env=dict(os.environ), capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def content(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    """A wide one, a tall one turned by EXIF, a grey one, one that is transparent in part, a large one."""
-    rng = np.random.default_rng(1)
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    Image.fromarray(rng.integers(0, 256, (40, 71, 3), np.uint8)).save(folder / "wide.png")
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    Image.fromarray(rng.integers(0, 256, (90, 50, 3), np.uint8)).save(folder / "tall.jpg", exif=turned)
-    Image.fromarray(rng.integers(0, 256, (33, 33), np.uint8)).save(folder / "grey.png")
-    Image.fromarray(rng.integers(0, 256, (2100, 101, 3), np.uint8)).save(folder / "large.png")
-    Image.fromarray(rng.integers(0, 256, (35, 30, 4), np.uint8)).save(folder / "transparent.png")
-    return sorted(folder.iterdir())
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
@@ -159,7 +117,7 @@ def test_the_readme_shows_that_example_and_how_to_load_the_weights_alone(
         assert "Of 10 that were kept out of training it gets 9 right." in readme
         example, weights = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
         assert example == (tmp_path / f"model-{side}" / "predict.py").read_text()
-        assert len([line for line in example.splitlines() if line and "import" not in line]) <= 12  # and its first line
+        assert len([line for line in example.splitlines() if line and "import" not in line]) <= 13  # and its first line
         (tmp_path / f"model-{side}" / "weights.py").write_text(weights + "print(probabilities[0].tolist())\n")
         said = json.loads(alone(tmp_path / f"model-{side}", "weights.py"))
         black = np.zeros((1, side, side, 3), np.uint8)
@@ -187,6 +145,10 @@ class TestWhatCannotBe:
         with pytest.raises(BadRequest, match="no format 'pickle' for models; one of pt2, onnx"):
             take_out(labelled, tmp_path / "model", format="pickle")
 
+    def test_another_classifier(self, labelled: Labelled, tmp_path: Path) -> None:
+        with pytest.raises(BadRequest, match="no classifier 'vote'; one of in-force, resnet18, linear"):
+            take_out(labelled, tmp_path / "model", classifier="vote")
+
     def test_onnx_without_its_packages(
         self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -197,8 +159,8 @@ class TestWhatCannotBe:
         assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
     def test_without_a_round_the_remedy_is_named(self, labelled: Labelled, tmp_path: Path) -> None:
-        with pytest.raises(BadRequest, match=r"no trained classifier yet.*neat-backend train 7"):
-            take_out(labelled, tmp_path / "model")
+        with pytest.raises(BadRequest, match=r"no trained ResNet-18 yet.*neat-backend train 7.*--classifier linear"):
+            take_out(labelled, tmp_path / "model", classifier="resnet18")
         assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
     def test_unknown_project(self, labelled: Labelled, tmp_path: Path) -> None:
