@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "experiments",
         "compute",
         "insight",
+        "learning",
         "exports",
     },
     "cli": GROUND
