@@ -386,6 +386,9 @@ class TestQuestions:
             "predicted": "dog",
             "vote": None,
             "votes": 0,
+            "known_chance": 1.0,
+            "queue": None,
+            "place": 0,
         }
         assert rows[3]["predicted"] is None
         assert service.ranking(7, limit=2, offset=1) == rows[1:3]

@@ -27,12 +27,25 @@ def choices(body: str, attributes: str = "") -> str:
 
 def test_classes_and_the_named_invalid_choice():
     xml = choices('<Choice value="dog"/><Choice value="cat"/><Choice value=" None of These "/>', 'choice="single"')
-    assert parse(xml, NAMED) == LabelConfig("class", "image", "image", ("dog", "cat"), ("None of These",))
+    found = parse(xml, NAMED)
+    assert found == LabelConfig("class", "image", "image", ("dog", "cat"), ("None of These",), texts=("dog", "cat"))
 
 
 def test_a_marked_choice_wins_over_the_names():
     xml = choices('<Choice value="dog"/><Choice value="invalid"/><Choice value="junk" invalid="true"/>')
-    assert parse(xml, NAMED) == LabelConfig("class", "image", "image", ("dog", "invalid"), ("junk",))
+    assert parse(xml, NAMED) == LabelConfig(
+        "class", "image", "image", ("dog", "invalid"), ("junk",), ("dog", "invalid")
+    )
+
+
+def test_an_encoder_of_text_is_told_a_choices_hint_else_its_value():
+    xml = choices(
+        '<Choice value="Dog" alias="c1" hint="a photo of a dog"/><Choice value="Tabby cat" alias="c2"/>'
+        '<Choice value="owl" hint=""/><Choice value="invalid" hint="anything else"/>'
+    )
+    found = parse(xml, NAMED)
+    assert found.classes == ("c1", "c2", "owl")
+    assert found.texts == ("a photo of a dog", "Tabby cat", "owl")
 
 
 def test_a_choice_is_called_by_its_alias_as_results_are():
@@ -44,7 +57,7 @@ def test_nested_choices_are_their_leaves_and_inherit_the_mark():
         '<View><Choice value="pets"><Choice value="dog"/><Choice value="cat"/></Choice></View>'
         '<Choice value="junk" invalid="true"><Choice value="blurred"/></Choice>'
     )
-    assert parse(xml, ()) == LabelConfig("class", "image", "image", ("dog", "cat"), ("blurred",))
+    assert parse(xml, ()) == LabelConfig("class", "image", "image", ("dog", "cat"), ("blurred",), ("dog", "cat"))
 
 
 def test_the_first_suitable_control_unless_one_is_named():
@@ -56,7 +69,7 @@ def test_the_first_suitable_control_unless_one_is_named():
         '<Choices name="animal" toName="photo"><Choice value="dog"/></Choices>'
         '<Choices name="plant" toName="photo" choice="single-radio"><Choice value="oak"/></Choices>'
     )
-    assert parse(xml, NAMED) == LabelConfig("animal", "photo", "data.url", ("dog",), ())
+    assert parse(xml, NAMED) == LabelConfig("animal", "photo", "data.url", ("dog",), (), ("dog",))
     assert parse(xml, NAMED, "plant").classes == ("oak",)
     for control, why in {"tags": "several choices", "region": "perRegion", "mood": "Image", "gone": "animal"}.items():
         with pytest.raises(BadLabelConfig, match=why):
