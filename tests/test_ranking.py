@@ -12,9 +12,23 @@ from hypothesis import strategies as st
 from neat_backend.engine import Counts, Engine
 from neat_backend.records import Label
 from tests.core.test_neighbors import some_features
+from tests.test_engine import learn
 
 CLASSES = ("cat", "dog", "owl")
-KINDS = ["add", "remove", "label", "label", "label", "unlabel", "skip", "invalid", "train", "classes", "nothing"]
+KINDS = [
+    "add",
+    "remove",
+    "label",
+    "label",
+    "label",
+    "unlabel",
+    "skip",
+    "invalid",
+    "train",
+    "learn",
+    "classes",
+    "nothing",
+]
 ACTIONS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 6), st.integers(0, 2**32 - 1)), max_size=15)
 
 
@@ -30,6 +44,8 @@ def act(engine: Engine, kind: str, size: int, seed: int) -> None:
     elif kind == "train" and some and engine.classes:
         values = rng.dirichlet(np.ones(3), len(some)).astype(np.float32)
         engine.set_probabilities(some, values, CLASSES)
+    elif kind == "learn":
+        learn(engine)
     elif kind == "classes":
         engine.set_classes([CLASSES[i] for i in rng.permutation(3)[: rng.integers(1, 4)]])
     elif kind in ("label", "invalid", "unlabel", "skip"):
@@ -44,9 +60,11 @@ def filled(**kwargs: Any) -> Engine:
 
 
 @settings(max_examples=100, deadline=None)
-@given(ACTIONS)
-def test_the_heads_version_grows_exactly_when_the_head_changes(actions: list[tuple[str, int, int]]) -> None:
-    engine = filled()
+@given(ACTIONS, st.booleans())
+def test_the_heads_version_grows_exactly_when_the_head_changes(
+    actions: list[tuple[str, int, int]], balance: bool
+) -> None:
+    engine = filled(balance=balance)
     head, version = engine.head(), engine.head_version
     for action in actions:
         act(engine, *action)
@@ -81,8 +99,9 @@ def test_a_head_that_is_looked_at_by_nobody_meanwhile_may_come_back_unchanged() 
     assert (engine.head(), engine.head_version) == (head, version)
 
 
-def test_looking_at_a_long_head_leaves_the_first_ones_as_they_are() -> None:
-    engine = Engine(8, CLASSES, k=2, batch_size=2)
+@pytest.mark.parametrize("balance", [False, True])
+def test_looking_at_a_long_head_leaves_the_first_ones_as_they_are(balance: bool) -> None:
+    engine = Engine(8, CLASSES, k=2, batch_size=2, balance=balance)
     engine.add_tasks(range(3000), some_features(np.random.default_rng(0), 3000, 8))
     rng = np.random.default_rng(1)
     for _ in range(30):
@@ -94,9 +113,10 @@ def test_looking_at_a_long_head_leaves_the_first_ones_as_they_are() -> None:
             assert engine.head(n) == order[:n]
 
 
+@pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_ranking_that_is_finished_later_is_of_the_moment_when_it_was_begun(trained: bool) -> None:
-    engine = filled()
+def test_a_ranking_that_is_finished_later_is_of_the_moment_when_it_was_begun(trained: bool, balance: bool) -> None:
+    engine = filled(balance=balance)
     if trained:
         engine.set_probabilities(range(30), np.random.default_rng(2).dirichlet(np.ones(3), 30), CLASSES)
     before = engine.ranking()
@@ -107,3 +127,23 @@ def test_a_ranking_that_is_finished_later_is_of_the_moment_when_it_was_begun(tra
     after = finish()
     for name in vars(before):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ACTIONS, st.integers(1, 50))
+def test_a_tasks_numbers_are_those_of_the_ranking_wherever_it_is_asked_for(
+    actions: list[tuple[str, int, int]], n: int
+) -> None:
+    engine = filled(balance=True)
+    for action in actions:
+        act(engine, *action)
+    ranking = engine.ranking()
+    at = {task: place for place, task in enumerate(ranking.ids.tolist())}
+    order = engine.head(n)
+    for tasks in (order, order[::-1], ranking.ids[::3].tolist()):  # with places that are known, and to be counted
+        for one in engine.ranked(tasks):
+            place = at[one.task]
+            queue = int(ranking.queue[place])
+            assert one.priority == ranking.priority[place]
+            assert (one.place, one.known_chance) == (ranking.place[place], ranking.known_chance[place])
+            assert one.queue == (engine.classes[queue] if queue < len(engine.classes) else None)

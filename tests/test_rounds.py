@@ -35,7 +35,7 @@ def server() -> FakeLabelStudio:
 
 @pytest.fixture
 def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
-    with closing(Backend(tmp_path, server)) as made:
+    with closing(Backend(tmp_path, server, classifier="resnet18")) as made:
         yield made
 
 
