@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -112,8 +113,9 @@ def clip(folder: Path) -> tuple[str, Path | None]:
     ("made", "format", "invalid"), [(efficientnet, "onnx", True), (resnet, "pt2", True), (clip, "pt2", False)]
 )
 def test_an_image_file_gets_the_backends_probabilities_without_the_backend(
-    labelled: Labelled, tmp_path: Path, pictures: list[Path], made: Callable[[Path], Any], format: str, invalid: bool
-) -> None:
+    labelled: Labelled, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch,
+    made: Callable[[Path], Any], format: str, invalid: bool,
+) -> None:  # fmt: skip
     name, file = made(tmp_path)
     encoder = build_encoder(name, file, "cpu")
     head = learn(labelled, encoder, invalid)
@@ -138,9 +140,10 @@ def test_an_image_file_gets_the_backends_probabilities_without_the_backend(
 
     black = encoder.encode(torch.zeros(1, 3, encoder.input_size, encoder.input_size, dtype=torch.uint8))
     _, loading = re.findall(r"```python\n(.*?)```", (tmp_path / "model" / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "model" / "weights.py").write_text(loading + "print(probabilities[0].tolist())\n")
-    by_weights = json.loads(alone(tmp_path / "model", "weights.py"))
-    np.testing.assert_allclose(by_weights, head.predict(black)[0][0], atol=1e-4)
+    (tmp_path / "model" / "weights.py").write_text(loading)
+    monkeypatch.chdir(tmp_path / "model")
+    by_weights = runpy.run_path("weights.py")["probabilities"].detach().numpy()
+    np.testing.assert_allclose(by_weights, head.predict(black)[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("cut", [EDGE, SQUASH])
