@@ -47,7 +47,9 @@ def assert_whole(backend: Backend, live: LiveProject | None = None, aside: Colle
         assert [event.id for event, _ in inbox.set_aside_events(conn, PROJECT)] == sorted(aside)
     assert live._engine.labels() == expected_labels(backend.server)
     with tempfile.TemporaryDirectory() as folder:
-        anew = Backend(Path(folder), backend.server, k=backend.settings.k, batch_size=1000)
+        anew = Backend(
+            Path(folder), backend.server, k=backend.settings.k, batch_size=1000, classifier=backend.settings.classifier
+        )
         read = anew.live()
         take_in(read)
         if live._rounds is not None and live._rounds._done is not None:  # there is no second classifier like it
