@@ -103,21 +103,28 @@ class Learning:
     def step(
         self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]
     ) -> bool:  # fmt: skip
-        """Fit the head to new labels, see who is ahead; True if anything changed.
+        """Fit the head to new labels, see who is ahead, write both down; True if anything changed.
 
         event: the last one that the engine has taken in. network_again: gives the engine the network's probabilities,
         with the lock held, after it has come into force.
         """
-        changed = self._choose(engine, lock, network_again)
-        if self.is_behind(engine) and self._clock() >= self._free_at:
-            began = self._clock()
-            self.event = self.fit(engine, lock, event)
-            if len(engine) > LARGE_POOL:
-                now = self._clock()
-                self._free_at = now + (now - began) * (1 / SHARE - 1)
-            changed = True
+        changed = self.catch_up(engine, lock, event, network_again)
         self._write()  # last: a full disk keeps nothing from being learnt
         return changed
+
+    def catch_up(
+        self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]
+    ) -> bool:  # fmt: skip
+        """The same, but nothing is written."""
+        changed = self._choose(engine, lock, network_again)
+        if not self.is_behind(engine) or self._clock() < self._free_at:
+            return changed
+        began = self._clock()
+        self.event = self.fit(engine, lock, event)
+        if len(engine) > LARGE_POOL:
+            now = self._clock()
+            self._free_at = now + (now - began) * (1 / SHARE - 1)
+        return True
 
     def fit(self, engine: Engine, lock: Lock, event: Callable[[], int] = lambda: -1) -> int:
         """Fit the head to all labels that there are; returns the last event that it reflects."""

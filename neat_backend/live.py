@@ -219,7 +219,7 @@ class LiveProject:
                 for version in revisions.importing(conn, self.id):  # begun by a process that was killed
                     revisions.abandon(conn, self.id, version)
             self._catch_up()
-            self.learn_step()  # before anything is served
+            self._learn(self._learning.catch_up)  # before anything is served; on a full disk, too
             if self.settings.rerank == "round":  # the batch outlives the process, as the round does
                 shown = snapshots.read_head(self.arrays)
                 self._batch = [] if shown is None else [ranked.task for ranked in shown.tasks]
@@ -658,12 +658,13 @@ class LiveProject:
 
     def learn_step(self) -> bool:
         """Bring the linear classifier in line with the labels; True if anything changed."""
+        return self._learn(self._learning.step)
+
+    def _learn(self, step: Callable[..., bool]) -> bool:
         assert self._engine is not None
         assert self._rounds is not None
         engine, network = self._engine, self._rounds
-        return self._learning.step(
-            engine, self.lock, lambda: self._applied, lambda: network.follow_classes(engine)
-        )  # fmt: skip
+        return step(engine, self.lock, lambda: self._applied, lambda: network.follow_classes(engine))
 
     # publishing
 

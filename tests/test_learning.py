@@ -386,6 +386,20 @@ def test_a_disk_that_is_full_keeps_nothing_from_being_learnt(made: Made, monkeyp
     assert prequential.read(made.arrays).tested == made.learning.tested.tested == 4
 
 
+def test_a_project_is_taken_up_on_a_disk_that_is_full(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = settled(backend)
+    label(backend, live, "dog", "cat", "invalid")
+
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProjectArrays, "write_snapshot", full)
+        again = backend.live()
+    assert engine_of(again).linear is not None
+    assert state(again) == state(live)
+
+
 def test_a_head_is_no_longer_in_force_when_its_labels_are_taken_back(made: Made) -> None:
     before = made.engine.ranking()
     made.label(0, 1, 2)
