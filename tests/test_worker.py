@@ -365,7 +365,7 @@ def test_a_label_config_without_choices_blocks_until_it_is_repaired(
     until(ready(backend))
 
 
-@pytest.mark.parametrize("step", ["bulk", "rounds", "tidy", "publish"])
+@pytest.mark.parametrize("step", ["bulk", "learn", "rounds", "tidy", "publish"])
 def test_a_fault_in_one_step_does_not_stop_the_others(
     server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
