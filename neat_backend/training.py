@@ -66,10 +66,10 @@ class TrainingJob:
     seed: int
     holdout: float  # share of the known labels kept out of training
     device: str
-    weights: str = "scratch"  # as NEAT_CLASSIFIER_WEIGHTS
-    early_stop: bool = False  # as NEAT_EARLY_STOP
     compute: str = "local"  # as NEAT_COMPUTE
     ray_address: str = ""
+    weights: str = "scratch"  # as NEAT_CLASSIFIER_WEIGHTS
+    early_stop: bool = False  # as NEAT_EARLY_STOP
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
