@@ -19,6 +19,7 @@ from neat_backend.store.schema import events, metadata
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, settle, state, take_in
 from tests.store.conftest import *  # noqa: F403 - the databases
+from tests.waiting import HANGS
 
 
 def rows(database: Database) -> dict[str, list[tuple[object, ...]]]:
@@ -96,10 +97,10 @@ def test_while_labels_flow_the_copy_goes_on_to_the_same_state(tmp_path: Path) ->
 
     annotator = threading.Thread(target=label)
     annotator.start()
-    labelled.wait(60)
+    labelled.wait(HANGS)
     manifest = backup(source.database, source.settings.data_dir, tmp_path / "kept")
     stop.set()
-    annotator.join(60)
+    annotator.join(HANGS)
     copy = Backend(tmp_path / "b", server, numbers=())
     restore(copy.database, copy.settings.data_dir, tmp_path / "kept")
     again = copy.live()

@@ -18,6 +18,7 @@ from neat_backend.store import projects
 from neat_backend.store.database import Database
 from tests.conftest import need
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
+from tests.waiting import HANGS
 
 RERANK = {"pool": 300, "labelled": 60, "dim": 16, "k": 10, "labels": 5, "batch": 4}
 TRAIN = {"sides": "8", "images": "12", "test-images": "10", "epochs": "1", "seeds": "1", "data": "digits"}
@@ -145,7 +146,7 @@ def test_a_ray_cluster_gives_what_this_process_gives() -> None:
     # In a process of its own: other tests have a Ray of theirs.
     done = subprocess.run(
         [sys.executable, "-m", "neat_backend.cli", "bench", *line("scale", sizes), "--json"],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

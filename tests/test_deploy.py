@@ -17,6 +17,7 @@ from neat_backend.serve import GRACE_SECONDS
 from neat_backend.settings import Settings
 from neat_backend.store import projects
 from neat_backend.web.app import create_app
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).parents[1]
 DEMO_ONLY = {"neat-demo-token-change-me", "neat-demo-change-me"}
@@ -97,7 +98,7 @@ class TestCompose:
     def test_follows_the_schema_of_compose_files(self) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"],
-            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+            cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
 
@@ -150,7 +151,7 @@ class TestComposeWithSecretsInFiles:
         done = subprocess.run(
             [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
              "deploy/compose/secrets.yml"],
-            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+            cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
 
@@ -261,7 +262,7 @@ class TestKubernetes:
     def test_they_follow_the_schemas(self) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "kubernetes_validate", "--strict", "deploy/kubernetes/neat-backend.yaml"],
-            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+            cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 

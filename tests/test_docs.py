@@ -19,6 +19,7 @@ from neat_backend.labelstudio import label_config
 from neat_backend.settings import PER_PROJECT, Settings
 from neat_backend.store import projects
 from neat_backend.web.app import create_app
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -217,7 +218,7 @@ class TestExamples:
     def test_shell_parses(self, script: str) -> None:
         bash = shutil.which("bash")
         assert bash is not None
-        done = subprocess.run([bash, "-n"], input=script, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run([bash, "-n"], input=script, capture_output=True, text=True, timeout=HANGS, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 
     def test_the_label_config_can_be_used(self) -> None:

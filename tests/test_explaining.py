@@ -28,6 +28,7 @@ from neat_backend.store import projects
 from neat_backend.store.arrays import ProjectArrays
 from tests.fake_label_studio import NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio, label_config
 from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle
+from tests.waiting import HANGS
 
 KEYS = [
     "project", "task", "state", "label", "rank", "pool", "priority", "inconsistency", "max_inconsistency", "candidate",
@@ -465,6 +466,6 @@ assert answer.status_code == 200 and len(answer.json["neighbours"]) == 3, answer
 assert not {{"torch", "numba", "faiss", "scipy"}} & set(sys.modules)
 print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100 * 1024  # KiB, at the most that it ever was

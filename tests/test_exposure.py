@@ -22,6 +22,7 @@ from neat_backend.serve import serve
 from neat_backend.settings import Settings
 from neat_backend.web.app import create_app
 from tests.serving import make_database, make_settings, setup_body
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).parents[1]
 PAIR = {"basic_auth_user": "ann", "basic_auth_pass": "pass"}
@@ -63,7 +64,7 @@ def test_gunicorn_does_not_serve_the_app_of_wsgi_to_others_either(tmp_path: Path
     env = {name: value for name, value in os.environ.items() if name not in Settings.variables()}
     env["NEAT_DATA_DIR"] = str(tmp_path / "data")
     command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "-b", f"0.0.0.0:{free_port()}", "_wsgi:app"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.returncode != 0
     assert "other machines could reach 0.0.0.0 without credentials" in done.stderr
     assert "NEAT_ALLOW_ANONYMOUS=1" in done.stderr
@@ -127,7 +128,7 @@ def test_a_real_server_without_credentials_answers_this_machine(tmp_path: Path) 
         status = 0
         while not status and time.monotonic() < until:
             try:
-                with urllib.request.urlopen(f"http://localhost:{port}/api/projects", timeout=10) as answer:
+                with urllib.request.urlopen(f"http://localhost:{port}/api/projects", timeout=HANGS) as answer:
                     status = answer.status
             except OSError:
                 time.sleep(0.1)
@@ -135,9 +136,9 @@ def test_a_real_server_without_credentials_answers_this_machine(tmp_path: Path) 
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(
                 urllib.request.Request(f"http://127.0.0.1:{port}/api/projects", headers={"Host": "evil.example"}),
-                timeout=10,
+                timeout=HANGS,
             )
         assert caught.value.code == 403
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(HANGS)

@@ -17,6 +17,7 @@ from neat_backend.serve import environment, listen, web_command
 from neat_backend.settings import Settings
 from neat_backend.web.app import create_app
 from tests.serving import annotation_created, make_database, make_settings
+from tests.waiting import HANGS
 
 
 def line(message: str, *args: object, error: BaseException | None = None) -> dict[str, Any]:
@@ -126,5 +127,5 @@ def test_every_line_of_the_web_process_is_json_gunicorns_too(tmp_path: Path) -> 
             lines.append(json.loads(text))
             if "Booting worker" in text:
                 process.terminate()
-        process.wait(30)
+        process.wait(HANGS)
     assert {"Listening", "Booting", "Shutting"} <= {one["message"].split()[0] for one in lines}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -18,6 +17,7 @@ from neat_backend.store import inbox, projects, rounds
 from neat_backend.training import TrainingJob, TrainingResult
 from tests.fake_label_studio import FakeLabelStudio, label_config
 from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle, state, take_in
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -522,10 +522,7 @@ def test_a_round_that_ends_while_tasks_are_filled_has_the_last_word(
 def test_a_real_training_sorts_the_pool(server: FakeLabelStudio, backend: Backend, live: LiveProject) -> None:
     label(backend, live, "dog", "cat", "dog", "cat", "invalid")
     assert live.rounds_step()
-    deadline = time.monotonic() + 100
-    while recorded(backend)[0].state == "running" and time.monotonic() < deadline:
-        live.rounds_step()
-        time.sleep(0.2)
+    until(lambda: live.rounds_step() is not None and recorded(backend)[0].state != "running")
     (done,) = recorded(backend)
     assert (done.state, done.error) == ("done", None)
     assert done.seconds is not None

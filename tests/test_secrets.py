@@ -23,6 +23,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import webhook_secret
 from neat_backend.web.app import create_app
 from tests.serving import annotation_created, make_database, make_settings, setup_body, tasks_created
+from tests.waiting import HANGS
 from tests.web.test_guard import every_route
 
 CANARIES = {
@@ -87,7 +88,7 @@ def test_no_secret_is_in_logs_answers_commands_or_the_process_list(echo: str, tm
         told["process list"] = "\n".join(command_lines())
         task = tasks_created(1)
         task["tasks"][0]["data"]["image"] = f"http://ann:{IN_AN_ADDRESS}@127.0.0.1:1x/a.png"
-        with httpx.Client(base_url=backend.url, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=backend.url, timeout=HANGS, trust_env=False) as http:
             assert http.post("/setup", json=setup_body(access_token=SENT_TOKEN), auth=PAIR).status_code == 200
             for body in (task, annotation_created(1), {"action": "nonsense"}, {"action": None}):
                 http.post("/webhook", json=body, auth=PAIR)
@@ -107,7 +108,7 @@ def test_no_secret_is_in_logs_answers_commands_or_the_process_list(echo: str, tm
         for words in (("status", "--json"), ("status", "7"), ("config",), ("doctor", "7", "--json"), ("rank", "7")):
             done = subprocess.run(
                 [sys.executable, "-m", "neat_backend.cli", *words],
-                env=env, capture_output=True, text=True, timeout=120, check=False,
+                env=env, capture_output=True, text=True, timeout=HANGS, check=False,
             )  # fmt: skip
             told[" ".join(words)] = done.stdout + done.stderr
     finally:

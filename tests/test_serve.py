@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from neat_backend.errors import SettingsError
 from neat_backend.serve import environment, listen, web_command
 from neat_backend.settings import Settings
+from tests.waiting import HANGS, until
 
 ROOT = Path(__file__).parents[1]
 # A worker that does nothing, and one that dies at once.
@@ -64,14 +64,10 @@ class Serving:
         return bool(wait_for(lambda: answers(self.url()), self))
 
 
-def wait_for(look: Callable[[], object], serving: Serving, seconds: float = 60) -> object:  # type: ignore[type-arg]
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s; so far:\n{serving.said}")
+def wait_for(look: Callable[[], object], serving: Serving) -> object:  # type: ignore[type-arg]
+    found: list[object] = []
+    until(lambda: found.append(look()) or found[-1], lambda: f"so far:\n{serving.said}", every=0.05)
+    return found[-1]
 
 
 def answers(url: str) -> bool:
@@ -136,7 +132,7 @@ def test_what_is_killed_comes_back_and_sigterm_leaves_nothing(serving: Callable[
     everyone = family(served.process.pid)
     assert len(everyone) >= 5  # supervisor, gunicorn and its two workers, worker
     served.process.terminate()
-    assert served.process.wait(timeout=30) == 0
+    assert served.process.wait(timeout=HANGS) == 0
     assert not [pid for pid in everyone if alive(pid)]
 
 
@@ -145,9 +141,9 @@ def check_counters(served: Serving) -> None:
     body = b'{"action": "START_TRAINING", "project": {"id": 7}}'
     for _ in range(20):
         post = urllib.request.Request(f"{served.url()}/webhook", body, {"Content-Type": "application/json"})
-        urllib.request.urlopen(post, timeout=30).close()
+        urllib.request.urlopen(post, timeout=HANGS).close()
     for _ in range(5):
-        with urllib.request.urlopen(f"{served.url()}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"{served.url()}/metrics", timeout=HANGS) as answer:
             assert b'neat_events_total{action="START_TRAINING",outcome="accepted"} 20.0' in answer.read()
 
 
@@ -156,7 +152,7 @@ def test_sigint_stops_it_too_and_a_stubborn_child_is_killed(serving: Callable[..
     wait_for(lambda: "deaf" in served.said, served)
     everyone = family(served.process.pid)
     served.process.send_signal(signal.SIGINT)
-    assert served.process.wait(timeout=30) == 0
+    assert served.process.wait(timeout=HANGS) == 0
     assert "worker did not stop within 1 s and is killed" in served.said
     assert not [pid for pid in everyone if alive(pid)]
 

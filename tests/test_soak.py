@@ -128,7 +128,6 @@ class TestDifferences:
         assert "the order differs" in one
 
 
-@pytest.mark.timeout(600)
 def test_some_seconds_of_work_in_label_studio_leave_nothing_lost_and_the_state_of_a_rebuild(tmp_path: Path) -> None:
     if find_label_studio() is None:
         need("labelstudio", "neither NEAT_LABEL_STUDIO nor .label-studio/venv names a Label Studio")

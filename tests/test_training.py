@@ -17,6 +17,7 @@ from neat_backend import training
 from neat_backend.errors import TrainingError
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.training import HOLD_OUT_FROM, TrainingJob, TrainingProcess, split_held_out, train_round
+from tests.waiting import HANGS, until
 
 SIDE = 8  # pixels, as scikit-learn's digits come
 
@@ -69,14 +70,14 @@ def with_labels(folder: Path, ids: np.ndarray, codes: np.ndarray) -> Path:
     return folder
 
 
-def wait_for(process: TrainingProcess, seconds: float = 300):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        result = process.poll()
-        if result is not None:
-            return result
-        time.sleep(0.1)
-    pytest.fail(f"no result within {seconds} s: {(process.folder / 'training.log').read_text()}")
+def wait_for(process: TrainingProcess):
+    results = []
+    until(
+        lambda: results.append(process.poll()) or results[-1] is not None,
+        lambda: f"no result: {(process.folder / 'training.log').read_text()}",
+        every=0.1,
+    )
+    return results[-1]
 
 
 def is_alive(pid: int) -> bool:
@@ -368,7 +369,7 @@ while process.progress() is None:
     time.sleep(0.1)
 os._exit(9)  # as a crash would: nobody tidies up
 """
-    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 9, done.stderr
     end = time.monotonic() + 30
     while is_alive(int(done.stdout)) and time.monotonic() < end:

@@ -25,10 +25,10 @@ from tests.living import PROJECT, Backend, state, take_in
 from tests.namespaces import Host, hosts
 from tests.s3 import s3_at
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 PUBLISHING = {"import_predictions", "set_model_version", "delete_model_version"}
-LIMIT_SECONDS = 180.0  # two interpreters with PyTorch have to start
 
 
 @pytest.fixture
@@ -40,14 +40,6 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
-@pytest.mark.timeout(600)
 def test_a_host_that_is_cut_off_is_succeeded_and_publishes_nothing_more(
     empty_postgres: str,  # noqa: F811
     tmp_path: Path,

@@ -27,8 +27,7 @@ from neat_backend.store import inbox, projects
 from neat_backend.worker import Worker
 from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio
 from tests.living import PROJECT, Backend, label_studio_of, state, take_in
-
-LIMIT_SECONDS = 20.0
+from tests.waiting import HANGS, until
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +77,14 @@ class Workers:
         """release False: it is gone without a word, its lease runs on."""
         stopping, thread = self.running.pop(worker)
         stopping.set()
-        thread.join(10)
+        thread.join(HANGS)
         if release:
             worker.stop()
             return
         for live, threads in worker._live.values():
             live.stop()
             for each in threads:
-                each.join(10)
+                each.join(HANGS)
 
 
 @pytest.fixture
@@ -94,13 +93,6 @@ def workers() -> Iterator[Workers]:
     yield workers
     for worker in list(workers.running):
         workers.stop(worker)
-
-
-def until(true: Callable[[], object], what: str = "") -> None:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not true():
-        assert time.monotonic() < deadline, what or "it does not come"
-        time.sleep(0.02)
 
 
 def holder(backend: Backend, number: int = PROJECT) -> str | None:

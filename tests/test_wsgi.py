@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from neat_backend.errors import SettingsError
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,7 +69,7 @@ class TestFlags:
 
 def test_a_wrong_setting_ends_it_in_plain_words() -> None:
     done = subprocess.run(
-        [sys.executable, "_wsgi.py", "--kwargs", "NEAT_K=0"], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "_wsgi.py", "--kwargs", "NEAT_K=0"], cwd=ROOT, capture_output=True, text=True, timeout=HANGS
     )
     assert done.returncode == 2
     assert "NEAT_K" in done.stderr
@@ -90,12 +91,12 @@ def test_label_studio_ml_start_runs_it(tmp_path: Path) -> None:
             time.sleep(0.1)
             url = re.search(r"listening on (http://\S+:\d+)", output.read_text())
             if url:
-                with urllib.request.urlopen(f"{url[1]}/health", timeout=20) as health:
+                with urllib.request.urlopen(f"{url[1]}/health", timeout=HANGS) as health:
                     answer = health.read().decode()
         assert '"UP"' in answer, output.read_text()
         assert "are in order" in output.read_text()
         assert (tmp_path / "models" / "neat.sqlite3").exists()
     finally:
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-        process.wait(timeout=30)
+        process.wait(timeout=HANGS)
     assert "stopping web and worker" in output.read_text()

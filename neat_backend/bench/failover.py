@@ -134,7 +134,7 @@ def _measure(
     try:
         web.start()
         annotator.connect_backend(project, web.url)
-        web.wait_until(project, is_ranked, seconds=600, every_seconds=0.25)
+        web.wait_until(project, is_ranked, every_seconds=0.25)
         rows, count = [], 0
         for way, number in WAYS.items():
             seconds = []

@@ -139,7 +139,7 @@ def _measure(
     try:
         backend.start()
         annotator.connect_backend(project, backend.url)
-        backend.wait_until(project, is_ranked, seconds=600, every_seconds=0.25)
+        backend.wait_until(project, is_ranked, every_seconds=0.25)
         status = backend.status(project)
         count, version = labelled(status), status["model_version"]
         total: list[float] = []

@@ -141,7 +141,7 @@ def soak(
             backend.start(wait_seconds=300)  # a benchmark of hours waits for a busy machine
             person.backend = annotator.connect_backend(person.project, backend.url)
             progress.print(f"{tasks} images are being encoded …")
-            backend.wait_until(person.project, is_ranked, seconds=600, every_seconds=0.25)
+            backend.wait_until(person.project, is_ranked, every_seconds=0.25)
             with Sampler(backend, person.project, every) as sampler:
                 worked = _work(person, minutes * 60, per_minute, rng)
                 rest = _rest(backend, person, reconcile_seconds)

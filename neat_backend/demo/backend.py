@@ -119,7 +119,7 @@ class Backend:
         return next((int(one["task"]) for one in self.ranking(project, 1)), None)
 
     def wait_until(
-        self, project: int, done: Callable[[dict[str, Any]], bool], seconds: float = 60, every_seconds: float = 0.02
+        self, project: int, done: Callable[[dict[str, Any]], bool], seconds: float = 600, every_seconds: float = 0.02
     ) -> dict[str, Any]:
         """Ask for the status until `done` says so. Raises NeatError with the last one when it takes too long.
 

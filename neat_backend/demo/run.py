@@ -177,7 +177,7 @@ class Demo:
                     raise NeatError(f"no image could be read; see {self.backend.log_file}")
                 return is_ranked(status, left_at)
 
-            self.backend.wait_until(self.project, done, seconds=600, every_seconds=0.25)
+            self.backend.wait_until(self.project, done, every_seconds=0.25)
 
     def annotate(self, count: int) -> Result:
         """Label like a person who presses "Label All Tasks": take what is served, answer by the truth.

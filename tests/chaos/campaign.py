@@ -41,6 +41,7 @@ from tests.chaos.nursery import Nursery, descendants
 from tests.chaos.people import BASE, People, Post
 from tests.chaos.truth import Truth, differences, full_read, stored_labels
 from tests.fake_label_studio import label_config
+from tests.waiting import HANGS
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +267,7 @@ class Campaign:
     def _locked(self, rng: random.Random) -> Iterator[None]:
         """Another program writes to the file and takes its time."""
         path = self.settings.data_dir / "neat.sqlite3"
-        with contextlib.closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as conn:
+        with contextlib.closing(sqlite3.connect(path, timeout=HANGS, isolation_level=None)) as conn:
             conn.execute("BEGIN IMMEDIATE")
             yield
             time.sleep(rng.uniform(0.5, 5))
@@ -378,7 +379,7 @@ class Campaign:
         if pid not in descendants(self.host.nursery.pid):
             return None
         os.kill(pid, signal.SIGUSR1)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HANGS
         while time.monotonic() < deadline:
             with contextlib.suppress(FileNotFoundError):
                 found: dict[str, Any] | None = json.loads(path.read_text()).get(str(PROJECT))

@@ -29,6 +29,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import inbox, prequential, projects, tasks
 from neat_backend.store.arrays import ProjectArrays
 from tests.serving import setup_body
+from tests.waiting import HANGS
 
 pytestmark = pytest.mark.usefixtures("settings")
 
@@ -295,7 +296,7 @@ class TestFailing:
             [sys.executable, "-m", "neat_backend.cli", "rank", "8"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANGS,
             check=False,
         )
         assert (done.returncode, done.stdout) == (1, "")

@@ -27,6 +27,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, rounds
 from tests.conftest import Clock
 from tests.test_layers import HEAVY
+from tests.waiting import HANGS
 
 PROGRAM = Path(sys.executable).with_name("neat-backend")
 
@@ -42,7 +43,7 @@ def served(served: Service) -> Service:
 
 def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(PROGRAM), *words], capture_output=True, text=True, timeout=120, check=False, env=os.environ | variables
+        [str(PROGRAM), *words], capture_output=True, text=True, timeout=HANGS, check=False, env=os.environ | variables
     )
 
 
@@ -62,7 +63,9 @@ class TestExitCodes:
     def test_what_a_reader_does_not_want_any_more_is_no_failure_to_shout_about(self, served: Service) -> None:
         reader, writer = os.pipe()
         os.close(reader)
-        done = subprocess.run([str(PROGRAM), "config"], stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)
+        done = subprocess.run(
+            [str(PROGRAM), "config"], stdout=writer, stderr=subprocess.PIPE, timeout=HANGS, check=False
+        )
         os.close(writer)
         assert b"Traceback" not in done.stderr
 
@@ -124,7 +127,7 @@ class TestCompletion:
         asked = f'COMP_WORDS=(neat-backend rank ""); COMP_CWORD=2; {function} neat-backend; echo "${{COMPREPLY[@]}}"'
         variables = os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
         done = subprocess.run(
-            [bash, "-c", f"{made.stdout}\n{asked}"], capture_output=True, text=True, timeout=120, check=False,
+            [bash, "-c", f"{made.stdout}\n{asked}"], capture_output=True, text=True, timeout=HANGS, check=False,
             env=variables,
         )  # fmt: skip
         assert done.stdout.split() == ["7"], done.stderr
@@ -140,7 +143,7 @@ class TestCompletion:
 
 def test_the_help_needs_no_database_and_no_arrays() -> None:
     code = "import sys, neat_backend.cli; print(sorted({'numpy', 'sqlalchemy', 'pydantic', 'PIL'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -249,9 +252,9 @@ class Terminal:
         os.close(child)
         self.text = ""
 
-    def until(self, words: str | None, seconds: float = 120) -> None:
+    def until(self, words: str | None) -> None:
         """Read until these words have come, or for None until the end: what nobody reads stops the program."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + HANGS
         while words is None or words not in self.text:
             assert time.monotonic() < deadline, self.text
             if select.select([self.main], [], [], 1)[0]:
@@ -265,7 +268,7 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
         self.until(None)
         os.close(self.main)
-        return self.process.wait(60)
+        return self.process.wait(HANGS)
 
 
 def test_ctrl_c_ends_the_looking_and_leaves_the_order_in_the_queue(served: Service) -> None:

@@ -22,6 +22,7 @@ from neat_backend.ports import free_port
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.training import TrainingJob, TrainingProcess, train_round
 from tests.test_training import SIDE, digits, stored, wait_for, with_labels
+from tests.waiting import HANGS
 
 
 def picture(away: frozenset[int], damaged: frozenset[int], task: int, ref: str | None) -> Image.Image:
@@ -127,6 +128,6 @@ def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
     code = "import sys, neat_backend.worker; from neat_backend.compute import open_compute; open_compute()"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('ray' in sys.modules)"],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=HANGS, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "False"

@@ -19,6 +19,7 @@ from torchvision import models
 from neat_backend.core import weights as module
 from neat_backend.core.weights import FAILED, IMAGENET_URL, RETRY_SECONDS, download_file, starting_weights
 from neat_backend.errors import TrainingError
+from tests.waiting import HANGS
 
 NAME = IMAGENET_URL.rpartition("/")[2]
 
@@ -243,7 +244,7 @@ def test_a_look_up_that_hangs_costs_the_time_to_connect_and_no_more(
     """The resolver has time-outs of its own, of half a minute and more."""
     over = threading.Event()
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.3)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(HANGS) and [])
     began = time.monotonic()
     with pytest.raises(OSError, match=r"no answer from weights\.invalid within 0\.3 s"):
         download_file("http://weights.invalid/x-12345678.pth", tmp_path / "x.pth")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -124,14 +122,14 @@ def labelled_and_trained(standing: Standing, annotator: Annotator, folder: Path)
     """30 digits, 10 of them labelled in the order that is served, a classifier, and the columns of the Data Manager."""
     made = Labelling(annotator, folder, 30, "Digits: zero, one or two?")
     annotator.connect_backend(made.project, standing.backend.url, extra_params={"task_columns": True})
-    standing.backend.wait_until(made.project, is_ranked, 120)
+    standing.backend.wait_until(made.project, is_ranked)
     for task in made.of_each_class():
         made.answer(task)
     for _ in range(10 - len(KNOWN)):
         task = annotator.next_task(made.project)
         assert task is not None
         made.answer(task)
-    standing.backend.wait_until(made.project, lambda now: trained(now) >= 1 and is_ranked(now), 120)
+    standing.backend.wait_until(made.project, lambda now: trained(now) >= 1 and is_ranked(now))
     return made
 
 
@@ -139,10 +137,3 @@ def assert_equals_rebuild(server: LabelStudioServer, backend: Backend, data: Pat
     """The order that is served is the one that follows from what Label Studio holds now."""
     client = LabelStudioClient(server.url, server.token)
     assert differences(backend, project, rebuilt(client, data, project, Settings.from_env(SETTINGS))) == []
-
-
-def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "did not come about in time"
-        time.sleep(0.1)

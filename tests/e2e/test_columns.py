@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from neat_backend.demo.label_studio import Annotator
-from tests.e2e.loop import KNOWN, SETTINGS, Labelling, Standing, eventually
+from tests.e2e.loop import KNOWN, SETTINGS, Labelling, Standing
+from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(300)
 HEAD = 2 * int(SETTINGS["NEAT_BATCH_SIZE"])
 
 
@@ -32,7 +30,7 @@ def test_what_comes_next_has_its_class_and_inconsistency_in_the_data_manager(
             for task, values in expected().items()
         )
 
-    eventually(written, 120)
+    until(written)
     head = expected()
     assert len(head) == HEAD
     assert {name for _, name in head.values()} & set(KNOWN), "some are held for a wanted class"

@@ -131,7 +131,6 @@ def test_before_anything_is_connected_it_says_how_to_begin(browser: Any, url: st
     sound(page)
 
 
-@pytest.mark.timeout(300)
 def test_a_project_in_use_goes_through_every_state_without_a_reload(
     browser: Any, standing: Standing, cable: Cable, annotator: Annotator, tmp_path: Path
 ) -> None:
@@ -165,7 +164,7 @@ def test_a_project_in_use_goes_through_every_state_without_a_reload(
     cable.cut.clear()
     for task in labelling.of_each_class():
         labelling.answer(task)
-    standing.backend.wait_until(project, lambda now: labelled(now) == len(KNOWN) and is_ranked(now), 120)
+    standing.backend.wait_until(project, lambda now: labelled(now) == len(KNOWN) and is_ranked(now))
     page.get_by_text("Every label is answered by a new order").wait_for()
     shown("ranked", re.compile(r"\d known nearby"))
 

@@ -21,7 +21,6 @@ from neat_backend.settings import Settings
 from tests.e2e import doctor_page
 from tests.e2e.loop import SETTINGS, Labelling, make_backend
 
-pytestmark = pytest.mark.timeout(600)
 MORE = {"NEAT_RECONCILE_SECONDS": "3600"}  # so that the worker doesn't mend what we break
 
 
@@ -82,7 +81,7 @@ def there(
     backend.start()
     labelling = Labelling(annotator, folder / "images", 8, "for the doctor")
     annotator.connect_backend(labelling.project, backend.url, user="neat", password=SETTINGS["BASIC_AUTH_PASS"])
-    backend.wait_until(labelling.project, is_ranked, 120)
+    backend.wait_until(labelling.project, is_ranked)
     yield SetUp(backend, labelling, label_studio, {**SETTINGS, **MORE, **place})
     if backend.is_running:
         backend.stop()
@@ -194,7 +193,7 @@ def test_a_webhook_that_was_deleted_is_named_and_the_remedy_works(there: SetUp) 
     assert "neat-backend sync" in found["webhook"].remedy
     was = there.backend.status(there.project)["synced_at"]
     there.backend.ask(f"/api/projects/{there.project}/sync", "POST")
-    there.backend.wait_until(there.project, lambda now: is_ranked(now, was), 60)
+    there.backend.wait_until(there.project, lambda now: is_ranked(now, was))
     assert states(there.diagnose(), FAILED) == set()
 
 
@@ -210,7 +209,7 @@ def test_another_sampling_is_a_warning(there: SetUp) -> None:
 def test_a_backend_that_does_not_run_and_another_version_are_named(there: SetUp) -> None:
     """The last one: it stops the backend."""
     annotator = there.labelling.annotator
-    there.backend.wait_until(there.project, is_ranked, 60)
+    there.backend.wait_until(there.project, is_ranked)
     there.backend.stop()
     prediction = {"task": min(there.labelling.truth), "result": [], "score": 0.5, "model_version": "another"}
     annotator.call("POST", f"/api/projects/{there.project}/import/predictions", [prediction])

@@ -30,7 +30,7 @@ def test_label_all_tasks_serves_ten_tasks_in_the_order_of_the_ranking(
     project, backend = labelling.project, standing.backend
     try:
         annotator.connect_backend(project, backend.url)
-        backend.wait_until(project, is_ranked, 120)
+        backend.wait_until(project, is_ranked)
         for task in labelling.of_each_class():
             labelling.answer(task)
         backend.wait_until(project, lambda now: labelled(now) == 3 and is_ranked(now))

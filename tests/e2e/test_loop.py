@@ -15,9 +15,8 @@ import pytest
 
 from neat_backend.demo.backend import Backend, is_ranked, labelled, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
-from tests.e2e.loop import CONFIG, INVALID, KNOWN, Labelling, assert_equals_rebuild, eventually, make_backend
-
-pytestmark = pytest.mark.timeout(600)
+from tests.e2e.loop import CONFIG, INVALID, KNOWN, Labelling, assert_equals_rebuild, make_backend
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def served_in_order(labelling: Labelling, backend: Backend) -> int:
     first = backend.ranked_first(labelling.project)
     task = labelling.annotator.next_task(labelling.project)
     if task != first:  # a round may have ended between the two questions
-        eventually(lambda: backend.ranked_first(labelling.project) == task, 3)
+        until(lambda: backend.ranked_first(labelling.project) == task)
     assert task is not None
     return task
 
@@ -48,7 +47,7 @@ def test_the_loop_from_connecting_to_a_restart(
     labelling = Labelling(annotator, tmp_path / "images", 60, "the loop")
     project = labelling.project
     model = connect(annotator, backend, project)
-    status = backend.wait_until(project, is_ranked, 120)
+    status = backend.wait_until(project, is_ranked)
     assert (status["tasks"]["tasks"], status["tasks"]["ready"]) == (60, 60)
 
     # set up: sampling, tab, and the webhook that Label Studio made has a secret of its own
@@ -89,9 +88,9 @@ def test_the_loop_from_connecting_to_a_restart(
         answer(next(task for task, choice in labelling.truth.items() if choice == name and task not in annotations))
     backend.wait_until(project, taken_in)
     annotator.start_training(model)
-    status = backend.wait_until(project, lambda now: trained(now) >= 1 and is_ranked(now), 120)
+    status = backend.wait_until(project, lambda now: trained(now) >= 1 and is_ranked(now))
     assert status["tasks"]["tasks"] == 67
-    eventually(lambda: any(one["predicted"] in KNOWN for one in backend.ranking(project)))
+    until(lambda: any(one["predicted"] in KNOWN for one in backend.ranking(project)))
 
     # the machine dies; people go on labelling; it comes back
     backend.kill()
@@ -100,13 +99,13 @@ def test_the_loop_from_connecting_to_a_restart(
         answer(task)
     annotator.delete_tasks(project, [missed[3]])
     backend.start()
-    backend.wait_until(project, lambda now: taken_in(now) and is_ranked(now), 120)
+    backend.wait_until(project, lambda now: taken_in(now) and is_ranked(now))
     task = served_in_order(labelling, backend)
     answer(task)
-    backend.wait_until(project, lambda now: taken_in(now) and is_ranked(now), 120)
-    backend.wait_until(project, lambda now: all(r["state"] != "running" for r in now["rounds"]), 180)
+    backend.wait_until(project, lambda now: taken_in(now) and is_ranked(now))
+    backend.wait_until(project, lambda now: all(r["state"] != "running" for r in now["rounds"]))
     backend.wait_until(project, is_ranked)
-    eventually(lambda: _equal(label_studio, backend, tmp_path / "data", project))
+    until(lambda: _equal(label_studio, backend, tmp_path / "data", project))
     assert_equals_rebuild(label_studio, backend, tmp_path / "data", project)
     assert backend.stop() == 0
 
@@ -126,7 +125,7 @@ def test_a_worker_killed_in_a_burst_of_labels_loses_none(
     labelling = Labelling(annotator, tmp_path / "images", 240, "a burst")
     project = labelling.project
     connect(annotator, backend, project)
-    backend.wait_until(project, is_ranked, 180)
+    backend.wait_until(project, is_ranked)
     tasks = np.random.default_rng(0).permutation(sorted(labelling.truth))[:200].tolist()
     killed = []
 
@@ -143,9 +142,9 @@ def test_a_worker_killed_in_a_burst_of_labels_loses_none(
     kill_now_and_then()
     labelling_now.join()
     assert len(killed) >= 2
-    backend.wait_until(project, lambda now: labelled(now) == 200 and is_ranked(now), 180)
-    backend.wait_until(project, lambda now: all(r["state"] != "running" for r in now["rounds"]), 240)
-    eventually(lambda: _equal(label_studio, backend, tmp_path / "data", project), 60)
+    backend.wait_until(project, lambda now: labelled(now) == 200 and is_ranked(now))
+    backend.wait_until(project, lambda now: all(r["state"] != "running" for r in now["rounds"]))
+    until(lambda: _equal(label_studio, backend, tmp_path / "data", project))
     assert_equals_rebuild(label_studio, backend, tmp_path / "data", project)
 
 
@@ -158,11 +157,11 @@ def test_an_unusable_label_config_is_said_and_its_repair_noticed(
     annotator.update_project(project, label_config=wrong)
     with pytest.raises(Exception, match="Choices"):  # Label Studio shows the words of our 400
         connect(annotator, backend, project)
-    status = backend.wait_until(project, lambda now: now["state"] == "blocked", 60)
+    status = backend.wait_until(project, lambda now: now["state"] == "blocked")
     assert "Choices" in status["detail"]
     annotator.update_project(project, label_config=CONFIG)
     connect(annotator, backend, project)
-    backend.wait_until(project, is_ranked, 120)
+    backend.wait_until(project, is_ranked)
 
 
 def test_two_projects_keep_to_themselves_and_settings_can_differ(
@@ -175,8 +174,8 @@ def test_two_projects_keep_to_themselves_and_settings_can_differ(
         two.project, backend.url, extra_params={"NEAT_BATCH_SIZE": 3, "NEAT_CONFIGURE_PROJECT": False},
         user="neat", password="a secret: with ünïcode",
     )  # fmt: skip
-    backend.wait_until(one.project, is_ranked, 120)
-    backend.wait_until(two.project, is_ranked, 120)
+    backend.wait_until(one.project, is_ranked)
+    backend.wait_until(two.project, is_ranked)
     assert annotator.call("GET", f"/api/projects/{two.project}/")["sampling"] == "Sequential sampling"
     for labelling, n in ((one, 3), (two, 2)):
         for task in list(labelling.truth)[:n]:

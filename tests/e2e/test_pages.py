@@ -24,6 +24,7 @@ from neat_backend.demo.label_studio import LabelStudioServer
 from neat_backend.settings import Settings
 from tests.e2e.loop import Labelling, Standing
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
+from tests.waiting import HANGS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("how-to.md", "exports.md", "operations.md")
@@ -123,7 +124,7 @@ class Reader:
         script = re.sub(r"^(?=.*into an empty database)", f"NEAT_DATA_DIR={place}/empty ", script, flags=re.MULTILINE)
         done = subprocess.run(
             ["bash", "-euo", "pipefail"], input=script, cwd=place, env=environment, capture_output=True, text=True,
-            timeout=120, check=False,
+            timeout=HANGS, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             return f"{script}\n{done.returncode}\n{done.stdout}\n{done.stderr}"

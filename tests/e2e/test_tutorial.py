@@ -27,6 +27,7 @@ from neat_backend.demo.label_studio import Annotator, LabelStudioServer, find_la
 from neat_backend.ports import free_port
 from neat_backend.settings import Settings
 from tests.conftest import need
+from tests.waiting import HANGS, until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text()
 STEP = re.compile(
@@ -58,8 +59,8 @@ class Reader:
         if state.exists():
             script = f". {state}\n{script}"
         done = subprocess.run(
-            ["bash"], input=script, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300,
-            check=False,
+            ["bash"], input=script, cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            timeout=HANGS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         self.said.append((code, done.stdout))
@@ -82,7 +83,7 @@ class Reader:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         port = self.ports["8080" if name == "label-studio" else "9090"]
-        self.until(lambda: is_up(f"http://127.0.0.1:{port}/health"), 180)
+        self.until(lambda: is_up(f"http://127.0.0.1:{port}/health"))
 
     def close(self) -> None:
         """End what runs in the terminals."""
@@ -94,20 +95,20 @@ class Reader:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+                process.wait(HANGS)
 
-    def until(self, true: Callable[[], bool], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, f"not within {seconds} s\n{self.logs()}"
+    def until(self, true: Callable[[], bool]) -> None:
+        def so() -> bool:
             assert all(process.poll() is None for process in self.terminals.values()), self.logs()
-            time.sleep(0.1)
+            return true()
+
+        until(so, self.logs, progress=self.logs, every=0.1)
 
     def logs(self) -> str:
         return "\n".join(log.read_text(errors="replace")[-3000:] for log in self.folder.glob("*.log"))
 
     def status(self) -> dict[str, Any]:
-        (one,) = httpx.get(self._here("http://127.0.0.1:9090/api/projects"), timeout=30).json()["projects"]
+        (one,) = httpx.get(self._here("http://127.0.0.1:9090/api/projects"), timeout=HANGS).json()["projects"]
         return dict(one)
 
     def label(self, count: int) -> dict[int, str]:
@@ -126,7 +127,9 @@ class Reader:
         with ThreadPoolExecutor(4) as four:
             while len(given) < count:
                 url = self._here(f"http://127.0.0.1:9090/api/projects/{project}/ranking?limit=50")
-                best = [one["task"] for one in httpx.get(url, timeout=30).json()["ranking"] if one["task"] not in given]
+                best = [
+                    one["task"] for one in httpx.get(url, timeout=HANGS).json()["ranking"] if one["task"] not in given
+                ]
                 part = best[: min(20, count - len(given))]
                 list(four.map(lambda task: annotator.annotate(task, truth[task]), part))
                 given |= {task: truth[task] for task in part}
@@ -142,7 +145,7 @@ class Reader:
             last = now["rounds"][-1]
             return bool(last["known"] + last["invalid"] == now["labelled"]["known"] + now["labelled"]["invalid"])
 
-        self.until(is_trained, 600)  # a training is niced: on a busy machine it gets what is left
+        self.until(is_trained)  # a training is niced: on a busy machine it gets what is left
 
     def _here(self, text: str) -> str:
         for theirs, ours in self.ports.items():
@@ -169,7 +172,6 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     made.close()
 
 
-@pytest.mark.timeout(900)
 def test_the_tutorial_from_top_to_bottom(reader: Reader) -> None:
     terminal, given = "", {}
     for step in STEP.finditer(PAGE):

@@ -11,6 +11,7 @@ from typing import Any
 
 from neat_backend.exports import export_model
 from tests.exports.labelled import PROJECT, Labelled
+from tests.waiting import HANGS
 
 # Runs a script with this package, and whatever else is named first, out of reach.
 ALONE = """
@@ -29,7 +30,7 @@ def alone(folder: Path, *command: str, without: str = "") -> str:
     """A fresh Python process somewhere else, in which neither this package nor those named can be imported."""
     done = subprocess.run(
         [sys.executable, "-c", ALONE, without, *command], cwd=folder, env=dict(os.environ), capture_output=True,
-        text=True, timeout=300, check=False,
+        text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -23,6 +23,7 @@ from neat_backend.exports.folders import SPLITS, folder_names, split_codes
 from neat_backend.exports.tables import TEXTS
 from neat_backend.store import rounds
 from tests.exports.labelled import PROJECT, START, Labelled, fetch
+from tests.waiting import HANGS
 
 
 class TestWhatIsExported:
@@ -234,7 +235,7 @@ class TestCommand:
         assert child.stdout is not None
         assert child.stdout.readline() == "fetching\n"
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
+        _, said = child.communicate(timeout=HANGS)
         assert child.returncode == 130
         assert "Traceback" not in said
         assert not (tmp_path / "out").exists()

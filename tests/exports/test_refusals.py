@@ -18,6 +18,7 @@ from neat_backend.store import projects
 from neat_backend.web.app import create_app
 from tests.exports.labelled import PROJECT, START, Labelled, fetch
 from tests.serving import CONFIG
+from tests.waiting import HANGS
 
 
 def left(folder: Path) -> set[str]:
@@ -117,16 +118,16 @@ def test_two_exports_to_one_folder_at_once(labelled: Labelled, tmp_path: Path) -
 
     def slow(task: int, image: str) -> bytes:
         fetching.set()
-        assert go_on.wait(30)
+        assert go_on.wait(HANGS)
         return fetch(task, image)
 
     first = threading.Thread(target=lambda: labelled.export(tmp_path / "set", format="hf", fetch=slow))
     first.start()
-    assert fetching.wait(30)
+    assert fetching.wait(HANGS)
     with pytest.raises(BadRequest, match="another export is writing"):
         labelled.export(tmp_path / "set", format="hf")
     go_on.set()
-    first.join(30)
+    first.join(HANGS)
     assert left(tmp_path) == {"set"}
 
 

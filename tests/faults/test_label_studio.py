@@ -34,6 +34,7 @@ from neat_backend.worker import Worker
 from tests.labelstudio.server import CONFIG, shared_label_studio
 from tests.living import Backend, state, take_in
 from tests.test_worker import Workers, until
+from tests.waiting import HANGS
 
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
@@ -77,7 +78,7 @@ class Between:
         if fault == "an HTML page with 200":
             return self.send(call, 200, PAGE, {"Content-Type": "text/html"})
         if fault == "slow":
-            self.go_on.wait(60)
+            self.go_on.wait(HANGS)
         status, answer, headers = self.passed_on(call, body)
         if fault == "the answer is lost":  # after the deed
             return None
@@ -88,7 +89,7 @@ class Between:
         return self.send(call, status, answer, headers)
 
     def passed_on(self, call: BaseHTTPRequestHandler, body: bytes) -> tuple[int, bytes, dict[str, str]]:
-        there = http.client.HTTPConnection(self.target, timeout=60)
+        there = http.client.HTTPConnection(self.target, timeout=HANGS)
         headers = {name: value for name, value in call.headers.items() if name.lower() not in ("host", "connection")}
         there.request(call.command, call.path, body or None, {**headers, "Host": self.target})
         response = there.getresponse()

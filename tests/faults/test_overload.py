@@ -20,6 +20,7 @@ from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend
 from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+from tests.waiting import HANGS
 
 QUEUED, NOTE = 20_000, "two kilobytes " * 146  # events, and what each task's data has beside the image
 MOST_MEGABYTES = 40.0  # more, while they are taken in; as objects all of them are more than twice that
@@ -35,7 +36,7 @@ class Gate:
 
     def __call__(self) -> None:
         self.reached.set()
-        assert self.opened.wait(60)
+        assert self.opened.wait(HANGS)
 
 
 def test_a_label_is_served_from_while_a_large_import_is_being_embedded(
@@ -186,19 +187,18 @@ def test_twenty_thousand_queued_events_are_taken_in_within_bounded_memory_and_la
     backend.encoder.before_encoding = images
     with Memory() as memory:
         worker = workers.start(backend)
-        until(half.reached.is_set)
+        until(half.reached.is_set, progress=lambda: taken)
         until(lambda: backend.project(OTHER).published_event > QUEUED, "it waits for the other project's events")
         with backend.database.read() as conn:
             assert inbox.depth(conn, PROJECT).count >= QUEUED // 2 - live_module.EVENTS_AT_ONCE
         half.opened.set()
-        until(images.reached.is_set)
-        until(lambda: backend.project().applied_event == QUEUED)
+        until(images.reached.is_set, progress=lambda: taken)
+        until(lambda: backend.project().applied_event == QUEUED, progress=lambda: backend.project().applied_event)
         last = backend.deliver(server.annotate(server.served(PROJECT)[0], "cat"))
         until(lambda: backend.project().published_event >= last, "it waits for the images")
         assert not images.opened.is_set()
         images.opened.set()
-        until(ready(backend))
-    print("GREW", memory.most - memory.first)
+        until(ready(backend), progress=lambda: backend.encoder.encoded)
     assert memory.most - memory.first < MOST_MEGABYTES
     live = worker._live[PROJECT][0]
     until(lambda: not live.is_busy())

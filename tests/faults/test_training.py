@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -70,11 +69,7 @@ def last(backend: Backend) -> Round:
 
 
 def until_over(backend: Backend, live: LiveProject) -> Round:
-    deadline = time.monotonic() + 300
-    while last(backend).state == "running":
-        live.rounds_step()
-        assert time.monotonic() < deadline, "the training never ends"
-        time.sleep(0.02)
+    until(lambda: live.rounds_step() is not None and last(backend).state != "running", "the training never ends")
     return last(backend)
 
 
@@ -173,11 +168,9 @@ def test_a_training_that_really_has_no_memory_left_is_shown_and_the_worker_goes_
     worker = workers.start(backend)
     until(lambda: PROJECT in worker._live)
     live = worker._live[PROJECT][0]
-    deadline = time.monotonic() + 120
     service = Service(backend.settings, backend.database)
-    while not (rounds_shown := service.status(PROJECT)["rounds"]) or rounds_shown[-1]["state"] == "running":
-        assert time.monotonic() < deadline, "the training never ends"
-        time.sleep(0.1)
+    until(lambda: any(one["state"] != "running" for one in service.status(PROJECT)["rounds"]))
+    rounds_shown = service.status(PROJECT)["rounds"]
     assert rounds_shown[-1]["state"] == "failed"
     assert "ran out of memory" in rounds_shown[-1]["error"]
     event = backend.deliver(server.annotate(5, "dog"))

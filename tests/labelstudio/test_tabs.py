@@ -15,6 +15,7 @@ from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Prediction, Publisher
 from neat_backend.labelstudio.tabs import Tab, ensure
 from tests.labelstudio.server import CONFIG
+from tests.waiting import HANGS
 
 LABELS = LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",))
 NEXT = Tab("NEAT: next batch", ("tasks:predictions_score",))
@@ -134,7 +135,7 @@ class Slow:
         found = self.client.tabs(project)
         if self.first:
             self.first = False
-            self.together.wait(30)
+            self.together.wait(HANGS)
         return found
 
     def create_tab(self, project: int, data: Mapping[str, Any]) -> int:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from neat_backend.errors import StoreError
 from neat_backend.store import arrays as module
 from neat_backend.store.arrays import ProjectArrays, Segment, image_key
+from tests.waiting import HANGS
 
 KIND = "features/clip"
 
@@ -289,7 +290,7 @@ def test_a_full_disk_is_a_store_error_and_leaves_nothing_half_written(arrays: Pr
 
 class _Process(subprocess.Popen[str]):
     def communicate_ok(self) -> str:
-        out, error = self.communicate(timeout=60)
+        out, error = self.communicate(timeout=HANGS)
         assert self.returncode == 0, error
         return out
 
@@ -406,7 +407,7 @@ def test_readers_get_right_answers_while_segments_are_merged(tmp_path: Path, mon
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(HANGS)
     assert failed == []
     assert reads > 3
     assert merges > 3

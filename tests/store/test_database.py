@@ -16,6 +16,7 @@ from neat_backend.errors import StoreError
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
 from neat_backend.store.schema import metadata
+from tests.waiting import HANGS
 
 
 def _migrate(url: str, start: object) -> None:
@@ -43,7 +44,7 @@ def test_processes_that_migrate_at_once_take_turns(empty_url: str) -> None:
     for process in both:
         process.start()
     for process in both:
-        process.join(30)
+        process.join(HANGS)
     assert [process.exitcode for process in both] == [0, 0]
     database = Database(empty_url)
     with database.begin() as conn:

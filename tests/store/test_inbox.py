@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from neat_backend.errors import StoreError
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
+from tests.waiting import HANGS
 
 LATER = datetime.now(timezone.utc) + timedelta(days=1)
 
@@ -169,7 +170,7 @@ def test_four_threads_append_while_another_transaction_is_open(db: Database) -> 
                 thread.start()
             time.sleep(0.2)
         for thread in threads:
-            thread.join(30)
+            thread.join(HANGS)
         assert inbox.pending(reader, 1) == []
     assert failed == []
     with db.read() as conn:
@@ -198,8 +199,7 @@ def test_no_event_appears_below_one_that_was_seen(db: Database) -> None:
     for thread in threads:
         thread.start()
     seen: list[int] = []
-    deadline = time.monotonic() + 1
-    while time.monotonic() < deadline:
+    while len(seen) < 200 and not failed:
         with db.read() as conn:
             now = [event.id for event in inbox.pending(conn, 1, limit=100_000)]
             assert inbox.received_through(conn, 1) == (now[-1] if now else 0)
@@ -207,9 +207,8 @@ def test_no_event_appears_below_one_that_was_seen(db: Database) -> None:
         seen = now
     stop.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(HANGS)
     assert failed == []
-    assert len(seen) > 4
 
 
 def test_a_worker_in_the_middle_of_a_project_does_not_hold_up_its_webhooks(db: Database) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from neat_backend.store import inbox, projects
 from neat_backend.store.intake import Intake
 from tests.serving import make_database, make_settings
+from tests.waiting import HANGS
 
 
 @pytest.fixture
@@ -54,12 +55,12 @@ def test_those_who_wait_are_filed_in_one_transaction(database: Any) -> None:
         known(conn, project)
         transactions.append(project)
         begun.set()
-        go.wait(10)
+        go.wait(HANGS)
 
     intake = Intake(database, before)
     with ThreadPoolExecutor(20) as pool:
         first = pool.submit(intake.file, 1, "A", {})
-        begun.wait(10)
+        begun.wait(HANGS)
         rest = [pool.submit(intake.file, 1, "A", {"n": n}) for n in range(19)]
         while len(intake._queue) < 19:
             pass
@@ -74,7 +75,7 @@ def test_one_that_can_not_be_filed_takes_no_other_with_it(database: Any) -> None
 
     def before(conn: Connection, project: int) -> None:
         begun.set()
-        go.wait(10)
+        go.wait(HANGS)
         if project == 13:
             raise ValueError("not this one")
         known(conn, project)
@@ -82,7 +83,7 @@ def test_one_that_can_not_be_filed_takes_no_other_with_it(database: Any) -> None
     intake = Intake(database, before)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(intake.file, 1, "A", {})
-        begun.wait(10)
+        begun.wait(HANGS)
         good = [pool.submit(intake.file, 1, "A", {"n": n}) for n in range(3)]
         bad = pool.submit(intake.file, 13, "A", {})
         while len(intake._queue) < 4:

@@ -14,6 +14,7 @@ from neat_backend.errors import StoreError
 from neat_backend.store import migrating, projects
 from neat_backend.store.database import Database
 from neat_backend.store.schema import metadata
+from tests.waiting import HANGS
 
 
 def shape(database: Database) -> dict[str, object]:
@@ -59,7 +60,7 @@ def test_tables_that_are_up_to_date_are_known_without_loading_alembic(empty_url:
     database.dispose()
     code = f"import sys; from neat_backend.store.database import Database; Database({empty_url!r}).migrate()"
     code += "; assert 'alembic' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], timeout=120, check=True)
+    subprocess.run([sys.executable, "-c", code], timeout=HANGS, check=True)
 
 
 def test_projects_survive_a_step_back_and_forward(empty_url: str) -> None:
