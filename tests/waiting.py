@@ -1,0 +1,25 @@
+"""How tests wait: for an event, never for time. A limit is for what hangs, so no verdict depends on the machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+HANGS = 300.0  # seconds; a busy machine needs a part of it
+
+
+def until(
+    true: Callable[[], object],
+    what: str | Callable[[], str] = "it does not come",
+    *,
+    progress: Callable[[], object] = lambda: None,
+    every: float = 0.02,
+) -> None:
+    """Wait until `true` is so. As long as what `progress` gives changes, the limit starts anew."""
+    last, deadline = progress(), time.monotonic() + HANGS
+    while not true():
+        now = progress()
+        if now != last:
+            last, deadline = now, time.monotonic() + HANGS
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(every)
