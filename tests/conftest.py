@@ -6,11 +6,16 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in its background so, and programs that tests start and send Ctrl-C would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No example fails because the machine was busy. Everything else is as Hypothesis has it, here and where CI is set.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def need(name: str, reason: str) -> None:
@@ -31,6 +36,9 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @pytest.fixture

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flask.testing import FlaskClient
 
@@ -22,7 +23,7 @@ from neat_backend.serve import serve
 from neat_backend.settings import Settings
 from neat_backend.web.app import create_app
 from tests.serving import make_database, make_settings, setup_body
-from tests.waiting import HANGS
+from tests.waiting import HANGS, until
 
 ROOT = Path(__file__).parents[1]
 PAIR = {"basic_auth_user": "ann", "basic_auth_pass": "pass"}
@@ -124,15 +125,14 @@ def test_a_real_server_without_credentials_answers_this_machine(tmp_path: Path) 
             [sys.executable, "-m", "neat_backend.cli", "web"], env=env, cwd=tmp_path, stdout=file, stderr=file
         )
     try:
-        until = time.monotonic() + 60
-        status = 0
-        while not status and time.monotonic() < until:
-            try:
-                with urllib.request.urlopen(f"http://localhost:{port}/api/projects", timeout=HANGS) as answer:
-                    status = answer.status
-            except OSError:
-                time.sleep(0.1)
-        assert status == 200, output.read_text()
+
+        def is_answered() -> bool:
+            with contextlib.suppress(httpx.TransportError):  # it is not up yet
+                url = f"http://localhost:{port}/api/projects"
+                return httpx.get(url, timeout=HANGS, trust_env=False).raise_for_status().is_success
+            return False
+
+        until(is_answered, output.read_text)
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(
                 urllib.request.Request(f"http://127.0.0.1:{port}/api/projects", headers={"Host": "evil.example"}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.serving import (
     setup_body,
     write_ranking,
 )
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,9 +122,7 @@ class TestRelease109(Contract):
 
     def test_a_webhook_arrives_through_its_process(self, client: FlaskClient, model: types.ModuleType) -> None:
         assert client.post("/webhook", json=annotation_created(3)).status_code == 201
-        until = time.monotonic() + 60  # the process imports torch first
-        while len(events(model.service())) < 2 and time.monotonic() < until:
-            time.sleep(0.1)
+        until(lambda: len(events(model.service())) == 2)  # its process imports PyTorch first
         assert [each.action for each in events(model.service())] == [SYNC, "ANNOTATION_CREATED"]
 
     def test_its_old_train_route_asks_for_a_round(self, client: FlaskClient, model: types.ModuleType) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,7 +22,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import webhook_secret
 from neat_backend.web.app import create_app
 from tests.serving import annotation_created, make_database, make_settings, setup_body, tasks_created
-from tests.waiting import HANGS
+from tests.waiting import HANGS, until
 from tests.web.test_guard import every_route
 
 CANARIES = {
@@ -92,12 +91,8 @@ def test_no_secret_is_in_logs_answers_commands_or_the_process_list(echo: str, tm
             assert http.post("/setup", json=setup_body(access_token=SENT_TOKEN), auth=PAIR).status_code == 200
             for body in (task, annotation_created(1), {"action": "nonsense"}, {"action": None}):
                 http.post("/webhook", json=body, auth=PAIR)
-            until = time.monotonic() + 60
-            state = ""
-            while state not in ("blocked", "away") and time.monotonic() < until:
-                state = http.get("/api/projects/7", auth=PAIR).json()["state"]
-                time.sleep(0.2)
-            assert state in ("blocked", "away")  # the worker has spoken with Label Studio
+            # The worker has spoken with Label Studio.
+            until(lambda: http.get("/api/projects/7", auth=PAIR).json()["state"] in ("blocked", "away"), every=0.2)
             settings = make_settings(tmp_path / "routes")
             app = create_app(settings, make_database(settings))
             for auth in (PAIR, ("ann", "wrong"), None):

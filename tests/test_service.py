@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from neat_backend import service as service_module
 from neat_backend.errors import BadLabelConfig, BadRequest, UnknownProject
 from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_webhook
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Event, Task
 from neat_backend.service import Service
-from neat_backend.store import inbox, projects, tasks
+from neat_backend.store import database, inbox, projects, tasks
 from neat_backend.store.arrays import ProjectArrays
+from tests.conftest import Clock
 from tests.serving import (
     CONFIG,
     NO_CHOICES,
@@ -31,6 +33,7 @@ from tests.serving import (
     tasks_created,
     write_ranking,
 )
+from tests.waiting import until
 
 URL = "http://neat-backend:9090"
 
@@ -148,30 +151,32 @@ class TestConnect:
         connect(service, schema=two, extra_params={"control": "mood"})
         assert service.status(7)["state"] == projects.CONNECTING
 
-    @pytest.mark.parametrize("rest_seconds", [0.02, 0.1])
-    def test_is_quick_beside_a_busy_writer(self, service: Service, rest_seconds: float) -> None:
+    def test_beside_a_busy_writer_it_waits_for_its_turn_and_never_for_sqlites_next_try(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SQLite would try again every 100 ms, and mostly find the writer at its next transaction."""
+        monkeypatch.setattr(database, "BUSY_SECONDS", 0)  # whoever comes out of turn fails
+        settings = make_settings(tmp_path)
+        service = Service(settings, make_database(settings))
         connect(service)
-        stop = threading.Event()
+        stop, written = threading.Event(), []
 
         def write() -> None:
             while not stop.is_set():
                 with service.database.begin() as conn:
                     inbox.append(conn, 8, "TASKS_CREATED", tasks_created(*range(1, 200), project=8))
-                    time.sleep(0.02)
-                time.sleep(rest_seconds)
+                written.append(True)
 
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            slowest = 0.0
             for number in range(5):
-                began = time.perf_counter()
+                until(lambda number=number: len(written) > number)  # type: ignore[misc]
                 connect(service, extra_params={"k": number + 1})
-                slowest = max(slowest, time.perf_counter() - began)
         finally:
             stop.set()
             writer.join()
-        assert slowest < 3  # Label Studio's time-out
+        service.database.dispose()
 
 
 class TestAccept:
@@ -215,6 +220,11 @@ class TestPredict:
         add_tasks(service, 1, 2, 3, 4, 5)
         write_ranking(service.settings)
 
+    @pytest.fixture(autouse=True)
+    def patience(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        by_the_clock = SimpleNamespace(monotonic=clock, sleep=lambda seconds: clock.sleep(seconds))
+        monkeypatch.setattr(service_module, "time", by_the_clock)
+
     def test_one_answer_per_task_in_order(self, service: Service) -> None:
         answers = predict(service, 5, 1, 2)
         # Uncertainty sampling serves the lowest score first.
@@ -243,12 +253,11 @@ class TestPredict:
 
     @pytest.mark.parametrize(("sampling", "last"), [("Uncertainty sampling", 1.0), ("Sequential sampling", 0.0)])
     def test_an_unknown_task_is_filed_waited_for_and_put_last(
-        self, service: Service, sampling: str, last: float
+        self, service: Service, clock: Clock, sampling: str, last: float
     ) -> None:
         make_ready(service.database, sampling=sampling)
-        began = time.monotonic()
         known, unknown = predict(service, 5, 99)
-        assert 0.35 < time.monotonic() - began < 4
+        assert clock.now == pytest.approx(service.settings.predict_wait_seconds)
         assert unknown == {"result": [], "score": last, "model_version": "neat-r000003"}
         assert known["score"] != last
         (event,) = events(service)
@@ -256,18 +265,17 @@ class TestPredict:
         assert [task["id"] for task in event.payload["tasks"]] == [99]
         assert event.payload["project"] == {"id": 7}
 
-    def test_a_score_that_comes_in_time_is_told(self, service: Service) -> None:
-        service.settings = service.settings.model_copy(update={"predict_wait_seconds": 30})
-
-        def score_later() -> None:
-            time.sleep(0.1)
+    def test_a_score_that_comes_in_time_is_told(
+        self, service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def scored_meanwhile(seconds: float) -> None:
+            Clock.sleep(clock, seconds)
             write_ranking(service.settings, ids=np.array([1, 2, 3, 99], np.int64), head=[99, 2])
 
-        worker = threading.Thread(target=score_later)
-        worker.start()
+        monkeypatch.setattr(clock, "sleep", scored_meanwhile)
         (answer,) = predict(service, 99)
-        worker.join()
         assert answer["score"] == pytest.approx(0.1)
+        assert clock.now < service.settings.predict_wait_seconds
 
     def test_a_labelled_or_failed_task_is_answered_at_once(
         self, service: Service, monkeypatch: pytest.MonkeyPatch

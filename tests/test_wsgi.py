@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from neat_backend.errors import SettingsError
-from tests.waiting import HANGS
+from tests.waiting import HANGS, until
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,15 +84,10 @@ def test_label_studio_ml_start_runs_it(tmp_path: Path) -> None:
     with open(output, "w") as file:
         process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=file, stderr=file, start_new_session=True)
     try:
-        until = time.monotonic() + 45  # the 1.0.9 command line imports torch before it starts anything
-        answer = ""
-        while time.monotonic() < until and not answer:
-            time.sleep(0.1)
-            url = re.search(r"listening on (http://\S+:\d+)", output.read_text())
-            if url:
-                with urllib.request.urlopen(f"{url[1]}/health", timeout=HANGS) as health:
-                    answer = health.read().decode()
-        assert '"UP"' in answer, output.read_text()
+        until(lambda: "listening on " in output.read_text(), output.read_text)
+        (url,) = re.findall(r"listening on (http://\S+:\d+)", output.read_text())
+        with urllib.request.urlopen(f"{url}/health", timeout=HANGS) as health:
+            assert '"UP"' in health.read().decode()
         assert "are in order" in output.read_text()
         assert (tmp_path / "models" / "neat.sqlite3").exists()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import subprocess
 import time
@@ -17,6 +18,7 @@ from neat_backend.ports import free_port
 from neat_backend.serve import listen, web_command
 from neat_backend.settings import Settings
 from neat_backend.web.patience import PatientWorker
+from tests.waiting import HANGS, until
 
 ROOT = Path(__file__).parents[2]
 THREADS = 2
@@ -41,24 +43,17 @@ def port(tmp_path: Path) -> Iterator[int]:
         env |= {"NEAT_DATA_DIR": str(settings.data_dir), "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, env=env, cwd=ROOT, pass_fds=(listener.fileno(),))
     try:
-        answers(settings.port, 60)
+        until(lambda: is_healthy(settings.port))
         yield settings.port
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(HANGS)
 
 
-def answers(port: int, seconds: float) -> float:
-    """Seconds until /health is answered."""
-    began = time.monotonic()
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=seconds) as answer:
-                assert answer.status == 200
-                return time.monotonic() - began
-        except OSError:
-            assert time.monotonic() - began < seconds
-            time.sleep(0.1)
+def is_healthy(port: int) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=HANGS) as it:
+        return bool(it.status == 200)
+    return False
 
 
 @pytest.mark.parametrize(
@@ -74,18 +69,17 @@ def test_slow_senders_lose_their_threads(port: int, start: bytes) -> None:
     try:
         for one in slow:
             one.sendall(start)
-        began = time.monotonic()
-        healthy = False
-        while not healthy and time.monotonic() - began < 10:
-            for one in slow:  # a byte now and then, so that no single wait is long
-                with contextlib.suppress(OSError):
-                    one.sendall(b"a")
-            with socket.create_connection(("127.0.0.1", port)) as other:
-                other.settimeout(0.3)
-                other.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                with contextlib.suppress(TimeoutError):
-                    healthy = other.recv(100).startswith(b"HTTP/1.1 200")
-        assert healthy
+        with socket.create_connection(("127.0.0.1", port)) as other:
+            other.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+            def is_answered() -> bool:
+                for one in slow:  # a byte now and then, so that no single wait is long
+                    with contextlib.suppress(OSError):
+                        one.sendall(b"a")
+                return bool(select.select([other], [], [], 0)[0])
+
+            until(is_answered, every=0.1)
+            assert other.recv(100).startswith(b"HTTP/1.1 200")
     finally:
         for one in slow:
             one.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,21 +80,8 @@ class TestWebhook:
         body = tasks_created(*range(1, 5001))
         for task in body["tasks"]:
             task["data"]["text"] = "x" * 5000
-        began = time.perf_counter()
         assert client.post("/webhook", json=body).status_code == 201
-        assert time.perf_counter() - began < 10
         assert service.status(7)["queue"]["count"] == 2
-
-    def test_is_acknowledged_well_within_label_studios_second(self, client: FlaskClient) -> None:
-        client.post("/setup", json=setup_body())
-        seconds = []
-        for task in range(1, 101):
-            began = time.perf_counter()
-            client.post("/webhook", json=annotation_created(task))
-            seconds.append(time.perf_counter() - began)
-        seconds.sort()
-        print(f"acknowledgement: median {seconds[50] * 1000:.1f} ms, slowest {seconds[-1] * 1000:.1f} ms")
-        assert seconds[95] < 1
 
 
 class TestPredict:
