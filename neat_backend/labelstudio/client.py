@@ -38,8 +38,9 @@ from neat_backend.errors import (
     NotFoundInLabelStudio,
     PredictionsRejected,
 )
+from neat_backend.labelstudio.deadlines import TIMEOUTS, make_timely, within
 from neat_backend.labelstudio.events import annotation_from_json, task_from_json
-from neat_backend.labelstudio.image_hosts import ImageHosts, ImageTransport, is_file, shown, within
+from neat_backend.labelstudio.image_hosts import ImageHosts, ImageTransport, is_file, shown
 from neat_backend.records import Annotation, Task
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class LabelStudioClient:
         # A redirect would take the token along, so none is followed (and an API has no reason for one).
         certificates = httpx.create_ssl_context()  # reading them takes a while: once for both
         self._http = httpx.Client(timeout=timeout_seconds, follow_redirects=False, verify=certificates)
+        make_timely(self._http)
         self._server_time: datetime | None = None  # of its latest answer
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # hosts are strangers to each other
         self._elsewhere = httpx.Client(
@@ -152,7 +154,7 @@ class LabelStudioClient:
         meanwhile shift nothing: none is left out, none comes twice.
         """
         params = {"fields": "task_only", "include": _TASK_FIELDS, "resolve_uri": "false"}
-        for page in self._pages(project, params, [], page_size):
+        for page in self._all_pages(project, params, page_size):
             yield self._read(lambda items: [task_from_json(item, image_key) for item in items], page)
 
     def annotations(
@@ -193,7 +195,7 @@ class LabelStudioClient:
     def task_ids(self, project: int, page_size: int = 10_000) -> Iterator[list[int]]:
         """The ids of all tasks, ascending, page by page."""
         params = {"fields": "task_only", "include": "id", "resolve_uri": "false"}
-        for page in self._pages(project, params, [], page_size):
+        for page in self._all_pages(project, params, page_size):
             yield self._read(lambda items: [int(item["id"]) for item in items], page)
 
     def now(self) -> datetime:
@@ -364,7 +366,7 @@ class LabelStudioClient:
         once a redirect has left them: nobody else chooses what is asked with it. Redirects are followed (Label Studio
         sends one to the signed URL of a file in cloud storage) without taking the key along.
         """
-        seconds = 4 * (timeout_seconds or self.timeout_seconds)
+        seconds = TIMEOUTS * (timeout_seconds or self.timeout_seconds)
         with within(seconds):
             return self._fetch(path_or_url, limit_bytes, timeout_seconds, time.monotonic() + seconds)
 
@@ -406,6 +408,16 @@ class LabelStudioClient:
 
     # --- underneath
 
+    def _all_pages(self, project: int, params: Mapping[str, Any], page_size: int) -> Iterator[list[dict[str, Any]]]:
+        """All tasks of a project. That there are none is asked twice: they would all be taken for deleted."""
+        page = None
+        for page in self._pages(project, params, [], page_size):
+            yield page
+        if page is None and (count := self.project(project).task_count):
+            raise LabelStudioUnavailable(
+                f"Label Studio counts {count} tasks in project {project} and gives none of them"
+            )
+
     def _pages(
         self,
         project: int,
@@ -421,14 +433,12 @@ class LabelStudioClient:
             query: dict[str, Any] = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
             if selected is not None:
                 query["selectedItems"] = selected
-            body = self._task_page(project, params, query, page_size)
-            page = self._read(lambda answer: list(answer["tasks"]), body)
-            if not page:
-                return
-            yield page
-            last = self._read(lambda items: max(int(item["id"]) for item in items), page)
+            page, total = self._read(_checked, self._task_page(project, params, query, page_size), last)
+            if page:
+                yield page
+                last = int(page[-1]["id"])
             # The server may allow only smaller pages than were asked for: its count is what tells the end.
-            if len(page) >= body.get("total", len(page) + 1):
+            if len(page) == total:
                 return
 
     def _selected(
@@ -458,6 +468,8 @@ class LabelStudioClient:
         timeout_seconds: float | None = None,
         bad: type[LabelStudioError] = LabelStudioError,
     ) -> Any:
+        timeout = timeout_seconds or self.timeout_seconds
+
         def do() -> Any:
             response = self._http.request(
                 method,
@@ -465,7 +477,7 @@ class LabelStudioClient:
                 params=params,
                 json=body,
                 headers=self._sdk._client_wrapper.get_headers(),
-                timeout=timeout_seconds or self.timeout_seconds,
+                timeout=timeout,
             )
             if response.status_code >= 300:
                 raise ApiError(
@@ -475,7 +487,8 @@ class LabelStudioClient:
                 self._server_time = parsedate_to_datetime(response.headers["date"])
             return response.json() if response.content else None
 
-        return self._call(f"{method} {path}", do, bad)
+        with within(TIMEOUTS * timeout):
+            return self._call(f"{method} {path}", do, bad)
 
     def _call(self, what: str, do: Callable[[], T], bad: type[LabelStudioError] = LabelStudioError) -> T:
         """Run a call with foreign errors translated (400 to `bad`); once more where an access token ran out early."""
@@ -555,6 +568,21 @@ class LabelStudioClient:
             raise LabelStudioUnavailable(
                 f"the server at {self.base_url} gave an answer that is not Label Studio's ({_said(error)})"
             ) from None
+
+
+def _checked(answer: Mapping[str, Any], last: int) -> tuple[list[dict[str, Any]], int]:
+    """A page of tasks, and how many there are from it on. Raises ValueError for one that can't be true.
+
+    A cache may give the page before again, or an empty one: the first would be read for ever, and after the second
+    all tasks would be taken for deleted.
+    """
+    page, total = list(answer["tasks"]), int(answer["total"])
+    ids = [last, *(int(task["id"]) for task in page)]
+    if page and (ids[1] == last or ids != sorted(ids)):
+        raise ValueError(f"task ids don't rise above {last}")
+    if not min(total, 1) <= len(page) <= total:
+        raise ValueError(f"{len(page)} tasks in a page, of {total} that there are")
+    return page, total
 
 
 def _annotations_of(tasks: Iterable[Mapping[str, Any]]) -> list[Annotation]:

@@ -12,10 +12,7 @@ import ipaddress
 import re
 import socket
 import ssl
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Iterable, Sequence
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -23,6 +20,7 @@ import httpcore
 import httpx
 
 from neat_backend.errors import ImageError
+from neat_backend.labelstudio.deadlines import TimelyBackend, connect_by
 
 _SETTING = "NEAT_IMAGE_HOSTS"
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -31,7 +29,6 @@ _NEVER_PUBLIC = frozenset({ipaddress.ip_address("168.63.129.16")})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # Where Label Studio has files; the key's user may do a lot more, and a task's data can name any address.
 _FILES = re.compile(r"/(data|static|storage-data|samples)/|/(tasks|projects)/[0-9]+/(resolve|presign)/")
-_until: ContextVar[float | None] = ContextVar("until", default=None)  # time.monotonic() when this fetch must be over
 
 
 def is_file(url: str, label_studio_url: str) -> bool:
@@ -47,16 +44,6 @@ def is_file(url: str, label_studio_url: str) -> bool:
 def shown(address: str) -> str:
     """An image's address for a message: not endless, and without the user name and password that it may hold."""
     return re.sub(r"(?<=//)[^/?#]*@", "***@", address)[:200]
-
-
-@contextlib.contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """What is read by way of ImageTransport inside of this must have come within so many seconds, all in all."""
-    token = _until.set(time.monotonic() + seconds)
-    try:
-        yield
-    finally:
-        _until.reset(token)
 
 
 class ImageHosts:
@@ -119,19 +106,15 @@ class ImageTransport(httpx.HTTPTransport):
     def __init__(self, hosts: ImageHosts, certificates: ssl.SSLContext) -> None:
         super().__init__(verify=certificates, trust_env=False)
         self._hosts = hosts
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=certificates,
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=5,
-            network_backend=_Backend(hosts),
-        )
+        connect_by(self, _Backend(hosts))
         given = getproxies()
         self._proxies = {
             scheme: httpx.HTTPTransport(verify=certificates, trust_env=False, proxy=_with_scheme(proxy))
             for scheme in ("http", "https")
             if (proxy := given.get(scheme) or given.get("all"))
         }
+        for each in self._proxies.values():
+            connect_by(each, TimelyBackend())
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         proxy = self._proxies.get(request.url.scheme)
@@ -149,7 +132,7 @@ class ImageTransport(httpx.HTTPTransport):
         super().close()
 
 
-class _Backend(httpcore.SyncBackend):
+class _Backend(TimelyBackend):
     """Connects to a checked address of a host instead of leaving its name to be resolved again."""
 
     def __init__(self, hosts: ImageHosts) -> None:
@@ -170,46 +153,10 @@ class _Backend(httpcore.SyncBackend):
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in found:
             try:
-                stream = super().connect_tcp(address, port, _left(timeout), local_address, socket_options)
-                return _TimelyStream(stream)
+                return super().connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed
-
-
-class _TimelyStream(httpcore.NetworkStream):
-    """A connection whose every wait ends when the fetch must be over: else a byte now and then would keep it going."""
-
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _TimelyStream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-def _left(timeout: float | None) -> float | None:
-    """The time-out of one wait, cut to what is left of the fetch."""
-    until = _until.get()
-    if until is None:
-        return timeout
-    left = until - time.monotonic()
-    if left <= 0:
-        raise httpcore.ReadTimeout("the time for this image is over")
-    return left if timeout is None else min(timeout, left)
 
 
 def _default_port(scheme: str) -> int:

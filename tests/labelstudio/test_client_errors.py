@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import stat
 import threading
 import time
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -118,6 +121,102 @@ def test_an_answer_that_is_not_label_studios_counts_as_unavailable(server, clien
     server.body = body
     with pytest.raises(LabelStudioUnavailable):
         CALLS[call](client)
+
+
+class Pages:
+    """Answers that come one after the other; the last one again and again."""
+
+    def __init__(self, monkeypatch, client, *answers, task_count=0):
+        self.asked = 0
+        self._answers, self._task_count = answers, task_count
+        monkeypatch.setattr(client, "_send", self.send)
+
+    def send(self, method, path, body, **_):
+        if path.startswith("/api/projects/"):
+            return {
+                "id": 1,
+                "task_number": self._task_count,
+                "total_annotations_number": 0,
+                "skipped_annotations_number": 0,
+            }
+        self.asked += 1
+        assert self.asked < 100, "asked for ever"
+        return self._answers[min(self.asked, len(self._answers)) - 1]
+
+
+def page_of(*ids, total):
+    tasks = [{"id": number, "data": {"image": "a.png"}, "annotations": []} for number in ids]
+    return {"tasks": tasks, "total": total}
+
+
+READINGS = {
+    "tasks": lambda client: list(client.tasks(1, "image")),
+    "task ids": lambda client: list(client.task_ids(1)),
+    "annotations": lambda client: list(client.annotations(1)),
+    "annotations of tasks": lambda client: list(client.annotations(1, [1, 2])),
+    "changed tasks": lambda client: list(client.changed_tasks(1, "image", datetime.now(timezone.utc))),
+    "existing tasks": lambda client: client.existing_tasks(1, [1, 2]),
+    "predicted tasks": lambda client: client.tasks_with_prediction(1, "v", [1, 2]),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([page_of(1, 2, total=9)], id="the same page again"),
+        pytest.param([page_of(3, total=9), page_of(1, 2, total=8)], id="the page before again"),
+        pytest.param([page_of(2, 1, total=2)], id="not by id"),
+        pytest.param([page_of(total=2)], id="empty, of two"),
+        pytest.param([page_of(1, total=3), page_of(total=2)], id="then empty, of two"),
+        pytest.param([page_of(1, 2, total=1)], id="more than there are"),
+        pytest.param([page_of(1, 2, total=-1)], id="fewer than none"),
+        pytest.param([{"tasks": [{"id": 1}]}], id="without total"),
+        pytest.param([{"tasks": [{"id": None}], "total": 1}], id="without id"),
+    ],
+)
+def test_a_page_that_cannot_be_true_ends_the_reading(monkeypatch, client, reading, answers):
+    """A cache before Label Studio may give such a page: else it is read for ever, or tasks are taken for deleted."""
+    Pages(monkeypatch, client, *answers)
+    with pytest.raises(LabelStudioUnavailable, match="not Label Studio's"):
+        READINGS[reading](client)
+
+
+def test_no_task_where_the_project_counts_some_is_not_believed(monkeypatch, client):
+    for reading in ("tasks", "task ids"):
+        Pages(monkeypatch, client, page_of(total=0), task_count=9)
+        with pytest.raises(LabelStudioUnavailable, match="counts 9 tasks"):
+            READINGS[reading](client)
+        Pages(monkeypatch, client, page_of(total=0), task_count=0)
+        assert READINGS[reading](client) == []
+
+
+def test_a_task_that_is_listed_for_each_of_its_annotations_rises_all_the_same(monkeypatch, client):
+    pages = Pages(monkeypatch, client, page_of(1, 1, 2, total=5), page_of(3, 3, total=2))
+    assert READINGS["annotations"](client) == [[], []]
+    assert pages.asked == 2
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_api_answer_that_drips_has_one_deadline(part):
+    """Each wait is short, so that no time-out of a single one ends it."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip():
+            caller = server.accept()[0]
+            with caller, contextlib.suppress(OSError):
+                caller.recv(1000)
+                caller.sendall(b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 90000\r\n\r\n" if part == "body" else b""))
+                for _ in range(300):
+                    caller.sendall(b"a")
+                    if ended.wait(0.1):
+                        return
+
+        threading.Thread(target=drip, daemon=True).start()
+        with pytest.raises(LabelStudioUnavailable, match="too long"):
+            LabelStudioClient(f"http://127.0.0.1:{server.getsockname()[1]}", KEY, timeout_seconds=0.4).project(1)
+        ended.set()
 
 
 def test_an_answer_that_breaks_off(server, client):
