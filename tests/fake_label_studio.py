@@ -1,14 +1,13 @@
 """A Label Studio in memory: what `LabelStudioClient` can do, and what people do there.
 
 People's doings return the webhook that Label Studio sends for them, in its own form. It can be told to be
-down, to refuse, to be slow, to drop predictions; it notes every call.
+down, to refuse, to hold calls up, to drop predictions; it notes every call.
 """
 
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -78,7 +77,7 @@ class FakeLabelStudio:
         self.calls: list[tuple[Any, ...]] = []  # (method, project, …)
         self.failing: Exception | None = None  # what every call answers
         self.fail_after: dict[str, tuple[int, Exception]] = {}  # method → after so many more calls, raise
-        self.slow_seconds = 0.0
+        self.gates: dict[str, Callable[[], None]] = {}  # method → what holds its calls up
         self.drop_every_choice = False  # predictions with a choice are not created, and nobody is told
         self.refused_tasks: set[int] = set()  # predictions of these are never created, and nobody is told
         self._now = datetime(2026, 11, 23, 8, 0, tzinfo=timezone.utc)
@@ -332,8 +331,7 @@ class FakeLabelStudio:
 
     def _call(self, name: str, project: int, *more: Any) -> FakeProject:
         self.calls.append((name, project, *more))
-        if self.slow_seconds:
-            time.sleep(self.slow_seconds)
+        self.gates.get(name, lambda: None)()
         if self.failing is not None:
             raise self.failing
         self._maybe_fail(name)

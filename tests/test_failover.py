@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tests.cable import Cable
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, state, take_in
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+from tests.test_worker import Workers, _hurry, ready, run_out, until, workers  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -75,9 +74,7 @@ def test_two_workers_share_the_projects_and_one_goes_on_with_all_when_the_other_
     empty_postgres: str,  # noqa: F811
     tmp_path: Path,
     workers: Workers,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 2.0)
     numbers = (7, 8, 9, 10)
     server = FakeLabelStudio()
     tasks = {}
@@ -105,11 +102,12 @@ def test_two_workers_share_the_projects_and_one_goes_on_with_all_when_the_other_
         until(ready(here, number))
     all_published("dog", 0)
     assert set(owners().values()) <= {None, *(worker.owner for worker in both)}
-    for _ in range(20):  # at no moment does one project have two
+    for worker in both * 2:  # at no moment does one project have two
         assert not set(both[0]._live) & {n for n, owner in owners().items() if owner == both[1].owner}
-        time.sleep(0.02)
+        workers.let_look(worker)
 
     workers.stop(both[0], release=False)
+    run_out(here, both[0].owner)
     all_published("cat", 1)
     all_published("dog", 2)
     assert set(owners().values()) <= {both[1].owner, None}

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import sqlalchemy as sa
 from pydantic import SecretStr
 
 from neat_backend import worker as worker_module
 from neat_backend.errors import EncoderError, LabelStudioRefused, LabelStudioUnavailable, SettingsError
 from neat_backend.live import LiveProject
 from neat_backend.records import SYNC
-from neat_backend.store import inbox, projects
+from neat_backend.store import inbox, projects, schema
+from neat_backend.store.sql import clock as database_clock
 from neat_backend.worker import Worker
+from tests.conftest import Clock
 from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio
 from tests.living import PROJECT, Backend, label_studio_of, state, take_in
-from tests.waiting import HANGS, until
+from tests.waiting import HANGS, Gate, until
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +41,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (
         ("LOOK_SECONDS", 0.05), ("POLL_SECONDS", 0.02),
         ("FIRST_BACKOFF_SECONDS", 0.05), ("LONGEST_BACKOFF_SECONDS", 0.2),
+        ("LEASE_SECONDS", HANGS), ("JOIN_SECONDS", HANGS),  # no lease is lost because the machine is busy
     ):  # fmt: skip
         monkeypatch.setattr(worker_module, name, seconds)
 
@@ -55,12 +62,20 @@ class Workers:
 
     def __init__(self) -> None:
         self.running: dict[Worker, tuple[threading.Event, threading.Thread]] = {}
+        self.looks: Counter[Worker] = Counter()  # how often each has looked for projects to take up
 
     def make(self, backend: Backend, **fields: Any) -> Worker:
         made = Worker(backend.settings.model_copy(update=fields), backend.database)
         made.owner = f"host{len(self.running)}:1:{id(made):x}"
         made._connect = lambda project: cast(Any, backend.server)  # type: ignore[method-assign]
         made._shared_encoder = lambda: cast(Any, backend.encoder)  # type: ignore[method-assign]
+        take_up = made._take_up
+
+        def counted() -> None:
+            take_up()
+            self.looks[made] += 1
+
+        made._take_up = counted  # type: ignore[method-assign]
         return made
 
     def start(self, backend: Backend, **fields: Any) -> Worker:
@@ -72,6 +87,11 @@ class Workers:
         self.running[worker] = stopping, thread
         thread.start()
         return worker
+
+    def let_look(self, worker: Worker) -> None:
+        """Wait until it has looked for projects again, from beginning to end."""
+        before = self.looks[worker]
+        until(lambda: self.looks[worker] >= before + 2)
 
     def stop(self, worker: Worker, release: bool = True) -> None:
         """release False: it is gone without a word, its lease runs on."""
@@ -98,6 +118,14 @@ def workers() -> Iterator[Workers]:
 def holder(backend: Backend, number: int = PROJECT) -> str | None:
     with backend.database.read() as conn:
         return projects.lease_owner(conn, number)
+
+
+def run_out(backend: Backend, owner: str) -> None:
+    """The owner's leases end now."""
+    with backend.database.begin() as conn:
+        table = schema.projects
+        ended = database_clock(conn) - timedelta(seconds=1)
+        conn.execute(sa.update(table).where(table.c.lease_owner == owner).values(lease_until=ended))
 
 
 def shown(backend: Backend, number: int = PROJECT) -> str:
@@ -138,7 +166,7 @@ def test_of_two_workers_one_works_and_the_other_takes_over_when_it_stops(
     one = workers.start(backend)
     until(ready(backend))
     two = workers.start(backend)
-    time.sleep(0.3)
+    workers.let_look(two)
     assert holder(backend) == one.owner
     assert (len(one._live), len(two._live)) == (1, 0)
     event = backend.deliver(server.annotate(1, "dog"))
@@ -150,15 +178,16 @@ def test_of_two_workers_one_works_and_the_other_takes_over_when_it_stops(
 
 
 def test_a_worker_that_is_gone_without_a_word_is_succeeded_when_its_lease_runs_out(
-    server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+    server: FakeLabelStudio, backend: Backend, workers: Workers
 ) -> None:
-    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 1.0)
     one = workers.start(backend)
     until(ready(backend))
     workers.stop(one, release=False)
     event = backend.deliver(server.annotate(1, "dog"))
     two = workers.start(backend)
+    workers.let_look(two)
     assert holder(backend) == one.owner
+    run_out(backend, one.owner)
     until(lambda: backend.project().published_event == event)
     assert holder(backend) == two.owner
 
@@ -176,8 +205,7 @@ def test_the_lease_of_a_dead_process_of_this_host_is_taken_over_at_once(backend:
 def test_the_lease_of_a_process_that_may_live_is_left_alone(backend: Backend, workers: Workers, owner: str) -> None:
     with backend.database.begin() as conn:
         assert projects.acquire_lease(conn, PROJECT, owner, 600)
-    workers.start(backend)
-    time.sleep(0.3)
+    workers.let_look(workers.start(backend))
     assert holder(backend) == owner
 
 
@@ -204,7 +232,7 @@ def test_a_worker_whose_lease_ran_out_starts_afresh(
 def test_a_project_taken_by_another_worker_is_let_go(
     backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(worker_module, "HEARTBEATS", HANGS / 0.05)
     worker = workers.start(backend)
     until(ready(backend))
     with backend.database.begin() as conn:
@@ -388,15 +416,20 @@ def test_a_fault_in_one_step_does_not_stop_the_others(
 def test_publishing_waits_without_spinning(
     server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = 0
-    original = LiveProject.publish_step
+    done: list[str] = []  # in the thread that publishes
+    step, pause = LiveProject.publish_step, worker_module._pause
 
-    def counted(self: LiveProject) -> bool:
-        nonlocal steps
-        steps += 1
-        return original(self)
+    def publish_step(self: LiveProject) -> bool:
+        done.append("step")
+        return step(self)
 
-    monkeypatch.setattr(LiveProject, "publish_step", counted)
+    def noted(live: LiveProject, seconds: float) -> None:
+        if threading.current_thread().name.startswith("publish"):
+            done.append("pause")
+        pause(live, seconds)
+
+    monkeypatch.setattr(LiveProject, "publish_step", publish_step)
+    monkeypatch.setattr(worker_module, "_pause", noted)
     worker = workers.start(backend, publish_interval_seconds=1000)
     until(ready(backend))
     order = server.served(PROJECT)
@@ -406,9 +439,9 @@ def test_publishing_waits_without_spinning(
     live._publishing._served_sampling = "another"  # so that the next order has to be published
     backend.deliver(server.annotate(order[2], "invalid"))
     until(lambda: backend.project().applied_event == 1)
-    steps = 0
-    time.sleep(0.5)
-    assert 0 < steps <= 0.5 / 0.02 + 2
+    done.clear()
+    until(lambda: len(done) >= 10)
+    assert all(one != two for one, two in itertools.pairwise(done))
     assert backend.project().published_event < 1
 
 
@@ -419,17 +452,15 @@ def test_a_slow_label_studio_does_not_hold_up_labels(
     until(ready(backend))
     live = worker._live[PROJECT][0]
     until(lambda: not live.is_busy())
-    before = len(server.called("import_predictions"))
-    server.slow_seconds = 0.5
+    gate = server.gates["import_predictions"] = Gate()
     assert live._publishing is not None
     live._publishing._served_sampling = "another"
     backend.deliver(server.annotate(1, "dog"))
-    until(lambda: len(server.called("import_predictions")) > before)  # under way
-    began = time.monotonic()
+    until(gate.reached.is_set)
     event = backend.deliver(server.annotate(2, "cat"))
     until(lambda: live._applied == event)
-    assert time.monotonic() - began < 0.4
-    server.slow_seconds = 0.0
+    assert not gate.opened.is_set()
+    gate.opened.set()
     until(lambda: backend.project().published_event == event)
 
 
@@ -473,19 +504,18 @@ def test_whatever_pours_in_while_all_threads_work_the_state_is_that_of_a_project
 
 
 def test_a_project_that_is_slow_to_stop_does_not_cost_the_others_their_leases(
-    backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, workers: Workers, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "JOIN_SECONDS", 0.5)
     worker = workers.start(backend)
     until(ready(backend))
+    stuck = SimpleNamespace(join=lambda timeout: clock.sleep(timeout))  # a thread that takes all the time it gets
     live, threads = worker._live[PROJECT]
-    slow = [threading.Thread(target=time.sleep, args=(3,), daemon=True) for _ in range(6)]
-    for thread in slow:
-        thread.start()
-    worker._live[PROJECT] = live, [*threads, *slow]
-    began = time.monotonic()
-    workers.stop(worker)
-    assert time.monotonic() - began < 2.5
+    worker._live[PROJECT] = live, [*threads, *[cast(threading.Thread, stuck)] * 6]
+    monkeypatch.setattr(worker_module, "JOIN_SECONDS", 5.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
+        worker.stop()
+    assert clock.now == 5.0
 
 
 def test_old_events_are_pruned_all_of_them(backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -23,3 +24,14 @@ def until(
             last, deadline = now, time.monotonic() + HANGS
         assert time.monotonic() < deadline, what() if callable(what) else what
         time.sleep(every)
+
+
+class Gate:
+    """Holds somebody up until it is opened; knows whether anybody has come to it."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.opened.wait(HANGS)

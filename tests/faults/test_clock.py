@@ -9,10 +9,11 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 import neat_backend
 from neat_backend import worker as worker_module
-from neat_backend.store import projects
+from neat_backend.store import projects, schema
 from neat_backend.store.database import Database
 from neat_backend.store.sql import clock
 from tests.fake_label_studio import FakeLabelStudio
@@ -20,6 +21,7 @@ from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend, settle
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server  # noqa: F401 - fixtures
 from tests.test_worker import Workers, _hurry, holder, ready, until, workers  # noqa: F401 - fixtures
+from tests.waiting import HANGS
 
 PACKAGE = Path(neat_backend.__file__).parent
 LONG_RUNNING = ("store", "labelstudio", "web", "core", "compute", "doctor")  # and the files beside them
@@ -79,13 +81,17 @@ def test_two_workers_go_on_one_at_a_time_and_the_other_takes_over_when_it_dies(
         live = [worker._live[PROJECT][0] for worker in pair if PROJECT in worker._live]
         return len(live) == 1 and live[0]._engine is not None and len(live[0]._engine.labels()) == count
 
+    def seconds_left() -> float:
+        with backend.database.read() as conn:
+            ends = conn.execute(sa.select(schema.projects.c.lease_until)).scalar_one()
+            return float((ends - clock(conn)).total_seconds())
+
     until(lambda: labelled(3))
-    until(lambda: holder(backend) in {worker.owner for worker in pair})
-    first = next(worker for worker in pair if worker.owner == holder(backend))
-    (other,) = (worker for worker in pair if worker is not first)
-    time.sleep(0.3)  # a renewal
+    until(lambda: holder(backend) in {worker.owner for worker in pair} and 0 < seconds_left() <= 1)  # renewed
+    first, other = sorted(pair, key=lambda worker: worker.owner != holder(backend))
     workers.stop(first, release=False)  # without a word
     until(lambda: holder(backend) == other.owner, "the dead one's lease never ends")
+    monkeypatch.setattr(worker_module, "LEASE_SECONDS", HANGS)
     first._live.clear()
     event = backend.deliver(server.annotate(4, "invalid"))
     until(lambda: labelled(4) and backend.project().published_event >= event)

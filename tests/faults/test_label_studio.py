@@ -144,7 +144,7 @@ class Site:
 
     def worker(self, workers: Workers) -> Worker:
         worker = workers.make(self.backend, reconcile_seconds=1)
-        connect = LabelStudioClient(self.between.url, self.server.token, timeout_seconds=10)
+        connect = LabelStudioClient(self.between.url, self.server.token, timeout_seconds=HANGS)
         worker._connect = lambda project: connect  # type: ignore[method-assign]
         return workers.run(worker)
 
@@ -200,7 +200,8 @@ def working(site: Site) -> Iterator[Worker]:
     """One worker, which survives all of it."""
     workers = Workers()
     with pytest.MonkeyPatch.context() as patch:
-        for name, seconds in (("FIRST_BACKOFF_SECONDS", 0.2), ("LONGEST_BACKOFF_SECONDS", 0.5)):
+        hurried = ("FIRST_BACKOFF_SECONDS", 0.2), ("LONGEST_BACKOFF_SECONDS", 0.5)
+        for name, seconds in (*hurried, ("LEASE_SECONDS", HANGS), ("JOIN_SECONDS", HANGS)):
             patch.setattr(worker_module, name, seconds)
         worker = site.worker(workers)
         yield worker

@@ -20,23 +20,12 @@ from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend
 from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
-from tests.waiting import HANGS
+from tests.waiting import Gate
 
 QUEUED, NOTE = 20_000, "two kilobytes " * 146  # events, and what each task's data has beside the image
 MOST_MEGABYTES = 40.0  # more, while they are taken in; as objects all of them are more than twice that
 OTHER = 8  # another project
 STATUS = Path("/proc/self/status")
-
-
-class Gate:
-    """Holds somebody up until it is opened; knows whether anybody has come to it."""
-
-    def __init__(self) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-
-    def __call__(self) -> None:
-        self.reached.set()
-        assert self.opened.wait(HANGS)
 
 
 def test_a_label_is_served_from_while_a_large_import_is_being_embedded(

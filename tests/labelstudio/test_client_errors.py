@@ -6,7 +6,6 @@ import contextlib
 import socket
 import stat
 import threading
-import time
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -22,6 +21,7 @@ from neat_backend.errors import (
     PredictionsRejected,
 )
 from neat_backend.labelstudio.client import LONGEST_RETRY_AFTER_SECONDS, LabelStudioClient
+from tests.waiting import HANGS
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -34,7 +34,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 outer.requests += 1
-                time.sleep(outer.wait_seconds)
+                outer.go_on.wait(HANGS)
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self.send_response_only(outer.status)
                 for name, value in {"Content-Length": str(len(outer.body)), **outer.headers}.items():
@@ -52,7 +52,9 @@ class Server:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def reset(self):
-        self.status, self.body, self.headers, self.wait_seconds = 200, b"{}", {}, 0.0
+        self.status, self.body, self.headers = 200, b"{}", {}
+        self.go_on = threading.Event()
+        self.go_on.set()
         self.requests = 0
 
     def stop(self):
@@ -69,7 +71,7 @@ def one_server():
 
 @pytest.fixture(scope="module")
 def client(one_server):
-    return LabelStudioClient(one_server.url, KEY, timeout_seconds=0.5)
+    return LabelStudioClient(one_server.url, KEY, timeout_seconds=HANGS)
 
 
 @pytest.fixture
@@ -228,13 +230,15 @@ def test_an_answer_that_breaks_off(server, client):
     assert caught.value.transient
 
 
-def test_too_slow_or_not_there(server, client):
-    server.wait_seconds = 0.8
+def test_too_slow_or_not_there(server):
+    client = LabelStudioClient(server.url, KEY, timeout_seconds=0.5)
+    server.go_on.clear()
     with pytest.raises(LabelStudioUnavailable, match="too long"):
         client.project(1)
     with pytest.raises(ImageError) as caught:
         client.fetch_bytes("/a.png", 100)
     assert caught.value.transient
+    server.go_on.set()
     with pytest.raises(LabelStudioUnavailable, match="LABEL_STUDIO_URL"):
         LabelStudioClient("http://127.0.0.1:1", KEY).whoami()
 

@@ -386,9 +386,8 @@ def test_readers_get_right_answers_while_segments_are_merged(tmp_path: Path, mon
         assert np.all(segment.keys >= least[segment.ids])
         assert np.array_equal(segment.values, values_of(segment.ids, 0) + segment.keys[:, None])
 
-    deadline = time.monotonic() + 2
     try:
-        while time.monotonic() < deadline:
+        while not failed and (reads < 20 or merges < 20):
             least = appended.copy()
             loaded = reader.load(KIND)
             check(loaded, least)
@@ -409,8 +408,6 @@ def test_readers_get_right_answers_while_segments_are_merged(tmp_path: Path, mon
         for thread in threads:
             thread.join(HANGS)
     assert failed == []
-    assert reads > 3
-    assert merges > 3
     reader.compact(KIND)
     assert reader.index(KIND) == dict(enumerate(appended.tolist()))
     assert len(files(reader)) == 1

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from neat_backend.errors import StoreError
-from neat_backend.store import inbox, projects
+from neat_backend.store import inbox, projects, schema
 from neat_backend.store.database import Database
-from tests.waiting import HANGS
+from tests.waiting import HANGS, until
 
 LATER = datetime.now(timezone.utc) + timedelta(days=1)
 
@@ -113,15 +113,16 @@ def test_attempts_are_counted_and_start_anew_when_requeued(db: Database) -> None
 def test_depth_counts_what_waits_and_how_long(db: Database) -> None:
     with db.begin() as conn:
         assert inbox.depth(conn) == inbox.QueueDepth(0, 0.0, 0)
-        inbox.append_many(conn, [(1, "X", {}), (1, "X", {}), (2, "Y", {})])
+        first, *_ = inbox.append_many(conn, [(1, "X", {}), (1, "X", {}), (2, "Y", {})])
         aside = inbox.append(conn, 2, "Y", {})
         inbox.set_aside(conn, aside, "no")
-    time.sleep(0.05)
+        aged = datetime.now(timezone.utc) - timedelta(hours=1)
+        conn.execute(sa.update(schema.events).values(received_at=aged).where(schema.events.c.id == first))
     with db.read() as conn:
         one, two, both = inbox.depth(conn, 1), inbox.depth(conn, 2), inbox.depth(conn)
         assert (one.count, two.count, both.count) == (2, 1, 3)
         assert (one.set_aside, two.set_aside, both.set_aside) == (0, 1, 1)
-        assert 0.04 < both.oldest_seconds < 30
+        assert two.oldest_seconds < 3600 <= one.oldest_seconds <= both.oldest_seconds < 7200
         assert inbox.has_pending(conn, 1, "X")
         assert not inbox.has_pending(conn, 2, "X")
 
@@ -151,9 +152,11 @@ def test_ids_are_not_used_again_when_all_events_are_gone(db: Database) -> None:
 
 def test_four_threads_append_while_another_transaction_is_open(db: Database) -> None:
     ids: dict[int, list[int]] = {n: [] for n in range(4)}
+    begun: list[int] = []
     failed: list[BaseException] = []
 
     def append(n: int) -> None:
+        begun.append(n)
         try:
             for i in range(25):
                 with db.begin() as conn:
@@ -168,7 +171,7 @@ def test_four_threads_append_while_another_transaction_is_open(db: Database) -> 
             projects.update(worker, 1, detail="working")
             for thread in threads:
                 thread.start()
-            time.sleep(0.2)
+            until(lambda: len(begun) == len(threads))
         for thread in threads:
             thread.join(HANGS)
         assert inbox.pending(reader, 1) == []

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from neat_backend.store import inbox, projects
 from neat_backend.store.intake import Intake
 from tests.serving import make_database, make_settings
-from tests.waiting import HANGS
+from tests.waiting import HANGS, until
 
 
 @pytest.fixture
@@ -62,8 +62,7 @@ def test_those_who_wait_are_filed_in_one_transaction(database: Any) -> None:
         first = pool.submit(intake.file, 1, "A", {})
         begun.wait(HANGS)
         rest = [pool.submit(intake.file, 1, "A", {"n": n}) for n in range(19)]
-        while len(intake._queue) < 19:
-            pass
+        until(lambda: len(intake._queue) == 19)
         go.set()
         ids = {first.result(), *(one.result() for one in rest)}
     assert len(ids) == 20
@@ -86,8 +85,7 @@ def test_one_that_can_not_be_filed_takes_no_other_with_it(database: Any) -> None
         begun.wait(HANGS)
         good = [pool.submit(intake.file, 1, "A", {"n": n}) for n in range(3)]
         bad = pool.submit(intake.file, 13, "A", {})
-        while len(intake._queue) < 4:
-            pass
+        until(lambda: len(intake._queue) == 4)
         go.set()
         ids = {first.result(), *(one.result() for one in good)}
         with pytest.raises(ValueError, match="not this one"):

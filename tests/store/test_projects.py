@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -10,6 +9,7 @@ from neat_backend.errors import StoreError, UnknownProject
 from neat_backend.records import Project, Task
 from neat_backend.store import inbox, projects, revisions, rounds, schema, selections, tasks
 from neat_backend.store.database import Database
+from tests.waiting import HANGS, until
 
 NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
 
@@ -133,14 +133,14 @@ def test_a_stopped_process_does_not_keep_its_project(migrated_postgres: str, mon
             projects.save_connection(conn, 4)
             assert projects.acquire_lease(conn, 4, "a", 0.0)
 
+        def taken_by_another() -> bool:
+            with other.begin() as conn:
+                return projects.acquire_lease(conn, 4, "b", HANGS)
+
         def stopped() -> None:
             with mine.begin() as holding:
                 assert projects.hold_lease(holding, 4, "a")
-                for _ in range(200):
-                    with other.begin() as conn:
-                        if projects.acquire_lease(conn, 4, "b", 30):
-                            break
-                    time.sleep(0.05)
+                until(taken_by_another)
                 projects.update(holding, 4, title="too late")
 
         with pytest.raises(StoreError):
