@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
 
 from neat_backend import __version__
 from neat_backend.errors import StoreError
-from neat_backend.store import migrating
+from neat_backend.store import migrating, restoring
 from neat_backend.store.arrays import digested
 from neat_backend.store.database import Database
 
@@ -75,60 +76,70 @@ def restore(database: Database, data_dir: Path, source: Path, overwrite: bool = 
     backup, one of a newer program, a worker that is running, and for projects that are there unless `overwrite`.
     """
     manifest = read_manifest(source)
-    projects = data_dir / "projects"
     with _foreign_errors(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
         database.migrate()
-        incoming = data_dir / f".restored-{secrets.token_hex(4)}"
-        try:
-            (incoming / "projects").mkdir(parents=True)
+        with restoring.exchange(database, data_dir) as exchange:
             for name, about in manifest["files"].items():
-                if name.startswith("projects/") and _copy(source / name, incoming / name) != about:
+                if name.startswith("projects/") and _copy(source / name, exchange.incoming / name) != about:
                     raise StoreError(f"{source / name} is damaged: restore from another backup")
             with database.begin() as conn:
-                _refuse_if_used(conn, projects, overwrite)
+                _refuse_if_used(conn, data_dir / "projects", overwrite)
                 migrating.move(conn, migrating.NOTHING)
                 migrating.move(conn, manifest["tables"])
-                for table in _reflected(conn):
-                    _load(conn, table, source / f"tables/{table.name}.jsonl")
+                _load_tables(conn, source, set(manifest["rows"]))
                 _continue_ids(conn)
                 migrating.move(conn)
                 conn.execute(sa.text("UPDATE projects SET lease_owner = NULL, lease_until = NULL"))
-                if projects.exists():
-                    projects.rename(incoming / "before")
-                try:
-                    (incoming / "projects").rename(projects)
-                except OSError:
-                    if (incoming / "before").exists():
-                        (incoming / "before").rename(projects)
-                    raise
-        finally:
-            shutil.rmtree(incoming, ignore_errors=True)
+                exchange.run(conn)
     return manifest
 
 
 def read_manifest(source: Path) -> dict[str, Any]:
     """The manifest of a backup whose files are all as they were written. Raises StoreError naming what isn't."""
+    path = source / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads((source / MANIFEST).read_bytes())
-        found, revision, files = manifest["format"], manifest["tables"], dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{source} is no backup: {MANIFEST} is missing or damaged") from error
-    if found != FORMAT or revision not in migrating.versions():
-        raise StoreError(
-            f"{source} was made by neat-backend {manifest.get('version')}: this one is too old to restore it"
-        )
-    for name, about in files.items():
-        parts = PurePosixPath(name).parts
-        if parts[0] not in ("tables", "projects") or ".." in parts:
-            raise StoreError(f"{source / MANIFEST} names {name!r}, which no backup holds")
-        try:
-            intact = _checksum(source / name) == about
-        except OSError:
-            intact = False
-        if not intact:
+        manifest = _Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"{source} is no backup: {MANIFEST} can't be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise StoreError(f"{path} is damaged ({place and f'{place}: '}{first['msg']})") from None
+    if manifest.format != FORMAT or manifest.tables not in migrating.versions():
+        raise StoreError(f"{source} was made by neat-backend {manifest.version}: this one is too old to restore it")
+    for name, about in manifest.files.items():
+        if not re.fullmatch(r"(tables|projects)(/[^/\0]+)+", name) or {".", ".."} & set(name.split("/")):
+            raise StoreError(f"{path} names {name!r}, which no backup holds")
+        if not _is_intact(source, name, about.model_dump()):
             raise StoreError(f"{source / name} is missing or damaged: restore from another backup")
-    return manifest
+    listed = {name[7:].removesuffix(".jsonl") for name in manifest.files if name.startswith("tables/")}
+    if listed != set(manifest.rows):
+        raise StoreError(f"{path} is damaged: its tables are {sorted(listed)}, with rows {sorted(manifest.rows)}")
+    return manifest.model_dump()
+
+
+class _File(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    format: int
+    version: str
+    tables: str
+    made_at: str
+    rows: dict[str, int]
+    files: dict[str, _File]
+
+
+def _is_intact(source: Path, name: str, about: dict[str, Any]) -> bool:
+    """Whether a file is as the manifest says, and in the backup itself: no link leads out of it."""
+    path = source / name
+    try:
+        return path.is_file() and path.resolve() == source.resolve() / name and _checksum(path) == about
+    except (OSError, ValueError):
+        return False
 
 
 # tables
@@ -158,6 +169,20 @@ def _plain(value: Any) -> Any:
         return value
     aware = value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
     return aware.isoformat()
+
+
+def _load_tables(conn: Connection, source: Path, listed: set[str]) -> None:
+    """Load the tables of the manifest. Raises StoreError where it lacks one, or has one that is unknown."""
+    tables = _reflected(conn)
+    known = {table.name for table in tables}
+    if odd := sorted((known - listed) | (listed - known - LEFT_OUT_TABLES)):
+        raise StoreError(f"{source / MANIFEST} is damaged: missing or unknown tables ({', '.join(odd)})")
+    for table in tables:
+        path = source / f"tables/{table.name}.jsonl"
+        try:
+            _load(conn, table, path)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise StoreError(f"{path} is damaged: {error}") from error
 
 
 def _load(conn: Connection, table: sa.Table, path: Path) -> None:
@@ -256,16 +281,23 @@ def _partial(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` at the end; deleted when something fails. For the owner alone: it holds tokens."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-        if target.exists():
-            target.rmdir()
-        folder.rename(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    folder = target.with_name(f".{target.name}.partial")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with restoring.alone(folder, f"another backup is writing {target}: wait for it, or name another folder"):
+        try:
+            _empty(folder)  # of what a killed one has left
+            yield folder
+            if target.exists():
+                target.rmdir()
+            folder.rename(target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _empty(folder: Path) -> None:
+    for each in folder.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 @contextmanager

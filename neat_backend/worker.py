@@ -38,7 +38,7 @@ from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.live import LiveProject
 from neat_backend.records import Project
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, objects, projects, webhook_secret
+from neat_backend.store import inbox, objects, projects, restoring, webhook_secret
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
 
@@ -64,6 +64,7 @@ def run(settings: Settings) -> None:
         signal.signal(number, lambda *_: stopping.set())
     database = Database(settings.sqlalchemy_url)
     database.migrate()
+    restoring.tidy(database, settings.data_dir)
     if settings.arrays_url:
         objects.check(settings.arrays_url)
         webhook_secret.share(database, settings.data_dir)

@@ -297,7 +297,7 @@ class ProjectArrays:
                 os.fsync(file.fileno())
             with self._locked(exclusive=True):
                 os.replace(temporary, self.root / name)
-            _sync_folder(temporary.parent)
+            sync_folder(temporary.parent)
 
     def remove_files(self, names: Sequence[str]) -> None:
         """Delete files by their names below the project's folder, at one moment for every reader."""
@@ -335,7 +335,7 @@ class ProjectArrays:
         def place(temporary: Path) -> None:
             if all(path.exists() for path in run):
                 os.replace(temporary, target)
-                _sync_folder(folder)
+                sync_folder(folder)
                 for path in run:
                     path.unlink()
 
@@ -349,7 +349,7 @@ class ProjectArrays:
                 with _foreign_errors(folder), _temporary(folder, arrays) as temporary:
                     with self._locked(exclusive=True):
                         place(temporary)
-                    _sync_folder(folder)
+                    sync_folder(folder)
                 return
             except FileNotFoundError as error:  # the folder was dropped under our feet: into a new one
                 if attempt == 2:
@@ -701,7 +701,7 @@ def _make_folder(path: Path) -> None:
     _make_folder(path.parent)
     with _foreign_errors(path):
         path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def digested(file: IO[bytes], write: Callable[[bytes], object] | None = None) -> tuple[int, str]:
@@ -715,7 +715,7 @@ def digested(file: IO[bytes], write: Callable[[bytes], object] | None = None) ->
     return size, digest.hexdigest()
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
