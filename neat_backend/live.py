@@ -541,7 +541,7 @@ class LiveProject:
         with self.database.read() as conn:
             project = projects.get(conn, self.id)
         first = project is not None and project.synced_at is None
-        sync.ensure_webhook(self.id, self.settings, self._api, self.database)
+        self._state.notice(sync.ensure_webhook(self.id, self.settings, self._api, self.database))
         if first and self.settings.configure_project:
             assert self._tabs is not None
             sync.configure(self.id, self._api, self.database, self._tabs)
@@ -566,7 +566,7 @@ class LiveProject:
         self._update(synced_at=datetime.now(timezone.utc))
         self._measures.reconciled()
         # Label Studio makes its own webhook after /setup was answered: look again now.
-        sync.ensure_webhook(self.id, self.settings, self._api, self.database)
+        self._state.notice(sync.ensure_webhook(self.id, self.settings, self._api, self.database))
 
     def _relabel(self, of_tasks: Iterable[int]) -> None:
         assert self._engine is not None

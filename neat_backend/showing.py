@@ -29,6 +29,7 @@ class ShownState:
         self.bulk = ""  # what the long work is at
         self._project, self._update = project, update
         self._problems: dict[str, tuple[str, str]] = {}
+        self._notice = ""
         self._problem_since: float | None = None
         self._lock = threading.Lock()
         self._shown: tuple[str, str] | None = None
@@ -49,6 +50,13 @@ class ShownState:
                 self._problem_since = None
         if was:
             self._show()
+
+    def notice(self, detail: str) -> None:
+        """Something that keeps no part from working, but that somebody should know: shown while there is no problem."""
+        if detail and detail != self._notice:
+            log.warning("project %d: %s", self._project, detail)
+        self._notice = detail
+        self._show()
 
     def stuck_seconds(self) -> float:
         """For how long something has kept a part from working; 0 = nothing does."""
@@ -77,7 +85,7 @@ class ShownState:
     def _show(self) -> None:
         with self._lock:  # one after the other, so that the last word is the one that stays
             worst = sorted(self._problems.values(), key=lambda p: p[0] != projects.BLOCKED)
-            state, detail = worst[0] if worst else (self.bulk or projects.CONNECTING, "")
+            state, detail = worst[0] if worst else (self.bulk or projects.CONNECTING, self._notice)
             if (state, detail) != self._shown:
                 self._update(state=state, detail=detail)
                 self._shown = (state, detail)

@@ -154,18 +154,28 @@ def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioC
             tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
 
 
-def ensure_webhook(project: int, settings: Settings, client: LabelStudioClient, database: Database) -> None:
-    """See to it that Label Studio's webhook for this project exists and carries its secret.
+def ensure_webhook(project: int, settings: Settings, client: LabelStudioClient, database: Database) -> str:
+    """See to it that Label Studio's webhook for this project exists and carries its secret; "", or why it can't exist.
 
-    Label Studio makes it itself when the backend is connected, but without any header.
+    Label Studio makes it itself when the backend is connected, but without any header, and not at every address.
     """
     with database.read() as conn:
         known = projects.get(conn, project)
     if known is not None and known.backend_url:
         url = known.backend_url.rstrip("/") + "/webhook"
         result = client.ensure_webhook(project, url, webhook_headers(settings, project))
+        if result == "refused":
+            return no_webhook(url, settings)
         if result != "present":
             log.info("project %d: webhook %s", project, result)
+    return ""
+
+
+def no_webhook(url: str, settings: Settings) -> str:
+    """What it means that Label Studio takes no webhook to this URL, and what to do."""
+    seconds = settings.reconcile_seconds
+    late = f"labels arrive up to {seconds:g} s late" if seconds else "labels arrive only with neat-backend sync"
+    return f"no webhook: {late}; use an address with a dot (and no “_”): Label Studio refuses {url}"
 
 
 def configure(project: int, client: LabelStudioClient, database: Database, tabs: Tabs) -> None:

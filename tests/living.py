@@ -135,7 +135,10 @@ class Backend:
         with self.database.begin() as conn:
             for number in numbers:
                 projects.save_connection(
-                    conn, number, label_config=server.projects[number].label_config, backend_url="http://neat:9090"
+                    conn,
+                    number,
+                    label_config=server.projects[number].label_config,
+                    backend_url="http://neat.internal:9090",
                 )
 
     def deliver(self, body: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ import yaml
 
 from neat_backend import exposure
 from neat_backend.errors import SettingsError
+from neat_backend.labelstudio.inspection import takes_webhooks
 from neat_backend.serve import GRACE_SECONDS
 from neat_backend.settings import Settings
 from neat_backend.store import projects
@@ -105,8 +106,18 @@ class TestCompose:
     def test_the_backend_finds_label_studio_by_its_name(self, compose: dict[str, Any]) -> None:
         for service in ours(compose).values():
             assert interpolated(service["environment"]["LABEL_STUDIO_URL"]) == "http://label-studio:8080"
-            assert service["networks"] == compose["services"]["label-studio"]["networks"]
+            assert set(service["networks"]) == set(compose["services"]["label-studio"]["networks"])
             assert set(service["networks"]) <= set(compose["networks"])
+
+    def test_label_studio_takes_webhooks_for_every_address_that_is_documented(self, compose: dict[str, Any]) -> None:
+        (aliases,) = [network["aliases"] for network in compose["services"]["neat-backend"]["networks"].values()]
+        named: set[str] = set()
+        for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*.yml"), *ROOT.glob("deploy/*/*.y*ml")]:
+            found = set(re.findall(r"connect `?(http://[\w.:-]*\w)", path.read_text(), re.IGNORECASE))
+            assert all(map(takes_webhooks, found)), path
+            named |= found
+        assert {f"http://{alias}:9090" for alias in aliases} < named
+        assert "http://neat-backend.NAMESPACE.svc.cluster.local:9090" in named
 
     def test_all_are_checked_and_the_backend_waits_for_the_database(self, compose: dict[str, Any]) -> None:
         for service in compose["services"].values():

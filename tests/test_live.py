@@ -27,7 +27,7 @@ from neat_backend.labelstudio.events import PredictRequest
 from neat_backend.labelstudio.publisher import score
 from neat_backend.labelstudio.tabs import CHECK, NEXT
 from neat_backend.live import LiveProject
-from neat_backend.records import RETRY_IMAGES, Label
+from neat_backend.records import RETRY_IMAGES, SYNC, Label
 from neat_backend.service import Service
 from neat_backend.store import inbox, projects, snapshots, tasks
 from tests.fake_label_studio import (
@@ -1358,6 +1358,32 @@ def test_a_state_that_could_not_be_written_is_written_later(
     assert backend.project().state == projects.READY
 
 
+def test_a_webhook_that_label_studio_refuses_is_said_until_there_is_an_address_that_it_takes(
+    server: FakeLabelStudio, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = Backend(tmp_path, server, reconcile_seconds=60)
+    with backend.database.begin() as conn:
+        projects.update(conn, PROJECT, backend_url="http://neat-backend:9090")
+    server.import_tasks(PROJECT, 3)
+    live = backend.live()
+    settle(live)
+    said = "no webhook: labels arrive up to 60 s late; use an address with a dot"
+    project = backend.project()
+    assert (project.state, project.detail.startswith(said)) == (projects.READY, True)
+    assert "http://neat-backend:9090/webhook" in project.detail
+    assert caplog.text.count(said) == 1
+    live.problem("publish", projects.AWAY, "no answer")
+    assert backend.project().detail == "no answer"
+    live.solved("publish")
+    assert backend.project().detail == project.detail
+    with backend.database.begin() as conn:
+        projects.update(conn, PROJECT, backend_url="http://neat-backend.internal:9090")
+    backend.file(SYNC)
+    settle(live)
+    assert (backend.project().state, backend.project().detail) == (projects.READY, "")
+    assert list(server.projects[PROJECT].webhooks) == ["http://neat-backend.internal:9090/webhook"]
+
+
 def test_the_worst_problem_is_the_one_that_is_shown(backend: Backend, live: LiveProject) -> None:
     live.problem("tidy", projects.AWAY, "no answer")
     live.problem("bulk", projects.BLOCKED, "wrong key")
@@ -1374,7 +1400,7 @@ def test_a_webhook_carries_a_secret_of_its_own(server: FakeLabelStudio, tmp_path
     backend = Backend(tmp_path, server, basic_auth_user="neat", basic_auth_pass="secret")
     take_in(backend.live())
     headers = sync.webhook_headers(backend.settings, PROJECT)
-    assert server.projects[PROJECT].webhooks == {"http://neat:9090/webhook": headers}
+    assert server.projects[PROJECT].webhooks == {"http://neat.internal:9090/webhook": headers}
     assert headers["Authorization"].startswith(f"Bearer {PROJECT}.")
     backend.close()
 

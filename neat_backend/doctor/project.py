@@ -8,7 +8,7 @@ from neat_backend import sync
 from neat_backend.doctor.findings import FAILED, WARNING, Complaint, Examination
 from neat_backend.errors import LabelStudioRefused
 from neat_backend.labelstudio.images import ImageFetcher
-from neat_backend.labelstudio.inspection import Hook, Inspector, is_private, kind_of_key
+from neat_backend.labelstudio.inspection import Hook, Inspector, is_private, kind_of_key, takes_webhooks
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.labelstudio.tabs import NEXT
 from neat_backend.records import Project
@@ -18,6 +18,7 @@ from neat_backend.store.database import Database
 
 ARRIVES_WITHIN_SECONDS = 5.0  # Label Studio itself gives up after one
 OLD_SECONDS = 30.0
+WITH_A_DOT = "connect the backend in Label Studio at an address with a dot, such as http://neat-backend.internal:9090"
 WRONG_KEY = "set LABEL_STUDIO_API_KEY to the token of a user who may edit the project (Account & Settings)"
 
 
@@ -90,6 +91,8 @@ class _Project:
             url = backends[0].rstrip("/") + "/webhook"
         mend = f"neat-backend sync {self.project.id}, which makes and mends it (or connect the backend again)"
         hook = self._hook = hooks.get(url)
+        if hook is None and not takes_webhooks(url):
+            raise Complaint(sync.no_webhook(url, self.settings), WITH_A_DOT)
         if hook is None:
             raise Complaint(f"the project has no webhook to {url}", mend)
         if not hook.active:

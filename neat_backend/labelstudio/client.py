@@ -318,8 +318,8 @@ class LabelStudioClient:
         Label Studio makes a webhook itself when a backend is connected, but one without headers. A
         webhook counts as ours when its URL is `url`, or else that of the project's only ML backend (we
         may be known under another name there); the headers are credentials, so no other one gets them.
-        "present", "repaired" or "created"; "missing" when there is none and `url` is only a path, or
-        one that Label Studio doesn't take (a host without a dot).
+        "present", "repaired" or "created"; when there is none, "missing" where `url` is only a path, "refused" where
+        Label Studio doesn't take it, as with every host name without a dot: see `inspection.takes_webhooks`.
         """
         hooks = self._webhooks(project)
         ours = [hook for hook in hooks if hook["url"].rstrip("/") == url.rstrip("/")]
@@ -349,12 +349,8 @@ class LabelStudioClient:
         except LabelStudioError as error:
             if isinstance(error, LabelStudioUnavailable | LabelStudioRefused | NotFoundInLabelStudio):
                 raise
-            log.warning(
-                "project %d: Label Studio takes no webhook for %s (%s); connect the backend in the project's settings,"
-                " under Model, which makes one",
-                project, url, error,
-            )  # fmt: skip
-            return "missing"
+            log.info("project %d: Label Studio takes no webhook for %s (%s)", project, url, error)
+            return "refused"
         return "created"
 
     # --- files

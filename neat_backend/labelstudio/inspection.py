@@ -6,6 +6,7 @@ import base64
 import binascii
 import ipaddress
 import json
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,6 +74,22 @@ def kind_of_key(key: str) -> str:
     except (binascii.Error, KeyError, OverflowError, TypeError, ValueError):
         return "personal access token"
     return f"personal access token, valid until {last:%Y-%m-%d}"
+
+
+# Django's rule for URLs, which Label Studio holds its webhooks to: localhost, an address, or a name with a dot.
+_LABEL = r"(?!-)[a-z0-9\u00a1-\uffff-]{1,63}(?<!-)"
+_LAST = r"(xn--[a-z0-9]{1,59}|(?!-)[a-z\u00a1-\uffff-]{2,63}(?<!-))"
+_HOST = re.compile(rf"localhost|({_LABEL}\.)+{_LAST}\.?", re.IGNORECASE)
+
+
+def takes_webhooks(url: str) -> bool:
+    """Whether Label Studio accepts a webhook to this URL: not where the host is a name without a dot, or with a "_"."""
+    host = urlsplit(url).hostname or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return _HOST.fullmatch(host) is not None
+    return True
 
 
 def is_private(url: str) -> bool:

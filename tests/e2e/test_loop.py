@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from neat_backend.demo.backend import Backend, is_ranked, labelled, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
-from tests.e2e.loop import CONFIG, INVALID, KNOWN, Labelling, assert_equals_rebuild, make_backend
+from neat_backend.doctor import FAILED, examine
+from tests.e2e.loop import CONFIG, INVALID, KNOWN, SETTINGS, Labelling, assert_equals_rebuild, make_backend
 from tests.waiting import until
 
 
@@ -29,6 +31,11 @@ def backend(label_studio: LabelStudioServer, tmp_path: Path) -> Iterator[Backend
 
 def connect(annotator: Annotator, backend: Backend, project: int) -> int:
     return annotator.connect_backend(project, backend.url, user="neat", password="a secret: with ünïcode")
+
+
+def replace_host(url: str, host: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{host}:{parts.port}").geturl()
 
 
 def served_in_order(labelling: Labelling, backend: Backend) -> int:
@@ -162,6 +169,30 @@ def test_an_unusable_label_config_is_said_and_its_repair_noticed(
     annotator.update_project(project, label_config=CONFIG)
     connect(annotator, backend, project)
     backend.wait_until(project, is_ranked)
+
+
+def test_an_address_that_gets_no_webhook_is_said_and_one_that_gets_it_mends_it(
+    label_studio: LabelStudioServer, annotator: Annotator, backend: Backend, tmp_path: Path
+) -> None:
+    labelling = Labelling(annotator, tmp_path / "images", 12, "no webhook")
+    project, said = labelling.project, "no webhook: labels arrive up to 60 s late; use an address with a dot"
+    without_dot = replace_host(backend.url, "2130706433")  # 127.0.0.1 as one number: a host without a dot
+    connection = annotator.connect_backend(project, without_dot, user="neat", password=SETTINGS["BASIC_AUTH_PASS"])
+    assert backend.wait_until(project, is_ranked)["detail"].startswith(said)
+    assert annotator.call("GET", f"/api/webhooks/?project={project}") == []
+    env = {
+        **SETTINGS, "LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.token,
+        "NEAT_DATA_DIR": str(tmp_path / "data"),
+    }  # fmt: skip
+    (finding,) = [one for one in examine(env, project) if one.check == "webhook"]
+    assert (finding.state, finding.said.startswith(said)) == (FAILED, True)
+    assert "neat-backend.internal" in finding.remedy
+
+    annotator.call("DELETE", f"/api/ml/{connection}")
+    connect(annotator, backend, project)
+    backend.wait_until(project, lambda now: is_ranked(now) and now["detail"] == "")
+    (hook,) = annotator.call("GET", f"/api/webhooks/?project={project}")
+    assert hook["url"] == backend.url + "/webhook"
 
 
 def test_two_projects_keep_to_themselves_and_settings_can_differ(

@@ -25,6 +25,7 @@ from neat_backend.errors import (
 )
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.images import ImageFetcher, decode
+from neat_backend.labelstudio.inspection import takes_webhooks
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher
 from tests.labelstudio.server import CONFIG
@@ -275,7 +276,7 @@ def test_a_webhook_gets_its_headers(client, person, project):
     person.call("POST", "/api/webhooks/", {"project": project, "url": "http://127.0.0.1:9/other"})
     assert client.ensure_webhook(project, url, {}) == "present"
     # another host's webhook gets no credentials of ours, and Label Studio takes no URL whose host has no dot
-    assert client.ensure_webhook(project, "http://neat:9090/neat/webhook", secret) == "missing"
+    assert client.ensure_webhook(project, "http://neat:9090/neat/webhook", secret) == "refused"
     assert not any(hook["headers"] for hook in person.call("GET", f"/api/webhooks/?project={project}"))
     assert client.ensure_webhook(project, url, secret) == "repaired"
     assert client.ensure_webhook(project, url, secret) == "present"
@@ -286,6 +287,18 @@ def test_a_webhook_gets_its_headers(client, person, project):
     assert client.ensure_webhook(project, url, secret) == "repaired"
     assert client.ensure_webhook(project, "http://127.0.0.1:9/third", secret) == "created"
     assert sorted(client.webhook_urls(project)) == sorted([*hooks, "http://127.0.0.1:9/third"])
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost", "127.0.0.1", "[::1]", "neat-backend.internal", "neat.svc.cluster.local", "ü.example", "a.xn--p1ai",
+        "neat-backend", "neat_backend.internal", "neat.c0m", "127.1", "2130706433", "-a.example", "a..example", "a.b.",
+    ],
+)  # fmt: skip
+def test_an_address_that_label_studio_takes_no_webhook_for_is_known(client, person, project, host):
+    made = client.ensure_webhook(project, f"http://{host}:9/webhook", {})
+    assert made == ("created" if takes_webhooks(f"http://{host}:9/webhook") else "refused")
 
 
 # --- images
