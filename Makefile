@@ -1,35 +1,48 @@
-# `make demo` and `make test` work as the first command in a fresh clone; both install what they need.
+# `make demo` and `make test` work as the first command in a fresh clone; both install what they need. `make help` lists all.
 # ARGS goes to the demo, the benchmarks and pytest: make demo ARGS="--annotate 80 --exit --json", make test ARGS="-k engine".
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 LABEL_STUDIO := .label-studio/venv
 
-.PHONY: demo test image-test lint bench reference fuzz audit lock clean
+# What `make check` leaves out; tests/conftest.py sets the markers.
+SLOW := browser or labelstudio or postgres or process or ray or slow
+
+.PHONY: help demo check test format image-test lint bench reference fuzz audit lock clean
 .DELETE_ON_ERROR:
 
 # Where it is set, each of the hundreds of processes that the tests start would compile PyTorch's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready
+help:
+	@sed -nE 's/^([a-z-]+):.*  # (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # Label Studio and the backend with sample images; ARGS="--annotate 80 --exit"
 	@$(BIN)/neat-backend demo $(ARGS)
 
-test: $(BIN)/.ready $(LABEL_STUDIO)/.ready
-	$(BIN)/python -m pytest $(ARGS)
+check: lint  # lint and the fast tests: no process, no Label Studio, no PostgreSQL, no browser
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not ($(SLOW))" $(ARGS)
+
+test: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # all tests; ARGS="-k engine" for some
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+
+format: $(BIN)/.ready  # put the code into the form that lint asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # Builds the image with buildah on a Debian made by debootstrap, and starts it. Needs root and both programs.
-image-test: $(BIN)/.ready $(LABEL_STUDIO)/.ready
+image-test: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the container image, built and started
 	NEAT_TEST_REQUIRE=image,labelstudio $(BIN)/python -m pytest tests/test_image.py $(ARGS)
 
 .PHONY: chaos
-chaos: $(BIN)/.ready  # ARGS="--seed 1 --minutes 8 --kills 200 --events 5000 --database postgresql --json"
+chaos: $(BIN)/.ready  # kill everything for minutes; ARGS="--seed 1 --minutes 8 --kills 200 --events 5000 --database postgresql --json"
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 .PHONY: doctor-page
 doctor-page: $(BIN)/.ready  # docs/doctor.md anew, from what the command prints beside a real Label Studio
 	@NEAT_WRITE_DOCS=1 $(BIN)/python -m pytest -q tests/e2e/test_doctor.py
 
-lint: $(BIN)/.ready
+lint: $(BIN)/.ready  # ruff, mypy, hadolint, the schemas of compose file and manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -37,7 +50,7 @@ lint: $(BIN)/.ready
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml deploy/compose/secrets.yml
 	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes/neat-backend.yaml
 
-bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # ARGS=--json for programs
+bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the short benchmarks; ARGS=--json for programs
 	@$(BIN)/neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512 $(ARGS)
 	@$(BIN)/neat-backend bench ingest --seconds 5 $(ARGS)
 	@$(BIN)/neat-backend bench publish --tasks 300 --labels 5 $(ARGS)
@@ -49,10 +62,10 @@ reference: $(BIN)/.ready  # what the code says of itself; a test compares
 	@$(BIN)/python -m neat_backend.reference > docs/reference.md.new
 	@mv docs/reference.md.new docs/reference.md
 
-fuzz: $(BIN)/.ready  # ARGS="--minutes 10 --seed 3"
+fuzz: $(BIN)/.ready  # odd requests, images and label configs; ARGS="--minutes 10 --seed 3"
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-audit: $(BIN)/.ready
+audit: $(BIN)/.ready  # known vulnerabilities of what the locks name
 	@$(PYTHON) .ci/audit
 
 # uv does the installing: the one on the PATH, else one that is put into the environment itself.
@@ -75,7 +88,7 @@ $(LABEL_STUDIO)/.ready: label-studio.lock | $(BIN)/.ready
 uv = $$(command -v uv || echo $(CURDIR)/$(BIN)/uv)
 
 # The locks carry no index addresses. overrides.txt lifts the stale pins of label-studio-ml.
-lock: $(BIN)/.ready
+lock: $(BIN)/.ready  # the locks anew
 	$(call uv) pip compile pyproject.toml --universal --extra dev --python-version 3.10 --overrides overrides.txt \
 	  --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
 	$(call uv) pip compile pyproject.toml --universal --extra postgres --extra s3 --python-version 3.10 --overrides overrides.txt \
@@ -83,5 +96,5 @@ lock: $(BIN)/.ready
 	echo 'label-studio==1.23.2' | $(call uv) pip compile - --universal --python-version 3.10 \
 	  --no-emit-index-url --no-header --upgrade --quiet -o label-studio.lock
 
-clean:
+clean:  # remove what was installed
 	rm -rf .venv .label-studio .demo build dist *.egg-info

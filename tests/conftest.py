@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # No example fails because the machine was busy. Everything else is as Hypothesis has it, here and where CI is set.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+# What a test needs beyond Python and this package, by where it stands and by its fixtures. `make check` leaves these out.
+MARKERS_OF_PATHS = {
+    "chaos": "process", "cli/test_program.py": "process", "compute/test_on_ray.py": "ray", "core/test_on_gpu.py": "slow",
+    "e2e": "labelstudio", "experiments": "slow", "exports": "slow", "faults": "process", "fuzz": "slow",
+    "labelstudio/live": "labelstudio", "test_bench.py": "process", "test_deploy.py": "process",
+    "test_exposure.py": "process", "test_failover.py": "process", "test_image.py": "process", "test_secrets.py": "process",
+    "test_serve.py": "process", "test_soak.py": "process", "test_training.py": "process",
+    "test_two_hosts.py": "process", "test_wsgi.py": "process", "web/test_patience.py": "process",
+}  # fmt: skip
+MARKERS_OF_FIXTURES = {"browser": "browser", "label_studio": "labelstudio", "postgres_server": "postgres"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(root).as_posix()
+        for start, marker in MARKERS_OF_PATHS.items():
+            if path.startswith(start):
+                item.add_marker(marker)
+        for fixture, marker in MARKERS_OF_FIXTURES.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+        if "postgresql" in item.name.partition("[")[2]:
+            item.add_marker("postgres")
+        shared = item.get_closest_marker("labelstudio") or item.get_closest_marker("browser")
+        # Of several processes that run the tests, one takes a file whole, and one all that shares a Label Studio.
+        item.add_marker(pytest.mark.xdist_group("label studio" if shared else path))
 
 
 def need(name: str, reason: str) -> None:
