@@ -17,11 +17,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pydantic import SecretStr
@@ -29,6 +27,7 @@ from pydantic import SecretStr
 from neat_backend import exposure
 from neat_backend.errors import SettingsError
 from neat_backend.settings import Settings
+from neat_backend.stopping import Stopping
 
 log = logging.getLogger(__name__)
 
@@ -237,23 +236,18 @@ class Supervisor:
         self.children = children
         self.grace_seconds = grace_seconds
         self.on_stop = on_stop
-        self._stop = threading.Event()
 
     def run(self) -> int:
-        before = {number: signal.signal(number, self._told_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            while not self._stop.is_set():
-                for child in self.children:
-                    child.look()
-                self._stop.wait(LOOK_SECONDS)
-        finally:
-            self._stop_children()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        stopping = Stopping()
+        with stopping.on_signals():
+            try:
+                while not stopping.is_set():
+                    for child in self.children:
+                        child.look()
+                    stopping.wait(LOOK_SECONDS)
+            finally:
+                self._stop_children()
         return 0
-
-    def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self._stop.set()
 
     def _stop_children(self) -> None:
         log.info("stopping %s", " and ".join(child.name for child in self.children))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -38,6 +37,7 @@ from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.live import LiveProject
 from neat_backend.records import Project
 from neat_backend.settings import Settings
+from neat_backend.stopping import Stopping
 from neat_backend.store import inbox, objects, projects, restoring, webhook_secret
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
@@ -59,21 +59,20 @@ PRUNE_AT_ONCE = 10_000
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; then stop cleanly."""
     heap.share_one_arena()
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    database = Database(settings.sqlalchemy_url)
-    database.migrate()
-    restoring.tidy(database, settings.data_dir)
-    if settings.arrays_url:
-        objects.check(settings.arrays_url)
-        webhook_secret.share(database, settings.data_dir)
-    worker = Worker(settings, database)
-    try:
-        worker.run(stopping)
-    finally:
-        worker.stop()
-        database.dispose()
+    stopping = Stopping()
+    with stopping.on_signals():
+        database = Database(settings.sqlalchemy_url)
+        database.migrate()
+        restoring.tidy(database, settings.data_dir)
+        if settings.arrays_url:
+            objects.check(settings.arrays_url)
+            webhook_secret.share(database, settings.data_dir)
+        worker = Worker(settings, database)
+        try:
+            worker.run(stopping)
+        finally:
+            worker.stop()
+            database.dispose()
 
 
 class Worker:
@@ -89,7 +88,7 @@ class Worker:
         self._encoder_lock = threading.Lock()
         self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
 
-    def run(self, stopping: threading.Event) -> None:
+    def run(self, stopping: Stopping) -> None:
         log.info("worker %s started", self.owner)
         pruned_at = 0.0
         threading.Thread(target=self._keep_leases, args=(stopping,), name="leases", daemon=True).start()
@@ -157,7 +156,7 @@ class Worker:
             projects.release_lease(conn, number, holder)
             return projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS)
 
-    def _keep_leases(self, stopping: threading.Event) -> None:
+    def _keep_leases(self, stopping: Stopping) -> None:
         """Renew them in a thread of its own: taking projects up and putting them away may last longer than a lease."""
         while not stopping.wait(LEASE_SECONDS / HEARTBEATS):
             try:

@@ -6,7 +6,6 @@ python -m tests.far NAME DATABASE_URL DATA_DIR ARRAYS_URL LABEL_STUDIO
 from __future__ import annotations
 
 import pickle
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import httpx
 from neat_backend import worker as worker_module
 from neat_backend.errors import LabelStudioUnavailable, NeatError
 from neat_backend.settings import Settings
+from neat_backend.stopping import Stopping
 from neat_backend.store.database import Database
 from neat_backend.worker import Worker
 from tests.fake_label_studio import FakeLabelStudio
@@ -96,10 +96,10 @@ def main(name: str, database_url: str, data_dir: str, arrays_url: str, label_stu
     worker._connect = lambda project: cast(Any, FarLabelStudio(name, label_studio))  # type: ignore[method-assign]
     worker._shared_encoder = lambda: cast(Any, FakeEncoder())  # type: ignore[method-assign]
     FarLabelStudio(name, label_studio).now()  # it is up: the test waits for this
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    worker.run(stopping)
-    worker.stop()
+    stopping = Stopping()
+    with stopping.on_signals():
+        worker.run(stopping)
+        worker.stop()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.waiting import HANGS
 ROOT = Path(__file__).parents[1]
 PACKAGE = "neat_backend"
 
-GROUND = {"records", "errors", "settings", "ports", "logs"}
+GROUND = {"records", "errors", "settings", "ports", "logs", "stopping"}
 WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning", "insight"}
 WORKER |= {"learning", "tabs", "columns", "showing", "pool_images", "comparing"}
 LIGHT = {"web", "service", "explaining", "overview"}  # what the web process is made of
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "ports": {"errors"},
     "progress": set(),
+    "stopping": set(),
     "logs": set(),
     "settings": {"errors"},
     "exposure": {"errors", "settings"},

@@ -27,6 +27,7 @@ from neat_backend import worker as worker_module
 from neat_backend.errors import EncoderError, LabelStudioRefused, LabelStudioUnavailable, SettingsError
 from neat_backend.live import LiveProject
 from neat_backend.records import SYNC
+from neat_backend.stopping import Stopping
 from neat_backend.store import inbox, projects, schema
 from neat_backend.store.sql import clock as database_clock
 from neat_backend.worker import Worker
@@ -61,7 +62,7 @@ class Workers:
     """Starts workers in threads of this process, each as if it were on a host of its own."""
 
     def __init__(self) -> None:
-        self.running: dict[Worker, tuple[threading.Event, threading.Thread]] = {}
+        self.running: dict[Worker, tuple[Stopping, threading.Thread]] = {}
         self.looks: Counter[Worker] = Counter()  # how often each has looked for projects to take up
 
     def make(self, backend: Backend, **fields: Any) -> Worker:
@@ -82,7 +83,7 @@ class Workers:
         return self.run(self.make(backend, **fields))
 
     def run(self, worker: Worker) -> Worker:
-        stopping = threading.Event()
+        stopping = Stopping()
         thread = threading.Thread(target=worker.run, args=(stopping,), daemon=True)
         self.running[worker] = stopping, thread
         thread.start()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import queue
 import signal
 import struct
 import subprocess
@@ -79,13 +80,13 @@ class _Watched(worker.Worker):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        asked = threading.Event()
-        signal.signal(signal.SIGUSR1, lambda *_: asked.set())
+        asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+        signal.signal(signal.SIGUSR1, lambda *_: asked.put(None))
         threading.Thread(target=self._tell, args=(asked,), daemon=True).start()
 
-    def _tell(self, asked: threading.Event) -> None:
-        while asked.wait():
-            asked.clear()
+    def _tell(self, asked: queue.SimpleQueue[None]) -> None:
+        while True:
+            asked.get()
             path = state_file(self.settings.data_dir, os.getpid())
             owned = [each for each, _ in list(self._live.values()) if each.loaded.is_set()]
             told = {str(each.id): engine_state(each._engine) for each in owned}
