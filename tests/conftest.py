@@ -19,26 +19,28 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
-# What a test needs beyond Python and this package, by where it stands and by its fixtures. `make check` leaves these out.
-MARKERS_OF_PATHS = {
-    "chaos": "process", "cli/test_program.py": "process", "compute/test_on_ray.py": "ray", "core/test_on_gpu.py": "slow",
-    "e2e": "labelstudio", "experiments": "slow", "exports": "slow", "faults": "process", "fuzz": "slow",
-    "labelstudio/live": "labelstudio", "test_bench.py": "process", "test_deploy.py": "process",
-    "test_exposure.py": "process", "test_failover.py": "process", "test_image.py": "process", "test_secrets.py": "process",
-    "test_serve.py": "process", "test_soak.py": "process", "test_training.py": "process",
-    "test_two_hosts.py": "process", "test_wsgi.py": "process", "web/test_patience.py": "process",
+# What a test needs beyond Python and this package, by its place and its fixtures. `make check` leaves these out.
+OF_PATHS = {
+    "labelstudio": ("e2e",),
+    "process": (
+        "chaos", "cli/test_program.py", "faults", "test_bench.py", "test_deploy.py", "test_exposure.py",
+        "test_failover.py", "test_image.py", "test_secrets.py", "test_serve.py", "test_soak.py", "test_training.py",
+        "test_two_hosts.py", "test_wsgi.py", "web/test_patience.py",
+    ),
+    "ray": ("compute/test_on_ray.py",),
+    "slow": ("core/test_on_gpu.py", "experiments", "exports", "fuzz"),
 }  # fmt: skip
-MARKERS_OF_FIXTURES = {"browser": "browser", "label_studio": "labelstudio", "postgres_server": "postgres"}
+OF_FIXTURES = {"browser": "browser", "label_studio": "labelstudio", "postgres_server": "postgres"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(root).as_posix()
-        for start, marker in MARKERS_OF_PATHS.items():
-            if path.startswith(start):
+        for marker, places in OF_PATHS.items():
+            if path.startswith(places):
                 item.add_marker(marker)
-        for fixture, marker in MARKERS_OF_FIXTURES.items():
+        for fixture, marker in OF_FIXTURES.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
         if "postgresql" in item.name.partition("[")[2]:
