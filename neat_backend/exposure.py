@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from neat_backend.errors import SettingsError
 from neat_backend.settings import Settings
@@ -18,6 +19,7 @@ REMEDY = (
 )
 # As a container sees the machine that it runs on; nobody can have a domain below .internal.
 _LOCAL_NAMES = ("localhost", "host.docker.internal")
+_FORWARDED = re.compile(r"for=[\"\[]*([^\]\";,\s]*)", re.IGNORECASE)  # RFC 7239
 
 
 def is_guarded(settings: Settings) -> bool:
@@ -67,16 +69,25 @@ def listened_at() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def is_of_this_machine(caller: str | None, host: str) -> bool:
+def is_of_this_machine(caller: str | None, host: str, forwarded_for: Iterable[str] = ()) -> bool:
     """Whether a request without credentials may be one of this machine's own.
 
     caller: the address of the other end, None or "" at a Unix socket. host: the Host header. A page of a site whose
-    name has been turned to a loopback address (DNS rebinding) comes from this machine too, but asks for that name.
+    name has been turned to a loopback address (DNS rebinding) comes from this machine too, but asks for that name; a
+    name without a dot is such a name where the network completes it. forwarded_for: whom a proxy on this machine
+    says that it asks for.
     """
-    if caller and not is_loopback(caller):
+    if not all(is_loopback(each) for each in ([caller] if caller else []) + list(forwarded_for)):
         return False
     name = _name(host)
-    return is_loopback(name) or "." not in name or name in _LOCAL_NAMES or name.endswith(".localhost")
+    return is_loopback(name) or name in (*_LOCAL_NAMES, socket.gethostname().lower()) or name.endswith(".localhost")
+
+
+def forwarded_for(headers: Mapping[str, str]) -> list[str]:
+    """The addresses that a proxy names as the ones it asks for."""
+    listed = ",".join(headers.get(name, "") for name in ("X-Forwarded-For", "X-Real-IP"))
+    named = [part.strip() for part in listed.split(",") if part.strip()]
+    return named + _FORWARDED.findall(headers.get("Forwarded", ""))
 
 
 def is_loopback(address: str) -> bool:

@@ -19,6 +19,8 @@ PLAIN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 IDS = ("project", "task", "event")
 
 _about: ContextVar[Mapping[str, int]] = ContextVar("about", default={})  # noqa: B039 (never changed in place)
+# What ends a line, moves a terminal's cursor or turns the direction of writing.
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]")
 _PLACE = re.compile(r"%(?:%|[-#0 +]*(?:\*|\d+)?(?:\.(?:\*|\d+))?[a-zA-Z])")
 _NAMED = re.compile(rf"\b({'|'.join(IDS)}) $")
 
@@ -38,7 +40,17 @@ def set_up(level: str, form: str) -> None:
 
 
 def formatter(form: str) -> logging.Formatter:
-    return JsonLines() if form == "json" else logging.Formatter(PLAIN)
+    return JsonLines() if form == "json" else PlainLines(PLAIN)
+
+
+class PlainLines(logging.Formatter):
+    """A line for each event, whatever text from outside its message holds; a traceback is indented below it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"    {_escaped(line)}" for line in super().formatException(ei).splitlines())
 
 
 class JsonLines(logging.Formatter):
@@ -59,6 +71,10 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def named(record: logging.LogRecord) -> dict[str, int]:

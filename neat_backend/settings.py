@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -252,6 +252,7 @@ class Settings(BaseModel):
     batch_size: int = Field(
         50,
         ge=1,
+        le=10_000,
         validation_alias=_env("NEAT_BATCH_SIZE"),
         description="Labels in a query round (B); the classifier trains after each",
     )
@@ -266,13 +267,15 @@ class Settings(BaseModel):
         description="Keep the classes in balance: the class with fewest labels is asked for next (0 = the paper's"
         " order)",
     )
-    invalid_choices: tuple[str, ...] = Field(
+    invalid_choices: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(
         ("invalid", "unknown", "other", "none of these", "reject"),
+        max_length=1000,
         validation_alias=_env("NEAT_INVALID_CHOICES"),
         description='Choices that mean “none of my classes”, unless the label config marks one with invalid="true"',
     )
     control: str = Field(
         "",
+        max_length=1000,
         validation_alias=_env("NEAT_CONTROL"),
         description="Name of the Choices tag to use when a label config has several",
     )
@@ -305,7 +308,9 @@ class Settings(BaseModel):
         description="What resnet18 begins its training with: auto (ImageNet's weights, downloaded once; from scratch"
         " where they can't be had), scratch (paper), or a local file, .pth or .safetensors",
     )
-    epochs: int = Field(100, ge=1, validation_alias=_env("NEAT_EPOCHS"), description="Epochs of one training, at most")
+    epochs: int = Field(
+        100, ge=1, le=10_000, validation_alias=_env("NEAT_EPOCHS"), description="Epochs of one training, at most"
+    )
     early_stop: bool = Field(
         True,
         validation_alias=_env("NEAT_EARLY_STOP"),
@@ -329,12 +334,14 @@ class Settings(BaseModel):
     publish_interval_seconds: float = Field(
         2,
         ge=0,
+        le=86_400,
         validation_alias=_env("NEAT_PUBLISH_INTERVAL"),
         description="Shortest time between two publications of a project, in seconds",
     )
     publish_tail: int = Field(
         10_000,
         ge=0,
+        le=1_000_000,
         validation_alias=_env("NEAT_PUBLISH_TAIL"),
         description="Tasks after the first 2B that get a score too, once it is quiet",
     )
@@ -455,7 +462,7 @@ class Settings(BaseModel):
             name = names.get(str(key).lower(), str(key).lower())
             if name not in PER_PROJECT:
                 allowed = ", ".join(self.titles()[n] for n in PER_PROJECT)
-                raise SettingsError(f"extra_params: {key!r} can't be set per project; these can: {allowed}")
+                raise SettingsError(f"extra_params: {_excerpt(key)} can't be set per project; these can: {allowed}")
             values[name] = value
         return self._checked(values, self.titles())
 
@@ -517,7 +524,7 @@ class Settings(BaseModel):
                     title == "DATABASE_URL" and not _is_url(given)
                 )
                 problems.append(
-                    f"{title}{'' if secret else f'={given!r}'}: {item['msg'].removeprefix('Value error, ')}"
+                    f"{title}{'' if secret else f'={_excerpt(given)}'}: {item['msg'].removeprefix('Value error, ')}"
                 )
             raise SettingsError("; ".join(problems)) from None
         if bool(settings.basic_auth_user) != bool(settings.basic_auth_pass.get_secret_value()):
@@ -558,6 +565,13 @@ def _read_secret(variable: str, path: str) -> str:
     if not text:
         raise SettingsError(f"{variable}={path!r}: the file is empty")
     return text
+
+
+def _excerpt(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # a number of thousands of digits
+        return "a very long number"
 
 
 def _is_address(text: str) -> bool:

@@ -26,6 +26,7 @@ from tests.serving import make_database, make_settings, setup_body
 from tests.waiting import HANGS, until
 
 ROOT = Path(__file__).parents[1]
+OWN_NAME = socket.gethostname()
 PAIR = {"basic_auth_user": "ann", "basic_auth_pass": "pass"}
 
 
@@ -83,7 +84,7 @@ def test_what_the_process_listens_at_is_seen() -> None:
 class TestRequestsWithoutCredentials:
     @pytest.mark.parametrize("caller", ["127.0.0.1", "::1", "::ffff:127.0.0.1", ""])
     @pytest.mark.parametrize(
-        "host", ["localhost:9090", "127.0.0.1:9090", "[::1]:9090", "neat-backend", "host.docker.internal:9090"]
+        "host", ["localhost:9090", "127.0.0.1:9090", "[::1]:9090", OWN_NAME, "host.docker.internal:9090"]
     )
     def test_of_this_machine_are_served(self, tmp_path: Path, caller: str, host: str) -> None:
         answer = client_of(tmp_path).get("/api/projects", headers={"Host": host}, environ_base={"REMOTE_ADDR": caller})
@@ -98,7 +99,34 @@ class TestRequestsWithoutCredentials:
             assert "NEAT_ALLOW_ANONYMOUS=1" in answer.json["error"]
         assert client.get("/health", environ_base={"REMOTE_ADDR": caller}).status_code == 200
 
-    @pytest.mark.parametrize("host", ["evil.example:9090", "127.0.0.1.evil.example", "evil.example.", "10.0.0.1"])
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"X-Forwarded-For": "192.0.2.9"},
+            {"X-Forwarded-For": "127.0.0.1, 192.0.2.9"},
+            {"X-Forwarded-For": "192.0.2.9, 127.0.0.1"},
+            {"X-Forwarded-For": "unknown"},
+            {"X-Real-IP": "192.0.2.9"},
+            {"Forwarded": "for=192.0.2.9;proto=http"},
+            {"Forwarded": 'for=127.0.0.1, For="[2001:db8::1]:4711"'},
+        ],
+    )
+    def test_of_a_stranger_by_way_of_a_proxy_on_this_machine_are_not(
+        self, tmp_path: Path, headers: dict[str, str]
+    ) -> None:
+        answer = client_of(tmp_path).get("/api/projects", headers=headers)
+        assert answer.status_code == 403
+        assert "NEAT_ALLOW_ANONYMOUS=1" in answer.json["error"]
+
+    @pytest.mark.parametrize(
+        "headers", [{"X-Forwarded-For": "127.0.0.1, ::1"}, {"Forwarded": 'for="[::1]";proto=http'}, {"X-Real-IP": ""}]
+    )
+    def test_of_this_machine_by_way_of_its_own_proxy_are_served(self, tmp_path: Path, headers: dict[str, str]) -> None:
+        assert client_of(tmp_path).get("/api/projects", headers=headers).status_code == 200
+
+    @pytest.mark.parametrize(
+        "host", ["evil.example:9090", "127.0.0.1.evil.example", "evil.example.", "10.0.0.1", "evil", "evil.", "wpad:80"]
+    )
     def test_of_a_page_whose_name_was_turned_to_this_machine_are_not(self, tmp_path: Path, host: str) -> None:
         answer = client_of(tmp_path).post("/setup", json=setup_body(), headers={"Host": host})
         assert answer.status_code == 403

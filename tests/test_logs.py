@@ -93,6 +93,28 @@ def test_the_plain_form_is_for_people() -> None:
     assert logs.formatter("plain").format(record).endswith("INFO    neat: project 3: ready")
 
 
+@pytest.mark.parametrize(
+    "text", ["a\n2026-11-30 INFO    x: forged", "\r", "\x1b[2Jc", "\x85", "\u2028", "\u202e", "\x00\t"]
+)
+def test_a_name_from_outside_forges_no_plain_line(text: str) -> None:
+    """A class may be named with a line end, or with what moves a terminal's cursor."""
+    record = logging.LogRecord("neat", logging.INFO, __file__, 1, "project %d: class %s", (3, text), None)
+    told = logs.formatter("plain").format(record)
+    assert told.isprintable()
+    assert told.endswith("project 3: class " + text.encode("unicode_escape").decode())
+
+
+def test_a_tracebacks_lines_are_indented_in_the_plain_form() -> None:
+    try:
+        raise ValueError("so\n2026-11-30 INFO    x: forged \x1b[2J")
+    except ValueError as error:
+        record = logging.LogRecord("neat", 40, __file__, 1, "broken", (), (type(error), error, error.__traceback__))
+    first, *rest = logs.formatter("plain").format(record).splitlines()
+    assert first.endswith("neat: broken")
+    assert rest[-1] == r"    2026-11-30 INFO    x: forged \x1b[2J"
+    assert all(line.startswith("    ") and line.isprintable() for line in rest)
+
+
 def test_a_refused_webhook_is_logged_with_its_project(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

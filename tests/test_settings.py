@@ -297,6 +297,16 @@ class TestForProject:
     def test_what_a_project_may_set_is_a_field(self, name: str) -> None:
         assert name in Settings.model_fields
 
+    @pytest.mark.parametrize("name", PER_PROJECT)
+    @pytest.mark.parametrize(
+        "value", [10**18, 10**4400, 1e300, "x" * 2000, ["x"] * 2000], ids=lambda value: str(type(value))
+    )
+    def test_no_value_is_without_bounds(self, name: str, value: Any) -> None:
+        """Whoever may connect the backend types these; a batch of 10**18 tasks would stop the project."""
+        with pytest.raises(SettingsError, match=f"^{Settings.titles()[name]}=") as raised:
+            Settings.from_env({}).for_project({name: value})
+        assert len(str(raised.value)) < 1000
+
     @pytest.mark.parametrize("params", [{"k": 0}, {"k": None}, {"k": [1]}, {"rerank": "never"}, {"epochs": 2.5}])
     def test_a_bad_value_is_named(self, params: dict[str, Any]) -> None:
         (name,) = params
@@ -304,6 +314,9 @@ class TestForProject:
             Settings.from_env({}).for_project(params)
 
     def test_an_unknown_key_is_named(self) -> None:
+        with pytest.raises(SettingsError, match="can't be set per project") as raised:
+            Settings.from_env({}).for_project({"n" * 100_000: 3})
+        assert len(str(raised.value)) < 1000
         with pytest.raises(SettingsError, match="'neighbours' can't be set per project"):
             Settings.from_env({}).for_project({"neighbours": 3})
 

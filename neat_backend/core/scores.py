@@ -10,6 +10,7 @@ exponentials, so counting the k neighbours is enough whatever the number of clas
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -56,25 +57,32 @@ def _inconsistency(begin: int, end: int, codes: Any, probabilities: Any, n_class
     """Rows begin..end of the result; probabilities [0, 0] for uniform ones."""
     k = codes.shape[1]
     uniform = probabilities.shape[0] == 0
+    votes = np.zeros(k)  # V[c] at the first neighbour of each class c, else 0
     for row in range(begin, end):
-        voted = 0.0  # sum of e^V[c] over the classes that have a vote
-        distinct = 0
+        distinct = 0  # classes that have a vote
         agreement = 0.0  # P·V
+        most = 0.0
         for i in range(k):
+            votes[i] = 0.0
             code = codes[row, i]
             if code < 0:
                 continue
             agreement += 1.0 / n_classes if uniform else np.float64(probabilities[row, code])
-            votes = 0
+            count = 0
             first = True
             for j in range(k):
                 if codes[row, j] == code:
-                    votes += 1
+                    count += 1
                     first = first and j >= i
             if first:
-                voted += np.exp(np.float64(votes))
+                votes[i] = count
+                most = max(most, votes[i])
                 distinct += 1
-        result[row] = max(np.log(voted + (n_classes - distinct)) - agreement, 0.0)
+        voted = (n_classes - distinct) * np.exp(-most)  # sum of e^(V[c] - most): e^V itself overflows above 709
+        for i in range(k):
+            if votes[i] > 0:
+                voted += np.exp(votes[i] - most)
+        result[row] = max(most + np.log(voted) - agreement, 0.0)
 
 
 def vote(codes: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -104,7 +112,7 @@ def _vote(begin: int, end: int, codes: Any, classes: Any, votes: Any) -> None:
 
 def max_inconsistency(k: int, n_classes: int) -> float:
     """The largest inconsistency there can be: all k votes for a class of probability 0."""
-    return float(np.log(np.exp(float(k)) + n_classes - 1)) if k < 700 else float(k)
+    return k + math.log1p((n_classes - 1) * math.exp(-k))  # log(e^k + C - 1), which overflows above 709
 
 
 def candidates(codes: Codes, rule: KnownRule) -> NDArray[np.bool_]:

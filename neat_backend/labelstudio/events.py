@@ -255,7 +255,7 @@ def image_reference(data: Mapping[str, Any], image_key: str) -> str | None:
         for part in re.findall(r"[^.\[\]]+", image_key):
             if isinstance(value, Mapping):
                 value = value.get(part)
-            elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            elif isinstance(value, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(value):
                 value = value[int(part)]
             else:
                 value = None

@@ -27,6 +27,10 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # A cloud's inner services under an address that looks public.
 _NEVER_PUBLIC = frozenset({ipaddress.ip_address("168.63.129.16")})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All that is given out on the internet at large; what lies elsewhere (an IPv4 address written as ::a.b.c.d, a network's
+# own NAT64 prefix, fec0::/10) has a meaning inside some network alone.
+_GIVEN_OUT = ipaddress.ip_network("2000::/3")
+_DOCUMENTATION = ipaddress.ip_network("3fff::/20")
 # Where Label Studio has files; the key's user may do a lot more, and a task's data can name any address.
 _FILES = re.compile(r"/(data|static|storage-data|samples)/|/(tasks|projects)/[0-9]+/(resolve|presign)/")
 
@@ -81,7 +85,14 @@ class ImageHosts:
 
 def is_public(address: str) -> bool:
     """Whether an address belongs to the internet at large; one inside another (IPv4 in IPv6) is what counts."""
-    return all(each.is_global and not each.is_multicast and each not in _NEVER_PUBLIC for each in _meanings(address))
+    return all(_is_public(each) for each in _meanings(address))
+
+
+def _is_public(address: _Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        given_out = address in _NAT64 or (address in _GIVEN_OUT and address not in _DOCUMENTATION)
+        return given_out and address.is_global
+    return address.is_global and not address.is_multicast and address not in _NEVER_PUBLIC
 
 
 def _meanings(address: str) -> list[_Address]:

@@ -17,6 +17,7 @@ from neat_backend import exports
 from neat_backend.errors import BadRequest
 from neat_backend.labelstudio.events import timestamp
 from neat_backend.service import Service
+from neat_backend.web.numbers import whole_number
 
 MOST_ROWS = 10_000
 MEDIA_TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
@@ -156,6 +157,7 @@ def _number(name: str, default: int, most: int) -> int:
     text = request.args.get(name, "")
     if not text:
         return default
-    if not text.isascii() or not text.isdigit() or int(text[:12]) > most:
-        raise BadRequest(f"{name}={text!r}: give a whole number from 0 to {most}", name)
-    return int(text)
+    number = whole_number(text, most)
+    if number is None:
+        raise BadRequest(f"{name}={text[:100]!r}: give a whole number from 0 to {most}", name)
+    return number

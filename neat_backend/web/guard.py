@@ -53,7 +53,7 @@ def guard(app: Flask, settings: Settings) -> None:
                 answer.status_code = 401
                 answer.headers["WWW-Authenticate"] = 'Basic realm="neat-backend", charset="UTF-8"'
                 return answer
-            if not accepted and not anyone and not exposure.is_of_this_machine(request.remote_addr, request.host):
+            if not accepted and not anyone and not _is_of_this_machine():
                 log.warning("refused a request without credentials from %s", request.remote_addr)
                 words = f"without credentials this backend serves its own machine alone: {exposure.REMEDY}"
                 return jsonify(error=words, field=""), 403
@@ -68,6 +68,11 @@ def guard(app: Flask, settings: Settings) -> None:
         if response.is_json:
             response.headers.setdefault("Cache-Control", "no-store")
         return response
+
+
+def _is_of_this_machine() -> bool:
+    forwarded_for = exposure.forwarded_for(request.headers)
+    return exposure.is_of_this_machine(request.remote_addr, request.host, forwarded_for)
 
 
 def _credentials(settings: Settings) -> list[bytes]:

@@ -17,6 +17,7 @@ from neat_backend.errors import BadRequest
 from neat_backend.overview import interval
 from neat_backend.service import Service
 from neat_backend.web import charts
+from neat_backend.web.numbers import whole_number
 
 STATES = {
     "connecting": ("Connecting", "Label Studio has told us of this project; it has not been read yet."),
@@ -90,9 +91,10 @@ def routes(service: Service) -> Blueprint:
     def find_task(project: int) -> ResponseReturnValue:
         """A form's answer: the page of the task whose number was typed in."""
         text = request.args.get("task", "").strip()
-        if not text.isascii() or not text.isdigit() or not 0 < int(text[:19]) < 2**63:
-            raise BadRequest(f"task={text!r}: give a task's number, as Label Studio shows it", "task")
-        return redirect(url_for("pages.task", project=project, task=int(text)))
+        task = whole_number(text, 2**63 - 1)
+        if not task:
+            raise BadRequest(f"task={text[:100]!r}: give a task's number, as Label Studio shows it", "task")
+        return redirect(url_for("pages.task", project=project, task=task))
 
     @blueprint.get("/projects/<int:project>/tasks/<int:task>")
     def task(project: int, task: int) -> ResponseReturnValue:

@@ -49,6 +49,17 @@ def test_the_bound_is_reached_when_all_votes_go_to_a_class_of_probability_zero()
     assert value == pytest.approx([scores.max_inconsistency(10, 3)])
 
 
+@pytest.mark.parametrize("k", [709, 710, 1000])
+def test_as_many_votes_as_e_to_their_power_overflows_are_scored(k):
+    """log(e^k + 1) - P·V, where e^710 is more than the largest number."""
+    codes = np.array([[0] * k, [0] * (k - 1) + [1]])
+    shares = np.array([[0.25, 0.75], [0.25, 0.75]])
+    assert scores.inconsistency(codes, shares, 2) == pytest.approx([0.75 * k, (k - 1) - 0.25 * (k - 1) - 0.75])
+    assert scores.max_inconsistency(k, 2) == pytest.approx(k)
+    value = scores.priority(scores.inconsistency(codes, shares, 2), np.array([k, k]), np.array([True, True]), k, 2)
+    assert 0.5 < value[1] < value[0] < 1
+
+
 def test_a_value_is_the_same_alone_and_in_a_crowd():
     rng = np.random.default_rng(0)
     codes = rng.integers(MISSING, 5, (1001, 10))

@@ -45,7 +45,14 @@ def test_ranking_in_pages(client: FlaskClient) -> None:
     assert [row["task"] for row in rest["ranking"]] == [5, 2, 1, 3]
 
 
-@pytest.mark.parametrize("query", ["limit=-1", "limit=ten", "limit=10001", "offset=1.5", "offset=%C2%B2", "limit=+1"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("limit=-1", "limit=ten", "limit=10001", "offset=1.5", "offset=%C2%B2", "limit=+1"),
+        *(f"limit={'0' * zeros}{'9' * nines}" for zeros in (0, 12, 5000) for nines in (9, 5000)),
+    ],
+    ids=lambda query: query[:20],
+)
 def test_odd_pages_are_refused(client: FlaskClient, query: str) -> None:
     answer = client.get(f"/api/projects/7/ranking?{query}")
     assert answer.status_code == 400
