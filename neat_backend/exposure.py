@@ -7,7 +7,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from neat_backend.errors import SettingsError
 from neat_backend.settings import Settings
@@ -83,11 +83,11 @@ def is_of_this_machine(caller: str | None, host: str, forwarded_for: Iterable[st
     return is_loopback(name) or name in (*_LOCAL_NAMES, socket.gethostname().lower()) or name.endswith(".localhost")
 
 
-def forwarded_for(headers: Mapping[str, str]) -> list[str]:
-    """The addresses that a proxy names as the ones it asks for."""
-    listed = ",".join(headers.get(name, "") for name in ("X-Forwarded-For", "X-Real-IP"))
+def forwarded_for(header: Callable[[str, str], str]) -> list[str]:
+    """The addresses that a proxy names as the ones it asks for. header: a request's header by its name, or a default."""
+    listed = ",".join(header(name, "") for name in ("X-Forwarded-For", "X-Real-IP"))
     named = [part.strip() for part in listed.split(",") if part.strip()]
-    return named + _FORWARDED.findall(headers.get("Forwarded", ""))
+    return named + _FORWARDED.findall(header("Forwarded", ""))
 
 
 def is_loopback(address: str) -> bool:

@@ -71,7 +71,7 @@ def guard(app: Flask, settings: Settings) -> None:
 
 
 def _is_of_this_machine() -> bool:
-    forwarded_for = exposure.forwarded_for(request.headers)
+    forwarded_for = exposure.forwarded_for(request.headers.get)
     return exposure.is_of_this_machine(request.remote_addr, request.host, forwarded_for)
 
 
