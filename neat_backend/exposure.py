@@ -84,7 +84,7 @@ def is_of_this_machine(caller: str | None, host: str, forwarded_for: Iterable[st
 
 
 def forwarded_for(header: Callable[[str, str], str]) -> list[str]:
-    """The addresses that a proxy names as the ones it asks for. header: a request's header by its name, or a default."""
+    """The addresses that a proxy names as those it asks for. header: a request's header by name, or a default."""
     listed = ",".join(header(name, "") for name in ("X-Forwarded-For", "X-Real-IP"))
     named = [part.strip() for part in listed.split(",") if part.strip()]
     return named + _FORWARDED.findall(header("Forwarded", ""))
