@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -38,6 +39,10 @@ def dockerfile() -> str:
 def ours(compose: dict[str, Any]) -> dict[str, Any]:
     """The services that run this backend, the web first."""
     return {name: service for name, service in compose["services"].items() if name.startswith("neat-")}
+
+
+def seconds(duration: str) -> int:
+    return int(duration.removesuffix("s"))
 
 
 def interpolated(value: Any) -> str:
@@ -137,6 +142,45 @@ class TestCompose:
             assert not service.get("privileged")
         for service in ours(compose).values():
             assert (service["cap_drop"], service["read_only"]) == (["ALL"], True)
+
+    def test_the_image_is_built_once_and_never_pulled(self, compose: dict[str, Any]) -> None:
+        assert [name for name, service in compose["services"].items() if "build" in service] == ["neat-backend"]
+        assert {(service["image"], service["pull_policy"]) for service in ours(compose).values()} == {
+            ("${COMPOSE_PROJECT_NAME:-neat-backend}:latest", "never")
+        }
+
+    def test_two_clones_share_nothing(self, compose: dict[str, Any]) -> None:
+        """What has a name of its own is one thing for the whole machine, whatever the clone."""
+        for kind in ("networks", "volumes"):
+            assert not any((made or {}).get("name") for made in compose[kind].values())
+        assert not any("container_name" in service for service in compose["services"].values())
+        assert all(service["image"].startswith("${COMPOSE_PROJECT_NAME") for service in ours(compose).values())
+
+    def test_health_checks_leave_a_slow_machine_its_time(self, compose: dict[str, Any]) -> None:
+        """A first start took 5 minutes under load; a check of its own takes the seconds that Python needs to start."""
+        for service in compose["services"].values():
+            check = service["healthcheck"]
+            assert seconds(check["start_period"]) >= 600
+            assert seconds(check["timeout"]) >= 20
+            inner = re.search(r"timeout=(\d+)", " ".join(check["test"]))
+            assert inner is None or 10 <= int(inner[1]) < seconds(check["timeout"])
+
+    def test_git_keeps_no_secret(self) -> None:
+        """Where the compose file and the manuals have people put them."""
+        done = subprocess.run(
+            ["git", "check-ignore", "--no-index", ".env", "secrets/postgres-password", "backups/monday/manifest.json"],
+            cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False,
+        )  # fmt: skip
+        assert len(done.stdout.splitlines()) == 3, done.stderr
+        assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
+
+    def test_how_to_change_every_secret_is_said(self, compose: dict[str, Any]) -> None:
+        _, _, section = (ROOT / "docs/operations.md").read_text().partition("### Changing a secret")
+        rows = "".join(line for line in section.splitlines() if line.startswith("| `"))
+        used = set(re.findall(r"\$\{(\w+):-", (ROOT / "docker-compose.yml").read_text()))
+        secret = {name for name in used if re.search("PASS|KEY|USER", name)}
+        assert len(secret) == 6
+        assert secret == set(re.findall(r"`([A-Z_]+)`", rows)) & used
 
     def test_there_is_time_to_stop_cleanly(self, compose: dict[str, Any]) -> None:
         for service in ours(compose).values():
@@ -247,6 +291,30 @@ class TestDockerfile:
         needed = {"flask", "gunicorn", "sqlalchemy", "alembic", "psycopg", "psycopg-binary", "pydantic", "pillow"}
         assert needed | {"numpy", "httpx", "typer", "prometheus-client", "label-studio-sdk"} <= kept
 
+    def test_needs_no_front_end_from_a_registry(self, dockerfile: str) -> None:
+        assert not re.search(r"^#\s*syntax\s*=", dockerfile, re.MULTILINE | re.IGNORECASE)
+
+    def test_every_module_is_compiled(self, dockerfile: str) -> None:
+        """A read-only root keeps no bytecode, so each start would compile thousands of modules."""
+        build, run = dockerfile.replace("\\\n", " ").split("\nFROM ${BASE}\n")
+        assert "--compile-bytecode" in next(line for line in build.splitlines() if "-r all.lock" in line)
+        assert re.search(r"compileall .*site-packages/neat_backend", build)
+        assert re.search(r'compileall .*get_path\("stdlib"\)', run)
+
+    def test_no_mount_hides_weights_that_were_built_in(self, dockerfile: str, compose: dict[str, Any]) -> None:
+        (place,) = re.findall(r"^COPY --from=build (\S*weights) \1$", dockerfile, re.MULTILINE)
+        (volumes,) = re.findall(r"^VOLUME (.+)$", dockerfile, re.MULTILINE)
+        manifests = list(yaml.safe_load_all((ROOT / "deploy/kubernetes/neat-backend.yaml").read_text()))
+        mounted = set(json.loads(volumes))
+        mounted |= {volume.split(":")[1] for service in ours(compose).values() for volume in service["volumes"]}
+        for pod in (m["spec"]["template"]["spec"] for m in manifests if m["kind"] == "Deployment"):
+            mounted |= {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert not any(Path(place).is_relative_to(mount) for mount in mounted)
+        for name in ("HF_HOME", "TORCH_HOME"):
+            assert f"{name}={place}" in dockerfile.partition("\nFROM ${BASE}\n")[0]
+            # nothing built in: a volume
+            assert f"{name}=${{WEIGHTS_OF:+{Path(place).parent}}}/weights" in dockerfile
+
     def test_is_checked_on_health(self, dockerfile: str) -> None:
         assert re.search(r"HEALTHCHECK .*\n?.*/health", dockerfile)
 
@@ -297,6 +365,21 @@ class TestKubernetes:
 
 
 class TestMonitoring:
+    def test_the_scrape_job_has_the_credentials_that_the_web_wants(
+        self, compose: dict[str, Any], tmp_path: Path
+    ) -> None:
+        (job,) = yaml.safe_load((ROOT / "deploy/prometheus/scrape.yaml").read_text())["scrape_configs"]
+        assert f'up{{job="{job["job_name"]}"}}' in (ROOT / "deploy/prometheus/alerts.yaml").read_text()
+        env = {name: interpolated(value) for name, value in compose["services"]["neat-backend"]["environment"].items()}
+        settings = Settings.from_env(
+            {name: env[name] for name in ("BASIC_AUTH_USER", "BASIC_AUTH_PASS")}, data_dir=tmp_path
+        )
+        client = create_app(settings).test_client()
+        assert client.get(job["metrics_path"]).status_code == 401
+        credentials = (job["basic_auth"]["username"], env["BASIC_AUTH_PASS"])
+        assert client.get(job["metrics_path"], auth=credentials).status_code == 200
+        assert "prometheus.io/scrape" not in (ROOT / "deploy/kubernetes/neat-backend.yaml").read_text()
+
     @pytest.mark.parametrize("path", ["deploy/grafana/neat-backend.json", "deploy/prometheus/alerts.yaml"])
     def test_every_metric_named_is_exported(self, path: str, tmp_path: Path) -> None:
         client = create_app(Settings.from_env({}, data_dir=tmp_path)).test_client()

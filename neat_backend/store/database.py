@@ -162,6 +162,10 @@ class Database:
             yield
 
 
+_PASSWORD = (
+    "check the user in DATABASE_URL, and DATABASE_PASSWORD or the password in the URL"
+    " (in the compose file POSTGRES_PASSWORD, which PostgreSQL takes at its first start only)"
+)
 _REMEDIES = {
     "no such table": "its tables have not been made: run `neat-backend migrate`, or start the worker",
     "does not exist": "check the database's name, and that its tables have been made",
@@ -171,7 +175,8 @@ _REMEDIES = {
     "unable to open": "check that the folder exists and that the process may write there",
     "is locked": f"another process held it for {BUSY_SECONDS} s",
     "connection refused": "is PostgreSQL running there?",
-    "authentication failed": "check user and password in DATABASE_URL",
+    "authentication failed": _PASSWORD,
+    "no password supplied": _PASSWORD,
     "resolve": "check the host name in DATABASE_URL",
     "malformed": "the file is damaged: restore a backup, or delete it and connect the projects anew",
     "not a database": "the file is something else, or damaged",

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -88,6 +90,32 @@ def test_a_bad_url_is_told_in_plain_words_without_the_password(url: str, said: s
         Database(url).migrate()
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(caught.value.__cause__)
+
+
+class WrongPassword(socketserver.StreamRequestHandler):
+    """PostgreSQL's answers to a client whose password it does not take."""
+
+    def handle(self) -> None:
+        while (size := int.from_bytes(self.rfile.read(4), "big")) == 8:  # encryption is asked for first
+            self.rfile.read(4)
+            self.wfile.write(b"N")
+        self.rfile.read(size - 4)
+        self.wfile.write(b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big"))  # the password, in clear
+        if not self.rfile.read(1):
+            return  # it has none
+        self.rfile.read(int.from_bytes(self.rfile.read(4), "big") - 4)
+        said = b'SFATAL\0C28P01\0Mpassword authentication failed for user "neat"\0\0'
+        self.wfile.write(b"E" + (len(said) + 4).to_bytes(4, "big") + said)
+
+
+@pytest.mark.parametrize("user", ["neat:hunter2", "neat"])
+def test_a_password_that_postgresql_does_not_take_is_told_with_its_variable(user: str) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), WrongPassword) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(StoreError, match=r"DATABASE_PASSWORD.*POSTGRES_PASSWORD") as caught:
+            Database(f"postgresql://{user}@127.0.0.1:{server.server_address[1]}/neat").migrate()
+        server.shutdown()
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_sqlite_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
