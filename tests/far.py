@@ -9,14 +9,13 @@ import pickle
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 
-from neat_backend import worker as worker_module
 from neat_backend.errors import LabelStudioUnavailable, NeatError
 from neat_backend.settings import Settings
 from neat_backend.stopping import Stopping
@@ -27,7 +26,6 @@ from tests.living import FakeEncoder
 
 PAGED = {"tasks", "annotations", "changed_tasks", "task_ids"}
 ANSWER_SECONDS = 3.0
-LEASE_SECONDS = 3.0  # half of what it is in the field
 
 
 class FarLabelStudio:
@@ -85,17 +83,32 @@ def served(label_studio: FakeLabelStudio, address: str) -> Iterator[tuple[str, l
         server.server_close()
 
 
+def say(there: FarLabelStudio) -> None:
+    """A sign of life, as soon as there is a way."""
+    while True:
+        with suppress(LabelStudioUnavailable):
+            there.now()
+            return
+
+
 def main(name: str, database_url: str, data_dir: str, arrays_url: str, label_studio: str) -> None:
     settings = Settings.from_env(
         {}, data_dir=Path(data_dir), arrays_url=arrays_url, k=2, batch_size=4, image_size=16, epochs=1, seed=3,
         encode_batch_size=4, downloads=2, publish_interval_seconds=0, publish_tail=0, reconcile_seconds=0, device="cpu",
     )  # fmt: skip
-    worker_module.LEASE_SECONDS = LEASE_SECONDS
+    there = FarLabelStudio(name, label_studio)
     worker = Worker(settings, Database(database_url))
     worker.owner = f"{name}:{worker.owner}"
-    worker._connect = lambda project: cast(Any, FarLabelStudio(name, label_studio))  # type: ignore[method-assign]
+    worker._connect = lambda project: cast(Any, there)  # type: ignore[method-assign]
     worker._shared_encoder = lambda: cast(Any, FakeEncoder())  # type: ignore[method-assign]
-    FarLabelStudio(name, label_studio).now()  # it is up: the test waits for this
+    put_away = worker._put_away
+
+    def told(number: int) -> None:
+        put_away(number)
+        say(there)
+
+    worker._put_away = told  # type: ignore[method-assign]
+    say(there)  # it is up: the test waits for this
     stopping = Stopping()
     with stopping.on_signals():
         worker.run(stopping)

@@ -41,7 +41,7 @@ from tests.chaos.nursery import Nursery, descendants
 from tests.chaos.people import BASE, People, Post
 from tests.chaos.truth import Truth, differences, full_read, stored_labels
 from tests.fake_label_studio import label_config
-from tests.waiting import HANGS
+from tests.waiting import HANGS, until
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +56,10 @@ SETTINGS = {
     "NEAT_PUBLISH_INTERVAL": "0.5",
     "NEAT_PUBLISH_TAIL": "50",
     "NEAT_RECONCILE_SECONDS": "4",
-    "NEAT_REQUEST_TIMEOUT": "10",
+    "NEAT_REQUEST_TIMEOUT": "60",
     "BASIC_AUTH_USER": "neat",
     "BASIC_AUTH_PASS": "chaos",
 }
-QUIET_SECONDS = 240.0  # so long it may take until all is right again
-TRAINING, TRAINING_SECONDS = "a round is running", 420.0  # niced: on a busy machine it takes its time
 LAST_SHARE = 0.15  # of a stretch's events come after its last kill
 
 
@@ -178,7 +176,7 @@ class Campaign:
 
     def _connect(self) -> None:
         """As a person connects a backend in Label Studio's settings."""
-        self._until(lambda: self._get("/health") is not None, 60, "the web does not answer")
+        until(lambda: self._get("/health") is not None, f"the web does not answer; see {self.host.log}", every=0.05)
         there = self.studio.state.projects[PROJECT]
         body = {
             "project": f"{PROJECT}.1795417238", "schema": there.label_config, "hostname": self.studio.url,
@@ -212,13 +210,15 @@ class Campaign:
         self.post.send(self.people.step())
 
     def _kill(self) -> None:
-        """SIGKILL somebody who is there."""
-        for _ in range(100):
+        """SIGKILL somebody who is there, or is there again."""
+
+        def kill() -> bool:
             name = self._when.choices(VICTIMS, WEIGHTS)[0]
-            if self.host.kill(name):
-                self.kills[name] += 1
-                return
-            time.sleep(0.02)
+            killed = self.host.kill(name)
+            self.kills[name] += killed
+            return killed
+
+        until(kill, f"there is nobody to be killed; see {self.host.log}")
 
     def _fault(self) -> None:
         faults: dict[str, Callable[[random.Random], Iterator[None]]] = {
@@ -296,21 +296,26 @@ class Campaign:
     # is everything there?
 
     def _compare(self, when: str) -> None:
-        """Wait until all is quiet and right, QUIET_SECONDS at most; then say what is not."""
+        """Wait until all is quiet and right, as long as it changes; then say what is not."""
         for thread in self._under_way:
             thread.join()
         self._under_way.clear()
         began = time.monotonic()
         wrong = ["nothing has been looked at"]
         lost = 0
-        while time.monotonic() - began < (TRAINING_SECONDS if wrong == [TRAINING] else QUIET_SECONDS):
+        seen: set[tuple[object, ...]] = set()  # going to and fro is no progress
+
+        def is_right() -> bool:
+            nonlocal wrong, lost
             try:
                 wrong, lost = self._look()
             except (NeatError, sa.exc.SQLAlchemyError, httpx.HTTPError, OSError) as error:
                 wrong = [f"{type(error).__name__}: {error}"]
-            if not wrong:
-                break
-            time.sleep(0.5)
+            seen.add((*wrong, self.host.training_ticks()))
+            return not wrong
+
+        with contextlib.suppress(AssertionError):
+            until(is_right, progress=lambda: len(seen), every=0.5)
         seconds = time.monotonic() - began
         self.report.states_compared += 1
         self.report.labels_lost += lost
@@ -322,7 +327,7 @@ class Campaign:
     def _look(self) -> tuple[list[str], int]:
         """What is not yet, or not at all, as it must be; and how many labels are lost."""
         if self.post.waiting:
-            return ["webhooks are on their way"], 0
+            return [f"{self.post.waiting} webhooks are on their way"], 0
         status = self._get(f"/api/projects/{PROJECT}")
         if status is None:
             return ["the web does not answer"], 0
@@ -341,7 +346,8 @@ class Campaign:
         if status["queue"]["set_aside"]:
             wrong.append(f"{status['queue']['set_aside']} events were set aside")
         if any(each["state"] == "running" for each in status["rounds"]):
-            wrong.append(TRAINING)
+            wrong.append("a round is running")
+        wrong += [f"no {name} runs" for name in ("worker", "second worker") if not self.host.pids(name)]
         held = self._state_of_worker()
         if held is None:
             wrong.append("no worker has the project")
@@ -379,13 +385,9 @@ class Campaign:
         if pid not in descendants(self.host.nursery.pid):
             return None
         os.kill(pid, signal.SIGUSR1)
-        deadline = time.monotonic() + HANGS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(FileNotFoundError):
-                found: dict[str, Any] | None = json.loads(path.read_text()).get(str(PROJECT))
-                return found
-            time.sleep(0.02)
-        return None
+        until(lambda: path.exists() or pid not in descendants(self.host.nursery.pid), "the worker does not tell")
+        found: dict[str, Any] | None = json.loads(path.read_text()).get(str(PROJECT)) if path.exists() else None
+        return found
 
     def _get(self, path: str) -> Any:
         try:
@@ -393,13 +395,6 @@ class Campaign:
             return answer.json() if answer.status_code == 200 else None
         except httpx.HTTPError:
             return None
-
-    def _until(self, true: Callable[[], bool], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not true():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{what} within {seconds:.0f} s; see {self.host.log}")
-            time.sleep(0.05)
 
     # at the end
 

@@ -22,7 +22,8 @@ import httpx
 from neat_backend.ports import free_port
 from neat_backend.settings import Settings
 from tests.chaos import backend
-from tests.chaos.nursery import Nursery, Process, descendants, processes
+from tests.chaos.nursery import Nursery, Process, descendants, processes, ticks
+from tests.waiting import HANGS, until
 
 RESTART_SECONDS = 0.5
 VICTIMS = ("worker", "second worker", "web", "web process", "supervisor", "training", "all")
@@ -50,7 +51,7 @@ class Host:
         self._stopping = threading.Event()
         self._watch = threading.Thread(target=self._keep_running, daemon=True)
         auth = httpx.BasicAuth(settings["BASIC_AUTH_USER"], settings["BASIC_AUTH_PASS"])
-        self.http = httpx.Client(base_url=self.url, auth=auth, timeout=15, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, auth=auth, timeout=HANGS, trust_env=False)
 
     def start(self) -> None:
         self._watch.start()
@@ -59,16 +60,16 @@ class Host:
         """Nothing of it is left."""
         self._stopping.set()
         self._watch.join()
-        for _ in range(50):
-            left = descendants(self.nursery.pid)
-            if not left:
-                break
-            for pid in left:
-                _signal(pid, signal.SIGKILL)
-            for process in self._processes.values():
-                process.poll()  # the nursery buries what has ended
-            time.sleep(0.05)
+        until(self._is_empty)
         self.http.close()
+
+    def _is_empty(self) -> bool:
+        left = descendants(self.nursery.pid)
+        for pid in left:
+            _signal(pid, signal.SIGKILL)
+        for process in self._processes.values():
+            process.poll()  # the nursery buries what has ended
+        return not left
 
     def _keep_running(self) -> None:
         while not self._stopping.wait(0.05):
@@ -104,6 +105,10 @@ class Host:
             "all": descendants(self.nursery.pid),
         }
         return found[name]
+
+    def training_ticks(self) -> int:
+        """How much of a processor the trainings that run now have had."""
+        return sum(map(ticks, self.pids("training")))
 
     # what is done to it
 

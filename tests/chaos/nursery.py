@@ -255,6 +255,14 @@ def processes() -> tuple[dict[int, int], dict[int, str]]:
     return parents, names
 
 
+def ticks(pid: int) -> int:
+    """What a process has had of a processor, 0 once it is gone."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    return 0
+
+
 def descendants(root: int) -> list[int]:
     """The living processes below this one."""
     parents, _ = processes()

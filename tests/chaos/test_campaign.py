@@ -24,7 +24,7 @@ def campaign(database: str, folder: Path) -> dict[str, Any]:
     options = [part for name, value in size.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "tests.chaos", *options, "--no-trainings", "--database", database]
     command += ["--folder", str(folder), "--json"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=570)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.stdout, ended.stderr
     report: dict[str, Any] = json.loads(ended.stdout)
     return report
