@@ -36,6 +36,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0  # a child that lived this long starts again from the first pause
 GRACE_SECONDS = 20.0  # between asking a child to stop and killing it
 LOOK_SECONDS = 0.1
+MOST_FILES = 4096  # open at a time, where the system allows it
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -114,6 +115,7 @@ def web_command(settings: Settings, fd: int) -> list[str]:
         "--bind": f"fd://{fd}",
         "--workers": settings.workers,
         "--threads": settings.threads,
+        "--worker-connections": _most_connections(),
         "--worker-class": "neat_backend.web.patience.PatientWorker",
         "--timeout": 120,  # longer than Label Studio waits for a prediction
         "--graceful-timeout": 10,
@@ -127,6 +129,17 @@ def web_command(settings: Settings, fd: int) -> list[str]:
     flat = [str(part) for option in options.items() for part in option]
     factory = "neat_backend.web.app:create_app(migrated=True)"
     return [sys.executable, "-m", "gunicorn", *flat, "--no-control-socket", factory]
+
+
+def _most_connections() -> int:
+    """How many connections a process of the web may hold: half of the files that it may open, most of them silent."""
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))  # the children inherit it
+    return files // 2
 
 
 def environment(settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,32 +1,149 @@
-"""gunicorn's threads, with an end to waiting for callers who send or read a byte now and then.
+"""gunicorn's threads, for callers who send all of a request; whoever is silent or slow waits without one.
 
-gunicorn itself waits for as long as a connection is alive, and a few such callers would hold all its threads.
+gunicorn itself gives each new connection a thread for seconds, waits for as long as a connection is alive, and closes
+connections in its main loop, with time for the other end: a few callers who say nothing would hold all that it has.
+`/health` has a thread of its own: Label Studio waits one second for it, whatever the others are busy with.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import selectors
 import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+from gunicorn import http
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+END_OF_HEAD = b"\r\n\r\n"
+MOST_HEAD_BYTES = 65536  # a head that is longer is gunicorn's to refuse
+HEALTH = b"GET /health HTTP/1."
+WITH_BODY = (b"\ncontent-length:", b"\ntransfer-encoding:")
 
 
 class PatientWorker(ThreadWorker):
     """A request must have arrived within these times, and its answer be taken without long pauses."""
 
-    head_seconds = 10.0  # from the first byte to the end of the headers
+    head_seconds = 10.0  # from the connection, or the end of its last request, to the end of the headers
     body_seconds = 60.0  # from there to the end of the body
     stuck_seconds = 30  # a caller that reads nothing of its answer for so long is gone
+    linger_seconds = 2.0  # for the other end to close, after the last answer; else it may lose the end of it
     look_seconds = 0.5
 
     def init_process(self) -> None:
         self._until: dict[TConn, float] = {}  # what is being received or answered → when reading from it ends
+        self._waiting: dict[TConn, float] = {}  # without a thread → when it is closed; each kind's oldest come first
+        self._lingering: dict[TConn, float] = {}
+        self._health = ThreadPoolExecutor(1, "health")
         threading.Thread(target=self._watch, name="patience", daemon=True).start()
         super().init_process()
+
+    # waiting, in the main loop
+
+    def accept(self, listener: socket.socket) -> None:
+        if self.nr_conns >= self.worker_connections - 1:
+            self._make_room()
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._make_room()
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Called when a connection is there, or has sent something: a thread for it once its head has come."""
+        if conn.parser is None:
+            conn.parser = http.get_parser(conn.cfg, conn.sock, conn.client)
+        if _has_head(conn):
+            self._begin(conn)
+        elif not _receive(conn):
+            self._close(conn)
+        elif _has_head(conn):
+            self._begin(conn)
+        else:
+            self._wait_for(conn, self._waiting, self.head_seconds, self._read_head)
+
+    def _read_head(self, conn: TConn, _: socket.socket) -> None:
+        if not _receive(conn):
+            self._close(conn)
+        elif _has_head(conn):
+            self._forget(conn)
+            self._begin(conn)
+
+    def _wait_for(
+        self, conn: TConn, among: dict[TConn, float], seconds: float, then: Callable[[TConn, socket.socket], None]
+    ) -> None:
+        conn.sock.setblocking(False)
+        among[conn] = time.monotonic() + seconds
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(then, conn))
+
+    def murder_pending(self) -> None:
+        """Close what has waited too long; and when told to stop, what has sent nothing."""
+        now = time.monotonic()
+        for waiting in (self._waiting, self._lingering):
+            while waiting and next(iter(waiting.values())) <= now:
+                self._close(next(iter(waiting)))
+        if not self.alive:
+            for conn in [one for one in self._waiting if not _received(one)]:
+                self._close(conn)
+
+    def _make_room(self) -> None:
+        """Close the connection that has waited longest for nothing."""
+        for waiting in (self._lingering, self._waiting, self.keepalived_conns):
+            if waiting:
+                self._close(next(iter(waiting)))
+                return
+
+    def _forget(self, conn: TConn) -> None:
+        self._waiting.pop(conn, None)
+        self._lingering.pop(conn, None)
+        with contextlib.suppress(ValueError):
+            self.keepalived_conns.remove(conn)
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            self.poller.unregister(conn.sock)
+
+    def _close(self, conn: TConn) -> None:
+        self._forget(conn)
+        self.nr_conns -= 1
+        conn.close()
+
+    # with a thread
+
+    def _begin(self, conn: TConn) -> None:
+        conn.data_ready = True
+        pool = self._health if _is_health(_received(conn)) else self.tpool
+        done = pool.submit(self.handle, conn)
+        done.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def finish_request(self, conn: TConn, done: Future[Any]) -> None:
+        """As gunicorn's, but that nobody waits for the other end to close."""
+        if not done.cancelled() and done.exception() is None and done.result():
+            super().finish_request(conn, done)
+            return
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            self._wait_for(conn, self._lingering, self.linger_seconds, self._drain)
+        except (OSError, ValueError):
+            self._close(conn)
+
+    def _drain(self, conn: TConn, sock: socket.socket) -> None:
+        """What comes after the last answer is thrown away, and read so that the other end can read that answer."""
+        try:
+            more = sock.recv(MOST_HEAD_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            more = b""
+        if not more:
+            self._close(conn)
 
     def handle(self, conn: TConn) -> Any:
         self._until[conn] = time.monotonic() + self.head_seconds
@@ -51,3 +168,34 @@ class PatientWorker(ThreadWorker):
                     # Whoever waits for more gets the end of the stream. An answer can still be sent.
                     with contextlib.suppress(OSError):
                         conn.sock.shutdown(socket.SHUT_RD)
+
+
+def _receive(conn: TConn) -> bool:
+    """Take in what has come of a request; False: the other end has gone."""
+    conn.sock.setblocking(False)
+    try:
+        part = conn.sock.recv(MOST_HEAD_BYTES)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    buffer = conn.parser.unreader.buf
+    buffer.seek(0, os.SEEK_END)
+    buffer.write(part)
+    return bool(part)
+
+
+def _received(conn: TConn) -> bytes:
+    return bytes(conn.parser.unreader.buf.getvalue())
+
+
+def _has_head(conn: TConn) -> bool:
+    """Whether no thread would have to wait for the head."""
+    received = _received(conn).lstrip(b"\r\n")
+    return END_OF_HEAD in received or len(received) > MOST_HEAD_BYTES
+
+
+def _is_health(received: bytes) -> bool:
+    """Whether it is a question for /health and nothing but that: neither its body nor another request is waited for."""
+    head = received.lower()
+    return received.startswith(HEALTH) and head.endswith(END_OF_HEAD) and not any(sign in head for sign in WITH_BODY)
