@@ -21,7 +21,7 @@ from neat_backend.core.labels import LabelBook
 from neat_backend.core.linear_head import LinearHead
 from neat_backend.core.neighbors import NONE, LargePool, NeighborTable, Rows
 from neat_backend.core.scores import INVALID, KnownRule
-from neat_backend.records import Label, Ranked
+from neat_backend.records import Label, Ranked, WithoutLabel
 from neat_backend.strategies.pool import UNLABELLED, Pool
 
 _PRIORITY_STEPS = 2.0**32  # priorities nearer to each other than this count as equal
@@ -612,6 +612,14 @@ class Engine(WatchedHead):
         """The labels of all labelled tasks, those without features included."""
         return dict(self._book.labels)
 
+    def set_aside(self) -> NDArray[np.int64]:
+        """Tasks without a label that somebody has answered, those without features included: int64 [n], in no order."""
+        return self._book.answered()
+
+    def without_label(self) -> tuple[WithoutLabel, ...]:
+        """Why these have none, the most frequent first."""
+        return self._book.reasons()
+
     def counts(self) -> Counts:
         """Known and invalid count every labelled task; unlabelled only those with features."""
         return Counts(
@@ -640,7 +648,7 @@ class Engine(WatchedHead):
         was = self._codes[rows].copy()
         self._codes[rows] = codes
         self.taught_version += bool((was != codes).any())
-        self._aside[rows] = [x.set_aside for x in labels]
+        self._aside[rows] = [bool(x.set_aside) for x in labels]
         added = rows[(was == UNLABELLED) & (codes != UNLABELLED)]
         removed = rows[(was != UNLABELLED) & (codes == UNLABELLED)]
         changed = rows[(was != UNLABELLED) & (codes != UNLABELLED) & (was != codes)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,16 @@ from typing import Any
 SYNC = "NEAT_SYNC"  # read the whole project from Label Studio
 TRAIN = "START_TRAINING"  # Label Studio's own name for it
 RETRY_IMAGES = "NEAT_RETRY_IMAGES"  # try the failed images again
+
+# Why a task that somebody has answered has no label.
+NOT_IN_CONFIG = "not in config"  # the choice is none of the label config's
+SEVERAL = "several"  # more than one choice
+EMPTY = "empty"  # nothing is chosen
+UNREADABLE = "unreadable"  # not what Label Studio's own pages store
+SKIPPED = "skipped"
+MOST_TOLD = 8  # reasons in one sentence
+
+Choice = str | tuple[str, ...]  # in a result: a nested one as its path, the headings first
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Annotation:
     id: int
     task: int
     annotator: int | None
-    choices: Mapping[str, tuple[str, ...]]  # control name → choices, for every choices result
+    choices: Mapping[str, tuple[Choice, ...] | None]  # control name → choices of its results; None = unreadable
     was_cancelled: bool
     ground_truth: bool
     updated_at: datetime  # timezone-aware, Label Studio's clock
@@ -46,7 +56,38 @@ class Label:
     task: int
     choice: str | None = None
     invalid: bool = False
-    set_aside: bool = False  # unlabelled although somebody has answered (a skip): all others are asked first
+    set_aside: str = ""  # why it is unlabelled although somebody has answered: all others are asked first
+    answer: str = ""  # the choice of such an answer, where it is one that the label config does not have
+
+
+@dataclass(frozen=True)
+class WithoutLabel:
+    """Tasks that somebody has answered and that have no label, of one reason and answer."""
+
+    reason: str  # as in Label.set_aside
+    answer: str  # as in Label.answer
+    tasks: int
+
+    def __str__(self) -> str:
+        words = {
+            NOT_IN_CONFIG: f"answered {self.answer!r}, which is not in the label config",
+            SEVERAL: "with several choices",
+            EMPTY: "without a choice",
+            UNREADABLE: "with an answer that can't be read",
+        }
+        if self.reason == NOT_IN_CONFIG and not self.answer:
+            return f"{self.tasks:,} with other answers that are not in the label config"
+        return f"{self.tasks:,} {words.get(self.reason, self.reason)}"
+
+
+def in_words(found: Sequence[WithoutLabel]) -> str:
+    """Answered tasks that have no label, in one sentence; "" = there are none."""
+    if not found:
+        return ""
+    count, told = sum(one.tasks for one in found), [str(one) for one in found[:MOST_TOLD]]
+    if len(found) > MOST_TOLD:
+        told.append(f"{sum(one.tasks for one in found[MOST_TOLD:]):,} otherwise")
+    return f"{count:,} annotated task{' has' if count == 1 else 's have'} no label: {'; '.join(told)}"
 
 
 @dataclass(frozen=True)

@@ -112,13 +112,20 @@ class FakeLabelStudio:
 
     def annotate(self, task: int, choice: str | None, annotator: int = 1, ground_truth: bool = False) -> Json:
         """choice None: a skip."""
+        result = [] if choice is None else [self._result(choice)]
+        return self.answer(task, result, annotator, ground_truth, was_cancelled=choice is None)
+
+    def answer(
+        self, task: int, result: Any, annotator: int = 1, ground_truth: bool = False, was_cancelled: bool = False
+    ) -> Json:
+        """An annotation with a result of any form."""
         there = self._project_of(task)
         number = self._id()
         there.annotations[number] = {
             "id": number,
             "task": task,
-            "result": [] if choice is None else [self._result(choice)],
-            "was_cancelled": choice is None,
+            "result": result,
+            "was_cancelled": was_cancelled,
             "ground_truth": ground_truth,
             "completed_by": annotator,
             "updated_at": self._time(),
@@ -249,7 +256,8 @@ class FakeLabelStudio:
         choices = parse(there.label_config, ())
         created = 0
         for prediction in predictions:
-            chosen = [c for r in prediction["result"] for c in r["value"]["choices"]]
+            values = [r["value"].get(r["from_name"], r["value"]) for r in prediction["result"]]
+            chosen = [c if isinstance(c, str) else "a path" for value in values for c in value["choices"]]
             bad = not 0 <= prediction["score"] <= 1 or not set(chosen) <= {*choices.classes, *choices.invalid}
             if bad or prediction["task"] in self.refused_tasks or (chosen and self.drop_every_choice):
                 continue

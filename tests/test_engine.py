@@ -98,7 +98,7 @@ def test_any_stream_of_events_leaves_the_state_of_a_rebuild(actions, rule, k, ba
         elif action in ("label", "invalid", "unlabel", "skip"):
             for task in [*some, next_id + 5]:  # the last one has no features yet
                 choice = CLASSES[rng.integers(3)] if action == "label" else None
-                labels[task] = Label(task, choice, action == "invalid", set_aside=action == "skip")
+                labels[task] = Label(task, choice, action == "invalid", set_aside="skipped" * (action == "skip"))
             engine.set_labels([labels[task] for task in [*some, next_id + 5]])
             labels = {t: x for t, x in labels.items() if x != Label(t)}
         elif action == "learn":
@@ -161,7 +161,7 @@ def test_a_task_that_was_skipped_comes_after_all_others() -> None:
     engine = two_groups()
     engine.set_labels([Label(1, "east"), Label(2, "east"), Label(11, invalid=True), Label(12, invalid=True)])
     first = engine.head(1)[0]
-    engine.set_labels([Label(first, set_aside=True)])
+    engine.set_labels([Label(first, set_aside="skipped")])
     order = engine.head(100)
     assert order[-1] == first
     assert len(order) == 8
@@ -173,7 +173,7 @@ def test_a_task_that_was_skipped_comes_after_all_others() -> None:
 def test_a_task_in_the_row_of_one_that_was_skipped_is_not_behind_others_for_it() -> None:
     engine = two_groups()
     feature = engine._table.planes.exact(engine._table.rows([1]))
-    engine.set_labels([Label(1, set_aside=True)])
+    engine.set_labels([Label(1, set_aside="skipped")])
     engine.remove_tasks([1])
     engine.add_tasks([99], feature)
     other = two_groups()

@@ -124,7 +124,7 @@ def test_what_is_no_new_label_of_a_known_class_tests_nothing(made: Made) -> None
     made.label(2, 5)  # invalid
     made.label(0, 1)  # said again
     made.label(0, choice="dog")  # changed
-    made.take([Label(6, set_aside=True)])  # skipped
+    made.take([Label(6, set_aside="skipped")])  # skipped
     made.take([Label(7, "owl")])  # none of the classes
     made.take([Label(1000, "cat")])  # not embedded yet
     made.take([Label(3)])  # taken back
@@ -282,7 +282,7 @@ def test_a_head_is_fitted_once_to_what_is_new(made: Made, monkeypatch: pytest.Mo
     assert made.learning.is_behind(made.engine)
     assert made.step()
     assert (made.learning.event, made.learning.is_behind(made.engine)) == (1, False)
-    made.take([Label(9, set_aside=True)])  # no label
+    made.take([Label(9, set_aside="skipped")])  # no label
     made.take([Label(0, "cat")])  # nor a new one
     assert not made.step()
     made.take([Label(0)])

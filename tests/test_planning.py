@@ -140,7 +140,7 @@ def test_of_a_large_pool_a_sample_is_looked_at_the_same_every_time() -> None:
 
 def test_what_somebody_has_answered_without_a_label_is_not_on_offer() -> None:
     engine = made(labels=30)
-    engine.set_labels([Label(100, set_aside=True)])
+    engine.set_labels([Label(100, set_aside="skipped")])
     some, pool = engine.pool(1000)
     assert pool is not None
     assert 100 not in some[pool.offered]

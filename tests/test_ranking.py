@@ -50,7 +50,9 @@ def act(engine: Engine, kind: str, size: int, seed: int) -> None:
         engine.set_classes([CLASSES[i] for i in rng.permutation(3)[: rng.integers(1, 4)]])
     elif kind in ("label", "invalid", "unlabel", "skip"):
         choice = CLASSES[rng.integers(3)] if kind == "label" else None
-        engine.set_labels([Label(t, choice, kind == "invalid", set_aside=kind == "skip") for t in [*some, 500]])
+        engine.set_labels(
+            [Label(t, choice, kind == "invalid", set_aside="skipped" * (kind == "skip")) for t in [*some, 500]]
+        )
 
 
 def filled(**kwargs: Any) -> Engine:

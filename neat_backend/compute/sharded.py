@@ -19,7 +19,7 @@ from neat_backend.core.labels import LabelBook
 from neat_backend.core.linear_head import LinearHead
 from neat_backend.core.scores import INVALID
 from neat_backend.engine import SPEAKERS, Counts, Engine, Labelled, PoolPart, Ranking, Source, WatchedHead
-from neat_backend.records import Label, Ranked
+from neat_backend.records import Label, Ranked, WithoutLabel
 from neat_backend.strategies.pool import UNLABELLED, Pool
 
 Ids = NDArray[np.int64]
@@ -407,6 +407,14 @@ class ShardedEngine(WatchedHead):
     def labels(self) -> dict[int, Label]:
         """The labels of all labelled tasks, those without features included."""
         return dict(self._book.labels)
+
+    def set_aside(self) -> Ids:
+        """Tasks without a label that somebody has answered, those without features included, in no order."""
+        return self._book.answered()
+
+    def without_label(self) -> tuple[WithoutLabel, ...]:
+        """Why these have none, the most frequent first."""
+        return self._book.reasons()
 
     def counts(self) -> Counts:
         """Known and invalid count every labelled task; unlabelled only those with features."""

@@ -87,7 +87,7 @@ def _row(
     same = [one for one in answers if _vote(task, one, config) == label]
     at = max(one.updated_at for one in same)
     number = next((each.number for each in begun if each.started_at is not None and each.started_at >= at), None)
-    agreement = sum(vote == label for vote in votes) / len(votes) if votes else 1.0  # a ground truth, later skipped
+    agreement = sum(vote == label for vote in votes) / len(votes)
     return Row(
         task, image or "", label.choice or "", label.invalid, len(votes), agreement, at.isoformat(), number,
         *((chosen.rank, chosen.inconsistency) if chosen is not None else ()),

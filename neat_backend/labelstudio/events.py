@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from neat_backend.errors import BadRequest
-from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Annotation, Event, Task
+from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Annotation, Choice, Event, Task
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -207,7 +207,7 @@ def task_from_json(item: Mapping[str, Any], image_key: str) -> Task:
     counted = _count(item.get("total_annotations")) + _count(item.get("cancelled_annotations"))
     return Task(
         id=_id(item.get("id"), "task.id"),
-        image=image_reference(_object(item.get("data"), "task.data"), image_key),
+        image=image_reference(item.get("data"), image_key),
         updated_at=timestamp(item.get("updated_at") or item.get("created_at"), "task.updated_at"),
         has_annotations=counted > 0,
     )
@@ -216,15 +216,11 @@ def task_from_json(item: Mapping[str, Any], image_key: str) -> Task:
 def annotation_from_json(item: Mapping[str, Any]) -> Annotation:
     """An annotation as the API or a webhook gives it. Raises BadRequest naming the field."""
     item = _object(item, "annotation")
-    choices: dict[str, tuple[str, ...]] = {}
-    for result in _results(item.get("result"), "annotation.result"):
-        name = result["from_name"]
-        choices[name] = choices.get(name, ()) + tuple(result["value"]["choices"])
     return Annotation(
         id=_id(item.get("id"), "annotation.id"),
         task=_id(_bare(item.get("task")), "annotation.task"),
         annotator=_annotator(item.get("completed_by"), "annotation.completed_by"),
-        choices=choices,
+        choices=_choices(item.get("result")),
         was_cancelled=item.get("was_cancelled") is True,
         ground_truth=item.get("ground_truth") is True,
         updated_at=timestamp(item.get("updated_at") or item.get("created_at"), "annotation.updated_at"),
@@ -243,12 +239,14 @@ def project_from_json(item: Mapping[str, Any]) -> ProjectFields:
     )
 
 
-def image_reference(data: Mapping[str, Any], image_key: str) -> str | None:
-    """The image's reference in a task's data; None if there is none.
+def image_reference(data: Any, image_key: str) -> str | None:
+    """The image's reference in a task's data, whatever a person has put there; None if there is none.
 
     image_key: a key, or a path such as `photo.url` or `photos[0]`. A file that was uploaded before the
     project had a label config lies under `$undefined$`, and Label Studio shows it for whatever key.
     """
+    if not isinstance(data, Mapping):
+        return None
     value: Any = data.get(image_key)
     if value is None:
         value = data
@@ -311,7 +309,7 @@ def _trim_annotation(item: Any, path: str) -> dict[str, Any]:
     kept["id"] = _id(item.get("id"), f"{path}.id")
     kept["task"] = _id(_bare(item.get("task")), f"{path}.task")
     kept["completed_by"] = _annotator(item.get("completed_by"), f"{path}.completed_by")
-    kept["result"] = _results(item.get("result"), f"{path}.result")
+    kept["result"] = _trim_results(item.get("result"))
     _times(item, path)
     for key in ("was_cancelled", "ground_truth"):
         if not isinstance(item.get(key), bool | None):
@@ -355,30 +353,54 @@ def _webhook_project(body: Mapping[str, Any], payload: Mapping[str, Any]) -> int
     return None
 
 
-def _results(value: Any, path: str) -> list[dict[str, Any]]:
-    """The results of Choices tags, with nothing but what is read of them."""
-    if value is None:
-        return []
+def _trim_results(value: Any) -> Any:
+    """Results with nothing but what `_choices` reads of them; what is odd stays odd."""
     if not isinstance(value, list):
-        raise BadRequest(f"{path} must be a list", path)
-    kept = []
-    for number, result in enumerate(value):
-        at = f"{path}[{number}]"
-        result = _object(result, at)
-        if result.get("type") != "choices":
+        return [] if value is None else [None]
+    return [_trim_result(result) for result in value if not isinstance(result, Mapping) or _is_choices(result)]
+
+
+def _trim_result(result: Any) -> dict[str, Any] | None:
+    if not isinstance(result, Mapping):
+        return None
+    picked = result.get("value")
+    kept = {"choices": picked["choices"]} if isinstance(picked, Mapping) and "choices" in picked else None
+    return {"from_name": result.get("from_name"), "type": "choices", "value": kept}
+
+
+def _choices(results: Any) -> dict[str, tuple[Choice, ...] | None]:
+    """Control → choices, of an annotation's results; None = not as Label Studio's pages store them.
+
+    Anything at all can be imported as a result, and one annotation must not end the reading of a project. What names
+    no control is unreadable under "".
+    """
+    if not isinstance(results, list):
+        return {} if results is None else {"": None}
+    found: dict[str, tuple[Choice, ...] | None] = {}
+    for result in results:
+        if isinstance(result, Mapping) and not _is_choices(result):
             continue
-        name = result.get("from_name")
-        if not isinstance(name, str):
-            raise BadRequest(f"{at}.from_name must be text", f"{at}.from_name")
-        choices = _object(result.get("value"), f"{at}.value").get("choices")
-        if not isinstance(choices, list):
-            raise BadRequest(f"{at}.value.choices must be a list", f"{at}.value.choices")
-        # A nested choice may come as its path, ["animal", "dog"]: the leaf is what was picked.
-        leaves = [choice[-1] if isinstance(choice, list) and choice else choice for choice in choices]
-        if not all(isinstance(choice, str) for choice in leaves):
-            raise BadRequest(f"{at}.value.choices must be texts", f"{at}.value.choices")
-        kept.append({"from_name": name, "type": "choices", "value": {"choices": leaves}})
-    return kept
+        name = result.get("from_name") if isinstance(result, Mapping) else None
+        picked = _picked(result.get("value")) if isinstance(name, str) else None
+        name = name if isinstance(name, str) else ""
+        before = found.get(name, ())
+        found[name] = None if picked is None or before is None else (*before, *picked)
+    return found
+
+
+def _is_choices(result: Mapping[str, Any]) -> bool:
+    return result.get("type") == "choices"
+
+
+def _picked(value: Any) -> tuple[Choice, ...] | None:
+    """The choices of one result; None = unreadable."""
+    choices = value.get("choices") if isinstance(value, Mapping) else None
+    if not isinstance(choices, list):
+        return None
+    paths = [choice if isinstance(choice, list) else [choice] for choice in choices]
+    if not all(path and all(isinstance(part, str) for part in path) for path in paths):
+        return None
+    return tuple(path[0] if len(path) == 1 else tuple(path) for path in paths)
 
 
 def _annotator(value: Any, path: str) -> int | None:

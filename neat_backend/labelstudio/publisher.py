@@ -55,7 +55,12 @@ def result(choice: str | None, config: LabelConfig, why: str = "") -> list[dict[
     """
     found: list[dict[str, Any]] = []
     if choice is not None:
-        found.append({"from_name": config.control, "type": "choices", "value": {"choices": [choice]}})
+        value: dict[str, Any] = {"choices": [config.stored(choice)]}
+        if config.paths:
+            # The page ticks a path alone, and an import takes none; but it looks at no more than what stands under the
+            # control's name, where there is something. One by one a prediction with a path is taken, 0.1 s each.
+            value[config.control] = {"choices": [choice]}
+        found.append({"from_name": config.control, "type": "choices", "value": value})
     if why and config.why:
         found.append({"from_name": WHY, "type": "textarea", "value": {"text": [why]}})
     return [{**one, "to_name": config.to_name} for one in found]

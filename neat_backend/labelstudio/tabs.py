@@ -126,15 +126,15 @@ def _is_untouched(tab: Json, wanted: Tab) -> bool:
     """Is it one that this backend makes, as it makes them?"""
     data, ours = _data(tab), wanted.data()
     same = all(data.get(name) == ours[name] for name in ("title", "type", "target", "hiddenColumns"))
-    return same and _shows(data, wanted) and tuple(data.get("ordering") or ()) == wanted.ordering
+    return same and _shows(data, wanted) and _ordering(data) == wanted.ordering
 
 
 def _mended(tab: Json, wanted: Tab) -> Json | None:
     """The tab's data as they should be; None = as they are."""
     data = _data(tab)
     if wanted.tasks is None:
-        opposite = [name[1:] if name.startswith("-") else f"-{name}" for name in wanted.ordering]
-        turn = bool(opposite) and list(data.get("ordering") or []) == opposite
+        opposite = tuple(name[1:] if name.startswith("-") else f"-{name}" for name in wanted.ordering)
+        turn = bool(opposite) and _ordering(data) == opposite
         return {**data, "ordering": list(wanted.ordering)} if turn else None
     filters = wanted.data()["filters"]
     if not _shows(data, wanted) or _lines(data) == _lines({"filters": filters}):
@@ -154,6 +154,12 @@ def _shows(data: Json, wanted: Tab) -> bool:
 def _lines(data: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     items = _filters(data).get("items") or []
     return [(item.get("filter"), item.get("operator"), item.get("value"), "child_filter" in item) for item in items]
+
+
+def _ordering(data: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Label Studio keeps whatever it is given."""
+    found = data.get("ordering")
+    return tuple(found) if isinstance(found, list) else ()
 
 
 def _filters(data: Mapping[str, Any]) -> Mapping[str, Any]:

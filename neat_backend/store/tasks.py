@@ -15,6 +15,7 @@ Both are maxima, so updates and deletions may be applied in any order, and twice
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from neat_backend.records import Annotation, Task
 from neat_backend.store import schema
 from neat_backend.store.schema import NEVER
 from neat_backend.store.sql import among, chunks, enter_project, int_columns, plain_ids, put
+
+log = logging.getLogger(__name__)
 
 PENDING = "pending"  # the image has not been encoded yet
 READY = "ready"  # its features are kept
@@ -301,7 +304,7 @@ def upsert_annotations(
             content = {
                 "task": annotation.task,
                 "annotator": annotation.annotator,
-                "choices": {name: list(choices) for name, choices in annotation.choices.items()},
+                "choices": _plain_choices(annotation),
                 "was_cancelled": annotation.was_cancelled,
                 "ground_truth": annotation.ground_truth,
                 "updated_at": annotation.updated_at,
@@ -309,6 +312,7 @@ def upsert_annotations(
             }
             if row is None:
                 affected.add(annotation.task)
+                _tell_of_unreadable(project, annotation)
                 write[annotation.id] = {
                     "project": project,
                     "id": annotation.id,
@@ -329,6 +333,7 @@ def upsert_annotations(
             shown, was_shown = _shown(after), _shown(row)
             if shown != was_shown:
                 affected |= {row["task"] for row in (after, row) if row["live"]}
+                _tell_of_unreadable(project, annotation)
             _sort_in(after, row, write, touch)
         _store(conn, _annotations, project, write, touch, seen)
     return affected
@@ -400,11 +405,31 @@ def _annotation(row: Any) -> Annotation:
         id=row.id,
         task=row.task,
         annotator=row.annotator,
-        choices={name: tuple(choices) for name, choices in row.choices.items()},
+        choices={
+            name: None if choices is None else tuple(tuple(one) if isinstance(one, list) else one for one in choices)
+            for name, choices in row.choices.items()
+        },
         was_cancelled=row.was_cancelled,
         ground_truth=row.ground_truth,
         updated_at=row.updated_at,
     )
+
+
+def _plain_choices(annotation: Annotation) -> dict[str, list[str | list[str]] | None]:
+    """Its choices as they come back from JSON."""
+    return {
+        name: None if choices is None else [list(one) if isinstance(one, tuple) else one for one in choices]
+        for name, choices in annotation.choices.items()
+    }
+
+
+def _tell_of_unreadable(project: int, annotation: Annotation) -> None:
+    for control, choices in annotation.choices.items():
+        if choices is None:
+            log.warning(
+                "project %d: annotation %d of task %d has a result that can't be read (%s): it is no vote",
+                project, annotation.id, annotation.task, f"control {control!r}" if control else "of no control",
+            )  # fmt: skip
 
 
 def _shown(row: Mapping[str, Any]) -> tuple[Any, ...] | None:

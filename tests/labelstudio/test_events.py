@@ -138,13 +138,8 @@ def edited(name, path, value):
         ({"action": "PROJECT_UPDATED", "project": {"id": True}}, "project.id"),
         (edited("ANNOTATION_CREATED", ["annotation", "task"], "1"), "annotation.task"),
         (edited("ANNOTATION_CREATED", ["annotation", "completed_by"], "me"), "annotation.completed_by"),
-        (edited("ANNOTATION_CREATED", ["annotation", "result"], {}), "annotation.result"),
         (edited("ANNOTATION_CREATED", ["annotation", "was_cancelled"], "no"), "annotation.was_cancelled"),
         (edited("ANNOTATION_CREATED", ["annotation", "updated_at"], "yesterday"), "annotation.updated_at"),
-        (
-            edited("ANNOTATION_CREATED", ["annotation", "result", 0, "value", "choices"], [1]),
-            "annotation.result[0].value.choices",
-        ),
         (edited("ANNOTATIONS_CREATED", ["annotation", 2, "id"], 0), "annotation[2].id"),
         (edited("TASKS_CREATED", ["tasks", 1, "data"], "x"), "tasks[1].data"),
         (edited("TASKS_DELETED", ["tasks", 0], {}), "tasks[0].id"),
@@ -254,9 +249,62 @@ def test_an_annotator_comes_as_a_number_as_an_object_or_not_at_all():
         assert found.annotator == annotator
 
 
-def test_a_nested_choice_is_its_leaf():
-    result = [{"from_name": "class", "type": "choices", "value": {"choices": [["pets", "dog"]]}}]
-    assert annotation_from_json({"id": 1, "task": 2, "result": result}).choices == {"class": ("dog",)}
+def choices(*picked, **more):
+    return {"from_name": "class", "to_name": "image", "type": "choices", "value": {"choices": list(picked)}, **more}
+
+
+@pytest.mark.parametrize(
+    ("result", "read"),
+    [
+        ([choices(["pets", "dog"], ["cat"])], {"class": (("pets", "dog"), "cat")}),
+        ([choices("dog "), choices("dog ")], {"class": ("dog ", "dog ")}),
+        ([{"from_name": "class", "type": "textarea", "value": {"text": ["a"]}}], {}),
+        (None, {}),
+        # what can be imported, though no page of Label Studio stores it
+        ({}, {"": None}),
+        ("dog", {"": None}),
+        (["dog", choices("cat")], {"": None, "class": ("cat",)}),
+        ([choices("dog", from_name=None)], {"": None}),
+        ([choices("dog", from_name=["class"])], {"": None}),
+        ([choices(value={"choices": "dog"})], {"class": None}),
+        ([choices(value={"choices": None})], {"class": None}),
+        ([choices(value={"choices": {"dog": 1}})], {"class": None}),
+        ([choices(value=None)], {"class": None}),
+        ([choices(value=["dog"])], {"class": None}),
+        ([choices(value={})], {"class": None}),
+        ([{"from_name": "class", "type": "choices"}], {"class": None}),
+        ([choices("dog", 1)], {"class": None}),
+        ([choices(["pets", 1])], {"class": None}),
+        ([choices([])], {"class": None}),
+        ([choices([["pets", "dog"]])], {"class": None}),
+        ([choices("dog"), choices(1)], {"class": None}),
+        ([choices(1), choices("dog")], {"class": None}),
+        ([choices("dog"), choices(1, from_name="other")], {"class": ("dog",), "other": None}),
+    ],
+)
+def test_an_odd_result_is_unreadable_and_ends_nothing(result, read):
+    annotation = {"id": 1, "task": 2, "result": result}
+    assert annotation_from_json(annotation).choices == read
+    told = changes(event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 1}}), "image")
+    assert told.annotations[0].choices == read
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda some: st.lists(some) | st.dictionaries(
+    st.sampled_from(["from_name", "type", "value", "choices", "x"]), some | st.just("choices"))))  # fmt: skip
+def test_whatever_comes_as_a_result_is_read_alike_from_the_api_and_from_a_webhook(result):
+    annotation = {"id": 1, "task": 2, "result": result}
+    told = changes(event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 1}}), "image")
+    assert told.annotations[0].choices == annotation_from_json(annotation).choices
+
+
+@pytest.mark.parametrize("data", [None, [], "x.png", 3, {"image": 5}, {"image": {"a": 1}}])
+def test_a_task_with_odd_data_has_no_image(data):
+    assert task_from_json({"id": 1, "data": data}, "image").image is None
+
+
+@pytest.mark.parametrize("key", ["photos[²]", "photos[" + "9" * 5000 + "]"])
+def test_a_number_that_is_none_finds_no_image(key):
+    assert image_reference({"photos": ["a.png"]}, key) is None
 
 
 def test_a_task_without_an_image_is_still_a_task():

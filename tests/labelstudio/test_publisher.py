@@ -140,6 +140,16 @@ def test_reasons_go_where_the_label_config_has_a_place_for_them():
     assert result("dog", WITH_REASONS) == result("dog", CONFIG)
 
 
+def test_a_nested_choice_goes_by_its_path_and_is_checked_by_its_leaf():
+    nested = LabelConfig(
+        "class", "image", "image", ("two",), ("none",), paths={"two": ("even", "two"), "none": ("none",)}
+    )
+    assert [one["value"] for one in result("two", nested)] == [
+        {"choices": [["even", "two"]], "class": {"choices": ["two"]}}
+    ]
+    assert result("none", nested)[0]["value"]["choices"] == [["none"]]  # so the page has it, without a heading too
+
+
 def test_reasons_say_neighbours_classifier_and_inconsistency():
     ranked = Ranked(1, 0, 0.9, 6.3125, 10, True, "dog", vote="cat", votes=7)
     assert reasons(ranked) == (

@@ -169,6 +169,21 @@ def test_annotations_come_back_as_they_were(db: Database) -> None:
         assert tasks.annotations_of(conn, 2) == {}
 
 
+def test_an_answer_that_cannot_be_read_is_kept_as_such_and_told_of_once(
+    db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = annotation(9, 1, choices={"class": None, "": None, "other": (("pets", "dog"), "cat ")})
+    for seen in (1, 2, 2):
+        with db.begin() as conn:
+            tasks.upsert_tasks(conn, 1, [task(1)], seen)
+            tasks.upsert_annotations(conn, 1, [odd], seen, authoritative=True)
+            assert tasks.annotations_of(conn, 1) == {1: [odd]}
+    assert [record.getMessage() for record in caplog.records] == [
+        "project 1: annotation 9 of task 1 has a result that can't be read (control 'class'): it is no vote",
+        "project 1: annotation 9 of task 1 has a result that can't be read (of no control): it is no vote",
+    ]
+
+
 def test_an_annotation_may_come_before_its_task_and_vanishes_with_it(db: Database) -> None:
     with db.begin() as conn:
         assert tasks.upsert_annotations(conn, 1, [annotation(1, 1)], seen=1) == {1}

@@ -1,0 +1,151 @@
+"""What the labelling page offers, ticks and stores for unusual choices is what is read, and what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.label_config import LabelConfig, parse, resolve
+from neat_backend.labelstudio.publisher import Prediction, Publisher
+from neat_backend.records import SEVERAL, Label
+from tests.e2e.loop import write_digits
+
+VERSION = "neat-r000001"
+
+
+def config(choices: str, attributes: str = "") -> str:
+    return (
+        f'<View><Image name="image" value="$image"/><Choices name="class" toName="image" {attributes}>{choices}'
+        "</Choices></View>"
+    )
+
+
+TREE = (
+    '<Choice value="even"><Choice value="two"/><Choice value="four" alias="4"/></Choice>'
+    '<Choice value="left"><Choice value="nine"/></Choice><Choice value="ten "/>'
+    '<Choice value="neither" invalid="true"/>'
+)
+NESTED = config(TREE, 'allowNested="true"')
+HEADINGS = config(TREE)
+BLANKS = config(
+    '<Choice value="dog "/><Choice value="&#160;cat&#160;"/><Choice value="a\tb"/><Choice value="c&#9;"/>'
+    '<Choice value="none" invalid="true"/>'
+)
+
+
+@pytest.fixture(scope="module")
+def context(browser: Any, label_studio: LabelStudioServer) -> Iterator[Any]:
+    """Somebody who is logged in."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    page = context.new_page()
+    page.goto(f"{label_studio.url}/user/login/")
+    page.fill('input[name="email"]', label_studio.username)
+    page.fill('input[name="password"]', label_studio.password)
+    page.press('input[name="password"]', "Enter")
+    page.wait_for_url(lambda url: "login" not in url)
+    yield context
+    context.close()
+
+
+class Person:
+    """A project with tasks, and somebody at its labelling page."""
+
+    def __init__(self, context: Any, server: LabelStudioServer, annotator: Annotator, xml: str, folder: Path) -> None:
+        self.client = LabelStudioClient(server.url, server.token)
+        self.config: LabelConfig = parse(xml, ())
+        self.project = annotator.create_project("unusual choices", xml)
+        self.tasks = annotator.upload_images(self.project, [path for path, _ in write_digits(folder, 10)])
+        self.page, self.url = context.new_page(), server.url
+
+    def close(self) -> None:
+        self.page.close()
+        self.client.close()
+
+    def publish(self, names: list[str]) -> None:
+        """A prediction of each of the names, for the first tasks."""
+        sent = [Prediction(task, 0.5, name) for task, name in zip(self.tasks, names, strict=False)]
+        publisher = Publisher(self.client, self.project, self.config)
+        assert publisher.import_revision(VERSION, sent).accepted == len(names)
+        publisher.switch(VERSION)
+
+    def open(self, task: int) -> None:
+        self.page.goto(f"{self.url}/projects/{self.project}/data?task={task}")
+        self.page.locator("input[type=radio], input[type=checkbox]").first.wait_for()
+        self.page.wait_for_function("[...document.images].some(image => image.naturalWidth === 64)")
+
+    def ticked(self) -> list[str]:
+        """What is written beside the boxes with a tick, without the number of its key; waits for one."""
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('label:has(input:checked)')].some(box => box.innerText.trim())"
+        )
+        boxes = self.page.locator("label:has(input:checked)").all()
+        texts = [box.evaluate("box => box.innerText").split("[")[0].strip() for box in boxes]
+        return [text for text in texts if text]  # the page's own switches have none
+
+    def click(self, text: str) -> None:
+        self.page.locator("label", has_text=text).first.click()
+
+    def submit(self) -> None:
+        with self.page.expect_response(lambda response: "/annotations" in response.url and response.status == 201):
+            self.page.get_by_test_id("bottombar-submit-button").click()
+
+    def label(self, task: int) -> Label:
+        """Of the task, by its annotations as they are read."""
+        (answers,) = self.client.annotations(self.project, [task])
+        return resolve(task, answers, self.config)
+
+
+@pytest.fixture
+def person(
+    context: Any, label_studio: LabelStudioServer, annotator: Annotator, request: Any, tmp_path: Path
+) -> Iterator[Person]:
+    made = Person(context, label_studio, annotator, request.param, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("person", "shown"),
+    [
+        (NESTED, {"two": "two", "4": "four", "ten ": "ten"}),
+        (HEADINGS, {"even": "even", "left": "left", "ten ": "ten"}),
+        (BLANKS, {"dog ": "dog", "\xa0cat\xa0": "cat", "a b": "a b", "c\t": "c"}),
+    ],
+    ids=["nested", "headings", "blanks"],
+    indirect=["person"],
+)
+def test_a_published_prediction_ticks_its_choice_and_the_answer_counts_as_it(
+    person: Person, shown: dict[str, str]
+) -> None:
+    person.publish(list(shown))
+    for task, (name, text) in zip(person.tasks, shown.items(), strict=False):
+        person.open(task)
+        assert person.ticked() == [text]
+        person.submit()
+        assert person.label(task) == Label(task, name)
+
+
+@pytest.mark.parametrize("person", [NESTED], ids=["nested"], indirect=True)
+@pytest.mark.parametrize(
+    ("clicked", "label"),
+    [
+        ("two", Label(0, "two")),
+        ("nine", Label(0, "nine")),
+        ("left", Label(0, "nine")),
+        ("ten", Label(0, "ten ")),
+        ("neither", Label(0, invalid=True)),
+        ("even", Label(0, set_aside=SEVERAL)),
+    ],
+)
+def test_a_click_on_a_nested_choice_is_the_label_that_it_looks_like(person: Person, clicked: str, label: Label) -> None:
+    task = person.tasks[0]
+    person.open(task)
+    person.click(clicked)
+    person.submit()
+    found = person.label(task)
+    assert (found.choice, found.invalid, found.set_aside) == (label.choice, label.invalid, label.set_aside)
