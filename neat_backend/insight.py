@@ -11,6 +11,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ MOST_MISTAKES = 100
 LEAST_KNOWN = prequential.SHOWN_FROM  # labels of known classes, below which nothing is said of each class
 DISAGREEMENT = 0.6  # share of the K neighbours that have to agree on another label
 
+Rows = TypeVar("Rows", Labelled, Ranking)
 Lock = contextlib.AbstractContextManager[object]
 
 
@@ -139,9 +142,13 @@ class Insights:
                 return False
             _, codes, classes = engine.codes()
             finish, nearest = engine.copied_ranking(), engine.nearest_labelled()
-            head = engine.head(engine.batch_size)
+            aside = engine.set_aside()  # Label Studio serves these to nobody who has answered
+            head = np.setdiff1d(engine.head(engine.batch_size), aside).tolist()
             k = engine.k
         ranking = finish()
+        ranking = _rows(ranking, ~np.isin(ranking.ids, aside))
+        asked = ~np.isin(nearest.ids, aside)
+        answered, codes, nearest = int((~asked).sum()), codes[asked], _rows(nearest, asked)
         votes = (nearest.codes >= 0).sum(axis=1) / k
         estimate = self._estimate(nearest.ids, codes, votes, head)
         class_labels = np.bincount(codes[codes >= 0], minlength=len(classes))
@@ -162,6 +169,7 @@ class Insights:
                 others=np.bincount(bins[~ranking.candidate], minlength=BINS),
                 k=k, mistakes=tuple(mistakes[:MOST_MISTAKES]), more_mistakes=max(0, len(mistakes) - MOST_MISTAKES),
                 classes=classes, class_labels=tuple(class_labels.tolist()), class_left=tuple(class_left.tolist()),
+                answered=answered,
             ),
         )  # fmt: skip
         self._of, self._mistakes = of, tuple(mistakes[:MOST_MISTAKES])
@@ -179,6 +187,11 @@ class Insights:
             reduced[labelled], votes[labelled], codes[labelled] >= 0, reduced[~labelled], votes[~labelled],
             np.random.default_rng(self.seed), np.flatnonzero(np.isin(ids[~labelled], head)),
         )  # fmt: skip
+
+
+def _rows(found: Rows, rows: NDArray[np.bool_]) -> Rows:
+    """Some rows of all its columns."""
+    return replace(found, **{name: column[rows] for name, column in vars(found).items() if name != "classes"})
 
 
 def left_of_classes(ranking: Ranking, labels: NDArray[np.int64], invalid: int, left: float) -> NDArray[np.float64]:

@@ -748,7 +748,7 @@ class LiveProject:
         shows = Head(
             head, self._engine.classes, counts.known, counts.invalid, counts.unlabelled, self._applied,
             left=self._shown.left(self._engine),
-            features=self._images.kind,
+            features=self._images.kind, without_label=self._engine.without_label(),
         )  # fmt: skip
         return order, shows
 

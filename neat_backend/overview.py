@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.records import Round
+from neat_backend.records import SKIPPED, Round, WithoutLabel, in_words
 from neat_backend.store import insights, prequential, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import LEAST_OF_EACH, UNLABELLED, Insight, States
@@ -139,6 +139,16 @@ def classifier(arrays: ProjectArrays) -> dict[str, Any]:
     }
 
 
+def without_label(found: Sequence[WithoutLabel]) -> dict[str, Any]:
+    """Answered tasks that have no label: how many, why, and the same in a sentence ("" = none); JSON-ready."""
+    return {
+        "tasks": sum(one.tasks for one in found),
+        "reasons": [asdict(one) for one in found],
+        "unexpected": any(one.reason != SKIPPED for one in found),
+        "said": in_words(found),
+    }
+
+
 # in words
 
 
@@ -172,7 +182,8 @@ def advise(found: Insight | None, done: Sequence[Round]) -> tuple[str, list[str]
         return UNSURE, ["Nothing is labelled yet. The first batch is spread over the whole pool."]
     moved = _accuracy(done)
     if not found.pool:
-        return NOTHING_LEFT, ["Every image that could be read is labelled.", *moved]
+        without = f", but for {found.answered:,} whose answer is no label" if found.answered else ""
+        return NOTHING_LEFT, [f"Every image that could be read is labelled{without}.", *moved]
     if math.isnan(found.left):
         invalid = found.labelled - found.known
         return UNSURE, [

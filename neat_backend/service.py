@@ -371,6 +371,7 @@ class Service:
                 "invalid": head.invalid if head else 0,
             },
             "unlabelled": head.unlabelled if head else 0,
+            "without_label": overview.without_label(head.without_label if head else ()),
             "classes": list(head.classes) if head else [],
             "classifier": overview.classifier(arrays),
             "queue": asdict(depth),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 
 from neat_backend import sync
+from neat_backend.core.labels import LabelBook
 from neat_backend.doctor.findings import FAILED, WARNING, Complaint, Examination
 from neat_backend.errors import LabelStudioRefused
+from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.images import ImageFetcher
 from neat_backend.labelstudio.inspection import Hook, Inspector, is_private, kind_of_key, takes_webhooks
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.labelstudio.tabs import NEXT
-from neat_backend.records import Project
+from neat_backend.records import SKIPPED, Project, in_words
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.database import Database
@@ -36,6 +38,7 @@ def examine_project(examination: Examination, settings: Settings, database: Data
         ("image", of.image, f"mend the image in Label Studio, then neat-backend retry-images {number}", ("token",)),
         ("score column", of.scores, f"neat-backend sync {number}", ("rights",)),
         ("sampling", of.sampling, "Settings → General → Task sampling", ("rights",)),
+        ("labels", of.labels, "see the label config and the annotations in Label Studio", ("database",)),
         ("queue", of.queue, "start a worker: neat-backend serve", ("database",)),
         ("events set aside", of.set_aside, f"neat-backend retry-events {number}", ("database",)),
         ("state", of.state, "see the log of the worker", ("database",)),
@@ -181,6 +184,24 @@ class _Project:
                 WARNING,
             )
         return found
+
+    def labels(self) -> str:
+        with self.database.read() as conn:
+            project = projects.get(conn, self.project.id) or self.project
+            annotated = tasks.annotated_ids(conn, project.id)
+        config = label_config.parse(project.label_config, self.settings.invalid_choices, self.settings.control)
+        book = LabelBook()
+        for label in sync.resolve_labels(self.database, project.id, config, annotated):
+            book.note(label)
+        found = book.reasons()
+        if any(one.reason != SKIPPED for one in found):
+            raise Complaint(
+                in_words(found),
+                "make the label config's choices equal to the answers, blanks included (a choice's alias is what is"
+                " compared), or answer these tasks anew",
+                WARNING,
+            )
+        return in_words(found) or "every annotated task has one"
 
     def queue(self) -> str:
         with self.database.read() as conn:

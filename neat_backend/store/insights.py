@@ -58,7 +58,7 @@ class Insight:
 
     labelled: int  # tasks with features and a label
     known: int  # of these, of known classes
-    pool: int  # unlabelled tasks with features
+    pool: int  # unlabelled tasks with features, those left out that somebody has answered
     left: float  # known ones among them, estimated; NaN = too few labels to say
     left_low: float
     left_high: float
@@ -72,6 +72,7 @@ class Insight:
     classes: tuple[str, ...] = ()
     class_labels: tuple[int, ...] = ()  # of each class
     class_left: tuple[float, ...] = ()  # of each class in the pool, estimated; NaN = nothing to say it from
+    answered: int = 0  # unlabelled tasks with features that somebody has answered
 
 
 _TUPLES = ("classes", "class_labels", "class_left")

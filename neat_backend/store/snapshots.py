@@ -9,13 +9,14 @@ and readers read it first, so that the ranking they read then is the one that th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from neat_backend.records import Ranked
+from neat_backend.records import Ranked, WithoutLabel
 from neat_backend.store.arrays import ProjectArrays
 
 _COLUMNS = ("priority", "inconsistency", "known_neighbours", "candidate", "predicted", "known_chance", "queue", "place")
@@ -35,12 +36,14 @@ class Head:
     model_version: str = ""  # switched on in Label Studio, "" = none yet
     left: tuple[int, ...] = ()  # tasks that have left the pool since the ranking was written, ascending
     features: str = ""  # the kind of array that the features are kept as, "" = not told
+    without_label: tuple[WithoutLabel, ...] = ()  # answered tasks that have no label, by reason
 
 
 def write_head(arrays: ProjectArrays, head: Head) -> None:
     """Replace the head."""
     rest = {field.name: np.array(getattr(head, field.name)) for field in fields(Head)[2:]}
     rest["left"] = np.array(head.left, np.int64)
+    rest["without_label"] = np.array(json.dumps([astuple(one) for one in head.without_label]))
     places = {name: place for place, name in enumerate(head.classes)}
     rest["vote"] = np.array([-1 if one.vote is None else places[one.vote] for one in head.tasks], np.int16)
     rest["votes"] = np.array([one.votes for one in head.tasks], np.int16)
@@ -62,6 +65,7 @@ def read_head(arrays: ProjectArrays) -> Head | None:
         model_version=str(found["model_version"]),
         left=tuple(found["left"].tolist()),
         features=str(found.get("features", "")),
+        without_label=tuple(WithoutLabel(*one) for one in json.loads(str(found.get("without_label", "[]")))),
     )
 
 

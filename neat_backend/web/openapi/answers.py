@@ -118,6 +118,23 @@ class Labelled(BaseModel):
     invalid: int = Field(description="With none of the classes.")
 
 
+class WithoutLabel(BaseModel):
+    """Answered tasks that have no label, of one reason."""
+
+    reason: Literal["not in config", "several", "empty", "unreadable", "skipped"]
+    answer: str = Field(description="The choice, where it is not in the label config; empty = several others.")
+    tasks: int
+
+
+class WithoutLabels(BaseModel):
+    """Answered tasks that have no label."""
+
+    tasks: int
+    reasons: list[WithoutLabel] = Field(description="The most frequent first.")
+    unexpected: bool = Field(description="Some were not just skipped.")
+    said: str = Field(description="In one sentence; empty = there are none.")
+
+
 class Tested(BaseModel):
     """How often a classifier was right on the last 100 labels of known classes, before it had learnt them."""
 
@@ -171,6 +188,7 @@ class Project(BaseModel):
     tasks: Tasks
     labelled: Labelled
     unlabelled: int
+    without_label: WithoutLabels
     classes: list[str]
     classifier: Classifier
     queue: ProjectQueue
