@@ -16,14 +16,21 @@ from PIL import Image
 
 from neat_backend.errors import BadRequest, ImageError
 from neat_backend.exports.rows import Row
+from neat_backend.labelstudio.images import opened
 from neat_backend.store.arrays import image_key
 
 Fetch = Callable[[int, str], bytes]  # task, reference → the file; raises ImageError
 Progress = Callable[[int, int], None]  # images done, images in all
 
 NAMED = 3  # images that a refusal names
-_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}  # the others are named like the format
-_READABLE = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+# The others are named like the format. MPO is a JPEG with further pictures after it, as phones and 3D cameras write it.
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "TIFF": ".tif",
+    "JPEG2000": ".jp2",
+    "HEIF": ".heic",
+}
 _AT_ONCE = 256  # rows that are handed to the downloads together
 
 
@@ -171,8 +178,7 @@ class _Failures:
 
 def _shape(row: Row, file: Path) -> Shape:
     try:
-        Image.init()
-        with Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN]) as image:
+        with opened(file) as image:
             kind = str(image.format)
             return Shape(_SUFFIXES.get(kind, f".{kind.lower()}"), image.width, image.height)
     except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -378,7 +378,7 @@ class LabelStudioClient:
                 client = self._http if with_key else self._elsewhere
                 timeout = timeout_seconds or self.timeout_seconds
                 with client.stream("GET", url, headers=headers, timeout=timeout) as response:
-                    if not response.is_redirect:
+                    if not response.has_redirect_location:
                         remedy = _REMEDY if with_key else _NO_FILE if ours else "it needs a permission we don't have"
                         return _body(response, limit_bytes, deadline, place, remedy)
                     url = urljoin(url, response.headers["location"])

@@ -198,6 +198,7 @@ def changes(event: Event, image_key: str) -> Changes:
 
 
 _BOTH_ANNOTATIONS = ("annotations", "annotation")
+_MISSING = object()
 _NO_COUNTS = {"total_annotations": 0, "cancelled_annotations": 0}
 
 
@@ -240,26 +241,30 @@ def project_from_json(item: Mapping[str, Any]) -> ProjectFields:
 
 
 def image_reference(data: Any, image_key: str) -> str | None:
-    """The image's reference in a task's data, whatever a person has put there; None if there is none.
+    """The image's reference in a task's data, whatever a person has put there.
+
+    "" where it is no text, None where the data lacks the key.
 
     image_key: a key, or a path such as `photo.url` or `photos[0]`. A file that was uploaded before the
     project had a label config lies under `$undefined$`, and Label Studio shows it for whatever key.
     """
     if not isinstance(data, Mapping):
         return None
-    value: Any = data.get(image_key)
-    if value is None:
+    value: Any = data.get(image_key, _MISSING)
+    if value is _MISSING:
         value = data
         for part in re.findall(r"[^.\[\]]+", image_key):
             if isinstance(value, Mapping):
-                value = value.get(part)
+                value = value.get(part, _MISSING)
             elif isinstance(value, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(value):
                 value = value[int(part)]
             else:
-                value = None
-    if value is None:
-        value = data.get("$undefined$")
-    return value if isinstance(value, str) and value.strip() else None
+                value = _MISSING
+    if value is _MISSING or value is None:
+        value = data.get("$undefined$", value)
+    if value is _MISSING:
+        return None
+    return value if isinstance(value, str) else ""
 
 
 def project_id(value: Any, field: str) -> int:

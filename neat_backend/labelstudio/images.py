@@ -6,30 +6,57 @@ All that can go wrong is an ImageError in words for the person who can mend it.
 from __future__ import annotations
 
 import base64
-import binascii
+import functools
 import io
 import logging
 import re
 import time
 from collections.abc import Callable
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Protocol
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
-from PIL import IcoImagePlugin, Image, ImageOps
+import pi_heif
+from PIL import IcoImagePlugin, Image
 
 from neat_backend.errors import ImageError
 from neat_backend.labelstudio.image_hosts import shown
 
 log = logging.getLogger(__name__)
 
-# Formats that Pillow reads by itself; some of its others start programs (EPS) or only know a header.
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+# Formats that Pillow reads by itself, and HEIF; some of its others start programs (EPS) or only know a header. TGA has
+# no sign of its own at its beginning, so it comes last.
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "HEIF", "ICO", "CUR", "TGA")
 _RETRY_AFTER_SECONDS = (0.3, 1.0)
 # A progressive JPEG has some ten scans; each is a pass over the whole picture that a few bytes can ask for.
 MOST_SCANS = 100
+_PNG, _PNG_DEPTH = b"\x89PNG", 24  # how it begins, and where the bits of a sample are told
 _ICON = b"\0\0\1\0"
+_ORIENTATION = 0x0112  # EXIF's tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What no format above is, and people may have: how such a file begins.
+_UNSUPPORTED = (
+    (rb"8BPS", "a Photoshop file"),
+    (rb"qoif", "a QOI image"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (rb"II\xbc\x01", "a JPEG XR image"),
+    (rb"%PDF", "a PDF document"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript drawing"),
+    (rb".{128}DICM", "a DICOM image"),
+    (rb".{4}ftyp", "a video, or an image of a kind like HEIC"),
+    (rb"\x1a\x45\xdf\xa3|RIFF.{4}AVI ", "a video"),
+    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf", "an archive"),
+)
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no stuffed zero, no restart inside a scan
 
 
@@ -72,8 +99,10 @@ class ImageFetcher:
         ref: a path on Label Studio (uploads, local files), an http(s) URL, a data: URL, or the URL of
             a cloud storage (s3, gs, azure-blob, …), which Label Studio resolves with its own credentials.
         """
-        if ref is None or not ref.strip():
+        if ref is None:
             raise ImageError("the task has no image: its data lacks the key that the label config's Image names")
+        if not ref.strip():
+            raise ImageError("the task has no image: what the label config's Image names is empty, or no text")
         ref = ref.strip()
         scheme = _scheme(ref)
         if scheme == "data":
@@ -108,18 +137,19 @@ class ImageFetcher:
         return self._client.fetch_bytes(address, self._max_bytes, self._timeout_seconds)
 
     def _inline(self, ref: str) -> bytes:
-        head, comma, body = ref.partition(",")
-        if not comma or not head.lower().startswith("data:image/"):
-            raise ImageError("the task's data: URL is not an image")
-        # Four characters carry three bytes.
-        if len(body) * 3 // 4 > self._max_bytes * (1 if ";base64" in head.lower() else 4):
-            raise ImageError(f"the image in the task's data is larger than {self._max_bytes:,} bytes")
-        if ";base64" not in head.lower():
-            return unquote_to_bytes(body)
-        try:
-            return base64.b64decode(unquote_to_bytes(body), validate=True)
-        except (binascii.Error, ValueError):
-            raise ImageError("the image in the task's data is not valid base64") from None
+        """The file in a data: URL, in every form that browsers show, whatever media type it names."""
+        head, comma, body = ref.partition("#")[0].partition(",")
+        if not comma:
+            raise ImageError("the task's data: URL has no data: there is no comma in it")
+        too_large = ImageError(f"the image in the task's data is larger than {self._max_bytes:,} bytes")
+        if len(body) > 4 * self._max_bytes + 100:  # four characters or more carry three bytes
+            raise too_large
+        data = unquote_to_bytes(body)
+        if re.search(r";\s*base64\s*$", head, re.IGNORECASE):
+            data = _from_base64(data)
+        if len(data) > self._max_bytes:
+            raise too_large
+        return data
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
@@ -127,17 +157,15 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("the image file is empty")
     try:
-        Image.init()
-        # Pillow trips over a format that it was built without.
         if data.startswith(_ICON):  # says one size, may hold a picture of another, and is decoded as it is opened
             _check_size(_inside_icon(data), max_pixels)
-        image = Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
+        image = opened(io.BytesIO(data))
         _check_size(image, max_pixels)
         if image.format in ("JPEG", "MPO") and _scans(data) > MOST_SCANS:
             raise ImageError(f"the JPEG has more than {MOST_SCANS} scans, which take too long to decode")
         image.load()
         _check_size(image, max_pixels)
-        return _rgb(_upright(image))
+        return _rgb(_upright(image), data)
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -158,6 +186,31 @@ def thumbnail(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     middle = image.crop((left, top, left + square, top + square))
     small = middle.resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(small, dtype=np.uint8)
+
+
+def opened(file: Path | IO[bytes]) -> Image.Image:
+    """An image of one of our formats, its header read and its pixels not."""
+    return Image.open(file, formats=_known())
+
+
+@functools.cache
+def _known() -> list[str]:
+    pi_heif.register_heif_opener(thumbnails=False)
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]  # Pillow trips over one that it was built without
+
+
+def _from_base64(text: bytes) -> bytes:
+    """As browsers read it: white space is passed over, and padding may be left out."""
+    packed = re.sub(rb"[\t\n\f\r ]", b"", text)
+    if len(packed) % 4 == 0:
+        packed = re.sub(rb"={1,2}$", b"", packed)
+    try:
+        if b"=" in packed:
+            raise ValueError("padding that is too much")
+        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+    except ValueError:
+        raise ImageError("the image in the task's data is not valid base64") from None
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -187,20 +240,41 @@ def _scans(data: bytes) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """The image as browsers turn it: by the EXIF block of a JPEG or PNG and the box of an AVIF (Pillow gives it as
+    EXIF), and not by XMP or by what a WebP says. HEIF and TIFF have been turned as they were decoded.
+    """
+    if image.format not in ("JPEG", "MPO", "PNG", "AVIF"):
+        return image
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block says nothing against the pixels
+        exif = Image.Exif()
+        exif.load(image.info["exif"])
+        return image.transpose(_UPRIGHT[exif[_ORIENTATION]])
+    except Exception:  # none, or a damaged one, which says nothing against the pixels
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, file: bytes) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+        values = np.asarray(image)
+        grey = _to_8_bit(values)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            grey[values == transparent] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("L", "RGB") and file.startswith(_PNG) and "transparency" in image.info:
+        image.info["transparency"] = _in_8_bit(image.info["transparency"], file[_PNG_DEPTH])
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         page = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(page, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_8_bit(value: int | tuple[int, ...], bits: int) -> int | tuple[int, ...]:
+    """A PNG's transparent value, which Pillow leaves at the file's own depth, as the pixels have it."""
+    if isinstance(value, tuple):
+        return tuple(each >> max(bits - 8, 0) for each in value)
+    return value * 255 // (2**bits - 1)
 
 
 def _to_8_bit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
@@ -228,4 +302,7 @@ def _looks_like(data: bytes) -> str:
         return "it is a web page: the address may need a login"
     if b"<svg" in data[:1000].lower():
         return "it is an SVG drawing, which is not supported"
+    for pattern, what in _UNSUPPORTED:
+        if re.match(pattern, data, re.DOTALL):
+            return f"it is {what}, which is not supported"
     return "it is cut short, or of an unknown format"

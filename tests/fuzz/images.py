@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import resource
 import struct
@@ -33,6 +34,15 @@ _WRITTEN = {
     "ICO": ({},),
     "AVIF": ({},),
 }
+# 64 × 48, the left half red and the right one blue; what reads such files here can't write them.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAA"
+    "AAAERAAAEAAQAAAAABoQABAAAAAAAAACQAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/WlwcnAA"
+    "AADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkA"
+    "AAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAA"
+    "AAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAC"
+    "xtZGF0AAAAICgBrxmA70mlv//mst/1Ni/5Jshf/6xod9OkH/Ec421v"
+)
 _MODES = ("RGB", "L", "RGBA", "P", "1", "I;16", "LA", "CMYK", "F", "I")
 
 
@@ -59,7 +69,7 @@ def good() -> list[bytes]:
     exif[0x0112] = 6
     file = io.BytesIO()
     picture.save(file, "JPEG", exif=exif)
-    return [*found, file.getvalue()]
+    return [*found, file.getvalue(), HEIC]
 
 
 def bombs() -> Iterator[tuple[str, bytes]]:

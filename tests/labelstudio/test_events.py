@@ -238,9 +238,12 @@ def test_where_the_image_is():
     assert image_reference(data, "image") == "a"
     assert image_reference(data, "photo.urls[1]") == "c"
     assert image_reference(data, "x.y") == "d"
-    for key in ("n", "blank", "none", "photo.urls[7]", "photo", "image.url"):
+    for key in ("none", "photo.urls[7]", "photo.urls[²]", f"photo.urls[{'9' * 5000}]", "image.url", "n.x"):
         assert image_reference(data, key) is None
+    for key in ("n", "photo", "empty", "null"):
+        assert image_reference({**data, "empty": "", "null": None}, key) == ""
     assert image_reference({"$undefined$": "e"}, "image") == "e"
+    assert image_reference({"$undefined$": "e", "image": None}, "image") == "e"
 
 
 def test_an_annotator_comes_as_a_number_as_an_object_or_not_at_all():

@@ -30,8 +30,8 @@ class Server:
             def do_GET(self) -> None:
                 outer.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
                 place = outer.redirects.get(self.path)
-                body = b"" if place else b"image"
-                self.send_response(302 if place else 200)
+                body = b"image" if place is None else b""
+                self.send_response(200 if place is None else 302)
                 if place:
                     self.send_header("Location", place)
                 self.send_header("Set-Cookie", "session=secret")
@@ -161,6 +161,13 @@ def test_redirects_to_other_schemes_and_in_circles_end(home: Server):
     with pytest.raises(ImageError, match="too often"):
         client.fetch_bytes("/data/upload/a", 100)
     assert len(home.seen) < 10
+
+
+def test_a_redirect_to_nowhere_is_the_servers_fault(home: Server):
+    home.redirects["/data/upload/a"] = ""
+    client = LabelStudioClient(home.url, KEY)
+    with pytest.raises(ImageError, match="Label Studio answered 302 for the image"):
+        client.fetch_bytes("/data/upload/a", 100)
 
 
 @pytest.mark.parametrize("part", ["head", "body"])

@@ -3,14 +3,18 @@ from __future__ import annotations
 import base64
 import io
 import resource
+import struct
+import zlib
+from urllib.parse import quote
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from neat_backend.errors import ImageError
+from neat_backend.labelstudio import images
 from neat_backend.labelstudio.images import ImageFetcher, decode, thumbnail
-from tests.fuzz.images import bombs, ico_around, many_scans
+from tests.fuzz.images import HEIC, bombs, ico_around, many_scans
 
 
 def encoded(image, file_format="PNG", **options):
@@ -74,7 +78,52 @@ def test_an_image_inside_the_task():
     assert fetcher(FakeClient()).fetch(7, ref) == data
     for bad in ("data:text/html,hi", "data:image/png;base64,%%%", ref + "A" * 3000):
         with pytest.raises(ImageError):
-            fetcher(FakeClient()).fetch(7, bad)
+            fetcher(FakeClient()).load(7, bad)
+
+
+FILE = next(file for side in range(1, 99) if len(file := encoded(Image.new("RGB", (side, 2), "red"))) % 3 == 2)
+PACKED = base64.b64encode(FILE).decode()  # with one sign of padding
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        f"data:image/png;base64,{PACKED[:40]}\\n{PACKED[40:]}\\n".replace("\\n", "\n"),
+        f"data:image/png;base64,{PACKED.rstrip('=')}",
+        f"data:;base64,{PACKED}",
+        f"data:application/octet-stream;base64,{PACKED}",
+        f"data:text/html;base64,{PACKED}",
+        f"data:image/png; base64,{PACKED}",
+        f"data:image/png; base64 ,{PACKED}",
+        f"data:image/png;charset=utf-8;BASE64,{PACKED}",
+        f"DATA:image/png;base64,{PACKED}",
+        f"data:image/png;base64,{PACKED[:9]}%0A{PACKED[9:].replace('=', '%3D')}",
+        f"data:image/png;base64,{PACKED[:9]} {PACKED[9:]}#fragment",
+        f"data:image/png,{quote(FILE)}",
+    ],
+)
+def test_a_data_url_is_read_in_every_form_that_browsers_show(ref):
+    assert fetcher(FakeClient()).fetch(7, ref) == FILE
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        f"data:image/png;base64,{PACKED}=",
+        f"data:image/png;base64,{PACKED[:-4]}!{PACKED[-4:]}",
+        *(f"data:{head},{PACKED}" for head in ("", "base64", "image/png;base64;x", "image/png")),
+        f"data:image/png;base64{PACKED}",
+    ],
+)
+def test_a_data_url_that_browsers_do_not_show_is_not_read_either(ref):
+    with pytest.raises(ImageError):
+        fetcher(FakeClient()).load(7, ref)
+
+
+@pytest.mark.parametrize(("ref", "why"), [(None, "lacks the key"), ("", "is empty"), (" ", "is empty")])
+def test_the_key_is_said_to_be_missing_only_where_it_is(ref, why):
+    with pytest.raises(ImageError, match=why):
+        fetcher(FakeClient()).fetch(7, ref)
 
 
 def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not():
@@ -136,14 +185,92 @@ def test_deep_greyscale(values, expected):
     assert pixel(encoded(Image.fromarray(values), "TIFF")) == (expected,) * 3
 
 
-def test_a_photo_is_turned_upright():
-    image = Image.new("RGB", (4, 2), "black")
-    image.putpixel((0, 0), (255, 255, 255))
+def png_of(bits, kind, row, transparent):
+    """A PNG of one row, whose samples of `bits` are packed in `row`."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", len(row) * 8 // bits // (3 if kind == 2 else 1), 1, bits, kind, 0, 0, 0)),
+        *([(b"tRNS", transparent)] if transparent else []),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+        (b"IEND", b""),
+    ]
+    packed = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (png_of(16, 0, struct.pack(">HH", 1000, 50_000), struct.pack(">H", 1000)), [255, 195]),
+        (png_of(16, 0, struct.pack(">HH", 1000, 50_000), b""), [4, 195]),
+        (png_of(8, 0, b"\x03\x04", b"\0\x03"), [255, 4]),
+        (png_of(4, 0, b"\x3a", b"\0\x03"), [255, 170]),
+        (png_of(2, 0, b"\x1b", b"\0\x01"), [0, 255, 170, 255]),
+        (png_of(1, 0, b"\x0f", b"\0\x00"), [255] * 8),
+        (
+            png_of(16, 2, struct.pack(">6H", 1000, 2000, 3000, *[50_000] * 3), struct.pack(">3H", 1000, 2000, 3000)),
+            [255, 195],
+        ),
+    ],
+)
+def test_a_png_s_transparent_value_is_white_at_every_depth(data, expected):
+    """As Chromium shows them on white."""
+    image = decode(data, 100)
+    assert [image.getpixel((x, 0)) for x in range(image.width)] == [(grey,) * 3 for grey in expected]
+
+
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6  # "rotate by 90° to the right to see it"
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "turned"),
+    [
+        ("JPEG", {"exif": ROTATED}, True),
+        ("PNG", {"exif": ROTATED}, True),
+        ("AVIF", {"exif": ROTATED}, True),  # Pillow writes it as the container's own box
+        ("JPEG", {"xmp": XMP}, False),
+        ("WEBP", {"exif": ROTATED, "lossless": True}, False),
+        ("WEBP", {"xmp": XMP, "lossless": True}, False),
+        ("JPEG", {"exif": b"Exif\0\0broken"}, False),
+    ],
+)
+def test_a_photo_is_turned_as_browsers_turn_it(kind, options, turned):
+    image = Image.new("RGB", (64, 32), "black")
+    image.paste("white", (0, 0, 16, 16))
+    seen = decode(encoded(image, kind, **options), 10_000)
+    assert seen.size == ((32, 64) if turned else (64, 32))
+    assert min(seen.getpixel((24, 4) if turned else (4, 4))) > 200
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_the_one_of_the_standard(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90° to the right to see it"
-    turned = decode(encoded(image, "PNG", exif=exif), 100)
-    assert turned.size == (2, 4)
-    assert turned.getpixel((1, 0)) == (255, 255, 255)
+    exif[0x0112] = orientation
+    file = encoded(Image.effect_noise((64, 32), 90).convert("RGB"), "JPEG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+    assert decode(file, 10_000).tobytes() == expected.tobytes()
+
+
+def test_a_heic_photo_is_read():
+    image = decode(HEIC, 10_000)
+    assert image.size == (64, 48)
+    assert image.getpixel((10, 10)) == pytest.approx((200, 10, 20), abs=25)
+    assert image.getpixel((50, 10)) == pytest.approx((10, 20, 200), abs=25)
+    with pytest.raises(ImageError, match="pixels"):
+        decode(HEIC, 1000)
+    with pytest.raises(ImageError, match="damaged"):
+        decode(HEIC[:-40], 10_000)
+
+
+def test_an_icon_is_no_targa(monkeypatch):
+    """A TGA file begins with no sign of its own, so that its reader takes some icons for one."""
+    order = images._known()
+    assert order.index("TGA") == len(order) - 1
+    icon = encoded(Image.new("RGB", (16, 16), "red"), "ICO")
+    cursor = encoded(Image.new("RGB", (16, 16), "red"), "ICO", bitmap_format="bmp").replace(b"\0\0\1\0", b"\0\0\2\0", 1)
+    assert pixel(icon) == pixel(cursor) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +285,15 @@ def test_a_photo_is_turned_upright():
             "cut short",
         ),
         (encoded(Image.new("RGB", (200, 100))), "pixels"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "a PostScript drawing"),
+        (b"8BPS\0\1" + bytes(30), "a Photoshop file"),
+        (b"qoif" + bytes(30), "a QOI image"),
+        (b"\xff\x0a" + bytes(30), "a JPEG XL image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(30), "a JPEG XL image"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (bytes(128) + b"DICM" + bytes(30), "a DICOM"),
+        (b"\0\0\0\x18ftypmp42" + bytes(30), "a video"),
+        (b"PK\3\4" + bytes(30), "an archive"),
     ],
 )
 def test_files_that_cannot_be_read_say_why(data, why):
