@@ -34,6 +34,10 @@ format: $(BIN)/.ready  # put the code into the form that lint asks for
 image-test: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the container image, built and started
 	NEAT_TEST_REQUIRE=image,labelstudio $(BIN)/python -m pytest tests/test_image.py $(ARGS)
 
+.PHONY: compose-test
+compose-test: $(BIN)/.ready  # the compose file on a real Docker engine; ARGS="--light --engine /srv/docker", ARGS=--help
+	@$(BIN)/python -m tests.compose $(ARGS)
+
 .PHONY: chaos
 chaos: $(BIN)/.ready  # kill everything for minutes; ARGS="--seed 1 --minutes 8 --kills 200 --events 5000 --database postgresql --json"
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -65,6 +65,7 @@ NOT_RUN = {
     "docker build --build-arg VARIANT=web .": NO_DOCKER,
     "docker build --build-arg VARIANT=cpu --build-arg TORCH_INDEX=… .": NO_DOCKER,
     "make lint": "runs before the tests",
+    "make compose-test": "needs a Docker engine",
     "make image-test": "is a test of its own, which needs buildah and debootstrap; tests/test_image.py",
     "DATABASE_URL=postgresql://…/empty neat-backend bench failover --times 5": "takes minutes; tests/test_failover.py",
     "pip install pyarrow": INSTALLED,
