@@ -91,11 +91,11 @@ $(LABEL_STUDIO)/.ready: label-studio.lock | $(BIN)/.ready
 
 uv = $$(command -v uv || echo $(CURDIR)/$(BIN)/uv)
 
-# The locks carry no index addresses. overrides.txt lifts the stale pins of label-studio-ml.
+# The locks carry no index addresses. [tool.uv] of pyproject.toml lifts the stale pins of label-studio-ml.
 lock: $(BIN)/.ready  # the locks anew
-	$(call uv) pip compile pyproject.toml --universal --extra dev --python-version 3.10 --overrides overrides.txt \
+	$(call uv) pip compile pyproject.toml --universal --extra dev --python-version 3.10 \
 	  --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
-	$(call uv) pip compile pyproject.toml --universal --extra postgres --extra s3 --python-version 3.10 --overrides overrides.txt \
+	$(call uv) pip compile pyproject.toml --universal --extra postgres --extra s3 --extra label-studio-ml --python-version 3.10 \
 	  -c requirements.lock --no-emit-index-url --no-header --no-annotate --quiet -o requirements-runtime.lock
 	echo 'label-studio==1.23.2' | $(call uv) pip compile - --universal --python-version 3.10 \
 	  --no-emit-index-url --no-header --upgrade --quiet -o label-studio.lock
