@@ -12,8 +12,8 @@ SHELL ["/bin/sh", "-eu", "-c"]
 ARG VARIANT=cuda
 ARG TORCH_INDEX=""
 ARG WEIGHTS_OF=""
-# unchecked-hash: modules are compiled once, here, and never compared with their sources.
-ENV UV_LINK_MODE=copy PYC_INVALIDATION_MODE=unchecked-hash HF_HOME=/opt/weights TORCH_HOME=/opt/weights
+# UNCHECKED_HASH: modules are compiled once, here, and never compared with their sources.
+ENV UV_LINK_MODE=copy PYC_INVALIDATION_MODE=UNCHECKED_HASH HF_HOME=/opt/weights TORCH_HOME=/opt/weights
 RUN python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir uv==0.13.9 \
     && python3 -m venv --without-pip /opt/venv
@@ -46,7 +46,8 @@ RUN mkdir -p /opt/weights; \
     if [ -n "$WEIGHTS_OF" ]; then \
       /opt/venv/bin/python -c 'import sys; from neat_backend.core.encoders import build_encoder; build_encoder(sys.argv[1], device="cpu")' "$WEIGHTS_OF"; \
       /opt/venv/bin/python -c 'from neat_backend.core.weights import AUTO, starting_weights; print(starting_weights(AUTO).note)'; \
-    fi
+    fi; \
+    chmod -R a+rX /opt/weights
 
 FROM ${BASE}
 # The base image brings Python's own modules without bytecode, and a read-only root keeps none.
