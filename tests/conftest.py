@@ -24,8 +24,8 @@ OF_PATHS = {
     "labelstudio": ("e2e",),
     "process": (
         "chaos", "cli/test_program.py", "faults", "test_bench.py", "test_deploy.py", "test_exposure.py",
-        "test_failover.py", "test_image.py", "test_secrets.py", "test_serve.py", "test_soak.py", "test_training.py",
-        "test_two_hosts.py", "test_wsgi.py", "web/test_patience.py",
+        "test_failover.py", "test_image.py", "test_secrets.py", "test_serve.py", "test_soak.py",
+        "test_stopping.py", "test_training.py", "test_two_hosts.py", "test_wsgi.py", "web/test_patience.py",
     ),
     "ray": ("compute/test_on_ray.py",),
     "slow": ("core/test_on_gpu.py", "experiments", "exports", "fuzz"),

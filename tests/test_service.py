@@ -155,7 +155,8 @@ class TestConnect:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """SQLite would try again every 100 ms, and mostly find the writer at its next transaction."""
-        monkeypatch.setattr(database, "BUSY_SECONDS", 0)  # whoever comes out of turn fails
+        open_sqlite = database._open_sqlite
+        monkeypatch.setattr(database, "_open_sqlite", lambda conn, _: open_sqlite(conn, 0))  # out of turn it fails
         settings = make_settings(tmp_path)
         service = Service(settings, make_database(settings))
         connect(service)

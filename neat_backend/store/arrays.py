@@ -28,7 +28,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -37,11 +37,7 @@ from typing import IO, Any
 import numpy as np
 
 from neat_backend.errors import StoreError
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process at a time
-    fcntl = None  # type: ignore[assignment]
+from neat_backend.store import locks
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +45,7 @@ SMALL_BYTES = 16 * 2**20  # segments below this are worth merging
 MERGED_BYTES = 128 * 2**20  # a merge stops growing here
 MANY_SMALL = 64  # that many small segments in a row are merged by the next append
 BLOCK_BYTES = 8 * 2**20  # read at a time
+LOCK_SECONDS = 10.0  # longest wait for another process in a project's folders
 STALE_SECONDS = 3600  # a temporary file this old belongs to a writer that died
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]*")
@@ -358,22 +355,10 @@ class ProjectArrays:
     @contextmanager
     def _locked(self, exclusive: bool) -> Iterator[None]:
         """The project's lock on its folders' contents, held for a few milliseconds."""
-        if fcntl is None:
+        with ExitStack() as stack:
+            with suppress(*() if exclusive else (FileNotFoundError,)):  # nobody has written yet
+                stack.enter_context(locks.held(self.root / ".lock", LOCK_SECONDS, exclusive))
             yield
-            return
-        try:
-            lock = open(self.root / ".lock", "ab" if exclusive else "rb")  # noqa: SIM115 - closed below
-        except FileNotFoundError:
-            if exclusive:
-                raise
-            yield  # nobody has written yet
-            return
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-            try:
-                yield
-            finally:
-                fcntl.flock(lock, fcntl.LOCK_UN)  # also if a fork holds the file open meanwhile
 
 
 # segments of one folder

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy import URL, Connection, Engine, event
 
 from neat_backend.errors import DataRefused, StoreError
-from neat_backend.store import migrating
+from neat_backend.store import locks, migrating
 
-try:
-    import fcntl
-except ImportError:  # Windows: SQLite's own lock has to do
-    fcntl = None  # type: ignore[assignment]
-
-BUSY_SECONDS = 30  # longest wait for another writer of the SQLite file
+BUSY_SECONDS = 30.0  # longest wait for another writer
+MIGRATING_SECONDS = 600.0  # longest wait for another process that makes or updates the tables
 CONNECT_SECONDS = 10  # longest wait for a PostgreSQL server
 # A peer that has gone without a word is noticed after idle + count * interval seconds, on either side.
 KEEPALIVE = {"keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3}
@@ -35,12 +31,16 @@ _KIND = "neat_kind"  # execution option that tells _begin_sqlite what sort of tr
 class Database:
     """Connections to one database. Usable from many threads; after a fork it opens new ones."""
 
-    def __init__(self, url: str) -> None:
-        """No connection is made yet. Raises StoreError for a URL that can't be used."""
+    def __init__(self, url: str, busy_seconds: float | None = None) -> None:
+        """No connection is made yet. Raises StoreError for a URL that can't be used.
+
+        busy_seconds: longest wait for another writer; None = BUSY_SECONDS.
+        """
         self._url = _parsed(url)
+        self._busy_seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
         self._sqlite = self._url.get_backend_name() == "sqlite"
         self.shown = self._url.render_as_string(hide_password=True)
-        self._engine = _engine(self._url, self.shown)
+        self._engine = _engine(self._url, self.shown, self._busy_seconds)
         self._pid = os.getpid()
         self._lock = threading.Lock()
 
@@ -59,6 +59,7 @@ class Database:
     def _move(self, to: str) -> str:
         with self.begin() as conn:
             if not self._sqlite:
+                conn.execute(sa.select(sa.func.set_config("lock_timeout", f"{MIGRATING_SECONDS:.0f}s", True)))
                 conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
             if migrating.current(conn) not in migrating.versions():
                 raise StoreError(
@@ -107,15 +108,19 @@ class Database:
         SQLite itself only tries again every 100 ms, so that somebody who writes one transaction after
         the other (the worker) would keep webhooks waiting for many seconds.
         """
-        if not self._sqlite or fcntl is None:
+        if not self._sqlite:
             yield
             return
-        try:
-            queue = open(f"{self._url.database}.turn", "a")  # noqa: SIM115 - closed below
-        except OSError as error:
-            raise StoreError(f"The database {self.shown} can't be used: {error.strerror}") from error
-        with queue:
-            fcntl.flock(queue, fcntl.LOCK_EX)  # given back by closing, also by dying
+        with self._held(f"{self._url.database}.turn", self._busy_seconds):
+            yield
+
+    @contextmanager
+    def _held(self, path: str, seconds: float) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locks.held(path, seconds))
+            except OSError as error:
+                raise StoreError(f"The database {self.shown} can't be used: {path}: {error.strerror}") from error
             yield
 
     @contextmanager
@@ -153,12 +158,9 @@ class Database:
         path = Path(str(self._url.database)).absolute()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = open(path.with_name(path.name + ".lock"), "a")  # noqa: SIM115 - closed below
         except OSError as error:
             raise StoreError(f"The database's folder {path.parent} can't be used: {error.strerror}") from error
-        with lock:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._held(f"{path}.lock", MIGRATING_SECONDS):
             yield
 
 
@@ -173,7 +175,8 @@ _REMEDIES = {
     "no space left": "free some space; nothing was half written",
     "readonly database": "the process may not write there: check the owner of the file and its folder",
     "unable to open": "check that the folder exists and that the process may write there",
-    "is locked": f"another process held it for {BUSY_SECONDS} s",
+    "is locked": "another process has held it too long: is one stopped?",
+    "lock timeout": "another process has held it too long: is one stopped?",
     "connection refused": "is PostgreSQL running there?",
     "authentication failed": _PASSWORD,
     "no password supplied": _PASSWORD,
@@ -204,12 +207,12 @@ def _parsed(text: str) -> URL:
     return url
 
 
-def _engine(url: URL, shown: str) -> Engine:
+def _engine(url: URL, shown: str, busy_seconds: float) -> Engine:
     options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True, "max_overflow": 20}
     if url.get_backend_name() == "sqlite":
         if sqlite3.sqlite_version_info < (3, 35):
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 is needed")
-        options |= {"pool_pre_ping": False, "connect_args": {"timeout": BUSY_SECONDS}}
+        options |= {"pool_pre_ping": False, "connect_args": {"timeout": busy_seconds}}
     else:
         wanted = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": UNACKNOWLEDGED_MS, **KEEPALIVE}
         options["connect_args"] = {name: value for name, value in wanted.items() if name not in url.query}
@@ -220,21 +223,21 @@ def _engine(url: URL, shown: str) -> Engine:
     except (sa.exc.SQLAlchemyError, TypeError, ValueError) as error:
         raise StoreError(f"DATABASE_URL {shown} can't be used: {type(error).__name__}") from None
     if url.get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "connect", lambda conn, _: _open_sqlite(conn, busy_seconds))
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        event.listen(engine, "connect", _open_postgresql)
+        event.listen(engine, "connect", lambda conn, _: _open_postgresql(conn, busy_seconds))
     return engine
 
 
-def _open_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def _open_sqlite(connection: sqlite3.Connection, busy_seconds: float) -> None:
     connection.isolation_level = None  # sqlite3 would decide itself when to begin
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.execute(f"PRAGMA busy_timeout = {busy_seconds * 1000:.0f}")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     # Going over to WAL, the file's very first time, doesn't honour the busy time-out.
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + busy_seconds
     while True:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
@@ -246,10 +249,14 @@ def _open_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     cursor.close()
 
 
-def _open_postgresql(connection: Any, _record: object) -> None:
-    """Let the server too notice a client that is cut off, and give back the locks that it held."""
+def _open_postgresql(connection: Any, busy_seconds: float) -> None:
+    """Let the server too notice a client that is cut off, and give back the locks that it held.
+
+    Nobody waits for the locks of a client without end, which may be stopped: `lock_timeout`.
+    """
     # Not as start-up options: poolers such as PgBouncer refuse those.
     values = {f"tcp_{name}": value for name, value in KEEPALIVE.items()} | {"tcp_user_timeout": UNACKNOWLEDGED_MS}
+    values["lock_timeout"] = round(busy_seconds * 1000)
     connection.autocommit = True
     with connection.cursor() as cursor:
         for name, value in values.items():

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
+from neat_backend.errors import DataRefused, StoreError
 from neat_backend.store import inbox
 from neat_backend.store.database import Database
+
+PATIENCE_SECONDS = 10.0  # Label Studio has given up after one, but what it sent is still taken in
 
 
 @dataclass(eq=False)
@@ -37,15 +41,21 @@ class Intake:
         self._committing = threading.Lock()
 
     def file(self, project: int, action: str, payload: Mapping[str, Any]) -> int:
-        """The event's id once it is durable; events of one thread keep their order."""
+        """The event's id once it is durable; events of one thread keep their order. Raises StoreError, in time."""
         mine = _Waiting(project, action, payload)
         with self._queue_lock:
             self._queue.append(mine)
-        with self._committing:
+        if not self._committing.acquire(timeout=PATIENCE_SECONDS):
+            with self._queue_lock, suppress(ValueError):  # else somebody is at it, and perhaps it is filed in the end
+                self._queue.remove(mine)
+            raise StoreError(f"Events have not been filed for {PATIENCE_SECONDS:.0f} s")
+        try:
             if not mine.done:
                 with self._queue_lock:
                     batch, self._queue = self._queue, []
                 self._commit(batch)
+        finally:
+            self._committing.release()
         if mine.error is not None:
             raise mine.error
         return mine.event
@@ -57,11 +67,13 @@ class Intake:
                     self._before(conn, project)
                 events = inbox.append_many(conn, [(one.project, one.action, one.payload) for one in batch])
         except Exception as error:
-            if len(batch) > 1:  # perhaps the fault of one of them alone
+            of_all = isinstance(error, StoreError) and not isinstance(error, DataRefused)
+            if len(batch) > 1 and not of_all:  # perhaps the fault of one of them alone
                 for one in batch:
                     self._commit([one])
                 return
-            batch[0].error = error
+            for one in batch:
+                one.error = error
         else:
             for one, event in zip(batch, events, strict=True):
                 one.event = event

@@ -24,7 +24,7 @@ import secrets
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,14 +35,9 @@ from fsspec.core import url_to_fs
 from sqlalchemy import Connection
 
 from neat_backend.errors import LeaseLost, SettingsError, StoreError
-from neat_backend.store import schema
+from neat_backend.store import locks, schema
 from neat_backend.store.arrays import ProjectArrays, digested
 from neat_backend.store.database import Database
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process at a time
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +50,7 @@ UNLISTED_SECONDS = 3600.0  # an object this old that is not listed was put by a 
 PUT_BYTES = 500_000_000  # after so many the list is changed, and it goes on the next time
 FETCH_SECONDS = 5.0  # a question waits so long for large files
 COMPLAIN_SECONDS = 60.0
+LOCK_SECONDS = 60.0  # longest wait for another process that makes the same folder what is listed
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._:+@=-]*"
 _FILE = re.compile(
@@ -528,19 +524,12 @@ def _write_mark(arrays: ProjectArrays, versions: list[str], files: Mapping[str, 
 def _locked(arrays: ProjectArrays) -> Iterator[None]:
     """One process at a time makes a project's folder another."""
     folder = arrays.folder(".")
-    if fcntl is None:
-        yield
-        return
-    try:
-        file = open(folder / _LOCK, "ab")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise StoreError(f"The data folder can't be used: {folder}: {error.strerror or error}") from error
-    with file as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            stack.enter_context(locks.held(folder / _LOCK, LOCK_SECONDS))
+        except OSError as error:
+            raise StoreError(f"The data folder can't be used: {folder}: {error.strerror or error}") from error
+        yield
 
 
 def bring(url: str, data_dir: Path, database: Database, project: int, *groups: str) -> None:

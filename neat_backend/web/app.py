@@ -21,6 +21,7 @@ from neat_backend.web.metrics import Metrics
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 5
+BUSY_SECONDS = 10.0  # longest wait for another writer; then a thread is worth more to the next caller
 
 
 def create_app(settings: Settings | None = None, database: Database | None = None, *, migrated: bool = False) -> Flask:
@@ -35,7 +36,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
         exposure.check(settings, exposure.listened_at())
         logs.set_up(settings.log_level, settings.log_format)
     if database is None:
-        database = Database(settings.sqlalchemy_url)
+        database = Database(settings.sqlalchemy_url, BUSY_SECONDS)
         if not migrated:
             database.migrate()
 

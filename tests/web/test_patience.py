@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -18,11 +19,13 @@ from neat_backend.ports import free_port
 from neat_backend.serve import listen, web_command
 from neat_backend.settings import Settings
 from neat_backend.web.patience import PatientWorker
+from tests.store.test_locks import frozen
 from tests.waiting import HANGS, until
 
 ROOT = Path(__file__).parents[2]
 THREADS = 2
 SILENT = 1000
+START_TRAINING = b'{"action": "START_TRAINING", "project": {"id": 7}}'
 STARTS = {
     "head": b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
     "body": b"POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -45,10 +48,14 @@ class EndlessWorker(PatientWorker):
 
 
 @pytest.fixture(scope="class")
-def port(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[int]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings.from_env({}, data_dir=tmp_path_factory.mktemp("web"), port=free_port(), threads=THREADS)
+
+
+@pytest.fixture(scope="class")
+def port(settings: Settings, request: pytest.FixtureRequest) -> Iterator[int]:
     """A web with the test's worker class (default: HastyWorker)."""
     worker = getattr(request, "param", HastyWorker)
-    settings = Settings.from_env({}, data_dir=tmp_path_factory.mktemp("web"), port=free_port(), threads=THREADS)
     with listen(settings.host, settings.port) as listener:
         command = web_command(settings, listener.fileno())
         command[command.index("--worker-class") + 1] = f"{__name__}.{worker.__name__}"
@@ -133,6 +140,29 @@ class TestHealth:
                 one.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert is_healthy(port)
             assert all(one.recv(100).startswith(b"HTTP/1.1 200") for one in served)
+
+    def test_nor_for_a_worker_that_is_stopped_with_the_database_in_its_hands(
+        self, port: int, settings: Settings
+    ) -> None:
+        webhook = (
+            b"POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(START_TRAINING), START_TRAINING)
+        )
+        with (
+            frozen(settings.data_dir / "neat.sqlite3.turn") as worker,
+            open_connections(port, 2 * THREADS) as senders,
+        ):
+            for one in senders:
+                one.sendall(webhook)
+            assert is_healthy(port)
+            for one in senders:
+                said = one.recv(1000)
+                assert said.startswith(b"HTTP/1.1 503")
+                assert b"\r\nRetry-After: " in said
+            assert is_healthy(port)
+            worker.send_signal(signal.SIGCONT)
+            worker.communicate(b"")
+            assert answer(port, webhook).startswith(b"HTTP/1.1 201")
 
     def test_a_web_that_is_full_closes_the_connection_that_has_been_silent_longest(self, port: int) -> None:
         command = web_command(Settings.from_env({}), 3)
