@@ -72,7 +72,7 @@ def wait_for(look: Callable[[], object], serving: Serving) -> object:  # type: i
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=HANGS) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -91,7 +91,7 @@ def _send(url: str, began: float, rate: float, numbers: range) -> tuple[list[flo
     address = urlsplit(url)
     taken: list[float] = []
     failed = 0
-    connection = HTTPConnection(address.hostname or "", address.port, timeout=10)
+    connection = HTTPConnection(address.hostname or "", address.port, timeout=60)
     with closing(connection):
         for number in numbers:
             due = began + number / rate

@@ -138,7 +138,7 @@ def soak(
         backend = Backend(free_port(), folder / "backend.log", {**SETTINGS, **place})
         sampler: Sampler | None = None
         try:
-            backend.start(wait_seconds=300)  # a benchmark of hours waits for a busy machine
+            backend.start()
             person.backend = annotator.connect_backend(person.project, backend.url)
             progress.print(f"{tasks} images are being encoded …")
             backend.wait_until(person.project, is_ranked, every_seconds=0.25)

@@ -16,6 +16,7 @@ import httpx
 from neat_backend.errors import NeatError
 from neat_backend.settings import Settings
 
+HANGS_SECONDS = 300.0  # what takes longer hangs; a busy machine needs a part of it
 SOON_SECONDS, RARELY_SECONDS = 3.0, 0.25  # see wait_until
 
 
@@ -29,9 +30,9 @@ class Backend:
         self._process: subprocess.Popen[bytes] | None = None
         user, password = self._settings.get("BASIC_AUTH_USER", ""), self._settings.get("BASIC_AUTH_PASS", "")
         auth = httpx.BasicAuth(user, password) if user else None
-        self._http = httpx.Client(base_url=self.url, timeout=30, trust_env=False, auth=auth)
+        self._http = httpx.Client(base_url=self.url, timeout=HANGS_SECONDS, trust_env=False, auth=auth)
 
-    def start(self, wait_seconds: float = 60) -> None:
+    def start(self) -> None:
         """Start it and wait until it answers. Raises NeatError naming the log when it doesn't."""
         env = {name: value for name, value in os.environ.items() if name not in Settings.variables()}
         env |= {**self._settings, "HOST": "127.0.0.1", "PORT": str(self.port)}
@@ -45,7 +46,7 @@ class Backend:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + wait_seconds
+        deadline = time.monotonic() + HANGS_SECONDS
         while not self._answers():
             if not self.is_running or time.monotonic() > deadline:
                 raise NeatError(f"the backend did not start; its log is {self.log_file}")
@@ -53,7 +54,7 @@ class Backend:
 
     def _answers(self) -> bool:
         try:
-            return self._http.get("/health", timeout=2).status_code == 200
+            return self._http.get("/health").status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -67,10 +68,10 @@ class Backend:
             return None
         self._process.terminate()
         try:
-            return self._process.wait(40)
+            return self._process.wait(HANGS_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            raise NeatError("the backend did not stop within 40 s") from None
+            raise NeatError(f"the backend did not stop within {HANGS_SECONDS:.0f} s") from None
 
     def children(self, command: str) -> list[int]:
         """Processes of the supervisor whose command line contains `command` (Linux)."""
@@ -91,7 +92,7 @@ class Backend:
         for pid in pids:
             os.killpg(pid, signal.SIGKILL)
         if self._process is not None:
-            self._process.wait(10)
+            self._process.wait(HANGS_SECONDS)
 
     def ask(self, path: str, method: str = "GET", body: Any = None) -> Any:
         """The JSON of one of the API's routes."""

@@ -24,7 +24,7 @@ from neat_backend.progress import Progress
 
 USERNAME, PASSWORD = "demo@example.com", "neat-demo-password"
 PER = 20  # labels in one figure of precision
-CATCH_UP_SECONDS = 60.0
+OTHER_ORDER_SECONDS = 30.0  # so soon Label Studio serves by an order that has just been published
 SAY_EVERY_SECONDS = 15.0
 
 # The demo's backend: an encoder that needs no download, small rounds so that some are seen.
@@ -197,7 +197,7 @@ class Demo:
             if task is None:
                 break
             expected.add(self.backend.ranked_first(self.project))
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + OTHER_ORDER_SECONDS
             while task not in expected and time.monotonic() < deadline:  # a round may have ended just then
                 time.sleep(0.1)
                 expected.add(self.backend.ranked_first(self.project))
@@ -224,9 +224,7 @@ class Demo:
         return result
 
     def _wait_until_served(self, answered: int) -> None:
-        self.backend.wait_until(
-            self.project, lambda now: labelled(now) >= answered and now["caught_up"], CATCH_UP_SECONDS
-        )
+        self.backend.wait_until(self.project, lambda now: labelled(now) >= answered and now["caught_up"])
 
     def _all_tasks(self) -> list[dict[str, Any]]:
         path = f"/api/tasks?project={self.project}&page_size=5000&fields=task_only"

@@ -17,6 +17,7 @@ from neat_backend.settings import Settings
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
 from tests.conftest import need
+from tests.waiting import HANGS
 
 FLAGS = [
     "--no-sandbox",
@@ -62,6 +63,7 @@ def opened(browser: Any, url: str, size: str = "desktop", scheme: str = "light",
     """A page of that size, with what its console complains of in `problems`."""
     width, height = SIZES[size]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
+    page.set_default_timeout(1000 * HANGS)
     page.problems = []
     page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
     page.on("pageerror", lambda error: page.problems.append(str(error)))

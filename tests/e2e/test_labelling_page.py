@@ -12,6 +12,7 @@ import pytest
 from neat_backend.demo.backend import is_ranked, labelled
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from tests.e2e.loop import INVALID, KNOWN, Labelling, Standing
+from tests.waiting import HANGS
 
 TEN = 10
 
@@ -19,6 +20,7 @@ TEN = 10
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(1000 * HANGS)
     yield page
     page.close()
 
