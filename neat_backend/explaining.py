@@ -22,7 +22,7 @@ from neat_backend.core.linear_head import LinearHead
 from neat_backend.errors import UnknownTask
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
-from neat_backend.records import Label, Project, Ranked, Round
+from neat_backend.records import Label, Project, Ranked, Round, because
 from neat_backend.settings import Settings
 from neat_backend.store import prequential, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
@@ -52,6 +52,7 @@ class _Found:
 
     state: str
     label: str | None
+    without_label: str  # why an answer is none, in words
     error: str  # of its image
     encoded: bool
     neighbours: Sequence[Neighbour]  # nearest first
@@ -243,6 +244,7 @@ def _find(
     return _Found(
         state=_state(label, image.state),
         label=label.choice,
+        without_label=because(label.set_aside, label.answer),
         error=image.error,
         encoded=feature is not None,
         neighbours=near,
@@ -352,7 +354,7 @@ def _about_its_place(told: dict[str, Any], found: _Found, settings: Settings) ->
     else:
         yield f"It is number {found.place.rank + 1} of {found.pool} unlabelled tasks."
     if found.state == SKIPPED:
-        yield "Somebody has answered it without a label (a skip), so all others are asked about first."
+        yield f"Somebody has answered it without a label ({found.without_label}), so all others are asked about first."
     elif found.place is not None and settings.strategy != "neat":
         yield f"The order of the next tasks is planned by the strategy {settings.strategy}; below is NEAT's view."
 

@@ -69,15 +69,21 @@ class WithoutLabel:
     tasks: int
 
     def __str__(self) -> str:
-        words = {
-            NOT_IN_CONFIG: f"answered {self.answer!r}, which is not in the label config",
-            SEVERAL: "with several choices",
-            EMPTY: "without a choice",
-            UNREADABLE: "with an answer that can't be read",
-        }
-        if self.reason == NOT_IN_CONFIG and not self.answer:
-            return f"{self.tasks:,} with other answers that are not in the label config"
-        return f"{self.tasks:,} {words.get(self.reason, self.reason)}"
+        return f"{self.tasks:,} {because(self.reason, self.answer)}"
+
+
+def because(reason: str, answer: str) -> str:
+    """Why an answer is no label, in words; as in Label.set_aside and Label.answer."""
+    if reason == NOT_IN_CONFIG:
+        if not answer:
+            return "with other answers that are not in the label config"
+        return f"answered {answer!r}, which is not in the label config"
+    words = {
+        SEVERAL: "with several choices",
+        EMPTY: "without a choice",
+        UNREADABLE: "with an answer that can't be read",
+    }
+    return words.get(reason, reason)
 
 
 def in_words(found: Sequence[WithoutLabel]) -> str:

@@ -129,6 +129,23 @@ def test_what_is_no_label_is_counted_by_reason_and_shown_with_the_answers(
     assert (finding.state, finding.said) == (WARNING, said)
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ([result("cat")], "(answered 'cat', which is not in the label config)"),
+        ([result("dog", "cat ")], "(with several choices)"),
+        ([result(1)], "(with an answer that can't be read)"),
+    ],
+)
+def test_a_tasks_page_says_why_its_answer_is_no_label(
+    server: FakeLabelStudio, backend: Backend, answer: Any, words: str
+) -> None:
+    server.answer(1, answer)
+    settle(backend.live())
+    service = Service(backend.settings, backend.database)
+    assert any(words in reason for reason in service.explain(PROJECT, 1)["reasons"])
+
+
 def examined(backend: Backend) -> list[Finding]:
     examination = Examination()
     examination.findings.append(Finding("database", "ok", ""))

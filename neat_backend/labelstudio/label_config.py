@@ -138,7 +138,7 @@ def _vote(task: int, annotation: Annotation, config: LabelConfig) -> Label:
     if annotation.was_cancelled:
         return Label(task, set_aside=SKIPPED) if config.invalid else Label(task, invalid=True)
     choices = annotation.choices.get(config.control, ())
-    if choices is None or (not choices and None in annotation.choices.values()):
+    if choices is None or (not choices and annotation.choices.get("", ()) is None):
         return Label(task, set_aside=UNREADABLE)
     picked = _leaves(choices)
     if len(picked) != 1:

@@ -38,7 +38,7 @@ TASK_STATES = {
     "unlabelled": "waiting for a label",
     "labelled": "labelled",
     "invalid": "labelled as none of your classes",
-    "skipped": "skipped",
+    "skipped": "answered without a label",
     "failed": "its image failed",
     "pending": "its image is not encoded yet",
 }

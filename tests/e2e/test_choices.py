@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.demo.backend import is_ranked
+from neat_backend.demo.label_studio import Annotator, LabelStudioServer, choices_result
+from neat_backend.errors import LabelStudioError
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig, parse, resolve
 from neat_backend.labelstudio.publisher import Prediction, Publisher
 from neat_backend.records import SEVERAL, Label
-from tests.e2e.loop import write_digits
+from tests.e2e.loop import Labelling, Standing, write_digits
 
 VERSION = "neat-r000001"
 
@@ -149,3 +151,66 @@ def test_a_click_on_a_nested_choice_is_the_label_that_it_looks_like(person: Pers
     person.submit()
     found = person.label(task)
     assert (found.choice, found.invalid, found.set_aside) == (label.choice, label.invalid, label.set_aside)
+
+
+@pytest.mark.parametrize(
+    ("xml", "words"),
+    [
+        (config('<Choice value="two"/>', 'value="$options"'), 'value="$options"'),
+        (config('<Choice value="a" alias="x"/><Choice value="junk" alias="x" invalid="true"/>'), "'x'"),
+        (config('<Choice value="a"/><Choice value="b" invalid="yes"/>'), 'invalid="yes"'),
+        (
+            '<View><Repeater on="$images" indexFlag="{{idx}}"><Image name="page_{{idx}}" value="$images[{{idx}}].url"/>'
+            '<Choices name="c_{{idx}}" toName="page_{{idx}}"><Choice value="a"/></Choices></Repeater></View>',
+            "Repeater",
+        ),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_when_it_is_connected(
+    annotator: Annotator, standing: Standing, xml: str, words: str
+) -> None:
+    project = annotator.create_project("cannot work", xml)
+    with pytest.raises(LabelStudioError):
+        annotator.connect_backend(project, standing.backend.url)
+    status = standing.backend.status(project)
+    assert status["state"] == "blocked"
+    assert words in status["detail"]
+
+
+def test_imported_answers_are_counted_or_said_not_to_be(
+    annotator: Annotator, standing: Standing, context: Any, tmp_path: Path
+) -> None:
+    there = Labelling(annotator, tmp_path, 12, "imported answers")
+    listed = annotator.call("GET", f"/api/tasks?project={there.project}&page_size=100&fields=task_only")["tasks"]
+    people = [annotator.call("GET", "/api/current-user/whoami")["id"]]
+    for name in ("second", "third"):
+        person = {"email": f"{name}@example.com", "username": name, "password": "a pass-word"}
+        people.append(annotator.call("POST", "/api/users/", person)["id"])
+    odd = [{"from_name": "class", "to_name": "image", "type": "choices", "value": {"choices": "one"}}]
+    answers: list[list[dict[str, Any]]] = [
+        [
+            {"completed_by": person, "result": choices_result(name)}
+            for person, name in zip(people, ("one", "one", "two"), strict=True)
+        ],
+        [{"result": choices_result("zero") * 2}],
+        [{"result": choices_result("zero ")}],
+        [{"result": choices_result("zero ")}],
+        [{"result": odd}],
+    ]
+    images = [task["data"] for task in listed]
+    made = annotator.import_tasks(
+        there.project, [{"data": data, "annotations": some} for data, some in zip(images, answers, strict=False)]
+    )
+    annotator.connect_backend(there.project, standing.backend.url)
+    status = standing.backend.wait_until(there.project, is_ranked)
+    said = (
+        "3 annotated tasks have no label: 2 answered 'zero ', which is not in the label config; 1 with an answer that"
+        " can't be read"
+    )
+    assert (status["labelled"]["known"], status["without_label"]["said"]) == (2, said)
+    page = context.new_page()
+    page.goto(f"{standing.backend.url}/projects/{there.project}")
+    assert page.locator("#without-label").inner_text() == said
+    page.goto(f"{standing.backend.url}/projects/{there.project}/tasks/{made[0]}")
+    assert "“one”" in page.locator("#verdict").inner_text()
+    page.close()

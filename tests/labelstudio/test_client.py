@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -94,6 +94,39 @@ def test_legacy_tokens_that_are_switched_off_are_refused(label_studio: LabelStud
 
 
 # --- reading
+
+
+def test_no_annotation_that_label_studio_takes_by_import_ends_the_reading(client, person, project):
+    def result(*choices, **more):
+        return {
+            "from_name": "class",
+            "to_name": "image",
+            "type": "choices",
+            "value": {"choices": list(choices)},
+            **more,
+        }
+
+    read = {  # what is imported, and what it is read as
+        "choices is a text": ([result(value={"choices": "dog"})], {"class": None}),
+        "a number among the choices": ([result("dog", 1)], {"class": None}),
+        "value is null": ([result(value=None)], {"class": None}),
+        "no value": ([{"from_name": "class", "to_name": "image", "type": "choices"}], {"class": None}),
+        "from_name is null": ([result("dog", from_name=None)], {"": None}),
+        "a result that is a text": (["dog"], {"": None}),
+        "a result that is a list": ([[]], {"": None}),
+        "the same choice twice": ([result("dog"), result("dog")], {"class": ("dog", "dog")}),
+        "blanks": ([result("dog ")], {"class": ("dog ",)}),
+        "a path": ([result(["pets", "dog"])], {"class": (("pets", "dog"),)}),
+    }
+    tasks = [{"data": {"image": name}, "annotations": [{"result": odd}]} for name, (odd, _) in read.items()]
+    person.import_tasks(project, tasks)
+    pages = [list(page) for page in client.tasks(project, "image")]
+    names = {task.id: task.image for page in pages for task in page}
+    found = {names[answer.task]: answer for answer in all_annotations(client, project)}
+    assert {name: answer.choices for name, answer in found.items()} == {name: odd for name, (_, odd) in read.items()}
+    assert all(answer.ground_truth for answer in found.values())  # Label Studio says so of whatever is imported
+    (changed,) = client.changed_tasks(project, "image", datetime(2020, 1, 1, tzinfo=timezone.utc))
+    assert {answer.id for answer in changed[1]} == {answer.id for answer in found.values()}
 
 
 def test_tasks_come_by_id_page_by_page(client, person, project):

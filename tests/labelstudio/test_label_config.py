@@ -270,6 +270,7 @@ def test_a_skip_means_invalid_only_where_no_choice_does():
         ({"": None}, Label(7, set_aside=UNREADABLE)),
         ({"": None, "class": ("dog",)}, DOG),  # a result of nobody's knows voids no other
         ({"other": None, "class": ("dog",)}, DOG),
+        ({"other": None}, NONE),
     ],
 )
 def test_what_cannot_be_read_is_no_vote(read, label):
