@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core import cover, queues, scores
+from neat_backend.core import cover, formulas, queues, scores
 from neat_backend.core.devices import resolve_device
 from neat_backend.core.hashing import mixed
 from neat_backend.core.labels import LabelBook
@@ -378,7 +378,7 @@ class Engine(WatchedHead):
 
     def queue_labels(self) -> NDArray[np.float64]:
         """How many labels each queue counts as having: float64 [C + 2]."""
-        return queues.label_counts(*self._labels_of_classes())
+        return formulas.label_counts(*self._labels_of_classes())
 
     def _labels_of_classes(self) -> tuple[NDArray[np.int64], int]:
         """How many labels each class has, and how many there are with the invalid ones."""

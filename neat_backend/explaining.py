@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from neat_backend.core import formulas
+from neat_backend.core.formulas import ASIDE
 from neat_backend.core.linear_head import LinearHead
 from neat_backend.errors import UnknownTask
 from neat_backend.labelstudio import label_config
@@ -32,7 +34,6 @@ UNLABELLED, LABELLED, INVALID, SKIPPED = "unlabelled", "labelled", "invalid", "s
 FAILED, PENDING = "failed", "pending"  # no features: the image can't be had, or is not encoded yet
 _CLOSE = 1e-5  # inconsistencies nearer than this are the same: probabilities are kept in single precision
 _CLOSE_PRIORITY = 1e-4  # the root of the 2^-32 that qualities are rounded to, and the same
-_ASIDE, _SEARCHED_FOR = 2.0**-20, 50  # as in core.queues
 _MOST_NAMED = 3  # classes in a sentence
 
 
@@ -88,12 +89,13 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
     arrays = ProjectArrays(settings.data_dir, project.id)
     found = _find(conn, arrays, settings, config, project.id, task)
     votes = Counter(one.label for one in found.neighbours if one.label is not None)
-    limit = max_inconsistency(settings.k, len(config.classes))
+    limit = formulas.max_inconsistency(settings.k, len(config.classes))
     doubt = None
     if found.encoded:
-        doubt = inconsistency([votes[name] for name in config.classes], found.probabilities)
+        given = None if found.probabilities is None else [found.probabilities]
+        doubt = float(formulas.inconsistency([[votes[name] for name in config.classes]], given)[0])
     known = sum(votes.values())
-    candidate = _is_candidate(known, len(found.neighbours), settings.known_rule)
+    candidate = bool(formulas.is_candidate(known, len(found.neighbours) - known, settings.known_rule))
     predicted = None
     if found.probabilities is not None:
         predicted = config.classes[int(np.argmax(found.probabilities))]
@@ -106,7 +108,7 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
         )  # fmt: skip
         if _leads(settings) and settings.rerank == "live" and found.state == UNLABELLED:  # a batch's order is kept
             counts = [found.labels.get(name, 0) for name in config.classes]
-            balance = balanced(place, counts, found.invalid, config.classes, limit)
+            balance = balanced(place, counts, found.invalid, config.classes, settings.k)
         if balance is not None:
             now = math.sqrt(balance.quality) * balance.weight
             behind = behind or abs(now - place.priority) > _CLOSE_PRIORITY
@@ -147,23 +149,8 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
     return told | {"reasons": _reasons(told, found, settings, balance, behind)}
 
 
-def max_inconsistency(k: int, n_classes: int) -> float:
-    """The largest inconsistency there can be, ln(e^k + C - 1): all k votes for a class of probability 0."""
-    return k + math.log1p((n_classes - 1) * math.exp(-k))
-
-
-def inconsistency(votes: Sequence[int], probabilities: NDArray[np.floating] | None) -> float:
-    """Eq. 5 for one task, logsumexp(V) - P·V: votes [C], probabilities [C] or None = uniform."""
-    counts = np.array(votes, np.float64)
-    chances = np.full(len(counts), 1 / len(counts)) if probabilities is None else probabilities.astype(np.float64)
-    most = counts.max()
-    return max(float(most + np.log(np.exp(counts - most).sum()) - chances @ counts), 0.0)
-
-
-def balanced(
-    place: Ranked, counts: Sequence[int], invalid: int, classes: Sequence[str], max_inconsistency: float
-) -> Balance | None:
-    """The parts of an unlabelled task's priority, as `core.queues` has them; counts [C]: labels of each class.
+def balanced(place: Ranked, counts: Sequence[int], invalid: int, classes: Sequence[str], k: int) -> Balance | None:
+    """The parts of an unlabelled task's priority, as `formulas.py` has them; counts [C]: labels of each class.
 
     None where it is in no queue though no class is to be found any more: the order is of an earlier moment.
     """
@@ -171,8 +158,7 @@ def balanced(
     searching = len(seen) < len(counts)
     if place.queue is None and not searching:
         return None
-    labels = sum(seen) + invalid
-    search = labels / (len(seen) + 1) * max(1.0, labels / (_SEARCHED_FOR * len(counts)))
+    search = float(formulas.label_counts(np.array(counts), sum(seen) + invalid)[len(counts)])
     queues: list[tuple[float, str | None]] = [
         (float(count), name) for count, name in zip(counts, classes, strict=True) if count
     ]
@@ -180,10 +166,10 @@ def balanced(
     has = search if place.queue is None else float(counts[classes.index(place.queue)])
     weight = min((1 + least) / (1 + has + place.place), 1.0)
     if place.queue is None:
-        share = (place.priority - 2 * _ASIDE) / (1 - 2 * _ASIDE)
+        share = (place.priority - 2 * ASIDE) / (1 - 2 * ASIDE)
         quality = min((share / weight) ** 2, 1.0)  # told by no other number
     else:
-        quality = place.known_chance * min(place.inconsistency / max_inconsistency, 1.0)
+        quality = float(formulas.quality(place.inconsistency, place.known_chance, k, len(classes)))
     return Balance(place.queue is None, quality, has, least, least_of, weight)
 
 
@@ -299,12 +285,6 @@ def _state(label: Label, image: str) -> str:
     if image != tasks.READY:
         return FAILED if image == tasks.FAILED else PENDING
     return SKIPPED if label.set_aside else UNLABELLED
-
-
-def _is_candidate(known: int, neighbours: int, rule: str) -> bool:
-    """As `core.scores.candidates` says it."""
-    invalid = neighbours - known
-    return known > 0 and (invalid == 0 if rule == "all" else known > invalid)
 
 
 # in words

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays_of
 
 from neat_backend import explaining
-from neat_backend.core import queues, scores
+from neat_backend.core import formulas, queues, scores
 from neat_backend.core.features import to_grid
 from neat_backend.errors import BadLabelConfig, ImageError, UnknownProject, UnknownTask
 from neat_backend.labelstudio import images
@@ -394,12 +393,12 @@ def test_the_balance_is_that_of_the_core(
     names = [f"class {at}" for at in range(len(counts))]
     unseen = not all(counts)
     at = data.draw(st.integers(0, len(counts) - 1 + unseen))
-    labels = queues.label_counts(np.array(counts), sum(counts) + invalid)
+    labels = formulas.label_counts(np.array(counts), sum(counts) + invalid)
     priority = queues.priorities(np.array([quality]), np.array([at], np.int16), np.array([place]), labels)[0]
     limit = scores.max_inconsistency(10, len(counts))
     queue = names[at] if at < len(counts) else None
     task = Ranked(1, 0, priority, quality * limit, 3, True, None, known_chance=1.0, queue=queue, place=place)
-    found = explaining.balanced(task, counts, invalid, names, limit)
+    found = explaining.balanced(task, counts, invalid, names, 10)
     assert found is not None
     assert found.spread == (queue is None)
     assert found.labels == labels[at]
@@ -409,27 +408,7 @@ def test_the_balance_is_that_of_the_core(
 
 def test_a_task_in_no_queue_though_every_class_is_seen_is_of_an_earlier_order() -> None:
     task = Ranked(1, 0, 0.5, 1.0, 3, True, "dog", place=2)
-    assert explaining.balanced(task, [3, 2], 0, ["dog", "cat"], 3.0) is None
-
-
-@given(
-    st.integers(1, 5).flatmap(
-        lambda c: st.tuples(
-            st.lists(st.integers(0, c - 1), max_size=12),
-            st.none() | arrays_of.arrays(np.float64, c, elements=st.floats(0.01, 1)),
-            st.just(c),
-        )
-    )
-)
-def test_inconsistency_is_that_of_the_core(drawn: tuple[list[int], Any, int]) -> None:
-    codes, weights, classes = drawn
-    chances = None if weights is None else weights / weights.sum()
-    row = np.array([[*codes, *[scores.MISSING] * (12 - len(codes))]])
-    theirs = scores.inconsistency(row, None if chances is None else chances[None], classes)[0]
-    ours = explaining.inconsistency([codes.count(c) for c in range(classes)], chances)
-    assert ours == pytest.approx(theirs, abs=1e-9)
-    for k in (1, 12, 1000):
-        assert explaining.max_inconsistency(k, classes) == pytest.approx(scores.max_inconsistency(k, classes))
+    assert explaining.balanced(task, [3, 2], 0, ["dog", "cat"], 3) is None
 
 
 def test_the_nearest_are_those_of_a_search_through_all(tmp_path: Path) -> None:

@@ -25,21 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.core.formulas import ASIDE
 from neat_backend.core.kernels import compiled, in_parallel
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Queues = NDArray[np.int16]
-
-ASIDE = 2.0**-20  # what is set aside is put below this, everything else above
-SEARCHED_FOR = 50  # labels for each class, after which the search for unseen ones gets rarer
-
-
-def label_counts(counts: NDArray[np.int64], labels: int) -> Floats:
-    """What each queue counts as having, float64 [C + 2]; counts int64 [C] of the classes, labels with invalid ones."""
-    seen = int((counts > 0).sum())
-    rarer = max(1.0, labels / (SEARCHED_FOR * max(len(counts), 1)))
-    return np.array([*counts.tolist(), labels / (seen + 1) * rarer, 0.0])
 
 
 def priorities(quality: Floats, queue: Queues, place: Ids, counts: Floats) -> Floats:

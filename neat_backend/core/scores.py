@@ -1,4 +1,4 @@
-"""How much a task is worth labelling: inconsistency (Eq. 5), the known rule, priority.
+"""How much a task is worth labelling: the formulas of `formulas.py`, for many tasks at once.
 
 All functions take the labels of each task's nearest labelled neighbours as class codes:
 
@@ -10,19 +10,22 @@ exponentials, so counting the k neighbours is enough whatever the number of clas
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.core.formulas import Floats, KnownRule, is_candidate, max_inconsistency, priority, quality
 from neat_backend.core.kernels import compiled, in_parallel
+
+__all__ = [
+    "INVALID", "MISSING", "Codes", "KnownRule", "candidates", "inconsistency", "known_neighbours", "max_inconsistency",
+    "priority", "quality", "vote",
+]  # fmt: skip
 
 INVALID = -1
 MISSING = -2
 
-KnownRule = Literal["all", "majority"]
-Floats = NDArray[np.float64]
 Codes = NDArray[np.integer]
 
 
@@ -32,10 +35,7 @@ def known_neighbours(codes: Codes) -> NDArray[np.int64]:
 
 
 def inconsistency(codes: Codes, probabilities: NDArray[np.floating] | None, n_classes: int) -> Floats:
-    """Inconsistency between the classifier and the neighbours' votes, Eq. 5: float64 [n].
-
-    I = -sum_c P[c] log softmax(V)[c] = logsumexp(V) - P·V, with V[c] the number of neighbours of
-    class c. It lies in (0, max_inconsistency]; it is 0 only where there is a single class.
+    """Eq. 5, `formulas.inconsistency`, compiled: float64 [n].
 
     codes: int [n, k]. probabilities: [n, C], rows sum to 1; None = uniform (no classifier yet).
     Raises ValueError when a code or the width of the probabilities doesn't fit n_classes.
@@ -110,43 +110,6 @@ def _vote(begin: int, end: int, codes: Any, classes: Any, votes: Any) -> None:
                 classes[row], votes[row] = code, count
 
 
-def max_inconsistency(k: int, n_classes: int) -> float:
-    """The largest inconsistency there can be: all k votes for a class of probability 0."""
-    return k + math.log1p((n_classes - 1) * math.exp(-k))  # log(e^k + C - 1), which overflows above 709
-
-
 def candidates(codes: Codes, rule: KnownRule) -> NDArray[np.bool_]:
-    """Which tasks are held to be of a known class (Algorithm 1, line 8): bool [n].
-
-    "all": every labelled neighbour is known (the paper). "majority": known ones outnumber invalid
-    ones (the authors' code). While fewer than k tasks are labelled, those there are decide; with none,
-    nothing is a candidate.
-    """
-    known = known_neighbours(codes)
-    invalid = np.count_nonzero(codes == INVALID, axis=1)
-    if rule == "all":
-        return (invalid == 0) & (known > 0)
-    if rule == "majority":
-        return known > invalid
-    raise ValueError(f"known rule {rule!r} is neither 'all' nor 'majority'")
-
-
-def priority(
-    inconsistency: Floats, known: NDArray[np.integer], candidate: NDArray[np.bool_], k: int, n_classes: int
-) -> Floats:
-    """One number in [0, 1] to order the pool by, higher = label first: float64 [n].
-
-    Candidates come first, by inconsistency: 0.5 + 0.5 J; the others by known neighbours, then by
-    inconsistency: 0.5 (n_known + J) / (k + 1); where J = I / max_inconsistency is in [0, 1].
-    """
-    scaled = np.minimum(inconsistency / max_inconsistency(k, n_classes), 1.0)
-    return np.where(candidate, 0.5 + 0.5 * scaled, 0.5 * (known + scaled) / (k + 1))
-
-
-def quality(inconsistency: Floats, known_chance: NDArray[np.floating], k: int, n_classes: int) -> Floats:
-    """What a label of each task is expected to be worth, before the classes are balanced: float64 [n] in [0, 1].
-
-    known_chance [n] · J: the probability that the task is of a known class, times its scaled inconsistency, where
-    J = I / max_inconsistency. NEAT's two parts (detection, Eq. 5) with a probability in place of the rule.
-    """
-    return known_chance * np.minimum(inconsistency / max_inconsistency(k, n_classes), 1.0)
+    """Which tasks are held to be of a known class, by `formulas.is_candidate`: bool [n]."""
+    return is_candidate(known_neighbours(codes), np.count_nonzero(codes == INVALID, axis=1), rule)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neat_backend.core.queues import ASIDE, best_of_each, better, label_counts, places, priorities
+from neat_backend.core.formulas import ASIDE, label_counts
+from neat_backend.core.queues import best_of_each, better, places, priorities
 
 UNSEEN, SET_ASIDE = 2, 3  # with two classes
 

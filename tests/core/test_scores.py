@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neat_backend.core import scores
+from neat_backend.core import formulas, scores
 from neat_backend.core.scores import INVALID, MISSING
 
 
@@ -47,6 +47,16 @@ def test_the_bound_is_reached_when_all_votes_go_to_a_class_of_probability_zero()
     codes = np.zeros((1, 10), int)
     value = scores.inconsistency(codes, np.array([[0.0, 1.0, 0.0]]), 3)
     assert value == pytest.approx([scores.max_inconsistency(10, 3)])
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.booleans(), st.integers(0, 2**32 - 1))
+def test_the_compiled_loop_equals_the_formula(k, n_classes, uniform, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(MISSING, n_classes, (7, k))
+    probabilities = None if uniform else rng.dirichlet(np.ones(n_classes), 7)
+    votes = np.array([[np.count_nonzero(row == c) for c in range(n_classes)] for row in codes])
+    value = scores.inconsistency(codes, probabilities, n_classes)
+    np.testing.assert_allclose(value, formulas.inconsistency(votes, probabilities), atol=1e-9)
 
 
 @pytest.mark.parametrize("k", [709, 710, 1000])
