@@ -59,6 +59,12 @@ def export(
     ] = None,
     split: Annotated[str, typer.Option(help="Shares of train, val and test, within each class.")] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out images that can't be had; skipped.csv lists them.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="In CSV, no ' before texts that a spreadsheet would run as a formula.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is whole.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -74,13 +80,18 @@ def export(
     wanted = exports.Wanted(
         include_invalid, since.replace(tzinfo=timezone.utc) if since else None, round, min_agreement
     )
+    warnings: list[str] = []
     with Progress(shared.err) as progress:
         count = exports.export(
             asked.settings, asked.database, project, out, format=format, wanted=wanted, overwrite=overwrite,
             features=features, images=images, image_root=image_root, split=_shares(split), seed=seed,
+            skip_missing=skip_missing, raw=raw, on_warning=warnings.append,
             on_progress=lambda done, total: progress.show("images", done, total),
         )  # fmt: skip
-    shared.show({"labels": count, "format": format, "out": str(out)}, as_json, f"{count} labels written to {out}")
+    for words in warnings:
+        shared.warn(words)
+    told = {"labels": count, "format": format, "out": str(out), "warnings": warnings}
+    shared.show(told, as_json, f"{count} labels written to {out}")
 
 
 @commands.command("export-model")

@@ -72,6 +72,10 @@ def fail(message: str) -> NoReturn:
     sys.exit(FAILED)
 
 
+def warn(message: str) -> None:
+    err.print(f"[bold yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
 def set_up_logging(settings: Settings) -> None:
     """One line per event on stderr, with time and level."""
     logs.set_up(settings.log_level, settings.log_format)

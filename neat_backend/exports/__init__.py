@@ -5,7 +5,7 @@ Reads the store beside a running service, without a lock that a webhook or a lab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
@@ -53,24 +53,32 @@ def export(
     seed: int = 0,
     fetch: Fetch | None = None,
     downloads: int | None = None,
+    skip_missing: bool = False,
+    raw: bool = False,
     on_progress: Progress = lambda done, total: None,
+    on_warning: Callable[[str], None] = lambda words: None,
 ) -> int:
     """Write the project's labels to `target`, whole or not at all; how many.
 
     features: npy or parquet, with a table: in a file beside it, or in its own column where both are parquet.
     images: of folders, copy (fetched), link (to files below image_root), or for `folder` manifest (no images).
     fetch: how images are got; default: from Label Studio, so many `downloads` at a time.
+    skip_missing: images that can't be had are left out, and listed in `skipped.csv`.
+    raw: texts of CSV files stay as they are, also those that a spreadsheet would run as a formula.
+    on_warning: told in words what whoever reads the data set should know.
     The same data, split and seed give the same bytes.
     Raises BadRequest in words for what can't be done: an unknown format, a target that exists, images missing.
     """
     wanted = wanted or Wanted()
     _check(format, features, images, image_root)
+    if skip_missing and format in TABLES:
+        raise BadRequest(f"a table ({format}) has no images to leave out; leave --skip-missing out", "skip_missing")
     refuse_existing(target, overwrite)
     if features:
         bring(settings.arrays_url, settings.data_dir, database, project, "snapshots", "features")
     found = rows(settings, database, project, wanted)
     if format in TABLES:
-        return _write_table(settings, project, target, format, features, found, overwrite)
+        return _write_table(settings, project, target, format, features, found, overwrite, raw)
 
     def pictures(folder: Path) -> Pictures | None:
         if images == "manifest":
@@ -81,11 +89,19 @@ def export(
             return Copies(folder, fetch, downloads or 1)
         return Copies(folder, from_label_studio(settings, database, project), downloads or settings.downloads)
 
-    return write_folder(format, target, found, pictures, split, seed, on_progress, overwrite)
+    return write_folder(
+        format, target, found, pictures, split, seed, on_progress, overwrite, skip_missing, raw, on_warning
+    )
 
 
 def stream(
-    settings: Settings, database: Database, project: int, format: str, wanted: Wanted, features: str = ""
+    settings: Settings,
+    database: Database,
+    project: int,
+    format: str,
+    wanted: Wanted,
+    features: str = "",
+    raw: bool = False,
 ) -> Iterator[bytes]:
     """A table in pieces, made as they are asked for: what can be sent while it is read.
 
@@ -111,7 +127,7 @@ def stream(
     if format == "parquet":
         parquet.needed()
         return parquet.pieces(found, Features(settings, project) if features else None)
-    return _joined(TEXTS[format](found))
+    return _joined(TEXTS[format](found, raw))
 
 
 def from_label_studio(settings: Settings, database: Database, project: int) -> Fetch:
@@ -135,7 +151,14 @@ def features_file(target: Path, features: str) -> Path:
 
 
 def _write_table(
-    settings: Settings, project: int, target: Path, format: str, features: str, found: Iterator[Row], overwrite: bool
+    settings: Settings,
+    project: int,
+    target: Path,
+    format: str,
+    features: str,
+    found: Iterator[Row],
+    overwrite: bool,
+    raw: bool,
 ) -> int:
     count = 0
 
@@ -165,7 +188,7 @@ def _write_table(
                 binary.writelines(parquet.pieces(given, column))
         else:
             with open(file, "x", encoding="utf-8", newline="") as text:
-                text.writelines(TEXTS[format](given))
+                text.writelines(TEXTS[format](given, raw))
     return count
 
 

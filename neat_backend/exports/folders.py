@@ -1,6 +1,6 @@
 """Labelled data sets with their images: a folder for each class, Hugging Face's image folder, COCO.
 
-    folder  train/dog/17.png … manifest.csv   what torchvision's ImageFolder reads
+    folder  train/dog/17.png … manifest.csv, classes.json   what torchvision's ImageFolder reads
     hf      train/17.png … metadata.jsonl     what Hugging Face's `imagefolder` reads
     coco    train/17.png … train.json         COCO with a category and no box for each image
 
@@ -11,28 +11,34 @@ numbers for each row; the rows themselves wait in a file.
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 import shutil
+import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain, count
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from neat_backend.core.hashing import mixed
-from neat_backend.errors import BadRequest
+from neat_backend.errors import BadRequest, ImageError
+from neat_backend.exports.missing import Missing
 from neat_backend.exports.pictures import Pictures, Progress
 from neat_backend.exports.rows import Row
-from neat_backend.exports.tables import COLUMNS, values
+from neat_backend.exports.tables import COLUMNS, csv_line, values
 from neat_backend.exports.targets import new_folder
 
 SPLITS = ("train", "val", "test")
 INVALID = "invalid"  # the class of invalid images, where they are wanted
+LONGEST_NAME = 200  # bytes of a class's folder; file systems take 255
+_FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f]')
 UNKNOWN = -1  # in Hugging Face's metadata, whose readers want one type for a column in every part
 
 
@@ -77,10 +83,14 @@ def write_folder(
     seed: int,
     on_progress: Progress = lambda done, total: None,
     overwrite: bool = False,
+    skip_missing: bool = False,
+    raw: bool = False,
+    on_warning: Callable[[str], None] = lambda words: None,
 ) -> int:
     """Write rows with their images as `kind` (folder, hf or coco), whole or not at all; how many.
 
     pictures: made with the folder that may keep files for the next try; None = the manifest alone.
+    skip_missing: images that can't be had are left out and listed. raw: see `tables.csv_line`.
     Raises BadRequest when there is nothing to export, for images that can't be had (what could be had stays for the
     next try), and for a target that can't be written.
     """
@@ -95,16 +105,31 @@ def write_folder(
         for row in rows:
             kept.add(row)
         names = kept.finish()
+        missing = Missing(built if skip_missing else None)
         if source is not None:
-            source.prepare(kept.rows(), len(kept), on_progress)
+            source.prepare(kept.rows(), len(kept), on_progress, missing.note)
+            missing.refuse(len(kept), source.remedy)
         splits = split_codes(np.frombuffer(kept.ids, np.int64), np.frombuffer(kept.codes, np.int32), shares, seed)
         with ExitStack() as stack:
-            lists = _LISTS[kind](built, sorted(names))
+            lists = _LISTS[kind](built, sorted(names), raw)
             stack.callback(lists.close)
+            written = 0
             for row, code, split in zip(kept.rows(), kept.codes, splits.tolist(), strict=True):
-                placed = _place(row, names[code], SPLITS[split], built, lists.folder(names[code]), source)
+                if row.task in missing:
+                    continue
+                try:
+                    placed = _place(row, names[code], SPLITS[split], built, lists.folder(names[code]), source)
+                except (BadRequest, ImageError) as error:
+                    if not skip_missing:
+                        raise
+                    missing.note(row, str(error))
+                    missing.refuse(len(kept), "Nothing was exported")
+                    continue
                 lists.add(placed)
-    return len(kept)
+                written += 1
+        for words in (*missing.warnings(len(kept)), *lists.warnings()):
+            on_warning(words)
+    return written
 
 
 NOTHING = "there is nothing to export: no task has such a label yet"
@@ -157,33 +182,63 @@ def _place(row: Row, label: str, split: str, built: Path, folder: str, source: P
 class _Lists(Protocol):
     """What says which image is what: files that grow with the images."""
 
-    def __init__(self, built: Path, labels: Sequence[str]) -> None: ...
+    def __init__(self, built: Path, labels: Sequence[str], raw: bool) -> None: ...
 
     def folder(self, label: str) -> str:
         """Where images of a class lie below their part; "" = beside the others."""
 
     def add(self, placed: Placed) -> None: ...
 
+    def warnings(self) -> list[str]:
+        """What whoever reads the data set should know."""
+
     def close(self) -> None: ...
 
 
-class _Manifest:
-    """The columns of the tables, with part and file before them."""
+# The names that torchvision's ImageFolder takes for images; it passes over all others without a word.
+_OF_IMAGE_FOLDER = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-    def __init__(self, built: Path, labels: Sequence[str]) -> None:
-        self._folders = folder_names(labels)
+
+class _Manifest:
+    """The columns of the tables, with part and file before them, and the classes' numbers in `classes.json`."""
+
+    def __init__(self, built: Path, labels: Sequence[str], raw: bool) -> None:
+        self._folders, self._raw = folder_names(labels), raw
+        self._found: dict[str, set[str]] = {}  # the classes of each part
+        self._unread: Counter[str] = Counter()  # files by suffix
+        numbered = sorted((folder, label) for label, folder in self._folders.items())
+        with _new(built / "classes.json") as file:
+            about = [{"number": n, "folder": folder, "label": label} for n, (folder, label) in enumerate(numbered)]
+            file.write(json.dumps(about, ensure_ascii=False, indent=1) + "\n")
         self._file: TextIO = _new(built / "manifest.csv")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(["file", "split", *COLUMNS])
+        self._file.write(csv_line(["file", "split", *COLUMNS]))
         self._label = COLUMNS.index("label")
 
     def folder(self, label: str) -> str:
         return self._folders[label]
 
     def add(self, placed: Placed) -> None:
-        row = [str(value).lower() if isinstance(value, bool) else value for value in values(placed.row)]
+        row = list(values(placed.row))
         row[self._label] = placed.label
-        self._writer.writerow([placed.file, placed.split, *row])
+        self._file.write(csv_line([placed.file, placed.split, *row], self._raw))
+        self._found.setdefault(placed.split, set()).add(placed.label)
+        suffix = PurePosixPath(placed.file).suffix.lower()
+        if placed.width and suffix not in _OF_IMAGE_FOLDER:
+            self._unread[suffix] += 1
+
+    def warnings(self) -> list[str]:
+        found = []
+        if self._unread:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self._unread.items()))
+            found.append(f"torchvision's ImageFolder passes over files of these kinds, here {kinds}: convert them")
+        for split in sorted(self._found, key=SPLITS.index):
+            if lacking := sorted(self._folders.keys() - self._found[split]):
+                shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+                found.append(
+                    f"{split} lacks {len(lacking)} of {len(self._folders)} classes ({shown}), so that ImageFolder"
+                    " numbers its classes otherwise there: take the numbers in classes.json"
+                )
+        return found
 
     def close(self) -> None:
         self._file.close()
@@ -195,7 +250,7 @@ class _Metadata:
     JSON, because in csv a class named 7 or None would be read as a number or as nothing.
     """
 
-    def __init__(self, built: Path, labels: Sequence[str]) -> None:
+    def __init__(self, built: Path, labels: Sequence[str], raw: bool) -> None:
         self._built = built
         self._files: dict[str, TextIO] = {}
 
@@ -218,6 +273,9 @@ class _Metadata:
         }
         self._files[placed.split].write(json.dumps(about, ensure_ascii=False) + "\n")
 
+    def warnings(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         for file in self._files.values():
             file.close()
@@ -227,7 +285,7 @@ class _Coco:
     """A file for each part. Ids of images and annotations are the tasks'; categories count from 1, by name, in every
     part alike."""
 
-    def __init__(self, built: Path, labels: Sequence[str]) -> None:
+    def __init__(self, built: Path, labels: Sequence[str], raw: bool) -> None:
         self._built = built
         self._codes = {label: number for number, label in enumerate(labels, 1)}
         self._files: dict[str, tuple[TextIO, TextIO]] = {}  # of each part: its file, and the annotations till the end
@@ -247,6 +305,9 @@ class _Coco:
             between = ""
         for file, about in zip(self._files[placed.split], (image, annotation), strict=True):
             file.write(between + json.dumps(about, ensure_ascii=False))
+
+    def warnings(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         categories = [{"id": code, "name": label} for label, code in self._codes.items()]
@@ -269,11 +330,17 @@ FOLDERS = tuple(_LISTS)
 
 
 def folder_names(labels: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each class: the class's, without what can't be in one."""
+    """A folder's name for each class: the class's, without what can't be in one, and no longer than one can be."""
     names: dict[str, str] = {}
+    taken: set[str] = set()
     for label in labels:
-        name = "".join("_" if char in '/\\:*?"<>|' or ord(char) < 32 else char for char in label).strip(". ") or "_"
-        if name.casefold() in {other.casefold() for other in names.values()}:
-            name = f"{name}-{len(names)}"
-        names[label] = name
+        start = _FORBIDDEN.sub("_", label).encode()[:LONGEST_NAME].decode(errors="ignore").strip(". ") or "_"
+        tries = chain([start], (f"{start}-{number}" for number in count(2)))
+        names[label] = next(name for name in tries if _alike(name) not in taken)
+        taken.add(_alike(names[label]))
     return names
+
+
+def _alike(name: str) -> str:
+    """What file systems that know no case, or one form of each letter alone, make of a name."""
+    return unicodedata.normalize("NFKC", name.casefold())

@@ -21,8 +21,8 @@ from neat_backend.store.arrays import image_key
 
 Fetch = Callable[[int, str], bytes]  # task, reference → the file; raises ImageError
 Progress = Callable[[int, int], None]  # images done, images in all
+OnFailure = Callable[[Row, str], None]  # whose image can't be had, and why
 
-NAMED = 3  # images that a refusal names
 # The others are named like the format. MPO is a JPEG with further pictures after it, as phones and 3D cameras write it.
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -46,8 +46,10 @@ class Shape:
 class Pictures(Protocol):
     """A way to come by the image files."""
 
-    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress) -> None:
-        """Have them all at hand. Raises BadRequest naming some that can't be had."""
+    remedy: str  # where some can't be had
+
+    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress, on_failure: OnFailure) -> None:
+        """Have them all at hand; which can't be had, and why."""
 
     def shape(self, row: Row) -> Shape:
         """Raises BadRequest for what is no image."""
@@ -59,20 +61,21 @@ class Pictures(Protocol):
 class Copies:
     """Files fetched into a folder; those that are there already are not fetched again."""
 
+    remedy = (
+        "Nothing was exported; the others are kept, so run it again once Label Studio can serve these, or without them"
+        " (--skip-missing)"
+    )
+
     def __init__(self, folder: Path, fetch: Fetch, downloads: int) -> None:
         """downloads: how many at a time; with 1, `fetch` is called in the caller's thread."""
         self._folder, self._fetch, self._downloads = folder, fetch, downloads
 
-    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress) -> None:
+    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress, on_failure: OnFailure) -> None:
         self._folder.mkdir(exist_ok=True)
-        failed = _Failures()
         for done, (row, error) in enumerate(self._fetched(rows), 1):
             if error:
-                failed.note(row, error)
+                on_failure(row, error)
             on_progress(done, total)
-        failed.refuse(
-            total, "Nothing was exported; the others are kept, so run it again once Label Studio can serve these"
-        )
 
     def shape(self, row: Row) -> Shape:
         file = self._file(row)
@@ -117,21 +120,23 @@ class Copies:
 class Links:
     """Files of this machine, below the folder that Label Studio serves them from."""
 
+    remedy = (
+        "Nothing was exported; name their folder as --image-root, export copies, or leave them out (--skip-missing)"
+    )
+
     def __init__(self, root: Path) -> None:
         """Raises BadRequest for a folder that isn't there."""
         if not root.is_dir():
             raise BadRequest(f"{root} is no folder: name the one that Label Studio serves the files from", "image_root")
         self._root = root.resolve()
 
-    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress) -> None:
-        failed = _Failures()
+    def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress, on_failure: OnFailure) -> None:
         for done, row in enumerate(rows, 1):
             try:
                 self.file(row)
             except ImageError as error:
-                failed.note(row, str(error))
+                on_failure(row, str(error))
             on_progress(done, total)
-        failed.refuse(total, "Nothing was exported; name their folder as --image-root, or export copies")
 
     def shape(self, row: Row) -> Shape:
         return _shape(row, self.file(row))
@@ -158,24 +163,6 @@ class Links:
         return file
 
 
-class _Failures:
-    """How many images can't be had, and why the first can't."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._first: list[str] = []
-
-    def note(self, row: Row, why: str) -> None:
-        self._count += 1
-        if self._count <= NAMED:
-            self._first.append(f"task {row.task}: {why}")
-
-    def refuse(self, total: int, remedy: str) -> None:
-        if self._count:
-            shown = "; ".join(self._first) + ("; …" if self._count > NAMED else "")
-            raise BadRequest(f"{self._count} of {total} images can't be had ({shown}). {remedy}", "image")
-
-
 def _shape(row: Row, file: Path) -> Shape:
     try:
         with opened(file) as image:
@@ -184,6 +171,6 @@ def _shape(row: Row, file: Path) -> Shape:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise BadRequest(
             f"the file of task {row.task} is no image that can be exported ({type(error).__name__}): put a readable "
-            "image in its place in Label Studio, or export csv or jsonl",
+            "image in its place in Label Studio, leave it out (--skip-missing), or export csv or jsonl",
             "image",
         ) from error

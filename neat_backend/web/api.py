@@ -79,7 +79,8 @@ def routes(service: Service) -> Blueprint:
     @blueprint.get("/projects/<int:project>/export")
     def export(project: int) -> ResponseReturnValue:
         format, features, wanted = request.args.get("format", "csv"), request.args.get("features", ""), _wanted()
-        pieces = exports.stream(service.settings, service.database, project, format, wanted, features)
+        raw = _flag("raw")
+        pieces = exports.stream(service.settings, service.database, project, format, wanted, features, raw)
         name = f"project-{project}-labels.{format}"
         answer = Response(pieces, mimetype=MEDIA_TYPES[format])
         answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
@@ -123,16 +124,20 @@ def _columns(tag: str, made: Callable[[], bytes | None], packed: bool = False) -
 
 def _wanted() -> exports.Wanted:
     """The query of an export."""
-    flag = request.args.get("include_invalid", "0")
-    if flag not in ("0", "1"):
-        raise BadRequest(f"include_invalid={flag!r}: give 0 or 1", "include_invalid")
     since = request.args.get("since")
     return exports.Wanted(
-        include_invalid=flag == "1",
+        include_invalid=_flag("include_invalid"),
         since=timestamp(since, "since") if since else None,
         round=_number("round", 0, 2**31) if request.args.get("round") else None,
         min_agreement=_share("min_agreement"),
     )
+
+
+def _flag(name: str) -> bool:
+    text = request.args.get(name, "0")
+    if text not in ("0", "1"):
+        raise BadRequest(f"{name}={text!r}: give 0 or 1", name)
+    return text == "1"
 
 
 def _share(name: str) -> float:

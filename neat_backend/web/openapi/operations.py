@@ -119,6 +119,10 @@ OPERATIONS: tuple[Operation, ...] = (
             _query("format", "Which; Parquet needs pyarrow.", "csv", type="string", enum=["csv", "jsonl", "parquet"]),
             _query("features", "The images' features as a column, with parquet.", type="string", enum=["parquet"]),
             _query("include_invalid", "1 = not the known ones alone.", "0", type="string", enum=["0", "1"]),
+            _query(
+                "raw", "1 = in CSV, no ' before texts that a spreadsheet would run as a formula.", "0",
+                type="string", enum=["0", "1"],
+            ),
             _query("since", "Labelled since then; a time with its zone.", type="string", format="date-time"),
             _query("round", "Labelled for this query round.", type="integer", minimum=0),
             _query(
