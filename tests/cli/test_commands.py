@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ import neat_backend
 from neat_backend import cli
 from neat_backend.cli import shared
 from neat_backend.labelstudio.events import parse_setup
-from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Task
+from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Task, WithoutLabel
 from neat_backend.service import Service
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, prequential, projects, tasks
+from neat_backend.store import inbox, prequential, projects, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
 from tests.serving import setup_body
 from tests.waiting import HANGS
@@ -143,6 +144,19 @@ class TestStatus:
         assert "project 7: The linear classifier is in force" in said
         assert "ResNet-18 on 25 of 25" in said
         assert json.loads(run("status", "7", "--json").stdout)["classifier"]["in_force"] == "linear"
+
+    def test_says_which_answered_tasks_have_no_label(self, served: Service) -> None:
+        assert "no label" not in run("status").stdout
+        arrays = ProjectArrays(served.settings.data_dir, 7)
+        head = snapshots.read_head(arrays)
+        assert head is not None
+        without = (WithoutLabel("not in config", "dog [b]", 10), WithoutLabel("several", "", 5))
+        snapshots.write_head(arrays, replace(head, without_label=without))
+        said = (
+            "15 annotated tasks have no label: 10 answered 'dog [b]', which is not in the label config; 5 with several"
+        )
+        assert f"project 7: {said} choices" in run("status").stdout
+        assert json.loads(run("status", "7", "--json").stdout)["without_label"]["tasks"] == 15
 
     def test_as_json_is_the_services_answer(self, served: Service) -> None:
         one = json.loads(run("status", "7", "--json").stdout)
