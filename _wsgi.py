@@ -50,6 +50,13 @@ def settings_of(flags: argparse.Namespace) -> Settings:
     return Settings.from_env(**{name: value for name, value in given.items() if value is not None})
 
 
+def init_app(*args: Any, **kwargs: Any) -> Any:
+    """label-studio-ml's own server around a model, where tests written for its `_wsgi.py` look for it."""
+    from label_studio_ml.api import init_app  # imports torch
+
+    return init_app(*args, **kwargs)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Start web and worker; returns the exit code."""
     from neat_backend.cli import set_up_logging

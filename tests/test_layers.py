@@ -82,7 +82,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 CONFINED = {
     "flask": {"web", "model"},
     "label_studio_sdk": {"labelstudio"},
-    "label_studio_ml": {"model"},
+    "label_studio_ml": {"model", "_wsgi"},
     "sqlalchemy": {"store", "backup", *WORKER, *LIGHT},
     "alembic": {"store"},
     "faiss": {"core", "bench", "strategies"},

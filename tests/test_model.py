@@ -5,20 +5,24 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 import pytest
 from flask import Flask, jsonify, request
 from flask.testing import FlaskClient
+from label_studio_ml.exceptions import exception_handler
 
+from neat_backend.errors import StoreError
 from neat_backend.records import SYNC, TRAIN, Event
 from neat_backend.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import inbox
 from tests.serving import (
     CONFIG,
+    NO_CHOICES,
     annotation_created,
     make_ready,
     predict_body,
@@ -75,6 +79,47 @@ class Contract:
         assert [each["score"] for each in answer["results"]] == pytest.approx([0.8, 0.1])
         assert answer["results"][1]["result"][0]["value"] == {"choices": ["dog"]}
         assert {each["model_version"] for each in answer["results"]} == {"neat-r000003"}
+
+    def test_a_predict_without_project_is_answered_by_the_tasks_own(
+        self, client: FlaskClient, model: types.ModuleType
+    ) -> None:
+        client.post("/setup", json=setup_body())
+        make_ready(model.service().database)
+        write_ranking(model.service().settings)
+        body = predict_body(5)
+        del body["project"]
+        answer = client.post("/predict", json=body)
+        assert (answer.status_code, answer.json["results"][0]["score"]) == (200, pytest.approx(0.1))  # type: ignore[index]
+
+    @pytest.mark.parametrize(
+        ("path", "body", "words"),
+        [
+            ("/predict", {"tasks": [{"id": 1, "data": {}}], "label_config": CONFIG}, "names the project"),
+            ("/predict", {"tasks": "1", "project": "7.1", "label_config": CONFIG}, "must be a list of tasks"),
+            ("/setup", setup_body(schema=NO_CHOICES), "Choices"),
+            ("/setup", setup_body(schema="<View"), "XML"),
+            ("/setup", setup_body(extra_params={"k": 0}), "NEAT_K=0"),
+        ],
+    )
+    def test_what_can_not_be_answered_is_refused_in_words_without_a_traceback(
+        self, client: FlaskClient, path: str, body: dict[str, Any], words: str
+    ) -> None:
+        client.post("/setup", json=setup_body())
+        answer = client.post(path, json=body)
+        assert answer.status_code == 400
+        assert words in answer.json["detail"]  # type: ignore[index]
+        assert "Traceback" not in answer.text
+
+    def test_a_database_that_is_away_is_said_without_a_traceback(
+        self, client: FlaskClient, model: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: object) -> None:
+            raise StoreError("the disk is full")
+
+        client.post("/setup", json=setup_body())
+        monkeypatch.setattr(model.service(), "predict", away)
+        answer = client.post("/predict", json=predict_body(5))
+        assert (answer.status_code, "database" in answer.text, "Traceback" in answer.text) == (503, True, False)
 
     def test_looking_at_predictions_connects_nothing_again(self, client: FlaskClient, model: types.ModuleType) -> None:
         client.post("/setup", json=setup_body())
@@ -136,6 +181,12 @@ class TestRelease109(Contract):
         assert [each.action for each in events(model.service())] == [SYNC, TRAIN]
 
 
+@exception_handler
+def answered(do: Callable[[], Any]) -> Any:
+    """As both lines' routes guard themselves: 500 and a traceback for what they don't know."""
+    return do()
+
+
 class NewBase:
     """A stand-in for the 2.x base class: its signatures, and that it calls setup() itself."""
 
@@ -144,10 +195,14 @@ class NewBase:
     def __init__(self, project_id: str | None = None, label_config: str | None = None) -> None:
         self.project_id = project_id or ""
         if label_config is not None:
+            fromstring(label_config)  # raises for what is no XML
             self.set("label_config", label_config)
         self.setup()
 
     def setup(self) -> None: ...
+
+    def set_extra_params(self, extra_params: Any) -> None:
+        assert isinstance(extra_params, str)
 
     def set(self, key: str, value: str) -> None:
         self.cache[self.project_id, key] = value
@@ -163,7 +218,9 @@ class Test2x(Contract):
     def model(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
         package, module = types.ModuleType("label_studio_ml"), types.ModuleType("label_studio_ml.model")
         module.LabelStudioMLBase = NewBase  # type: ignore[attr-defined]
+        exceptions = importlib.import_module("label_studio_ml.exceptions")  # the same in both lines
         monkeypatch.setitem(sys.modules, "label_studio_ml", package)
+        monkeypatch.setitem(sys.modules, "label_studio_ml.exceptions", exceptions)
         monkeypatch.setitem(sys.modules, "label_studio_ml.model", module)
         yield load()
         sys.modules.pop("model", None)
@@ -174,14 +231,23 @@ class Test2x(Contract):
 
         @app.post("/setup")
         def setup() -> Any:
+            return answered(connected)
+
+        def connected() -> Any:
             body = request.json
             made = model.NeatModel(project_id=body["project"].split(".")[0], label_config=body["schema"])
+            if body["extra_params"]:
+                made.set_extra_params(body["extra_params"])
             return jsonify(model_version=made.get("model_version"))
 
         @app.post("/predict")
         def predict() -> Any:
+            return answered(predicted)
+
+        def predicted() -> Any:
             body = request.json
-            made = model.NeatModel(project_id=body["project"].split(".")[0], label_config=body["label_config"])
+            project = str(body.get("project")).split(".")[0]
+            made = model.NeatModel(project_id=project, label_config=body.get("label_config"))
             return jsonify(results=made.predict(body["tasks"], context={}, login=None, password=None))
 
         @app.post("/webhook")
@@ -204,6 +270,13 @@ class Test2x(Contract):
     ) -> None:
         assert client.post("/webhook", json=body).status_code == 201
         assert [each.action for each in events(model.service())] == [SYNC, body["action"]]
+
+    def test_a_webhook_that_is_none_is_refused_in_words(self, client: FlaskClient) -> None:
+        body = annotation_created(3)
+        body["annotation"] = "none"
+        answer = client.post("/webhook", json=body)
+        assert answer.status_code == 400
+        assert "annotation" in answer.text
 
     def test_the_project_may_come_as_label_studio_names_it(self, model: types.ModuleType) -> None:
         made = model.NeatModel("7.1795417238", label_config=CONFIG)

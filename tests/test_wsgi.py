@@ -66,6 +66,12 @@ class TestFlags:
             wsgi.settings_of(wsgi.arguments(flags.split()))
 
 
+def test_tests_written_for_label_studio_mls_own_file_find_their_server(wsgi, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from model import NeatModel
+
+    assert wsgi.init_app(model_class=NeatModel, model_dir=str(tmp_path)).test_client().get("/health").status_code == 200
+
+
 def test_a_wrong_setting_ends_it_in_plain_words() -> None:
     done = subprocess.run(
         [sys.executable, "_wsgi.py", "--kwargs", "NEAT_K=0"], cwd=ROOT, capture_output=True, text=True, timeout=HANGS
