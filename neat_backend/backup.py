@@ -27,8 +27,8 @@ from sqlalchemy import Connection
 from neat_backend import __version__
 from neat_backend.errors import StoreError
 from neat_backend.store import migrating, restoring
-from neat_backend.store.arrays import digested
 from neat_backend.store.database import Database
+from neat_backend.store.npz import digested
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -14,7 +14,6 @@ a crash at any moment loses at most the segment that was being written.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import math
@@ -22,29 +21,32 @@ import os
 import re
 import secrets
 import shutil
-import struct
 import time
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from neat_backend.errors import StoreError
 from neat_backend.store import locks
+from neat_backend.store.npz import (
+    BLOCK_BYTES,
+    Corrupt,
+    foreign_errors,
+    make_folder,
+    opened,
+    sync_folder,
+    temporary_npz,
+)
 
 log = logging.getLogger(__name__)
 
 SMALL_BYTES = 16 * 2**20  # segments below this are worth merging
 MERGED_BYTES = 128 * 2**20  # a merge stops growing here
 MANY_SMALL = 64  # that many small segments in a row are merged by the next append
-BLOCK_BYTES = 8 * 2**20  # read at a time
 LOCK_SECONDS = 10.0  # longest wait for another process in a project's folders
 STALE_SECONDS = 3600  # a temporary file this old belongs to a writer that died
 
@@ -65,10 +67,6 @@ class Segment:
     ids: np.ndarray  # int64[n], ascending, distinct
     keys: np.ndarray  # int64[n], image_key of the image that the value was made from
     values: np.ndarray  # [n, …]
-
-
-class _Corrupt(Exception):
-    """A file that is not what was written."""
 
 
 class ProjectArrays:
@@ -200,7 +198,7 @@ class ProjectArrays:
 
     def kinds(self, prefix: str) -> list[str]:
         """The kinds `prefix/x` that there are, the one that was changed last at the end."""
-        with suppress(FileNotFoundError), _foreign_errors(self._path(prefix)):
+        with suppress(FileNotFoundError), foreign_errors(self._path(prefix)):
             folders = [path for path in self._path(prefix).iterdir() if path.is_dir() and _PART.fullmatch(path.name)]
             return [f"{prefix}/{path.name}" for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
         return []
@@ -211,7 +209,7 @@ class ProjectArrays:
         for left in folder.parent.glob(".dropped-*"):
             shutil.rmtree(left, ignore_errors=True)
         away = folder.parent / f".dropped-{secrets.token_hex(4)}"
-        with suppress(FileNotFoundError), _foreign_errors(folder):
+        with suppress(FileNotFoundError), foreign_errors(folder):
             folder.rename(away)
             shutil.rmtree(away, ignore_errors=True)
 
@@ -250,11 +248,11 @@ class ProjectArrays:
         """What was written last; None when there is nothing or it is damaged."""
         path = self._snapshot(name)
         try:
-            with _opened(path) as file:
+            with opened(path) as file:
                 return {key: file.array(key) for key in file.names}
         except FileNotFoundError:
             return None
-        except _Corrupt as error:
+        except Corrupt as error:
             _set_aside(path, error)
             return None
 
@@ -269,7 +267,7 @@ class ProjectArrays:
     def folder(self, name: str) -> Path:
         """A folder of the project for other files, made if need be."""
         path = self._path(name)
-        _make_folder(path)
+        make_folder(path)
         return path
 
     # files that come from elsewhere: objects.py
@@ -279,7 +277,7 @@ class ProjectArrays:
         """Where to write what is to become the file of this name, below the project's folder; gone afterwards unless
         `place` has taken it."""
         folder = (self.root / name).parent
-        _make_folder(folder)
+        make_folder(folder)
         temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             yield temporary
@@ -289,7 +287,7 @@ class ProjectArrays:
 
     def place(self, temporary: Path, name: str) -> None:
         """Give a file that is complete its name; on disk when this returns."""
-        with _foreign_errors(temporary):
+        with foreign_errors(temporary):
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             with self._locked(exclusive=True):
@@ -299,7 +297,7 @@ class ProjectArrays:
     def remove_files(self, names: Sequence[str]) -> None:
         """Delete files by their names below the project's folder, at one moment for every reader."""
         if names:
-            with _foreign_errors(self.root), self._locked(exclusive=True):
+            with foreign_errors(self.root), self._locked(exclusive=True):
                 for name in names:
                     (self.root / name).unlink(missing_ok=True)
 
@@ -317,7 +315,7 @@ class ProjectArrays:
 
     def _segments(self, folder: Path) -> list[Path]:
         """Listed under the lock: a folder that changes meanwhile may show neither old nor new files."""
-        with _foreign_errors(folder), self._locked(exclusive=False):
+        with foreign_errors(folder), self._locked(exclusive=False):
             return _segments(folder)
 
     def _merge_run(self, kind: str, folder: Path, run: Sequence[Path]) -> None:
@@ -342,8 +340,8 @@ class ProjectArrays:
         """Write one .npz and have `place` name it: on disk when this returns, or not there at all."""
         for attempt in range(3):
             try:
-                _make_folder(folder)
-                with _foreign_errors(folder), _temporary(folder, arrays) as temporary:
+                make_folder(folder)
+                with foreign_errors(folder), temporary_npz(folder, arrays) as temporary:
                     with self._locked(exclusive=True):
                         place(temporary)
                     sync_folder(folder)
@@ -372,7 +370,7 @@ def _number(path: Path) -> tuple[int, str, int]:
 
 def _segments(folder: Path) -> list[Path]:
     """Segment files, in the order in which later ones count."""
-    with suppress(FileNotFoundError), _foreign_errors(folder):
+    with suppress(FileNotFoundError), foreign_errors(folder):
         return sorted((path for path in folder.iterdir() if _SEGMENT.fullmatch(path.name)), key=_number)
     return []
 
@@ -404,11 +402,11 @@ def _last_of_each(ids: np.ndarray) -> np.ndarray:
 def _columns(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """ids and keys of a segment; None when it is damaged, and then it is set aside."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             ids, keys = file.array("ids"), file.array("keys")
             file.layout("values")
             return ids, keys
-    except _Corrupt as error:
+    except Corrupt as error:
         _set_aside(path, error)
         return None
 
@@ -433,9 +431,9 @@ def _plan(paths: Sequence[Path]) -> list[tuple[Path, np.ndarray, np.ndarray, np.
 def _values(path: Path, rows: np.ndarray) -> np.ndarray:
     """Some rows of a segment's values; a damaged one is set aside and raises FileNotFoundError."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             return file.array("values")[rows]
-    except _Corrupt as error:
+    except Corrupt as error:
         _set_aside(path, error)
         raise FileNotFoundError(path) from error
 
@@ -443,9 +441,9 @@ def _values(path: Path, rows: np.ndarray) -> np.ndarray:
 def _value(path: Path, at: int) -> np.ndarray:
     """One row of a segment's values; a damaged one is set aside and raises FileNotFoundError."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             return file.row("values", at)
-    except _Corrupt as error:
+    except Corrupt as error:
         _set_aside(path, error)
         raise FileNotFoundError(path) from error
 
@@ -455,13 +453,13 @@ def _some_values(path: Path, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.
     if not len(rows):
         return
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             shape, dtype = file.layout("values")
             step = max(1, BLOCK_BYTES // max(1, dtype.itemsize * math.prod(shape[1:])))
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 yield part, file.rows("values", part)
-    except _Corrupt as error:
+    except Corrupt as error:
         _set_aside(path, error)
         raise FileNotFoundError(path) from error
 
@@ -480,7 +478,7 @@ def _merge(kind: str, paths: Sequence[Path]) -> Segment:
     start = 0
     for path, rows, _, _ in plan:
         try:
-            with _opened(path) as file:
+            with opened(path) as file:
                 shape, dtype = file.layout("values")
                 if values is None:
                     values = np.empty((len(ids), *shape[1:]), dtype)
@@ -488,7 +486,7 @@ def _merge(kind: str, paths: Sequence[Path]) -> Segment:
                 for first, block in file.blocks("values"):
                     low, high = np.searchsorted(rows, (first, first + len(block)))
                     values[place[start + low : start + high]] = block[rows[low:high] - first]
-        except _Corrupt as error:
+        except Corrupt as error:
             _set_aside(path, error)
             raise FileNotFoundError(path) from error
         start += len(rows)
@@ -500,10 +498,10 @@ def _check_layout(kind: str, paths: Sequence[Path], values: np.ndarray) -> None:
     """StoreError unless `values` are of the shape and dtype that the kind has."""
     for path in reversed(paths):
         try:
-            with _opened(path) as file:
+            with opened(path) as file:
                 _same_layout(kind, file.layout("values"), values)
             return
-        except _Corrupt as error:
+        except Corrupt as error:
             _set_aside(path, error)
 
 
@@ -517,7 +515,7 @@ def _same_layout(kind: str, layout: tuple[tuple[int, ...], np.dtype[Any]], value
 
 def _set_aside(path: Path, error: Exception) -> None:
     """Rename a damaged file out of the way; whoever does it logs it."""
-    with suppress(FileNotFoundError), _foreign_errors(path):
+    with suppress(FileNotFoundError), foreign_errors(path):
         path.rename(path.with_name(path.name + ".corrupt"))
         log.error("%s is damaged (%s): set aside as .corrupt, its content counts as absent", path, error)
 
@@ -527,182 +525,3 @@ def _remove_stale(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
-
-
-# files
-
-
-@contextmanager
-def _temporary(folder: Path, arrays: Mapping[str, np.ndarray]) -> Iterator[Path]:
-    """A complete .npz on disk, under a name that nobody reads; gone afterwards unless renamed."""
-    temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        with open(temporary, "xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                for name, array in arrays.items():
-                    array = np.asarray(array)
-                    if array.dtype.hasobject:
-                        raise StoreError(f"{name}: only arrays of numbers and text can be kept")
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-class _File:
-    """An open .npz, every byte of use checked against the archive's CRC-32."""
-
-    def __init__(self, file: BufferedReader) -> None:
-        self._file = file
-        self._size = os.fstat(file.fileno()).st_size
-        with _damage():
-            self._members = {info.filename.removesuffix(".npy"): info for info in zipfile.ZipFile(file).infolist()}
-        self.names = list(self._members)
-
-    def layout(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and dtype."""
-        with _damage():
-            shape, _, dtype, _ = self._start(name)
-            return shape, dtype
-
-    def array(self, name: str) -> np.ndarray:
-        with _damage():
-            shape, fortran, dtype, crc = self._start(name)
-            flat = np.empty(math.prod(shape), dtype)
-            view = flat.view(np.uint8) if flat.nbytes else np.empty(0, np.uint8)
-            for start in range(0, flat.nbytes, BLOCK_BYTES):
-                piece = memoryview(view[start : start + BLOCK_BYTES].data)
-                if self._file.readinto(piece) != len(piece):
-                    raise _Corrupt("it ends early")
-                crc = zlib.crc32(piece, crc)
-            self._check(name, crc)
-            return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
-
-    def row(self, name: str, at: int) -> np.ndarray:
-        """One row, unchecked."""
-        return self.rows(name, np.array([at]))[0]
-
-    def rows(self, name: str, at: np.ndarray) -> np.ndarray:
-        """Some rows, unchecked."""
-        with _damage():
-            shape, fortran, dtype, _ = self._start(name)
-            row_bytes = dtype.itemsize * math.prod(shape[1:])
-            start = self._file.tell()
-            found = bytearray()
-            for row in at.tolist():
-                self._file.seek(start + row * row_bytes)
-                data = self._file.read(row_bytes)
-                if fortran or len(data) != row_bytes:
-                    raise _Corrupt(f"{name} has no row {row}")
-                found += data
-            return np.frombuffer(bytes(found), dtype).reshape(len(at), *shape[1:])
-
-    def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows) a few megabytes at a time. Damage shows only at the end."""
-        with _damage():
-            shape, fortran, dtype, crc = self._start(name)
-            if fortran:
-                raise _Corrupt(f"{name} is not in rows")
-            row_bytes = dtype.itemsize * math.prod(shape[1:])
-            step = max(1, BLOCK_BYTES // max(1, row_bytes))
-        for first in range(0, shape[0], step):
-            count = min(step, shape[0] - first)
-            with _damage():
-                data = self._file.read(count * row_bytes)
-                if len(data) != count * row_bytes:
-                    raise _Corrupt("it ends early")
-                crc = zlib.crc32(data, crc)
-                block = np.frombuffer(data, dtype).reshape(count, *shape[1:])
-            yield first, block
-        self._check(name, crc)
-
-    def _start(self, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-        """Go to the first byte of the data: shape, Fortran order, dtype, CRC of the header."""
-        info = self._members.get(name)
-        if info is None:
-            raise _Corrupt(f"it has no {name}")
-        self._file.seek(info.header_offset)
-        local = self._file.read(30)
-        name_bytes, extra_bytes = struct.unpack("<HH", local[26:30])
-        if local[:4] != b"PK\3\4" or self._file.read(name_bytes) != info.orig_filename.encode():
-            raise _Corrupt("its zip headers don't agree")
-        start = info.header_offset + 30 + name_bytes + extra_bytes
-        self._file.seek(start)
-        version = np.lib.format.read_magic(self._file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(self._file)
-        header_bytes = self._file.tell() - start
-        size = header_bytes + dtype.itemsize * math.prod(shape)
-        if dtype.hasobject or info.file_size != size or start + size > self._size:
-            raise _Corrupt("its headers don't agree")
-        self._file.seek(start)
-        return shape, fortran, dtype, zlib.crc32(self._file.read(header_bytes))
-
-    def _check(self, name: str, crc: int) -> None:
-        if crc != self._members[name].CRC:
-            raise _Corrupt(f"the checksum of {name} is wrong")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[_File]:
-    with _foreign_errors(path), open(path, "rb") as file:
-        yield _File(file)
-
-
-@contextmanager
-def _damage() -> Iterator[None]:
-    """Whatever the parsers stumble over is damage; what the disk refuses is not."""
-    try:
-        yield
-    except (zipfile.BadZipFile, struct.error, ValueError, TypeError, KeyError, IndexError, EOFError) as error:
-        raise _Corrupt(str(error) or type(error).__name__) from error
-    except (NotImplementedError, OverflowError, SyntaxError, RuntimeError, tokenize.TokenError) as error:
-        raise _Corrupt(str(error) or type(error).__name__) from error
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a seek to where no file can be
-            raise
-        raise _Corrupt("its offsets are wrong") from error
-
-
-@contextmanager
-def _foreign_errors(path: Path) -> Iterator[None]:
-    """The system's refusals in our words. FileNotFoundError passes: it has a meaning here."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreError(f"The data folder can't be used: {path}: {error.strerror or error}") from error
-
-
-def _make_folder(path: Path) -> None:
-    """mkdir -p that is still there after a power cut."""
-    if path.is_dir():
-        return
-    _make_folder(path.parent)
-    with _foreign_errors(path):
-        path.mkdir(exist_ok=True)
-        sync_folder(path.parent)
-
-
-def digested(file: IO[bytes], write: Callable[[bytes], object] | None = None) -> tuple[int, str]:
-    """Read a file to its end, a block at a time, and give each block to `write`; its bytes and their SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    while block := file.read(BLOCK_BYTES):
-        if write is not None:
-            write(block)
-        digest.update(block)
-        size += len(block)
-    return size, digest.hexdigest()
-
-
-def sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

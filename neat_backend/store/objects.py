@@ -36,8 +36,9 @@ from sqlalchemy import Connection
 
 from neat_backend.errors import LeaseLost, SettingsError, StoreError
 from neat_backend.store import locks, schema
-from neat_backend.store.arrays import ProjectArrays, digested
+from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.store.npz import digested
 
 log = logging.getLogger(__name__)
 

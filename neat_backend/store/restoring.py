@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from neat_backend.errors import StoreError
-from neat_backend.store.arrays import sync_folder
 from neat_backend.store.database import Database
+from neat_backend.store.npz import sync_folder
 
 try:
     import fcntl
