@@ -7,13 +7,11 @@ being restarted, connections wait in the socket's queue instead of being refused
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,9 +23,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from neat_backend import exposure
-from neat_backend.errors import SettingsError
+from neat_backend.ports import Place
 from neat_backend.settings import Settings
-from neat_backend.stopping import Stopping
+from neat_backend.stopping import Stopping, end_with
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +35,6 @@ HEALTHY_SECONDS = 60.0  # a child that lived this long starts again from the fir
 GRACE_SECONDS = 20.0  # between asking a child to stop and killing it
 LOOK_SECONDS = 0.1
 MOST_FILES = 4096  # open at a time, where the system allows it
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def serve(
@@ -67,17 +64,17 @@ def serve(
 
     if worker_command is None:
         worker_command = [sys.executable, "-m", "neat_backend.cli", "worker"]
-    listener = listen(settings.host, settings.port)
-    host, port = listener.getsockname()[:2]
+    place = Place(settings.host, settings.port)
+    host, port = place.listener.getsockname()[:2]
     metrics_dir = Path(tempfile.mkdtemp(prefix="neat-metrics-"))
     try:
         env = {**environment(settings), "PORT": str(port)}
         children = [
             Child(
                 "web",
-                web_command(settings, listener.fileno()),
+                web_command(settings, place.listener.fileno()),
                 {**env, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)},
-                pass_fds=(listener.fileno(),),
+                pass_fds=place.for_web,
                 before_start=lambda: _empty(metrics_dir),
             )
         ]
@@ -86,27 +83,10 @@ def serve(
         names = " and ".join(child.name for child in children)
         shown = f"[{host}]" if ":" in host else host
         log.info("listening on http://%s:%d; starting %s, data in %s", shown, port, names, settings.data_dir.absolute())
-        return Supervisor(children, grace_seconds, on_stop=listener.close).run()
+        return Supervisor(children, grace_seconds, on_stop=place.listener.close).run()
     finally:
-        listener.close()
+        place.close()
         shutil.rmtree(metrics_dir, ignore_errors=True)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises SettingsError naming HOST and PORT."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise SettingsError(f"HOST={host!r}, PORT={port}: can't listen there: {error.strerror or error}") from error
-    return listener
 
 
 def web_command(settings: Settings, fd: int) -> list[str]:
@@ -200,7 +180,7 @@ class Child:
             pass_fds=self.pass_fds,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, and the group can be swept
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=end_with(os.getpid()),
         )
         self.started_at = time.monotonic()
         log.info("%s started, process %d", self.name, self.process.pid)
@@ -274,20 +254,6 @@ class Supervisor:
             if not child.stopped():
                 log.warning("%s did not stop within %.0f s and is killed", child.name, self.grace_seconds)
             child.sweep()
-
-
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """For Popen's preexec_fn: the kernel sends the child SIGTERM when the supervisor dies (Linux alone)."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def ask_kernel() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-
-    return ask_kernel
 
 
 def _how(code: int) -> str:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from neat_backend import ports
 from neat_backend.errors import SettingsError
-from neat_backend.serve import environment, listen, web_command
+from neat_backend.ports import Place, free_port, listen
+from neat_backend.serve import environment, web_command
 from neat_backend.settings import Settings
 from tests.waiting import HANGS, until
 
@@ -26,21 +31,35 @@ STUBBORN = [
     "-c",
     "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.write(2, b'deaf'); time.sleep(1000)",
 ]
+LEAVE_AN_ORPHAN = """
+import os, sys, time
+from neat_backend.ports import Place
+place = Place("127.0.0.1", int(sys.argv[1]))
+child = os.fork()
+if child:
+    print(child, flush=True)
+else:
+    place._marks["supervisor"].close()
+    os.close(1)
+    time.sleep(10000)
+"""
 BROKEN = [sys.executable, "-c", "raise SystemExit(3)"]
 
 
 class Serving:
     """A supervisor in a process of its own, and what it says."""
 
-    def __init__(self, folder: Path, worker: list[str], workers: int = 1, grace_seconds: float = 10) -> None:
+    def __init__(
+        self, folder: Path, worker: list[str], workers: int = 1, grace_seconds: float = 10, port: int = 0
+    ) -> None:
         code = (
             "import logging, sys; from neat_backend.serve import serve; from neat_backend.settings import Settings;"
             "logging.basicConfig(level='INFO');"
             f"sys.exit(serve(Settings.from_env(), worker_command={worker!r}, grace_seconds={grace_seconds}))"
         )
-        env = {**os.environ, "NEAT_DATA_DIR": str(folder / "data"), "PORT": "0", "HOST": "127.0.0.1"}
+        env = {**os.environ, "NEAT_DATA_DIR": str(folder / "data"), "PORT": str(port), "HOST": "127.0.0.1"}
         env["WORKERS"] = str(workers)
-        self.output = folder / "output"
+        self.output = folder / f"output-{time.monotonic_ns()}"
         with open(self.output, "w") as file:
             self.process = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=file, cwd=ROOT)
 
@@ -170,6 +189,68 @@ def test_no_child_outlives_a_killed_supervisor(serving: Callable[..., Serving]) 
     everyone = family(served.process.pid)
     served.process.kill()
     wait_for(lambda: not [pid for pid in everyone[1:] if alive(pid)], served)
+
+
+def test_a_killed_supervisor_can_be_started_again_at_once(serving: Callable[..., Serving]) -> None:
+    port = free_port()
+    for _ in range(3):
+        served = serving(IDLE, port=port, workers=2)
+        assert served.healthy()
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            caller.sendall(b"POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")  # and no more
+            everyone = family(served.process.pid)
+            served.process.kill()
+            served.process.wait()
+            again = serving(IDLE, port=port)
+            assert again.healthy()
+            until(lambda: not [pid for pid in everyone if alive(pid)])  # noqa: B023
+        again.process.kill()
+        again.process.wait()
+
+
+class TestPlace:
+    def test_it_waits_for_the_orphans_of_a_killed_supervisor(self) -> None:
+        port = free_port()
+        orphan = 0
+        with subprocess.Popen([sys.executable, "-c", LEAVE_AN_ORPHAN, str(port)], stdout=subprocess.PIPE) as supervisor:
+            assert supervisor.stdout is not None
+            orphan = int(supervisor.stdout.readline())
+        assert alive(orphan)
+        looks: list[int] = []
+
+        def look(seconds: float) -> None:
+            looks.append(1)
+            if len(looks) == 3:
+                os.kill(orphan, signal.SIGKILL)
+            time.sleep(seconds)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ports, "time", SimpleNamespace(sleep=look, monotonic=lambda: 0.0))
+            Place("127.0.0.1", port).close()
+        assert len(looks) >= 3
+
+    def test_it_does_not_wait_for_another_supervisor_or_a_stranger(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ports.time, "sleep", lambda seconds: pytest.fail("it waits"))
+        port = free_port()
+        first = Place("127.0.0.1", port)
+        with pytest.raises(SettingsError, match=f"PORT={port}"):
+            Place("127.0.0.1", port)
+        first.close()
+        with listen("127.0.0.1", port), pytest.raises(SettingsError, match=f"PORT={port}"):
+            Place("127.0.0.1", port)
+        Place("127.0.0.1", port).close()
+
+    def test_not_for_longer_than_they_could_need(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        port = free_port()
+        left = Place("127.0.0.1", port)
+        supervisor = left._marks.pop("supervisor")
+        assert supervisor is not None
+        supervisor.close()
+        now = iter(range(0, 1000, 10))
+        monkeypatch.setattr(ports, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: next(now)))
+        with pytest.raises(SettingsError, match=f"PORT={port}"):
+            Place("127.0.0.1", port)
+        left.close()
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from typing import Any
 from gunicorn import http
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from neat_backend.stopping import end_with
+
 END_OF_HEAD = b"\r\n\r\n"
 MOST_HEAD_BYTES = 65536  # a head that is longer is gunicorn's to refuse
 HEALTH = b"GET /health HTTP/1."
@@ -39,6 +41,7 @@ class PatientWorker(ThreadWorker):
     look_seconds = 0.5
 
     def init_process(self) -> None:
+        end_with(self.ppid)()  # or it would have the port for seconds after the one that keeps it alive is killed
         self._until: dict[TConn, float] = {}  # what is being received or answered → when reading from it ends
         self._waiting: dict[TConn, float] = {}  # without a thread → when it is closed; each kind's oldest come first
         self._lingering: dict[TConn, float] = {}
