@@ -57,32 +57,29 @@ def _inconsistency(begin: int, end: int, codes: Any, probabilities: Any, n_class
     """Rows begin..end of the result; probabilities [0, 0] for uniform ones."""
     k = codes.shape[1]
     uniform = probabilities.shape[0] == 0
-    votes = np.zeros(k)  # V[c] at the first neighbour of each class c, else 0
+    shift = np.float64(
+        max(k - 700, 0)
+    )  # e^V overflows above 709; e^(V - shift) neither does nor vanishes, up to k = 1400
     for row in range(begin, end):
-        distinct = 0  # classes that have a vote
+        voted = 0.0  # sum of e^(V[c] - shift) over the classes that have a vote
+        distinct = 0
         agreement = 0.0  # P·V
-        most = 0.0
         for i in range(k):
-            votes[i] = 0.0
             code = codes[row, i]
             if code < 0:
                 continue
             agreement += 1.0 / n_classes if uniform else np.float64(probabilities[row, code])
-            count = 0
+            votes = 0
             first = True
             for j in range(k):
                 if codes[row, j] == code:
-                    count += 1
+                    votes += 1
                     first = first and j >= i
             if first:
-                votes[i] = count
-                most = max(most, votes[i])
+                voted += np.exp(votes - shift)
                 distinct += 1
-        voted = (n_classes - distinct) * np.exp(-most)  # sum of e^(V[c] - most): e^V itself overflows above 709
-        for i in range(k):
-            if votes[i] > 0:
-                voted += np.exp(votes[i] - most)
-        result[row] = max(most + np.log(voted) - agreement, 0.0)
+        voted += (n_classes - distinct) * np.exp(-shift)
+        result[row] = max(shift + np.log(voted) - agreement, 0.0)
 
 
 def vote(codes: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

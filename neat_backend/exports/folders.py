@@ -118,7 +118,9 @@ def write_folder(
                 if row.task in missing:
                     continue
                 try:
-                    placed = _place(row, names[code], SPLITS[split], built, lists.folder(names[code]), source)
+                    placed = _place(
+                        row, names[code], SPLITS[split], built, lists.folder(names[code]), source, skip_missing
+                    )
                 except (BadRequest, ImageError) as error:
                     if not skip_missing:
                         raise
@@ -168,10 +170,10 @@ class _Kept:
                 yield Row(*json.loads(line))
 
 
-def _place(row: Row, label: str, split: str, built: Path, folder: str, source: Pictures | None) -> Placed:
+def _place(row: Row, label: str, split: str, built: Path, folder: str, source: Pictures | None, whole: bool) -> Placed:
     if source is None:
         return Placed(row, label, split, row.image)
-    shape = source.shape(row)
+    shape = source.shape(row, whole)
     file = "/".join([split, *([folder] if folder else []), f"{row.task}{shape.suffix}"])
     path = built / file
     path.parent.mkdir(parents=True, exist_ok=True)

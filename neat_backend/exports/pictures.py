@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from PIL import Image
-
 from neat_backend.errors import BadRequest, ImageError
 from neat_backend.exports.rows import Row
 from neat_backend.labelstudio.images import opened
@@ -51,8 +49,8 @@ class Pictures(Protocol):
     def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress, on_failure: OnFailure) -> None:
         """Have them all at hand; which can't be had, and why."""
 
-    def shape(self, row: Row) -> Shape:
-        """Raises BadRequest for what is no image."""
+    def shape(self, row: Row, whole: bool) -> Shape:
+        """Raises BadRequest for what is no image; whole: also for one that can't be decoded."""
 
     def place(self, row: Row, path: Path) -> None:
         """Put the row's file, or a link to it, at `path`."""
@@ -77,10 +75,10 @@ class Copies:
                 on_failure(row, error)
             on_progress(done, total)
 
-    def shape(self, row: Row) -> Shape:
+    def shape(self, row: Row, whole: bool) -> Shape:
         file = self._file(row)
         try:
-            return _shape(row, file)
+            return _shape(row, file, whole)
         except BadRequest:
             file.unlink(missing_ok=True)  # the next export fetches it again
             raise
@@ -138,8 +136,8 @@ class Links:
                 on_failure(row, str(error))
             on_progress(done, total)
 
-    def shape(self, row: Row) -> Shape:
-        return _shape(row, self.file(row))
+    def shape(self, row: Row, whole: bool) -> Shape:
+        return _shape(row, self.file(row), whole)
 
     def place(self, row: Row, path: Path) -> None:
         path.symlink_to(self.file(row))
@@ -163,12 +161,14 @@ class Links:
         return file
 
 
-def _shape(row: Row, file: Path) -> Shape:
+def _shape(row: Row, file: Path, whole: bool) -> Shape:
     try:
         with opened(file) as image:
             kind = str(image.format)
+            if whole:
+                image.load()
             return Shape(_SUFFIXES.get(kind, f".{kind.lower()}"), image.width, image.height)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of broken files raise almost anything
         raise BadRequest(
             f"the file of task {row.task} is no image that can be exported ({type(error).__name__}): put a readable "
             "image in its place in Label Studio, leave it out (--skip-missing), or export csv or jsonl",
