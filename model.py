@@ -51,7 +51,7 @@ class NeatModel(LabelStudioMLBase):
         version = None
         if has_request_context() and request.path.rstrip("/").endswith("/setup"):
             with _answered():  # before 2.x reads the label config, and stumbles over a bad one
-                version = service().connect(parse_setup(_body()), request.url_root.rstrip("/"))
+                version = service().connect(parse_setup(_body()), _our_url())
         super().__init__(*args, **kwargs)
         if version is not None and hasattr(self, "set"):  # 2.x answers /setup with it
             self.set("model_version", version)
@@ -62,7 +62,7 @@ class NeatModel(LabelStudioMLBase):
     def predict(self, tasks: Sequence[dict[str, Any]], context: Any = None, **kwargs: Any) -> list[dict[str, Any]]:
         """One prediction per task, in order."""
         with _answered():
-            return service().predict(parse_predict({"tasks": tasks, "project": self._project()}))
+            return service().predict(parse_predict({"tasks": tasks, "project": self._project()}), _our_url())
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """File an event: `fit(event, data)` in 2.x, `fit(tasks, event=…, data=…)` in 1.0.9. Trains nothing here.
@@ -74,7 +74,7 @@ class NeatModel(LabelStudioMLBase):
             event, data = args[0], data if len(args) < 2 else args[1]
         body = {"project": self._project(), **(data or {}), "action": event or TRAIN}
         with _answered():
-            service().accept(parse_webhook(body))
+            service().accept(parse_webhook(body), _our_url())
 
     def process_event(self, event: str, data: dict[str, Any], job_id: str, additional_params: dict[str, Any]) -> None:
         """1.0.9 asks this for every webhook, and would drop all but four actions."""
@@ -84,6 +84,11 @@ class NeatModel(LabelStudioMLBase):
         """The project as the server names it, "ID" or "ID.CREATED"; None = the tasks tell."""
         named = getattr(self, "project_id", None)
         return _body().get("project") if named in (None, "", "None") else named  # "None": 2.x makes that of none
+
+
+def _our_url() -> str:
+    """The address under which we were called, "" outside of a request."""
+    return request.url_root.rstrip("/") if has_request_context() else ""
 
 
 def _body() -> dict[str, Any]:

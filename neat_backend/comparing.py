@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from neat_backend import sync
 from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
-from neat_backend.publishing import Publishing
 from neat_backend.store import inbox, tasks
 from neat_backend.store.database import Database
 
@@ -31,6 +31,23 @@ class Compared:
     info: ProjectInfo | None = None  # Label Studio's word, where all is equal
 
 
+@dataclass
+class Basis:
+    """What the next comparison begins from; outlives the live project."""
+
+    since: datetime | None = None  # Label Studio's clock; all before has been read. None: read the whole project first
+    unexplained: tuple[Counters, Counters] | None = None  # a difference that reading again has not cured
+
+
+class Served(Protocol):
+    """What this backend has switched on in Label Studio."""
+
+    @property
+    def version(self) -> str: ...
+
+    def is_ours(self, model_version: str) -> bool: ...
+
+
 TOO_EARLY = Compared()
 READ_AGAIN = Compared(read_again=True)
 
@@ -43,22 +60,20 @@ class Comparing:
     """
 
     def __init__(
-        self, project: int, client: LabelStudioClient, database: Database, publishing: Publishing,
-        take_in: Callable[[sync.Changed], None], on_another_version: Callable[[], None],
+        self, project: int, client: LabelStudioClient, database: Database, served: Served,
+        take_in: Callable[[sync.Changed], None], on_another_version: Callable[[], None], basis: Basis,
     ) -> None:  # fmt: skip
-        self._project, self._client, self._database, self._publishing = project, client, database, publishing
-        self._take_in, self._on_another_version = take_in, on_another_version
-        self._changes_since: datetime | None = None  # Label Studio's clock; everything before has been read
-        self._unexplained: tuple[Counters, Counters] | None = None  # a difference that reading again has not cured
+        self._project, self._client, self._database, self._served = project, client, database, served
+        self._take_in, self._on_another_version, self.basis = take_in, on_another_version, basis
 
     @property
     def has_read(self) -> bool:
         """Has the whole project been read since the start?"""
-        return self._changes_since is not None
+        return self.basis.since is not None
 
     def read_at(self, began: datetime) -> None:
         """The whole project has been read, beginning at that time of Label Studio's clock."""
-        self._changes_since = began - LATE_COMMITS
+        self.basis.since = began - LATE_COMMITS
 
     def read_missed(self, last: datetime, image_key: str, label_config: str) -> None:
         """What people did while no worker ran is taken in before the whole project is read, which may last minutes.
@@ -83,15 +98,15 @@ class Comparing:
             if isinstance(looked, Compared):
                 return looked
             info, theirs, ours = looked
-        if (theirs, ours) == self._unexplained:
+        if (theirs, ours) == self.basis.unexplained:
             return Compared(equal=True)  # read again since, and it is still so: they count something else than we
-        self._unexplained = None
+        self.basis.unexplained = None
         if theirs != ours or info.label_config != label_config:
             log.warning(
                 "project %d: Label Studio counts %s tasks, annotations, skips and we %s; reading it again",
                 self._project, theirs, ours,
             )  # fmt: skip
-            self._unexplained = (theirs, ours) if theirs != ours else None
+            self.basis.unexplained = (theirs, ours) if theirs != ours else None
             return READ_AGAIN
         return Compared(equal=True, info=info)
 
@@ -109,9 +124,9 @@ class Comparing:
             before = before or self._client.project(self._project)
             if not self._read_changes(image_key):
                 return READ_AGAIN
-            ours, version = self._counts(), self._publishing.version
+            ours, version = self._counts(), self._served.version
             info = self._client.project(self._project)
-            if version and version == self._publishing.version and not self._publishing.is_ours(info.model_version):
+            if version and version == self._served.version and not self._served.is_ours(info.model_version):
                 log.warning("project %d: %r is switched on instead of %r", self._project, info.model_version, version)
                 self._on_another_version()
             if _counters(info) == _counters(before):
@@ -130,14 +145,14 @@ class Comparing:
 
     def _read_changes(self, image_key: str) -> bool:
         """Tasks that have changed since the last look, with their annotations; False if the times tell nothing."""
-        if self._changes_since is None:
+        if self.basis.since is None:
             return True
         began = self._client.now()
-        if began < self._changes_since + LATE_COMMITS - CLOCK_SLACK:
+        if began < self.basis.since + LATE_COMMITS - CLOCK_SLACK:
             log.warning("project %d: Label Studio's clock has been set back; reading it again", self._project)
             return False
-        self._read_since(self._changes_since, image_key)
-        self._changes_since = began - LATE_COMMITS
+        self._read_since(self.basis.since, image_key)
+        self.basis.since = began - LATE_COMMITS
         return True
 
     def _read_since(self, moment: datetime, image_key: str) -> None:

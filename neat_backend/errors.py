@@ -17,6 +17,8 @@
     ├── ComputeError           Ray is missing, does not answer, or failed at what it was to compute
     │   └── ShardsLost         a part of the engine is gone: it is to be built again
     ├── LeaseLost              another worker owns the project now: stop at once, write nothing more
+    ├── Disconnected           Label Studio has no connection to this backend for the project (any more)
+    ├── Replaced               another project has the number of the one that is kept here
     └── StoreError             database or data folder unusable
 
 The class says who must act; the message says what happened and what to do about it. Messages
@@ -104,6 +106,14 @@ class ShardsLost(ComputeError):
 
 class LeaseLost(NeatError):
     """Another worker owns the project now: stop at once, write nothing more."""
+
+
+class Disconnected(NeatError):
+    """Label Studio lists no connection to this backend for the project, or has no such project any more."""
+
+
+class Replaced(NeatError):
+    """Label Studio's project of this number is another one than was read: nothing that is kept here holds for it."""
 
 
 class StoreError(NeatError):

@@ -28,25 +28,25 @@ from datetime import datetime, timezone
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from neat_backend import columns, sync
-from neat_backend.comparing import Comparing
+from neat_backend import columns, connection, sync
+from neat_backend.comparing import Basis, Comparing
 from neat_backend.compute import Compute, LocalCompute
 from neat_backend.core import heap
 from neat_backend.core.encoders import Encoder
 from neat_backend.core.neighbors import LargePool
 from neat_backend.engine import Engine
-from neat_backend.errors import BadLabelConfig, DataRefused, LeaseLost, StoreError
+from neat_backend.errors import BadLabelConfig, DataRefused, Disconnected, LeaseLost, Replaced, StoreError
 from neat_backend.insight import Insights
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
-from neat_backend.labelstudio.publisher import Publisher
+from neat_backend.labelstudio.publisher import UNCERTAINTY, Publisher
 from neat_backend.learning import LARGE_POOL, Learning
 from neat_backend.planning import Planning, in_this_order
 from neat_backend.pool_images import PoolImages
 from neat_backend.publishing import Order, Publishing
-from neat_backend.records import Event, Project, Ranked
+from neat_backend.records import Event, MLBackend, Project, Ranked
 from neat_backend.rounds import Rounds
 from neat_backend.settings import Settings
 from neat_backend.showing import ShownOrder, ShownState
@@ -94,6 +94,7 @@ class Effects:
     answered: bool = False  # somebody has labelled, changed or taken back something
     train: bool = False
     sync: bool = False
+    compare: bool = False
 
 
 def _is_no_fault_of_an_event(error: Exception) -> bool:
@@ -107,9 +108,12 @@ class LiveProject:
     def __init__(
         self, project: Project, owner: str, settings: Settings, database: Database,
         encoder: Callable[[], Encoder], connect: Callable[[Project], LabelStudioClient],
-        compute: Callable[[], Compute] = LocalCompute, objects: Objects | None = None,
+        compute: Callable[[], Compute] = LocalCompute, objects: Objects | None = None, basis: Basis | None = None,
     ) -> None:  # fmt: skip
-        """objects: where the arrays are kept beyond the data folder, if anywhere."""
+        """objects: where the arrays are kept beyond the data folder, if anywhere.
+
+        basis: how far this process has read the project before; what has changed since is enough then.
+        """
         self.id = project.id
         self.owner = owner
         self.settings = settings
@@ -120,12 +124,18 @@ class LiveProject:
         self.lock = threading.RLock()
         self.stopping = threading.Event()
         self.loaded = threading.Event()
-        self.last_used = time.monotonic()
+        self.last_used = -math.inf  # time.monotonic()
         self.leased_until = math.inf  # time.monotonic(); beyond it, another worker may be at it
         self._make_encoder, self._connect, self._make_compute = encoder, connect, compute
         self._compute: Compute = LocalCompute()
         self._bulk_wanted = threading.Event()
-        self._sync_wanted = True  # whatever happened while nobody looked
+        self.left: Disconnected | Replaced | None = None  # why Label Studio's project is not ours any more
+        self._connected = False  # nothing is published before Label Studio has said that it is
+        self._calls = 0  # how often Label Studio has called /setup since the start, as far as events tell
+        self._calls_heeded = 0  # so many of them when the connection was last looked at
+        self._basis = basis or Basis()
+        self._sync_wanted = self._basis.since is None  # whatever happened while nobody looked
+        self._compare_wanted = not self._sync_wanted  # now, not only when it is time
         self._missed_wanted = True  # the same, as far as Label Studio's times tell: that is soon read
         self._computed = False  # images have been encoded or classified, which frees much memory
         self._stale = False  # the store may have more than the engine: it failed between the two
@@ -174,7 +184,7 @@ class LiveProject:
         try:
             config = self._parse(project.label_config)
         except BadLabelConfig:  # none yet, or it has been repaired since
-            info = self._client.project(self.id)
+            info, _ = connection.look(self._client, project)
             project = replace(project, label_config=info.label_config, sampling=info.sampling)
             self._update(label_config=info.label_config, sampling=info.sampling, title=info.title)
             config = self._parse(project.label_config)
@@ -202,8 +212,9 @@ class LiveProject:
                 engine, self.lock, self._relabel,
             )  # fmt: skip
             self._comparing = Comparing(
-                self.id, self._client, self.database, self._publishing, self._take_in_changed, self._publish_anew
-            )
+                self.id, self._client, self.database, self._publishing, self._take_in_changed, self._publish_anew,
+                self._basis,
+            )  # fmt: skip
             self._rounds = Rounds(
                 self.id, self.settings, self.database, self.arrays, getattr(self._compute, "address", ""),
                 lambda: self._learning.tested.counts("linear"),
@@ -407,6 +418,7 @@ class LiveProject:
             effects.project, effects.project_event = change.project, event.id
         effects.train |= change.train
         effects.sync |= change.sync
+        effects.compare |= change.compare
 
     def _take_in(self, effects: Effects) -> None:
         """What the store has taken in, for the engine too."""
@@ -417,6 +429,9 @@ class LiveProject:
         self._annotations_wanted |= effects.with_annotations
         if effects.sync:
             self._sync_wanted = True
+        if effects.compare:
+            self._calls += 1
+            self._compare_wanted = True
         with self.lock:
             self._engine.remove_tasks(effects.deleted | effects.image_changed)
             self._shown.moved(effects.deleted | effects.relabelled | effects.image_changed)
@@ -435,7 +450,7 @@ class LiveProject:
             self._applied = max(self._applied, effects.through)
             if effects.answered:
                 self._answered = self._applied
-        if effects.new_images or effects.sync or effects.with_annotations:
+        if effects.new_images or effects.sync or effects.compare or effects.with_annotations:
             self._bulk_wanted.set()
 
     def _news(self, effects: Effects) -> dict[str, str]:
@@ -453,8 +468,13 @@ class LiveProject:
 
     def _follow_project(self, changed: dict[str, str], effects: Effects) -> None:
         """The project's settings came with an event: follow what changed."""
+        assert self._publishing is not None
         if effects.project is not None:
             self._fields_at = max(self._fields_at, effects.project.updated_at)
+            version = effects.project.model_version
+            if version is not None and self._publishing.is_switched_off(version, effects.project_event):
+                log.warning("project %d: the model version was set to %r; publishing anew", self.id, version)
+                self._publish_anew()
         if changed:
             self._fields_event = effects.project_event
         self._title = changed.get("title", self._title)
@@ -538,17 +558,11 @@ class LiveProject:
     def _sync(self) -> None:
         assert self._comparing is not None
         self._state.at(projects.SYNCING)
-        with self.database.read() as conn:
-            project = projects.get(conn, self.id)
-        first = project is not None and project.synced_at is None
-        self._state.notice(sync.ensure_webhook(self.id, self.settings, self._api, self.database))
-        if first and self.settings.configure_project:
-            assert self._tabs is not None
-            sync.configure(self.id, self._api, self.database, self._tabs)
-        last = self._measures.last_reconciled
-        if self._missed_wanted and not first and last is not None:
+        project, backend = self._hold_connection()
+        self._state.notice(connection.ensure_webhook(self.id, backend, self.settings, self._api))
+        if self._missed_wanted and project.compared_at is not None:
             assert self._config is not None
-            self._comparing.read_missed(last, self._config.image_key, self._label_config)
+            self._comparing.read_missed(project.compared_at, self._config.image_key, self._label_config)
         self._missed_wanted = False
         self._sync_wanted = False  # before reading: what asks for it from now on is not overlooked
         began = self._api.now()
@@ -563,10 +577,41 @@ class LiveProject:
             self._use_label_config(self._label_config)
             self._refresh()
         self._comparing.read_at(began)
-        self._update(synced_at=datetime.now(timezone.utc))
-        self._measures.reconciled()
+        now = datetime.now(timezone.utc)
+        self._update(synced_at=now, compared_at=now)
         # Label Studio makes its own webhook after /setup was answered: look again now.
-        self._state.notice(sync.ensure_webhook(self.id, self.settings, self._api, self.database))
+        self._state.notice(connection.ensure_webhook(self.id, backend, self.settings, self._api))
+
+    def _hold_connection(self) -> tuple[Project, MLBackend]:
+        """See that Label Studio still has our project and a connection to us; a new one is configured.
+
+        Raises Disconnected, Replaced, LabelStudioError; LeaseLost where the connection has other extra params than
+        this was made with.
+        """
+        with self.database.read() as conn:
+            project = projects.get(conn, self.id)
+        if project is None:
+            raise LeaseLost(f"project {self.id} is not connected any more")
+        calls = self._calls
+        try:
+            info, backend = connection.look(self._api, project, called=calls > self._calls_heeded)
+        except Disconnected:
+            if calls == self._calls:
+                raise
+            return self._hold_connection()  # Label Studio calls /setup first and then makes the connection
+        self._calls_heeded = calls
+        if backend.extra_params != project.extra_params:
+            self._update(extra_params=dict(backend.extra_params))
+            raise LeaseLost(f"project {self.id}: its connection has other extra params, it is started anew")
+        if backend.key != project.connection:
+            is_new = project.connection is not None or project.synced_at is None
+            if is_new and self.settings.configure_project:
+                assert self._tabs is not None
+                sync.configure(self.id, self._api, self.database, self._tabs)
+                self._sampling = UNCERTAINTY
+            self._update(connection=backend.key, created_at=info.created_at)
+        self._connected = True
+        return project, backend
 
     def _relabel(self, of_tasks: Iterable[int]) -> None:
         assert self._engine is not None
@@ -583,14 +628,20 @@ class LiveProject:
         return bool(missing) and self._rounds.fill(self._engine, self.lock, missing)
 
     def _reconcile_due(self) -> bool:
-        return self.settings.reconcile_seconds > 0 and time.monotonic() >= self._reconcile_at
+        due = self.settings.reconcile_seconds > 0 and time.monotonic() >= self._reconcile_at
+        return due or self._compare_wanted
 
     def _reconcile(self) -> None:
         """Find what no webhook has told, or one that was lost."""
         assert self._comparing is not None
         assert self._config is not None
-        # An error leaves it due: it is made as soon as Label Studio is back.
-        compared = self._comparing.compare(self._config.image_key, self._label_config)
+        self._compare_wanted = False  # before looking: what asks for it from now on is not overlooked
+        try:
+            self._hold_connection()
+            compared = self._comparing.compare(self._config.image_key, self._label_config)
+        except BaseException:
+            self._compare_wanted = True  # it is made as soon as Label Studio is back
+            raise
         if compared.read_again:
             self._sync_wanted = True
         if compared.info is not None and compared.info.sampling != self._sampling:
@@ -599,7 +650,7 @@ class LiveProject:
             self._update(sampling=compared.info.sampling)
         self._reconcile_at = time.monotonic() + self.settings.reconcile_seconds
         if compared.equal:
-            self._measures.reconciled()
+            self._update(compared_at=datetime.now(timezone.utc))
 
     def _publish_anew(self) -> None:
         assert self._publishing is not None
@@ -610,9 +661,7 @@ class LiveProject:
     def _take_in_changed(self, found: sync.Changed) -> None:
         if found:
             self._note_chosen(found.relabelled)
-            self._measures.found(measures.LABELS, len(found.relabelled))
-            self._measures.found(measures.IMAGES, len(found.new_images))
-            self._measures.found(measures.DELETED, len(found.deleted))
+            self.count_found(found)
             effects = Effects(
                 relabelled=found.relabelled | found.new_images, deleted=found.deleted,
                 image_changed=found.image_changed, new_images=bool(found.new_images),
@@ -622,6 +671,12 @@ class LiveProject:
             except BaseException:
                 self._be_stale()  # the store has it, the engine may not
                 raise
+
+    def count_found(self, found: sync.Changed) -> None:
+        """A comparison has found this."""
+        self._measures.found(measures.LABELS, len(found.relabelled))
+        self._measures.found(measures.IMAGES, len(found.new_images))
+        self._measures.found(measures.DELETED, len(found.deleted))
 
     def _name_classes(self) -> None:
         """A strategy may begin with the classes' names, where the encoder reads text."""
@@ -686,6 +741,8 @@ class LiveProject:
         """Make the present order the one that is served and shown; True if nothing is left to do for it."""
         assert self._engine is not None
         assert self._publishing is not None
+        if not self._connected:
+            return False
         with self.lock:
             if self._learning.holds(self._engine):
                 return False
@@ -834,11 +891,22 @@ class LiveProject:
         with self.database.begin() as conn:
             projects.update(conn, self.id, **fields)
 
+    @property
+    def basis(self) -> Basis:
+        """What the next worker's thread to look after the project begins from."""
+        return Basis(None, self._basis.unexplained) if self._sync_wanted or self._stale else self._basis
+
+    def look_again(self) -> None:
+        """Something is gone from Label Studio: perhaps the project itself, or the connection."""
+        self._compare_wanted = True
+        self._bulk_wanted.set()
+
     def is_busy(self) -> bool:
         """Is there anything that would be interrupted by putting the project away?"""
         return (
             not self.loaded.is_set()
             or self._sync_wanted
+            or self._compare_wanted
             or self._state.bulk != projects.READY
             or (self._images is not None and self._images.is_retrying())
             or (self._engine is not None and self._seen[:2] != (self._engine.version, self._applied))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from neat_backend.errors import LabelStudioUnavailable, LeaseLost, NotFoundInLabelStudio
 from neat_backend.labelstudio.publisher import Prediction, Publisher, reasons, score
 from neat_backend.records import Ranked
-from neat_backend.store import projects, revisions
+from neat_backend.store import inbox, projects, revisions
 from neat_backend.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Publishing:
         self._tail_left = 0  # how many more tasks may get a score
         self._lowest = 0.0  # priority that has been written
         self._heeded = False  # the versions that are there already
+        self._switched_event = math.inf  # the inbox's last event when a revision was switched on
         self._version = ""  # the revision that is switched on, "" = none by this process yet
         self._switching = ""  # the one that was switched on last, or whose switch has been asked for
         self._served: list[int] = []  # task ids of the published head, best first
@@ -120,6 +122,15 @@ class Publishing:
         """Whether this process has switched it on, or is about to."""
         return model_version in (self._version, self._switching)
 
+    def is_switched_off(self, model_version: str, event: int) -> bool:
+        """Whether the version that this event tells of shows that somebody has taken ours away.
+
+        Events from before ours was switched on may still be on their way then, and name what was on before.
+        """
+        earlier = revisions.number(model_version)
+        ours = earlier is not None and earlier <= (revisions.number(self._version) or 0)
+        return bool(self._version) and event > self._switched_event and not ours and not self.is_ours(model_version)
+
     @property
     def event(self) -> int:
         """The last event that annotators are served from, as far as `reflects` was told; -1 = none."""
@@ -161,6 +172,7 @@ class Publishing:
             raise
         with self._database.begin() as conn:
             revisions.switched(conn, self.project, version)
+            self._switched_event = inbox.received_through(conn, self.project)
         self._refused, self._left = set(imported.dropped_tasks), set()
         self._served = [ranked.task for ranked in order.head if ranked.task not in self._refused]
         self._served_sampling = order.sampling

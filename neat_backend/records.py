@@ -11,6 +11,7 @@ from typing import Any
 SYNC = "NEAT_SYNC"  # read the whole project from Label Studio
 TRAIN = "START_TRAINING"  # Label Studio's own name for it
 RETRY_IMAGES = "NEAT_RETRY_IMAGES"  # try the failed images again
+COMPARE = "NEAT_COMPARE"  # Label Studio has called /setup: look at the connection, and read what has changed
 
 # Why a task that somebody has answered has no label.
 NOT_IN_CONFIG = "not in config"  # the choice is none of the label config's
@@ -157,6 +158,16 @@ class Round:
 
 
 @dataclass(frozen=True)
+class MLBackend:
+    """A project's connection to an ML backend, as Label Studio lists it; it need not be this backend."""
+
+    id: int
+    url: str
+    extra_params: Mapping[str, Any]
+    key: str  # tells it from every other one, also where ids are used again
+
+
+@dataclass(frozen=True)
 class Project:
     """One connected project, as the store keeps it."""
 
@@ -178,3 +189,6 @@ class Project:
     applied_event: int = 0  # highest inbox id that the engine has taken in
     published_event: int = 0  # highest inbox id that what annotators are served reflects
     synced_at: datetime | None = None
+    compared_at: datetime | None = None  # last found, or made, equal to Label Studio's data
+    created_at: datetime | None = None  # the project, by Label Studio's clock: what tells it from another of its number
+    connection: str | None = ""  # Label Studio's ML backend that is us, "" = none yet; None = of an earlier version

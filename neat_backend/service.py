@@ -11,18 +11,18 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
 
-from neat_backend import explaining, overview
+from neat_backend import connection, explaining, overview
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, StoreError, UnknownProject
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
 from neat_backend.labelstudio.publisher import reasons, result, score
-from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Project, Round
+from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Project, Round
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, measures, projects, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 WAITING = "waiting to be read from Label Studio"
 NO_VERSION = "neat"  # the model version until a revision has been published
 NEGLECT_SECONDS = 30.0  # a worker needs some seconds to start
-SYNC_AGAIN_SECONDS = 600  # Label Studio posts /setup whenever somebody looks at its settings page
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5  # between two looks for a task that is being scored
 
 
@@ -47,7 +46,7 @@ class Service:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
         self.database = database
-        self._intake = Intake(database, self._discover)
+        self._intake = Intake(database)
         self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
 
     # Label Studio's questions and news
@@ -80,26 +79,30 @@ class Service:
 
         with self.database.read() as conn:
             known = projects.get(conn, setup.project)
-        if known is not None and not _needs_sync(known, fields):
-            return known.model_version or NO_VERSION
+        news = known is None or _is_news(known, fields)
         with self.database.begin() as conn:
-            if known is None or known.state == projects.BLOCKED:
+            if known is None or known.state in (projects.BLOCKED, projects.DISCONNECTED):
                 fields |= {"state": projects.CONNECTING, "detail": WAITING}
             project = projects.save_connection(conn, setup.project, **fields)
-            self._file_sync(conn, setup.project)
-        log.info("project %d connected from %s", setup.project, setup.hostname or "Label Studio")
+            # Label Studio also calls whenever somebody opens the Data Manager or the settings page.
+            self._file_once(conn, setup.project, SYNC if news else COMPARE)
+        if news:
+            log.info("project %d connected from %s", setup.project, setup.hostname or "Label Studio")
         return project.model_version or NO_VERSION
 
-    def accept(self, webhook: Webhook) -> int:
-        """File a webhook; returns its event's id once it is durable, 0 for an action of no use here."""
+    def accept(self, webhook: Webhook, backend_url: str = "") -> int:
+        """File a webhook; returns its event's id once it is durable, 0 for an action of no use here.
+
+        backend_url: where it was sent to, by which the worker tells whether an unknown project is connected to us.
+        """
         if not webhook.known:
             log.debug("webhook %s ignored", webhook.action)
             return 0
-        event = self._intake.file(webhook.project, webhook.action, webhook.payload)
+        event = self._intake.file(webhook.project, webhook.action, {**webhook.payload, "backend_url": backend_url})
         log.debug("project %d: event %d, %s", webhook.project, event, webhook.action)
         return event
 
-    def predict(self, request: PredictRequest) -> list[dict[str, Any]]:
+    def predict(self, request: PredictRequest, backend_url: str = "") -> list[dict[str, Any]]:
         """One prediction per task, in order, from the scores at hand.
 
         Tasks that were never heard of are filed, and waited for at most `predict_wait_seconds` in all when
@@ -109,17 +112,13 @@ class Service:
             return []
         number = request.project or _project_of(request.tasks)
         with self.database.read() as conn:
-            known = projects.get(conn, number)
-        if known is None:
-            with self.database.begin() as conn:
-                known = self._discover(conn, number)
-        project = known
+            project = projects.get(conn, number) or Project(number)
         ids = {task["id"] for task in request.tasks if task["id"] is not None}
         ranking = self._ranking(number)
-        filed = self._file_unknown(project, request.tasks, ids - _known(ranking, ids))
+        filed = self._file_unknown(project, request.tasks, ids - _known(ranking, ids), backend_url)
         if filed and project.state == projects.READY:
             ranking = self._wait_for(number, filed, ranking)
-            project = self._project(number)
+            project = self.project(number)
 
         settings = self.settings.for_project(project.extra_params)
         config: label_config.LabelConfig | None = None
@@ -161,12 +160,8 @@ class Service:
 
     def forget(self, project: int) -> None:
         """Forget a project with all that is kept of it; nothing changes in Label Studio. Raises UnknownProject."""
-        with self.database.begin() as conn:
-            _found(conn, project)
-            projects.delete(conn, project)
-        ProjectArrays(self.settings.data_dir, project).drop_all()
-        if self._objects is not None:
-            self._objects.forget(project)
+        self.project(project)
+        connection.forget(self.database, self.settings.data_dir, self._objects, project)
         log.info("project %d forgotten", project)
 
     # what is known
@@ -200,7 +195,7 @@ class Service:
 
         The first ones are the published head, in its order.
         """
-        self._project(project)
+        self.project(project)
         head = self._head(project)
         if head is not None and offset + limit <= len(head.tasks):
             return [asdict(task) for task in head.tasks[offset : offset + limit]]
@@ -237,7 +232,7 @@ class Service:
 
     def map_places(self, project: int) -> bytes | None:
         """The map of the pool, as overview.places gives it. Raises UnknownProject."""
-        self._project(project)
+        self.project(project)
         return overview.places(self._arrays(project))
 
     def map_marks(self, project: int) -> bytes | None:
@@ -255,7 +250,7 @@ class Service:
 
         None while there is none. Raises UnknownProject.
         """
-        self._project(project)
+        self.project(project)
         arrays = self._arrays(project, "images")
         return arrays.one(f"images/{self.settings.image_size}", task) if 0 < task < 2**63 else None
 
@@ -270,11 +265,11 @@ class Service:
 
     def batch_size(self, project: int) -> int:
         """How many labels make a query round of this project. Raises UnknownProject."""
-        return self.settings.for_project(self._project(project).extra_params).batch_size
+        return self.settings.for_project(self.project(project).extra_params).batch_size
 
     def label_studio(self, project: int) -> str:
         """Label Studio's address for a browser, "" = not known: as it calls itself, else as we reach it."""
-        return (self._project(project).label_studio_url or self.settings.label_studio_url).rstrip("/")
+        return (self.project(project).label_studio_url or self.settings.label_studio_url).rstrip("/")
 
     def measured(self, project: int) -> Measured:
         """What its worker has measured."""
@@ -289,23 +284,14 @@ class Service:
             self._objects.fetch(project, *(groups or SMALL))
         return ProjectArrays(self.settings.data_dir, project)
 
-    def _project(self, project: int) -> Project:
+    def project(self, project: int) -> Project:
+        """The project as the store keeps it. Raises UnknownProject."""
         with self.database.read() as conn:
             return _found(conn, project)
 
-    def _discover(self, conn: Connection, project: int) -> Project:
-        """The project; one that /setup never told us of (the answer to it was lost) is read from now on."""
-        known = projects.get(conn, project)
-        if known is not None:
-            return known
-        log.info("project %d: heard of it without /setup; it will be read from Label Studio", project)
-        found = projects.save_connection(conn, project, state=projects.CONNECTING, detail=WAITING)
-        self._file_sync(conn, project)
-        return found
-
-    def _file_sync(self, conn: Connection, project: int) -> None:
-        if not inbox.has_pending(conn, project, SYNC):
-            inbox.append(conn, project, SYNC, _payload(project))
+    def _file_once(self, conn: Connection, project: int, action: str) -> None:
+        if not inbox.has_pending(conn, project, action):
+            inbox.append(conn, project, action, _payload(project))
 
     def _file(self, project: int, action: str) -> int:
         with self.database.begin() as conn:
@@ -322,7 +308,9 @@ class Service:
         arrays = self._arrays(project)
         return snapshots.read_ranking(arrays, head or snapshots.read_head(arrays))
 
-    def _file_unknown(self, project: Project, asked: Sequence[Mapping[str, Any]], unscored: set[int]) -> set[int]:
+    def _file_unknown(
+        self, project: Project, asked: Sequence[Mapping[str, Any]], unscored: set[int], backend_url: str
+    ) -> set[int]:  # fmt: skip
         """File those of the `unscored` tasks that the store doesn't have; returns their ids."""
         if not unscored:
             return set()
@@ -336,7 +324,7 @@ class Service:
             "tasks": [task for task in asked if task["id"] in unknown],
             **_payload(project.id),
         }
-        self.accept(parse_webhook(body))
+        self.accept(parse_webhook(body), backend_url)
         return unknown
 
     def _wait_for(self, project: int, ids: set[int], ranking: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -380,7 +368,7 @@ class Service:
             "published_event": project.published_event,
             "caught_up": project.published_event >= received,
             "synced_at": _json(project.synced_at),
-            "reconciled_at": _json(measures.read(arrays).reconciled_at),
+            "reconciled_at": _json(project.compared_at),
             "rounds": [_round(each) for each in rounds.all(conn, project.id)],
         }
 
@@ -407,13 +395,11 @@ def _predictions(
     return answers
 
 
-def _needs_sync(known: Project, fields: Mapping[str, Any]) -> bool:
-    """Whether a /setup brings something new, or the last reading is long ago."""
-    if known.synced_at is None or known.state == projects.BLOCKED:
+def _is_news(known: Project, fields: Mapping[str, Any]) -> bool:
+    """Whether a /setup of a known project asks for more than a look at what has changed."""
+    if known.synced_at is None or known.state in (projects.BLOCKED, projects.DISCONNECTED):
         return True
-    if any(getattr(known, name) != value for name, value in fields.items()):
-        return True
-    return datetime.now(timezone.utc) - known.synced_at > timedelta(seconds=SYNC_AGAIN_SECONDS)
+    return any(getattr(known, name) != value for name, value in fields.items() if name != "backend_url")
 
 
 def _found(conn: Connection, project: int) -> Project:

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.errors import SettingsError
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import UNCERTAINTY
-from neat_backend.records import Label, Project
+from neat_backend.records import Label
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, tasks, webhook_secret
+from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.database import Database
 
 if TYPE_CHECKING:
@@ -154,63 +153,16 @@ def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioC
             tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
 
 
-def ensure_webhook(project: int, settings: Settings, client: LabelStudioClient, database: Database) -> str:
-    """See to it that Label Studio's webhook for this project exists and carries its secret; "", or why it can't exist.
-
-    Label Studio makes it itself when the backend is connected, but without any header, and not at every address.
-    """
-    with database.read() as conn:
-        known = projects.get(conn, project)
-    if known is not None and known.backend_url:
-        url = known.backend_url.rstrip("/") + "/webhook"
-        result = client.ensure_webhook(project, url, webhook_headers(settings, project))
-        if result == "refused":
-            return no_webhook(url, settings)
-        if result != "present":
-            log.info("project %d: webhook %s", project, result)
-    return ""
-
-
-def no_webhook(url: str, settings: Settings) -> str:
-    """What it means that Label Studio takes no webhook to this URL, and what to do."""
-    seconds = settings.reconcile_seconds
-    late = f"labels arrive up to {seconds:g} s late" if seconds else "labels arrive only with neat-backend sync"
-    return f"no webhook: {late}; use an address with a dot (and no “_”): Label Studio refuses {url}"
-
-
 def configure(project: int, client: LabelStudioClient, database: Database, tabs: Tabs) -> None:
     """Make Label Studio serve our order: uncertainty sampling, and tabs that show what comes next and what to check.
 
-    Once, when the project connects; whoever changes the sampling afterwards is followed, not fought.
+    Once for each connection; whoever changes the sampling afterwards is followed, not fought.
     """
     client.set_sampling(project, UNCERTAINTY)
     with database.begin() as conn:
         projects.update(conn, project, sampling=UNCERTAINTY)
     tabs.make(UNCERTAINTY, ())
     log.info("project %d: sampling is %r, the tabs are there", project, UNCERTAINTY)
-
-
-def credentials(settings: Settings, project: Project) -> tuple[str, str]:
-    """URL and API key of the project's Label Studio. Raises SettingsError when one is missing.
-
-    The key goes nowhere but to the URL that came with it: anybody who reaches /setup can name a server there.
-    """
-    url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
-    if not key:
-        url, key = url or project.label_studio_url, project.access_token
-    if not url or not key:
-        raise SettingsError(
-            "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, and Label Studio's connection did not name"
-            " both either: set them (the key: Account & Settings → Access Token in Label Studio)"
-        )
-    return url, key
-
-
-def webhook_headers(settings: Settings, project: int) -> dict[str, str]:
-    """The headers that Label Studio must send with a project's webhooks: its own secret, if basic auth is on."""
-    if not settings.basic_auth_user:
-        return {}
-    return {"Authorization": f"Bearer {webhook_secret.token(settings.data_dir, project)}"}
 
 
 def resolve_labels(

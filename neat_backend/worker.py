@@ -12,23 +12,25 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 
 from sqlalchemy.exc import DBAPIError
 
-from neat_backend import logs, sync
+from neat_backend import connection, logs
 from neat_backend.compute import Compute, open_compute
 from neat_backend.core import heap
 from neat_backend.core.encoders import Encoder, build_encoder
 from neat_backend.errors import (
     BadLabelConfig,
+    Disconnected,
     EncoderError,
     LabelStudioRefused,
     LabelStudioUnavailable,
     LeaseLost,
     NeatError,
     NotFoundInLabelStudio,
+    Replaced,
     SettingsError,
     ShardsLost,
     StoreError,
@@ -41,6 +43,7 @@ from neat_backend.stopping import Stopping
 from neat_backend.store import inbox, objects, projects, restoring, webhook_secret
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
+from neat_backend.upkeep import Upkeep, leave
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ KEEP_SECONDS = 1.0  # between two looks for array files that are to go to the ob
 POLL_SECONDS = 0.05  # how soon an event is seen
 LOOK_SECONDS = 0.5  # how soon a project is taken up
 STUCK_SECONDS = 60.0  # a project that can't go on for so long may be put away to make room
+REST_SECONDS = 10.0  # a project stays so long after it was needed, and the next one waits no longer for its room
 JOIN_SECONDS = 5.0  # longest wait for a project's threads, with the other projects' leases running
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
 KEEP_EVENTS_SECONDS = 7 * 24 * 3600.0
@@ -84,14 +88,20 @@ class Worker:
         self._live: dict[int, tuple[LiveProject, list[threading.Thread]]] = {}
         self._connections: dict[int, tuple[object, ...]] = {}  # what each of them was started with
         self._visited: set[int] = set()  # projects read at least once since the start
+        self._waits: dict[int, float] = {}  # projects that nobody has made room for, since when
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
         self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
+        self._upkeep = Upkeep(
+            settings, database, lambda: self.owner, LEASE_SECONDS, lambda project: self._connect(project), self._objects
+        )
 
     def run(self, stopping: Stopping) -> None:
         log.info("worker %s started", self.owner)
         pruned_at = 0.0
         threading.Thread(target=self._keep_leases, args=(stopping,), name="leases", daemon=True).start()
+        upkeep = threading.Thread(target=self._keep_up, args=(stopping,), name="upkeep", daemon=True)
+        upkeep.start()
         while not stopping.is_set():
             try:
                 self._take_up()
@@ -102,6 +112,7 @@ class Worker:
                 log.error("the database can't be used, trying again: %s", error)
                 stopping.wait(FIRST_BACKOFF_SECONDS)
             stopping.wait(LOOK_SECONDS)
+        upkeep.join(JOIN_SECONDS)
 
     def stop(self) -> None:
         """Put all projects away and give their leases back."""
@@ -116,25 +127,42 @@ class Worker:
     def _take_up(self) -> None:
         """Make those projects live that have events waiting or have not been read yet."""
         with self.database.read() as conn:
-            waiting = set(inbox.projects_with_work(conn))
+            waiting = set(inbox.projects_with_work(conn)) | self._upkeep.wanted
             known = projects.all(conn)
         connections = {project.id: _connection(project) for project in known}
-        for number, (live, _) in list(self._live.items()):
-            if live.stopping.is_set() or self._connections[number] != connections.get(number):
-                self._put_away(number)  # it lost its lease, or has been connected anew or disconnected
-                self._visited.discard(number)
+        if self._put_away_lost(connections):
+            return  # what was read above is not so any more: in a moment
         for project in sorted(known, key=lambda p: p.id not in waiting):
+            if project.state == projects.DISCONNECTED:
+                continue  # see upkeep.py
             if project.id in self._live or (project.id in self._visited and project.id not in waiting):
                 continue
-            if len(self._live) >= self.settings.max_live_projects and not self._make_room():
+            waited = time.monotonic() - self._waits.setdefault(project.id, time.monotonic())
+            if len(self._live) >= self.settings.max_live_projects and not self._make_room(waited):
                 return
+            self._waits.pop(project.id)
             asked_at = time.monotonic()
             if self._lease(project.id):
                 self._start(project, asked_at + LEASE_SECONDS)
 
-    def _make_room(self) -> bool:
-        """Put away the project that nobody has needed for longest, if one is at rest."""
-        resting = [live for live, _ in self._live.values() if not live.is_busy()]
+    def _put_away_lost(self, connections: Mapping[int, tuple[object, ...]]) -> bool:
+        """Put away those that lost their lease, or have been connected anew or disconnected; True if there were any."""
+        lost = False
+        for number, (live, _) in list(self._live.items()):
+            anew = self._connections[number] != connections.get(number)
+            if live.stopping.is_set() or anew:
+                self._put_away(number, anew)
+                self._visited.discard(number)
+                lost = True
+        return lost
+
+    def _make_room(self, waited_seconds: float) -> bool:
+        """Put away the project that nobody has needed for longest, if one is at rest.
+
+        One that was needed just now is likely to be needed again: it stays for REST_SECONDS. Nobody waits longer.
+        """
+        needed_before = time.monotonic() - (0 if waited_seconds >= REST_SECONDS else REST_SECONDS)
+        resting = [live for live, _ in self._live.values() if not live.is_busy() and live.last_used <= needed_before]
         if not resting:
             resting = [live for live, _ in self._live.values() if live.stuck_seconds() > STUCK_SECONDS]
             self._visited -= {live.id for live in resting}  # they get another turn
@@ -166,17 +194,28 @@ class Worker:
 
     def _renew(self) -> None:
         live = {number: live for number, (live, _) in list(self._live.items()) if not live.stopping.is_set()}
-        if not live:
+        held = {*live, *self._upkeep.held}
+        if not held:
             return
         asked_at = time.monotonic()
         with self.database.begin() as conn:
-            kept = projects.keep_leases(conn, live, self.owner, LEASE_SECONDS)
+            kept = projects.keep_leases(conn, held, self.owner, LEASE_SECONDS)
         for number, each in live.items():
             if number in kept:
                 each.leased_until = asked_at + LEASE_SECONDS
             elif not each.stopping.is_set():
                 log.warning("project %d: another worker has taken it over", number)
                 each.stopping.set()  # the main loop puts it away
+
+    def _keep_up(self, stopping: threading.Event) -> None:
+        """See to the projects that are not live, in a thread of its own: Label Studio may be slow to answer."""
+        while not stopping.wait(LOOK_SECONDS):
+            try:
+                self._upkeep.step()
+            except (DBAPIError, StoreError) as error:
+                log.error("projects that were put away can't be kept up, trying again: %s", error)
+            except Exception:  # a fault of ours must not end the thread
+                log.exception("projects that were put away can't be kept up, trying again")
 
     def _prune(self) -> None:
         before = datetime.now(timezone.utc) - timedelta(seconds=KEEP_EVENTS_SECONDS)
@@ -188,6 +227,9 @@ class Worker:
     # their threads
 
     def _start(self, project: Project, leased_until: float) -> None:
+        may, resting = self._upkeep.take_up(project.id)
+        if not may:
+            return  # it is being compared: in a moment
         try:
             settings = self.settings.for_project(project.extra_params)
         except SettingsError as error:  # checked when they were sent, so they come from another version
@@ -195,8 +237,10 @@ class Worker:
             settings = self.settings
         live = LiveProject(
             project, self.owner, settings, self.database, self._shared_encoder, self._connect, self._shared_compute,
-            self._objects,
+            self._objects, resting.basis if resting else None,
         )  # fmt: skip
+        for found in resting.found if resting else ():
+            live.count_found(found)
         live.leased_until = leased_until
         self._visited.add(project.id)
         steps: list[tuple[str, Callable[[], bool], Callable[[], None]]] = [
@@ -224,7 +268,8 @@ class Worker:
         for thread in (loader, *threads):
             thread.start()
 
-    def _put_away(self, number: int) -> None:
+    def _put_away(self, number: int, anew: bool = False) -> None:
+        """anew: what was read counts for nothing."""
         live, threads = self._live.pop(number)
         del self._connections[number]
         live.stop()
@@ -232,10 +277,14 @@ class Worker:
         for thread in threads:
             thread.join(timeout=max(0.0, deadline - time.monotonic()))
         live.stop()  # again, for a training that was begun just then
+        if live.left is None and not anew:
+            self._upkeep.put_away(number, live.basis)
         try:
+            if live.left is not None:
+                leave(live.left, number, self.settings.data_dir, live.database, self._objects)
             with self.database.begin() as conn:
                 projects.release_lease(conn, number, self.owner)
-        except (DBAPIError, StoreError) as error:
+        except (DBAPIError, LeaseLost, StoreError) as error:
             log.warning("project %d: its lease runs out by itself: %s", number, error)
 
     def _shared_encoder(self) -> Encoder:
@@ -255,8 +304,7 @@ class Worker:
             return open_compute(s.compute, s.ray_address, s.shards, s.device)
 
     def _connect(self, project: Project) -> LabelStudioClient:
-        url, key = sync.credentials(self.settings, project)
-        return LabelStudioClient(url, key, self.settings.request_timeout_seconds, self.settings.image_hosts)
+        return connection.connect(self.settings, project)
 
 
 def _connection(project: Project) -> tuple[object, ...]:
@@ -295,11 +343,16 @@ def _repeat(
             log.warning("%s", error)
             live.stop()
             return
+        except (Disconnected, Replaced) as error:
+            live.left = error
+            live.stop()
+            return
         except LabelStudioUnavailable as error:
             problem, wait = (projects.AWAY, str(error)), error.retry_after_seconds or backoff
         except (LabelStudioRefused, BadLabelConfig, SettingsError, EncoderError) as error:
             problem, wait = (projects.BLOCKED, str(error)), backoff
         except NotFoundInLabelStudio as error:
+            live.look_again()  # the project itself may be gone
             problem, wait = (projects.BLOCKED, f"{error} (deleted, or not visible to the API key's user)"), backoff
         except NeatError as error:
             problem, wait = (projects.BLOCKED, str(error)), backoff

@@ -7,7 +7,7 @@ down, to refuse, to hold calls up, to drop predictions; it notes every call.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -27,7 +27,7 @@ from neat_backend.errors import (
 from neat_backend.labelstudio.client import ProjectInfo
 from neat_backend.labelstudio.events import annotation_from_json, task_from_json
 from neat_backend.labelstudio.label_config import parse
-from neat_backend.records import Annotation, Task
+from neat_backend.records import Annotation, MLBackend, Task
 
 Json = dict[str, Any]
 
@@ -40,6 +40,7 @@ def label_config(*choices: str, control: str = "class") -> str:
 
 
 CONFIG = label_config("dog", "cat", "invalid")
+BACKEND_URL = "http://neat.internal:9090"  # that projects are connected to
 WITHOUT_INVALID = label_config("dog", "cat")
 NOTHING_TO_CHOOSE = '<View><Image name="image" value="$image"/></View>'
 
@@ -67,6 +68,9 @@ class FakeProject:
     predictions: dict[str, dict[int, list[Json]]] = field(default_factory=dict)  # version → task → its predictions
     views: dict[int, Json] = field(default_factory=dict)  # the Data Manager's tabs
     webhooks: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    ml_backends: list[MLBackend] = field(default_factory=list)
+    created_at: str = ""
+    show_predictions: bool = True
 
 
 class FakeLabelStudio:
@@ -87,8 +91,23 @@ class FakeLabelStudio:
     # what people do there
 
     def add_project(self, number: int = 7, config: str = CONFIG) -> FakeProject:
-        self.projects[number] = FakeProject(number, config, updated_at=self._time())
+        """With a connection to BACKEND_URL."""
+        moment = self._time()
+        self.projects[number] = FakeProject(number, config, updated_at=moment, created_at=moment)
+        self.connect(number)
         return self.projects[number]
+
+    def connect(self, project: int, url: str = BACKEND_URL, **extra_params: Any) -> MLBackend:
+        """Add an ML backend. Ids are used again, as Label Studio's on SQLite are."""
+        there = self.projects[project]
+        number = max((each.id for p in self.projects.values() for each in p.ml_backends), default=0) + 1
+        made = MLBackend(number, url, extra_params, f"{number} {self._time()}")
+        there.ml_backends.append(made)
+        return made
+
+    def disconnect(self, project: int) -> None:
+        """Delete its ML backends; their webhooks stay."""
+        self.projects[project].ml_backends.clear()
 
     def import_tasks(self, project: int, count: int, annotated: Sequence[str] = ()) -> Json:
         """`annotated`: the choices that the first tasks come with, for which there is no event of their own."""
@@ -170,10 +189,13 @@ class FakeLabelStudio:
         there.tasks[task] |= {"data": {"image": ref}, "updated_at": self._time()}
         return self._event("TASKS_UPDATED", there, tasks=[dict(there.tasks[task])])
 
-    def change_project(self, project: int, **fields: str) -> Json:
+    def change_project(self, project: int, **fields: str | bool) -> Json:
+        """Somebody saves it. Predictions that are hidden from annotators lose their version at each save."""
         there = self.projects[project]
         for name, value in {**fields, "updated_at": self._time()}.items():
             setattr(there, name, value)
+        if not there.show_predictions:
+            there.model_version = ""
         return self._event("PROJECT_UPDATED", there)
 
     def press_train(self, project: int) -> Json:
@@ -209,7 +231,14 @@ class FakeLabelStudio:
             task_count=len(there.tasks),
             annotation_count=len(there.annotations) - skips,
             skipped_count=skips,
+            created_at=datetime.fromisoformat(there.created_at),
         )
+
+    def close(self) -> None:
+        """There is no connection to close."""
+
+    def ml_backends(self, project: int) -> list[MLBackend]:
+        return list(self._call("ml_backends", project).ml_backends)
 
     def tasks(self, project: int, image_key: str, page_size: int = 3) -> Iterator[list[Task]]:
         last = 0
@@ -328,6 +357,13 @@ class FakeLabelStudio:
             return "refused"
         was, there.webhooks[url] = there.webhooks.get(url), headers
         return "created" if was is None else "present" if was == headers else "repaired"
+
+    def delete_webhooks(self, project: int, urls: Collection[str]) -> int:
+        there = self._call("delete_webhooks", project)
+        gone = [url for url in there.webhooks if url in urls]
+        for url in gone:
+            del there.webhooks[url]
+        return len(gone)
 
     def fetch_bytes(self, path_or_url: str, limit_bytes: int, timeout_seconds: float | None = None) -> bytes:
         self.calls.append(("fetch_bytes", 0, path_or_url))

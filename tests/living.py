@@ -24,7 +24,7 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
 from neat_backend.training import TrainingJob, TrainingResult
-from tests.fake_label_studio import FakeLabelStudio
+from tests.fake_label_studio import BACKEND_URL, FakeLabelStudio
 
 PROJECT = 7
 
@@ -135,10 +135,7 @@ class Backend:
         with self.database.begin() as conn:
             for number in numbers:
                 projects.save_connection(
-                    conn,
-                    number,
-                    label_config=server.projects[number].label_config,
-                    backend_url="http://neat.internal:9090",
+                    conn, number, label_config=server.projects[number].label_config, backend_url=BACKEND_URL
                 )
 
     def deliver(self, body: dict[str, Any]) -> int:

@@ -15,16 +15,17 @@ from tests.waiting import HANGS
 ROOT = Path(__file__).parents[1]
 PACKAGE = "neat_backend"
 
-GROUND = {"records", "errors", "settings", "ports", "logs", "stopping"}
+GROUND = {"records", "errors", "settings", "ports", "logs", "stopping", "backoff"}
 WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning", "insight"}
-WORKER |= {"learning", "tabs", "columns", "showing", "pool_images", "comparing"}
-LIGHT = {"web", "service", "explaining", "overview"}  # what the web process is made of
+WORKER |= {"learning", "tabs", "columns", "showing", "pool_images", "comparing", "upkeep"}
+LIGHT = {"web", "service", "connection", "explaining", "overview"}  # what the web process is made of
 
 # Room → the rooms that it may import, itself apart.
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
     "ports": {"errors"},
+    "backoff": set(),
     "progress": set(),
     "stopping": set(),
     "logs": set(),
@@ -37,19 +38,22 @@ ALLOWED: dict[str, set[str]] = {
     "experiments": {"core", "engine", "records", "strategies", "errors", "settings"},
     "engine": {"core", "strategies", "errors", "records"},
     **{
-        room: GROUND | {"core", "labelstudio", "store", "engine", "strategies", "compute"} | (WORKER - {"worker"})
+        room: GROUND
+        | {"connection", "core", "labelstudio", "store", "engine", "strategies", "compute"}
+        | (WORKER - {"worker"})
         for room in WORKER
     },
     "embedding": GROUND | {"core", "store"},
     "compute": {"core", "engine", "errors", "records", "strategies", "embedding", "store"},
     "explaining": GROUND | {"core", "labelstudio", "store"},
     "overview": GROUND | {"store"},
-    "service": GROUND | {"explaining", "overview", "labelstudio", "store"},
+    "connection": GROUND | {"labelstudio", "store"},
+    "service": GROUND | {"connection", "explaining", "overview", "labelstudio", "store"},
     "web": GROUND | {"exposure", "service", "overview", "labelstudio", "store", "exports"},
     "backup": GROUND | {"store"},
     "serve": GROUND | {"exposure", "store"},  # starts the web and the worker as processes, by their names
-    "doctor": GROUND | {"core", "labelstudio", "store", "sync"},
-    "exports": GROUND | {"core", "labelstudio", "store", "sync"},
+    "doctor": GROUND | {"connection", "core", "labelstudio", "store", "sync"},
+    "exports": GROUND | {"connection", "core", "labelstudio", "store"},
     "demo": GROUND | {"progress"},  # drives Label Studio and the backend from outside
     "bench": GROUND
     | {
@@ -69,7 +73,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli": GROUND
     | {"progress"}
-    | {"backup", "service", "store", "serve", "worker", "demo", "bench", "experiments", "doctor", "exports"},
+    | {"backup", "connection", "service", "store", "serve", "worker", "demo", "bench", "experiments", "doctor"}
+    | {"exports"},
     "reference": GROUND | {"cli", "service", "store", "web"},  # reads them all to describe them
     "model": GROUND | {"service", "labelstudio", "store"},
     "_wsgi": GROUND | {"cli", "serve", "web"},

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from neat_backend import connection, showing
 from neat_backend import live as live_module
-from neat_backend import showing, sync
 from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, LeaseLost, StoreError
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.events import PredictRequest
@@ -31,6 +31,7 @@ from neat_backend.records import RETRY_IMAGES, SYNC, Label
 from neat_backend.service import Service
 from neat_backend.store import inbox, projects, snapshots, tasks
 from tests.fake_label_studio import (
+    BACKEND_URL,
     CONFIG,
     NOTHING_TO_CHOOSE,
     WITHOUT_INVALID,
@@ -493,7 +494,8 @@ def test_changes_are_not_read_by_a_label_config_that_is_not_the_projects_any_mor
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
     """Its images may have another key: every task that has changed would seem to have lost its own."""
-    live._measures.reconciled()
+    with backend.database.begin() as conn:
+        projects.update(conn, PROJECT, compared_at=datetime.now(timezone.utc))
     live._measures.save()
     live.stop()
     server.change_project(PROJECT, label_config=label_config("dog", "bird"))
@@ -815,6 +817,36 @@ def test_sampling_is_set_at_the_first_connection_and_followed_from_then_on(
     head = server.called("import_predictions")[-1][2]
     written = server.projects[PROJECT].predictions[server.projects[PROJECT].model_version]
     assert [written[t][0]["score"] for t in head] == sorted((written[t][0]["score"] for t in head), reverse=True)
+
+
+@pytest.mark.parametrize("save", [{"show_predictions": False}, {"model_version": ""}, {"model_version": "another"}])
+def test_a_save_that_takes_our_version_away_is_answered_at_once(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, save: dict[str, Any]
+) -> None:
+    served = server.served(PROJECT)
+    server.calls.clear()
+    backend.deliver(server.change_project(PROJECT, **save))
+    settle(live)
+    assert server.projects[PROJECT].model_version == "neat-r000002"
+    assert server.served(PROJECT) == served
+    assert server.called("project") == [], "no comparison was needed"
+
+
+def test_events_from_before_a_version_was_switched_on_do_not_count(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    late = server.change_project(PROJECT, title="zoo")
+    backend.deliver(server.annotate(server.served(PROJECT)[0], "dog"))
+    settle(live)
+    live._publish_anew()
+    settle(live)
+    published = len(server.called("import_predictions"))
+    assert late["project"]["model_version"] < server.projects[PROJECT].model_version
+    backend.deliver(late)
+    del late["project"]["model_version"]  # a body that does not tell
+    backend.deliver(late)
+    settle(live)
+    assert len(server.called("import_predictions")) == published
 
 
 def test_a_project_that_is_not_to_be_configured_is_left_as_it_is(server: FakeLabelStudio, tmp_path: Path) -> None:
@@ -1362,8 +1394,14 @@ def test_a_webhook_that_label_studio_refuses_is_said_until_there_is_an_address_t
     server: FakeLabelStudio, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = Backend(tmp_path, server, reconcile_seconds=60)
-    with backend.database.begin() as conn:
-        projects.update(conn, PROJECT, backend_url="http://neat-backend:9090")
+
+    def connect_at(url: str) -> None:
+        server.disconnect(PROJECT)
+        server.connect(PROJECT, url)
+        with backend.database.begin() as conn:
+            projects.update(conn, PROJECT, backend_url=url)
+
+    connect_at("http://neat-backend:9090")
     server.import_tasks(PROJECT, 3)
     live = backend.live()
     settle(live)
@@ -1376,8 +1414,7 @@ def test_a_webhook_that_label_studio_refuses_is_said_until_there_is_an_address_t
     assert backend.project().detail == "no answer"
     live.solved("publish")
     assert backend.project().detail == project.detail
-    with backend.database.begin() as conn:
-        projects.update(conn, PROJECT, backend_url="http://neat-backend.internal:9090")
+    connect_at("http://neat-backend.internal:9090")
     backend.file(SYNC)
     settle(live)
     assert (backend.project().state, backend.project().detail) == (projects.READY, "")
@@ -1399,8 +1436,8 @@ def test_the_worst_problem_is_the_one_that_is_shown(backend: Backend, live: Live
 def test_a_webhook_carries_a_secret_of_its_own(server: FakeLabelStudio, tmp_path: Path) -> None:
     backend = Backend(tmp_path, server, basic_auth_user="neat", basic_auth_pass="secret")
     take_in(backend.live())
-    headers = sync.webhook_headers(backend.settings, PROJECT)
-    assert server.projects[PROJECT].webhooks == {"http://neat.internal:9090/webhook": headers}
+    headers = connection.webhook_headers(backend.settings, PROJECT)
+    assert server.projects[PROJECT].webhooks == {f"{BACKEND_URL}/webhook": headers}
     assert headers["Authorization"].startswith(f"Bearer {PROJECT}.")
     backend.close()
 

@@ -15,7 +15,7 @@ import pytest
 from neat_backend import service as service_module
 from neat_backend.errors import BadLabelConfig, BadRequest, UnknownProject
 from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_webhook
-from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Event, Task
+from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Event, Task
 from neat_backend.service import Service
 from neat_backend.store import database, inbox, projects, tasks
 from neat_backend.store.arrays import ProjectArrays
@@ -93,12 +93,13 @@ class TestConnect:
         make_ready(service.database)
         assert connect(service) == "neat-r000003"
 
-    def test_looking_at_the_settings_page_reads_nothing_again(self, service: Service) -> None:
+    def test_looking_at_the_data_manager_asks_for_what_has_changed_and_no_more(self, service: Service) -> None:
         connect(service)
         apply_all(service)
-        make_ready(service.database)
+        make_ready(service.database, synced_at=datetime.now(timezone.utc) - timedelta(hours=1))
         connect(service)
-        assert actions(service) == []
+        connect(service)  # while the first question waits
+        assert actions(service) == [COMPARE]
 
     @pytest.mark.parametrize(
         "changed",
@@ -112,12 +113,13 @@ class TestConnect:
         assert actions(service) == [SYNC]
         assert service.status(7)["state"] == projects.READY  # labelling goes on meanwhile
 
-    def test_an_old_reading_is_repeated(self, service: Service) -> None:
+    def test_a_disconnected_project_is_read_when_it_is_connected_again(self, service: Service) -> None:
         connect(service)
         apply_all(service)
-        make_ready(service.database, synced_at=datetime.now(timezone.utc) - timedelta(hours=1))
+        make_ready(service.database, state=projects.DISCONNECTED)
         connect(service)
         assert actions(service) == [SYNC]
+        assert service.status(7)["state"] == projects.CONNECTING
 
     def test_a_bad_label_config_blocks_the_project_and_says_why(self, service: Service) -> None:
         with pytest.raises(BadLabelConfig, match="Choices") as error:
@@ -189,11 +191,13 @@ class TestAccept:
         assert event.payload["annotation"]["result"][0]["value"]["choices"] == ["dog"]
 
     @pytest.mark.parametrize("body", [tasks_created(1, 2), {"action": TRAIN, "project": project_body()}])
-    def test_a_project_whose_setup_was_lost_is_read(self, service: Service, body: dict[str, object]) -> None:
-        service.accept(parse_webhook(body))
-        service.accept(parse_webhook(body))
-        assert actions(service) == [SYNC, body["action"], body["action"]]
-        assert service.status(7)["state"] == projects.CONNECTING
+    def test_what_comes_for_a_project_that_is_not_known_is_kept_for_the_worker_to_ask(
+        self, service: Service, body: dict[str, object]
+    ) -> None:
+        service.accept(parse_webhook(body), URL)
+        (event,) = events(service)
+        assert (event.action, event.payload["backend_url"]) == (body["action"], URL)
+        assert service.projects() == []
 
     def test_an_action_of_no_use_is_ignored(self, service: Service) -> None:
         assert service.accept(parse_webhook({"action": "LABEL_LINK_CREATED", "label_link": {}})) == 0
@@ -297,10 +301,11 @@ class TestPredict:
     def test_a_task_without_id_gets_a_neutral_answer(self, service: Service) -> None:
         assert predict(service, None) == [{"result": [], "score": 1.0, "model_version": "neat-r000003"}]
 
-    def test_a_project_never_heard_of_is_read(self, service: Service) -> None:
+    def test_a_project_never_heard_of_is_left_to_the_worker(self, service: Service) -> None:
         body = predict_body(1, project=8)
-        assert service.predict(parse_predict(body)) == [{"result": [], "score": 0.0, "model_version": "neat"}]
-        assert actions(service, 8) == [SYNC]  # it finds the task too
+        assert service.predict(parse_predict(body), URL) == [{"result": [], "score": 0.0, "model_version": "neat"}]
+        (event,) = events(service, 8)
+        assert (event.action, event.payload["backend_url"]) == ("TASKS_CREATED", URL)
 
     def test_the_project_may_be_named_by_the_task_alone(self, service: Service) -> None:
         request = dataclasses.replace(parse_predict(predict_body(5)), project=0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from neat_backend import sync
+from neat_backend import connection, sync
 from neat_backend.errors import BadLabelConfig, LabelStudioUnavailable
 from neat_backend.labelstudio.tabs import CHECK, NEXT
 from neat_backend.records import Label
@@ -145,10 +145,13 @@ def test_a_change_of_settings_that_overtakes_the_reading_stays(
 ) -> None:
     live = backend.live(PROJECT)
     original = server.project
+    calls: list[int] = []
 
     def project(number: int) -> Any:
         info = original(number)
-        monkeypatch.setattr(server, "project", original)
+        calls.append(number)
+        if len(calls) != 2:  # the first one is the look at the connection
+            return info
         backend.deliver(server.change_project(PROJECT, label_config=CONFIG.replace("cat", "owl"), sampling="Random"))
         live.apply_step()
         return info
@@ -182,15 +185,17 @@ def test_the_tab_shows_the_lowest_score_on_top(server: FakeLabelStudio, backend:
 
 def test_headers_for_the_webhook_are_sent_only_with_basic_auth(tmp_path: Path, server: FakeLabelStudio) -> None:
     plain = Backend(tmp_path / "a", server, numbers=(PROJECT,))
-    assert sync.webhook_headers(plain.settings, PROJECT) == {}
+    assert connection.webhook_headers(plain.settings, PROJECT) == {}
     guarded = Backend(tmp_path / "b", server, numbers=(PROJECT,), basic_auth_user="a", basic_auth_pass="b")
-    (secret,) = sync.webhook_headers(guarded.settings, PROJECT).values()
+    (secret,) = connection.webhook_headers(guarded.settings, PROJECT).values()
     assert secret.startswith(f"Bearer {PROJECT}.")
-    assert secret not in sync.webhook_headers(guarded.settings, PROJECT + 1).values()
+    assert secret not in connection.webhook_headers(guarded.settings, PROJECT + 1).values()
     assert "YTpi" not in secret  # base64 of a:b, the user name and password themselves
+    (backend,) = server.ml_backends(PROJECT)
     for each in (plain, guarded):
-        sync.ensure_webhook(PROJECT, each.settings, server, each.database)  # type: ignore[arg-type]
-        assert list(server.projects[PROJECT].webhooks.values())[-1] == sync.webhook_headers(each.settings, PROJECT)
+        connection.ensure_webhook(PROJECT, backend, each.settings, server)  # type: ignore[arg-type]
+        (headers,) = server.projects[PROJECT].webhooks.values()
+        assert headers == connection.webhook_headers(each.settings, PROJECT)
         each.close()
 
 

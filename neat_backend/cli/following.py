@@ -57,7 +57,7 @@ def _watch(asked: Service, project: int, done: Callable[[Status], bool]) -> Stat
                 if done(now):
                     progress.show("done", now["tasks"]["ready"], now["tasks"]["ready"])
                     return now
-                if now["state"] == "blocked":
+                if now["state"] in ("blocked", "disconnected"):
                     raise NeatError(now["detail"])
                 _show(asked, project, now, progress)
                 time.sleep(LOOK_SECONDS)

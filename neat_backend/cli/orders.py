@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from neat_backend.cli import following, shared
 from neat_backend.cli.following import Follow
 from neat_backend.cli.shared import Json, ProjectId
+from neat_backend.errors import NeatError
+
+if TYPE_CHECKING:
+    from neat_backend.records import Project
+    from neat_backend.service import Service
 
 commands = typer.Typer()
 
@@ -68,11 +76,30 @@ def retry_events(project: ProjectId, as_json: Json = False) -> None:
 
 @commands.command()
 def forget(project: ProjectId, as_json: Json = False) -> None:
-    """Forget a project that is no longer connected, with its features and models.
+    """Forget a project that is no longer connected, with its features and models, and delete its webhook.
 
-    Nothing changes in Label Studio; while its webhook or connection is there, the project comes back.
+    While Label Studio has a connection to this backend, the project comes back: delete the connection first.
 
     Example: neat-backend forget 3
     """
-    shared.service().forget(project)
-    shared.show({"project": project, "forgotten": True}, as_json, f"project {project} is forgotten")
+    asked = shared.service()
+    before = asked.project(project)
+    asked.forget(project)
+    words = f"project {project} is forgotten"
+    told: dict[str, Any] = {"project": project, "forgotten": True}
+    try:
+        told["webhooks_deleted"], told["still_connected"] = _leave(asked, before)
+    except NeatError as error:
+        told["error"] = str(error)
+        words += f"; its webhook may still be in Label Studio, delete it in Settings → Webhooks ({error})"
+    if told.get("still_connected"):
+        words += "; Label Studio still has the connection: delete it in Settings → Model, or the project comes back"
+    shared.show(told, as_json, words)
+
+
+def _leave(asked: Service, project: Project) -> tuple[int, bool]:
+    """Delete the project's webhooks to us; how many, and whether Label Studio still has the connection."""
+    from neat_backend import connection
+
+    with closing(connection.connect(asked.settings, project)) as client:
+        return connection.remove_webhook(project, client)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from neat_backend import sync
+from neat_backend import connection, sync
 from neat_backend.core.labels import LabelBook
 from neat_backend.doctor.findings import FAILED, WARNING, Complaint, Examination
-from neat_backend.errors import LabelStudioRefused
+from neat_backend.errors import Disconnected, LabelStudioRefused, Replaced
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.images import ImageFetcher
 from neat_backend.labelstudio.inspection import Hook, Inspector, is_private, kind_of_key, takes_webhooks
@@ -70,7 +70,7 @@ class _Project:
             self._client.close()
 
     def token(self) -> str:
-        url, key = sync.credentials(self.settings, self.project)
+        url, key = connection.credentials(self.settings, self.project)
         kind = kind_of_key(key)
         try:
             self._client = Inspector(url, key, self.settings.request_timeout_seconds, self.settings.image_hosts)
@@ -87,20 +87,21 @@ class _Project:
         return "may edit the project"
 
     def webhook(self) -> str:
-        url = self.project.backend_url.rstrip("/") + "/webhook"
+        try:
+            _, backend = connection.look(self.client, self.project)
+        except (Disconnected, Replaced) as error:
+            raise Complaint(str(error), "connect the backend in the project's settings, under Model") from None
+        url = connection.webhook_url(backend.url)
         hooks = {hook.url.rstrip("/"): hook for hook in self.client.hooks(self.project.id)}
-        backends = self.client.backends(self.project.id)
-        if url not in hooks and len(backends) == 1:  # we may be known under another name there
-            url = backends[0].rstrip("/") + "/webhook"
         mend = f"neat-backend sync {self.project.id}, which makes and mends it (or connect the backend again)"
         hook = self._hook = hooks.get(url)
         if hook is None and not takes_webhooks(url):
-            raise Complaint(sync.no_webhook(url, self.settings), WITH_A_DOT)
+            raise Complaint(connection.no_webhook(url, self.settings), WITH_A_DOT)
         if hook is None:
             raise Complaint(f"the project has no webhook to {url}", mend)
         if not hook.active:
             raise Complaint(f"the webhook to {url} is off, or does not send everything", mend)
-        wanted = sync.webhook_headers(self.settings, self.project.id)
+        wanted = connection.webhook_headers(self.settings, self.project.id)
         if any(hook.headers.get(name) != value for name, value in wanted.items()):
             raise Complaint(f"the webhook to {url} does not carry the secret that this backend gave it", mend)
         return f"{url}, {'with its secret' if wanted else 'no credentials needed'}"
@@ -226,10 +227,10 @@ class _Project:
         with self.database.read() as conn:
             project = projects.get(conn, self.project.id) or self.project
         said = f"{project.state}: {project.detail}".rstrip(": ")
-        if project.state in (projects.BLOCKED, projects.AWAY):
+        if project.state in (projects.BLOCKED, projects.AWAY, projects.DISCONNECTED):
             raise Complaint(
                 said,
                 "do what it says; it goes on by itself then",
-                FAILED if project.state == projects.BLOCKED else WARNING,
+                WARNING if project.state == projects.AWAY else FAILED,
             )
         return said

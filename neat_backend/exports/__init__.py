@@ -132,17 +132,14 @@ def stream(
 
 def from_label_studio(settings: Settings, database: Database, project: int) -> Fetch:
     """Images as Label Studio serves them, with the backend's own rights."""
-    from neat_backend import sync
-    from neat_backend.labelstudio.client import LabelStudioClient  # brings the SDK: only where images are wanted
+    from neat_backend import connection
     from neat_backend.labelstudio.images import ImageFetcher
 
     with database.read() as conn:
         found = projects.get(conn, project)
     assert found is not None
-    url, key = sync.credentials(settings, found)
-    client = LabelStudioClient(url, key, settings.request_timeout_seconds, settings.image_hosts)
-    timeout = settings.request_timeout_seconds
-    return ImageFetcher(client, settings.max_image_bytes, settings.max_image_pixels, timeout).fetch
+    client, limits = connection.connect(settings, found), (settings.max_image_bytes, settings.max_image_pixels)
+    return ImageFetcher(client, *limits, settings.request_timeout_seconds).fetch
 
 
 def features_file(target: Path, features: str) -> Path:

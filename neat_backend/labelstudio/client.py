@@ -17,7 +17,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -39,9 +39,9 @@ from neat_backend.errors import (
     PredictionsRejected,
 )
 from neat_backend.labelstudio.deadlines import TIMEOUTS, make_timely, within
-from neat_backend.labelstudio.events import annotation_from_json, task_from_json
+from neat_backend.labelstudio.events import annotation_from_json, extra_params, task_from_json, timestamp
 from neat_backend.labelstudio.image_hosts import ImageHosts, ImageTransport, is_file, shown
-from neat_backend.records import Annotation, Task
+from neat_backend.records import Annotation, MLBackend, Task
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,7 +55,8 @@ _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations"
 _ANNOTATION_FIELDS = "id,annotations,task,completed_by,result,was_cancelled,ground_truth,created_at,updated_at"
 _CHANGED_FIELDS = ",".join(dict.fromkeys(f"{_TASK_FIELDS},{_ANNOTATION_FIELDS}".split(",")))
 _PROJECT_FIELDS = (
-    "id,title,label_config,sampling,model_version,task_number,total_annotations_number,skipped_annotations_number"
+    "id,title,label_config,sampling,model_version,created_at,"
+    "task_number,total_annotations_number,skipped_annotations_number"
 )
 _REMEDY = (
     "check LABEL_STUDIO_API_KEY: it must be the access token of a user who may edit the project "
@@ -76,6 +77,7 @@ class ProjectInfo:
     task_count: int
     annotation_count: int  # without skips
     skipped_count: int
+    created_at: datetime  # no two projects have the same
 
 
 class LabelStudioClient:
@@ -144,8 +146,19 @@ class LabelStudioClient:
                 task_count=int(body["task_number"] or 0),
                 annotation_count=int(body["total_annotations_number"] or 0),
                 skipped_count=int(body["skipped_annotations_number"] or 0),
+                created_at=timestamp(body["created_at"], "project.created_at"),
             )
         )
+
+    def ml_backends(self, project: int) -> list[MLBackend]:
+        """The project's connections to ML backends.
+
+        Read beside the model versions: asked for `/api/ml`, Label Studio first calls /health and /setup of each of
+        them, ours too, and waits for those that are down.
+        """
+        params = {"extended": "true", "include_live_models": "true"}
+        body = self._get(f"/api/projects/{project}/model-versions/", params)
+        return self._read(lambda answer: [_ml_backend(item) for item in answer["live"]], body)
 
     def tasks(self, project: int, image_key: str, page_size: int = 1000) -> Iterator[list[Task]]:
         """All tasks of a project by id, page by page.
@@ -312,23 +325,23 @@ class LabelStudioClient:
         hooks = self._get("/api/webhooks/", {"project": project})
         return self._read(lambda items: [{**item, "url": str(item["url"])} for item in items], hooks)
 
+    def delete_webhooks(self, project: int, urls: Collection[str]) -> int:
+        """Delete the project's webhooks to these URLs; how many there were."""
+        hooks = [hook for hook in self._webhooks(project) if hook["url"].rstrip("/") in urls]
+        for hook in hooks:
+            with contextlib.suppress(NotFoundInLabelStudio):
+                self._send("DELETE", f"/api/webhooks/{hook['id']}/", None)
+        return len(hooks)
+
     def ensure_webhook(self, project: int, url: str, headers: Mapping[str, str]) -> str:
         """Make sure that the project's events reach `url` with these headers.
 
-        Label Studio makes a webhook itself when a backend is connected, but one without headers. A
-        webhook counts as ours when its URL is `url`, or else that of the project's only ML backend (we
-        may be known under another name there); the headers are credentials, so no other one gets them.
-        "present", "repaired" or "created"; when there is none, "missing" where `url` is only a path, "refused" where
-        Label Studio doesn't take it, as with every host name without a dot: see `inspection.takes_webhooks`.
+        Label Studio makes a webhook itself when a backend is connected, but one without headers. The headers are
+        credentials, so no webhook to another URL gets them. "present", "repaired" or "created"; "refused" where there
+        is none and Label Studio doesn't take `url`, as with every host name without a dot: see
+        `inspection.takes_webhooks`.
         """
-        hooks = self._webhooks(project)
-        ours = [hook for hook in hooks if hook["url"].rstrip("/") == url.rstrip("/")]
-        if not ours:
-            backends = self._read(
-                lambda items: [str(item["url"]) for item in items], self._get("/api/ml", {"project": project})
-            )
-            known_as = {backends[0].rstrip("/") + "/webhook"} if len(backends) == 1 else set()
-            ours = [hook for hook in hooks if hook["url"].rstrip("/") in known_as]
+        ours = [hook for hook in self._webhooks(project) if hook["url"].rstrip("/") == url.rstrip("/")]
         always = {"is_active": True, "send_payload": True, "send_for_all_actions": True}
         answer = "present"
         for hook in ours:
@@ -341,8 +354,6 @@ class LabelStudioClient:
                 answer = "repaired"
         if ours:
             return answer
-        if not url.startswith(("http://", "https://")):
-            return "missing"
         body = {"project": project, "url": url, "headers": dict(headers), **always}
         try:
             self._send("POST", "/api/webhooks/", body)
@@ -583,6 +594,14 @@ def _checked(answer: Mapping[str, Any], last: int) -> tuple[list[dict[str, Any]]
 
 def _annotations_of(tasks: Iterable[Mapping[str, Any]]) -> list[Annotation]:
     return [annotation_from_json({"task": task["id"], **item}) for task in tasks for item in task["annotations"]]
+
+
+def _ml_backend(item: Mapping[str, Any]) -> MLBackend:
+    try:
+        params = extra_params(item.get("extra_params"))
+    except BadRequest:  # refused by our /setup, so it is of an earlier version or another backend's
+        params = {}
+    return MLBackend(int(item["id"]), str(item["url"]), params, f"{item['id']} {item['created_at']}")
 
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:

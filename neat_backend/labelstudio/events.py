@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from neat_backend.errors import BadRequest
-from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Annotation, Choice, Event, Task
+from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Annotation, Choice, Event, Task
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -24,7 +24,7 @@ _ANNOTATIONS_DELETED = {"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"}
 _TASKS = {"TASK_CREATED", "TASKS_CREATED", "TASK_UPDATED", "TASKS_UPDATED"}
 _TASKS_DELETED = {"TASK_DELETED", "TASKS_DELETED"}
 _PROJECT = {"PROJECT_CREATED", "PROJECT_UPDATED"}
-_OURS = {SYNC, TRAIN, RETRY_IMAGES}
+_OURS = {SYNC, COMPARE, TRAIN, RETRY_IMAGES}
 KNOWN_ACTIONS = frozenset(_ANNOTATIONS | _ANNOTATIONS_DELETED | _TASKS | _TASKS_DELETED | _PROJECT | _OURS)
 
 # What is kept of each object; the rest is bulk.
@@ -81,7 +81,7 @@ class ProjectFields:
     title: str
     label_config: str
     sampling: str
-    model_version: str
+    model_version: str | None  # None: the event does not say
     updated_at: datetime  # of two events, the later one is right
 
 
@@ -101,6 +101,7 @@ class Changes:
     project: ProjectFields | None = None
     train: bool = False
     sync: bool = False
+    compare: bool = False
     retry_images: bool = False
 
 
@@ -139,7 +140,7 @@ def parse_setup(body: Any) -> Setup:
         schema=_text(body.get("schema"), "schema"),
         hostname=_text(body.get("hostname"), "hostname"),
         access_token=_text(body.get("access_token"), "access_token"),
-        extra_params=_extra_params(body.get("extra_params")),
+        extra_params=extra_params(body.get("extra_params")),
     )
 
 
@@ -193,6 +194,7 @@ def changes(event: Event, image_key: str) -> Changes:
         project=fields,
         train=action == TRAIN,
         sync=action == SYNC,
+        compare=action == COMPARE,
         retry_images=action == RETRY_IMAGES,
     )
 
@@ -235,7 +237,7 @@ def project_from_json(item: Mapping[str, Any]) -> ProjectFields:
         title=_text(item.get("title"), "project.title"),
         label_config=_text(item.get("label_config"), "project.label_config"),
         sampling=_text(item.get("sampling"), "project.sampling"),
-        model_version=_text(item.get("model_version"), "project.model_version"),
+        model_version=_text(item["model_version"], "project.model_version") if "model_version" in item else None,
         updated_at=timestamp(item.get("updated_at"), "project.updated_at"),
     )
 
@@ -418,7 +420,8 @@ def _bare(value: Any) -> Any:
     return value.get("id") if isinstance(value, Mapping) else value
 
 
-def _extra_params(value: Any) -> dict[str, Any]:
+def extra_params(value: Any) -> dict[str, Any]:
+    """What the user typed in the form of the connection. Raises BadRequest."""
     if value is None or value == "":
         return {}
     if isinstance(value, str):

@@ -39,11 +39,6 @@ class Inspector(LabelStudioClient):
             for hook in self._webhooks(project)
         ]
 
-    def backends(self, project: int) -> list[str]:
-        """The URLs of the project's ML backends."""
-        body = self._get("/api/ml", {"project": project})
-        return self._read(lambda items: [str(item["url"]) for item in items], body)
-
     def touch(self, project: int) -> None:
         """A change of the project that changes nothing: shows the right to edit, and makes a PROJECT_UPDATED."""
         self._send("PATCH", f"/api/projects/{project}/", {})

@@ -1,7 +1,7 @@
 """The inbox: every event is a row before it is acknowledged. Only this file changes an event's state.
 
     append ──▶ queued ──mark_applied──▶ applied ──prune──▶ gone
-                │  ▲
+                │  ▲      drop: queued ──▶ gone, where nobody has connected the project
       set_aside ▼  │ requeue
               set_aside            a person looks at it
 
@@ -188,6 +188,12 @@ def applied_since(conn: Connection, project: int, action: str, moment: datetime 
     if moment is not None:
         statement = statement.where(_table.c.applied_at > moment)
     return conn.execute(statement.limit(1)).first() is not None
+
+
+def drop(conn: Connection, project: int, through: int) -> int:
+    """Delete the queued events of a project that is not connected, up to that id; how many."""
+    gone = _in(QUEUED), _table.c.project == project, _table.c.id <= through
+    return conn.execute(sa.delete(_table).where(*gone)).rowcount
 
 
 def prune(conn: Connection, applied_before: datetime, limit: int = 10_000) -> int:

@@ -6,12 +6,10 @@ Whoever comes first commits for those who queued up meanwhile. A lone webhook wa
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-
-from sqlalchemy import Connection
 
 from neat_backend.errors import DataRefused, StoreError
 from neat_backend.store import inbox
@@ -33,9 +31,8 @@ class _Waiting:
 class Intake:
     """Files events in the inbox; safe to share between threads."""
 
-    def __init__(self, database: Database, before: Callable[[Connection, int], object]) -> None:
-        """before: called once per project in the same transaction, ahead of its events."""
-        self._database, self._before = database, before
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._queue: list[_Waiting] = []
         self._queue_lock = threading.Lock()
         self._committing = threading.Lock()
@@ -63,8 +60,6 @@ class Intake:
     def _commit(self, batch: Sequence[_Waiting]) -> None:
         try:
             with self._database.begin() as conn:
-                for project in sorted({one.project for one in batch}):
-                    self._before(conn, project)
                 events = inbox.append_many(conn, [(one.project, one.action, one.payload) for one in batch])
         except Exception as error:
             of_all = isinstance(error, StoreError) and not isinstance(error, DataRefused)

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
 import numpy as np
 
@@ -55,7 +54,6 @@ class Measured:
         }
     )
     found: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FOUND, 0))
-    reconciled_at: datetime | None = None  # the end of the last comparison, or reading, that was completed
 
 
 def read(arrays: ProjectArrays) -> Measured:
@@ -67,14 +65,11 @@ def read(arrays: ProjectArrays) -> Measured:
             histogram.counts, histogram.sum_seconds = counts, float(kept[f"{name}_sum"])
     for what in FOUND:
         measured.found[what] = int(kept.get(f"found_{what}", 0))
-    moment = float(kept.get("reconciled_at", math.nan))
-    measured.reconciled_at = None if math.isnan(moment) else datetime.fromtimestamp(moment, timezone.utc)
     return measured
 
 
 def write(arrays: ProjectArrays, measured: Measured) -> None:
-    moment = measured.reconciled_at.timestamp() if measured.reconciled_at else math.nan
-    kept = {"reconciled_at": np.array(moment)}
+    kept: dict[str, np.ndarray] = {}
     for name, histogram in measured.histograms.items():
         kept |= {
             f"{name}_bounds": np.array(histogram.bounds), f"{name}_counts": histogram.counts,
@@ -102,19 +97,6 @@ class Measures:
         if count:
             with self._lock:
                 self._at_hand().found[what] += count
-
-    def reconciled(self) -> None:
-        """A comparison with Label Studio has just been completed."""
-        with self._lock:
-            self._at_hand().reconciled_at = datetime.now(timezone.utc)
-
-    @property
-    def last_reconciled(self) -> datetime | None:
-        """When a comparison was last completed, by this or an earlier worker; by the clock of its machine."""
-        with self._lock:
-            if self._measured is None:
-                self._measured = read(self._arrays)
-            return self._measured.reconciled_at
 
     def save(self) -> None:
         """Write down what is new, at most every SAVE_SECONDS. Raises StoreError where that can't be done."""

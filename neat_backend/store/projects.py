@@ -21,6 +21,7 @@ EMBEDDING = "embedding"  # images are being fetched and encoded; labels are take
 READY = "ready"  # every label is answered by a new order
 BLOCKED = "blocked"  # a person must act; `detail` says what
 AWAY = "away"  # Label Studio does not answer; tried again by itself
+DISCONNECTED = "disconnected"  # Label Studio has no connection to us any more: nothing is published
 
 _HOLD_SECONDS = 5  # see hold_lease
 _LONGEST_LEASE_SECONDS = 600  # one that ends later was given before the clock was set back: it counts as run out

@@ -29,14 +29,19 @@ _table = schema.revisions
 _projects = schema.projects
 
 
+def number(version: str) -> int | None:
+    """Of a version of ours; None for another's."""
+    match = _VERSION.fullmatch(version)
+    return None if match is None else int(match[1])
+
+
 def heed(conn: Connection, project: int, versions: Iterable[str]) -> None:
     """Go on above the highest of these versions, which are there in Label Studio.
 
     After a restore, or when the database was lost, `begin` would give a number again: the predictions would come to
     lie beside those of its first time, and Label Studio would serve by the mean of both.
     """
-    numbers = [int(match[1]) for version in versions if (match := _VERSION.fullmatch(version))]
-    highest = max(numbers, default=0)
+    highest = max((number(version) or 0 for version in versions), default=0)
     behind = _projects.c.id == project, _projects.c.revision < highest
     conn.execute(sa.update(_projects).where(*behind).values(revision=highest))
 

@@ -98,6 +98,9 @@ projects = Table(
     Column("applied_event", sa.BigInteger, nullable=False),
     Column("published_event", sa.BigInteger, nullable=False),
     Column("synced_at", UtcDateTime),
+    Column("compared_at", UtcDateTime),
+    Column("created_at", UtcDateTime),
+    Column("connection", PlainText),
     Column("lease_owner", PlainText),
     Column("lease_until", UtcDateTime),
 )

@@ -118,7 +118,8 @@ class Stored(Collector):
             depth.add_metric(project, status["queue"]["count"])
             age.add_metric(project, status["queue"]["oldest_seconds"])
             aside.add_metric(project, status["queue"]["set_aside"])
-            behind.add_metric(project, max(0, status["received_through"] - status["published_event"]))
+            if status["state"] != projects.DISCONNECTED:
+                behind.add_metric(project, max(0, status["received_through"] - status["published_event"]))
             for image in ("pending", "ready", "failed"):
                 tasks.add_metric([*project, image], status["tasks"][image])
             for label in ("known", "invalid"):
@@ -138,8 +139,8 @@ class Stored(Collector):
             done.add_metric(project, status["progress"]["done"])
             total.add_metric(project, status["progress"]["total"])
             measured = self._service.measured(status["id"])
-            if measured.reconciled_at:
-                compared.add_metric(project, measured.reconciled_at.timestamp())
+            if status["reconciled_at"] and status["state"] != projects.DISCONNECTED:
+                compared.add_metric(project, datetime.fromisoformat(status["reconciled_at"]).timestamp())
             for what, count in measured.found.items():
                 found_late.add_metric([*project, what], count)
             for name, histogram in measured.histograms.items():

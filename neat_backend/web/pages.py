@@ -26,6 +26,7 @@ STATES = {
     "ready": ("Working", "Every label is answered by a new order."),
     "blocked": ("Needs you", "It can't go on until somebody acts."),
     "away": ("Label Studio away", "Label Studio doesn't answer; tried again by itself."),
+    "disconnected": ("Disconnected", "Label Studio has no connection of it to this backend: nothing is published."),
 }
 VERDICTS = {  # on whether to go on: in words, and how good that is
     overview.GO_ON: ("Go on", "good"),

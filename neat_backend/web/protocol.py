@@ -27,14 +27,14 @@ def routes(service: Service, metrics: Metrics) -> Blueprint:
     @blueprint.post("/setup")
     def setup() -> ResponseReturnValue:
         try:
-            version = service.connect(parse_setup(json_body()), request.url_root.rstrip("/"))
+            version = service.connect(parse_setup(json_body()), our_url())
         except BadRequest as error:
             return refused(error)
         return jsonify(model_version=version)
 
     @blueprint.post("/predict")
     def predict() -> ResponseReturnValue:
-        results = service.predict(parse_predict(json_body()))
+        results = service.predict(parse_predict(json_body()), our_url())
         return jsonify(results=results, model_version=results[0]["model_version"] if results else None)
 
     @blueprint.post("/webhook")
@@ -47,7 +47,7 @@ def routes(service: Service, metrics: Metrics) -> Blueprint:
             if event.known and g.get("webhook_of", event.project) != event.project:
                 outcome = "rejected"
                 return jsonify(error="this webhook's secret is that of another project", field="project.id"), 403
-            number = service.accept(event)
+            number = service.accept(event, our_url())
             outcome = "accepted" if number else "ignored"
         except BadRequest:
             outcome = "rejected"
@@ -79,6 +79,11 @@ def routes(service: Service, metrics: Metrics) -> Blueprint:
         return Response(metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return blueprint
+
+
+def our_url() -> str:
+    """The address under which we were called."""
+    return request.url_root.rstrip("/")
 
 
 def body_project() -> int:

@@ -109,7 +109,7 @@ class LabelStudioHttp:
             ("POST", "api/projects/ID/import/predictions"): lambda: {
                 "created": self.state.import_predictions(project, body)
             },
-            ("GET", "api/projects/ID/model-versions"): lambda: self._versions(project),
+            ("GET", "api/projects/ID/model-versions"): lambda: self._versions(project, query),
             ("DELETE", "api/projects/ID/model-versions"): lambda: self.state.delete_model_version(
                 project, body["model_version"]
             ),
@@ -122,7 +122,7 @@ class LabelStudioHttp:
             ("GET", "api/webhooks"): lambda: self.hooks.get(project, []),
             ("POST", "api/webhooks"): lambda: self._add(self.hooks, project, body),
             ("PATCH", "api/webhooks/ID"): lambda: self._edit(self.hooks, numbers[0], body),
-            ("GET", "api/ml"): lambda: self.backends.get(project, []),
+            ("DELETE", "api/webhooks/ID"): lambda: self._remove(self.hooks, numbers[0]),
         }  # fmt: skip
         if (method, place) not in routes:
             raise NotFoundInLabelStudio(f"{method} {place}")
@@ -134,7 +134,7 @@ class LabelStudioHttp:
     def connect_backend(self, project: int, url: str) -> None:
         """What Label Studio does after it has called /setup: a webhook for everything, without headers."""
         with self.state.lock:
-            self._add(self.backends, project, {"url": url})
+            self._add(self.backends, project, {"url": url, "extra_params": {}, "created_at": self.state._time()})
             always = {"is_active": True, "send_payload": True, "send_for_all_actions": True}
             self._add(self.hooks, project, {"url": f"{url}/webhook", "headers": {}, **always})
 
@@ -150,6 +150,7 @@ class LabelStudioHttp:
         return {
             "id": info.id, "title": info.title, "label_config": info.label_config, "sampling": info.sampling,
             "model_version": info.model_version, "task_number": info.task_count, "updated_at": there.updated_at,
+            "created_at": there.created_at,
             "total_annotations_number": info.annotation_count, "skipped_annotations_number": info.skipped_count,
         }  # fmt: skip
 
@@ -195,9 +196,14 @@ class LabelStudioHttp:
         ]
         return {"tasks": page, "total": len(found)}
 
-    def _versions(self, project: int) -> Json:
+    def _versions(self, project: int, query: dict[str, str]) -> Json:
         there = self._there(project)
-        return {v: sum(map(len, found.values())) for v, found in there.predictions.items() if found}
+        counts = {v: sum(map(len, found.values())) for v, found in there.predictions.items() if found}
+        if query.get("extended") != "true":
+            return counts
+        static = [{"model_version": version, "count": count} for version, count in counts.items()]
+        live = self.backends.get(project, []) if query.get("include_live_models") == "true" else None
+        return {"static": static, "live": live}
 
     def _predictions(self, project: int) -> Iterator[Json]:
         for version, found in self._there(project).predictions.items():

@@ -21,14 +21,16 @@ from typer.core import TyperCommand, TyperGroup
 from typer.testing import CliRunner, Result
 
 import neat_backend
-from neat_backend import cli
+from neat_backend import cli, connection
 from neat_backend.cli import shared
+from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.labelstudio.events import parse_setup
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Task, WithoutLabel
 from neat_backend.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, prequential, projects, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
+from tests.fake_label_studio import FakeLabelStudio
 from tests.serving import setup_body
 from tests.waiting import HANGS
 
@@ -229,12 +231,41 @@ class TestOrders:
         assert asked_again["project"] == 7
         assert asked_again["event"] >= filed.id
 
-    @pytest.mark.parametrize(
-        ("command", "said"),
-        [("retry-events", {"project": 7, "events": 0}), ("forget", {"project": 7, "forgotten": True})],
-    )
-    def test_say_as_json_what_was_done(self, served: Service, command: str, said: dict[str, Any]) -> None:
-        assert json.loads(run(command, "7", "--json").stdout) == said
+    def test_say_as_json_what_was_done(self, served: Service) -> None:
+        assert json.loads(run("retry-events", "7", "--json").stdout) == {"project": 7, "events": 0}
+
+
+class TestForget:
+    @pytest.fixture
+    def server(self, served: Service, monkeypatch: pytest.MonkeyPatch) -> FakeLabelStudio:
+        """Label Studio with the webhook that it made when project 7 was connected, and somebody else's."""
+        made = FakeLabelStudio()
+        there = made.add_project(7)
+        made.disconnect(7)
+        there.webhooks = {"http://backend:9090/webhook": {}, "http://another:9090/webhook": {}}
+        monkeypatch.setattr(connection, "connect", lambda settings, project: made)
+        return made
+
+    def test_deletes_what_is_kept_and_the_webhook(self, served: Service, server: FakeLabelStudio) -> None:
+        said = {"project": 7, "forgotten": True, "webhooks_deleted": 1, "still_connected": False}
+        assert json.loads(run("forget", "7", "--json").stdout) == said
+        assert list(server.projects[7].webhooks) == ["http://another:9090/webhook"]
+        assert served.projects() == []
+
+    def test_says_that_the_project_comes_back_while_it_is_connected(
+        self, served: Service, server: FakeLabelStudio
+    ) -> None:
+        server.connect(7, "http://backend:9090")
+        assert "or the project comes back" in run("forget", "7").stdout
+
+    def test_needs_no_label_studio_but_says_what_may_be_left_there(
+        self, served: Service, server: FakeLabelStudio
+    ) -> None:
+        server.failing = LabelStudioUnavailable("can't reach Label Studio")
+        done = run("forget", "7")
+        assert done.exit_code == 0
+        assert "delete it in Settings → Webhooks (can't reach Label Studio)" in done.stdout
+        assert served.projects() == []
 
 
 class TestConfig:

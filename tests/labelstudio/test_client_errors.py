@@ -90,7 +90,9 @@ CALLS = {
     "tabs": lambda client: client.tabs(1),
     "tab": lambda client: client.create_tab(1, {"title": "t"}),
     "column": lambda client: client.set_column(1, [1], "neat_class", "dog"),
+    "ml backends": lambda client: client.ml_backends(1),
     "webhook": lambda client: client.ensure_webhook(1, "http://a/webhook", {}),
+    "no webhook": lambda client: client.delete_webhooks(1, {"http://a/webhook"}),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from neat_backend import sync
+from neat_backend import connection
 from neat_backend.settings import Settings
 from neat_backend.store import webhook_secret
 from neat_backend.web import guard
@@ -58,11 +58,12 @@ def every_route(app: Flask) -> list[tuple[str, str]]:
 
 class TestTheWebhooksSecret:
     def test_opens_the_webhook_for_its_project(self, guarded: Settings, guarded_client: FlaskClient) -> None:
-        answer = guarded_client.post("/webhook", json=annotation_created(1), headers=sync.webhook_headers(guarded, 7))
+        headers = connection.webhook_headers(guarded, 7)
+        answer = guarded_client.post("/webhook", json=annotation_created(1), headers=headers)
         assert answer.status_code == 201
 
     def test_opens_nothing_else(self, guarded: Settings, guarded_client: FlaskClient) -> None:
-        headers = sync.webhook_headers(guarded, 7)
+        headers = connection.webhook_headers(guarded, 7)
         for method, path in every_route(guarded_client.application):
             if path not in ("/health", "/webhook"):
                 answer = guarded_client.open(path, method=method, headers=headers)
@@ -71,7 +72,7 @@ class TestTheWebhooksSecret:
 
     def test_does_not_speak_for_another_project(self, guarded: Settings, guarded_client: FlaskClient) -> None:
         answer = guarded_client.post(
-            "/webhook", json=annotation_created(1, project=8), headers=sync.webhook_headers(guarded, 7)
+            "/webhook", json=annotation_created(1, project=8), headers=connection.webhook_headers(guarded, 7)
         )
         assert answer.status_code == 403
         assert guarded_client.get("/api/projects/8", auth=PAIR).status_code == 404
@@ -94,9 +95,9 @@ class TestTheWebhooksSecret:
         assert (tmp_path / webhook_secret.FILE).stat().st_mode & 0o777 == 0o600
 
     def test_tells_nothing_of_the_password(self, guarded: Settings) -> None:
-        (secret,) = sync.webhook_headers(guarded, 7).values()
+        (secret,) = connection.webhook_headers(guarded, 7).values()
         assert base64.b64encode(b"ann:pass").decode() not in secret
-        (same,) = sync.webhook_headers(guarded.model_copy(update={"basic_auth_user": "bob"}), 7).values()
+        (same,) = connection.webhook_headers(guarded.model_copy(update={"basic_auth_user": "bob"}), 7).values()
         assert secret == same
 
 

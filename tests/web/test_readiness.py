@@ -119,8 +119,9 @@ def test_metrics_tell_what_the_worker_has_measured(
     worker.observe(measures.RERANK, 0.004)
     worker.found(measures.LABELS, 2)
     assert "neat_reconciled_timestamp_seconds{" not in client.get("/metrics").text
-    worker.reconciled()
     worker.save()
+    with database.begin() as conn:
+        projects.update(conn, 7, compared_at=datetime.now(timezone.utc))
     text = client.get("/metrics").text
     for line in (
         'neat_publish_seconds_bucket{le="0.25",project="7"} 1.0',

@@ -180,7 +180,7 @@ class Project(BaseModel):
 
     id: int
     title: str
-    state: Literal["connecting", "syncing", "embedding", "ready", "blocked", "away"]
+    state: Literal["connecting", "syncing", "embedding", "ready", "blocked", "away", "disconnected"]
     detail: str = Field(description="The state in words, with the remedy where one is needed.")
     progress: Progress
     sampling: str
