@@ -99,7 +99,10 @@ class LabelStudioClient:
         self.timeout_seconds = timeout_seconds
         # A redirect would take the token along, so none is followed (and an API has no reason for one).
         certificates = httpx.create_ssl_context()  # reading them takes a while: once for both
-        self._http = httpx.Client(timeout=timeout_seconds, follow_redirects=False, verify=certificates)
+        self._http = httpx.Client(
+            timeout=timeout_seconds, follow_redirects=False, verify=certificates,
+            headers={"Cache-Control": "no-cache"},  # to a cache between: ask Label Studio each time
+        )  # fmt: skip
         make_timely(self._http)
         self._server_time: datetime | None = None  # of its latest answer
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # hosts are strangers to each other

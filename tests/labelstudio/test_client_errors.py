@@ -34,6 +34,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 outer.requests += 1
+                outer.sent = dict(self.headers)
                 outer.go_on.wait(HANGS)
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self.send_response_only(outer.status)
@@ -55,7 +56,7 @@ class Server:
         self.status, self.body, self.headers = 200, b"{}", {}
         self.go_on = threading.Event()
         self.go_on.set()
-        self.requests = 0
+        self.requests, self.sent = 0, {}
 
     def stop(self):
         self._server.shutdown()
@@ -199,6 +200,12 @@ def test_a_task_that_is_listed_for_each_of_its_annotations_rises_all_the_same(mo
     pages = Pages(monkeypatch, client, page_of(1, 1, 2, total=5), page_of(3, 3, total=2))
     assert READINGS["annotations"](client) == [[], []]
     assert pages.asked == 2
+
+
+def test_a_cache_before_label_studio_is_told_to_ask_it_each_time(server, client):
+    server.body = b"{}"
+    client.model_versions(1)
+    assert server.sent["Cache-Control"] == "no-cache"
 
 
 @pytest.mark.parametrize("part", ["head", "body"])
