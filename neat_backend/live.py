@@ -41,7 +41,7 @@ from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
-from neat_backend.labelstudio.publisher import UNCERTAINTY, Publisher
+from neat_backend.labelstudio.publisher import UNCERTAINTY, Publisher, filled_in
 from neat_backend.learning import LARGE_POOL, Learning
 from neat_backend.planning import Planning, in_this_order
 from neat_backend.pool_images import PoolImages
@@ -206,6 +206,7 @@ class LiveProject:
                 interval_seconds=self.settings.publish_interval_seconds,
                 batch_size=self.settings.batch_size, tail=self.settings.publish_tail, still_ours=self._still_ours,
                 took=lambda seconds: self._measures.observe(measures.PUBLISH, seconds),
+                fill=lambda task: filled_in(task, self.settings.prefill, self._learning.tested.trusted),
             )  # fmt: skip
             self._images = PoolImages(
                 self.id, self.settings, self.database, self.arrays, self._client, self._compute, self._encoder,

@@ -43,11 +43,11 @@ class Order:
     version: int | None = None  # the same number: the same tasks in the same order; None = not known
 
 
-def predictions(tasks: Sequence[Ranked], sampling: str) -> list[Prediction]:
-    """The classifier's class for a candidate, empty for the others; the score orders them."""
-    return [
-        Prediction(t.task, score(t.priority, sampling), t.predicted if t.candidate else None, reasons(t)) for t in tasks
-    ]
+def predictions(
+    tasks: Sequence[Ranked], sampling: str, fill: Callable[[Ranked], str | None] = lambda _: None
+) -> list[Prediction]:
+    """The score orders them; fill: the choice that a task's annotator finds filled in."""
+    return [Prediction(t.task, score(t.priority, sampling), fill(t), reasons(t)) for t in tasks]
 
 
 class Publishing:
@@ -56,14 +56,14 @@ class Publishing:
     def __init__(
         self, project: int, publisher: Publisher, database: Database, *, interval_seconds: float, batch_size: int,
         tail: int, still_ours: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
-        took: Callable[[float], None] = lambda seconds: None,
+        took: Callable[[float], None] = lambda seconds: None, fill: Callable[[Ranked], str | None] = lambda _: None,
     ) -> None:  # fmt: skip
         """still_ours: asked before a revision is switched on; raises when another process owns the project.
 
-        took: told the seconds that each publication took.
+        took: told the seconds that each publication took. fill: the choice that is filled in for a task's annotator.
         """
         self.project = project
-        self._still_ours, self._took = still_ours, took
+        self._still_ours, self._took, self._fill = still_ours, took, fill
         self.interval_seconds, self.batch_size, self.tail = interval_seconds, batch_size, tail
         self.publisher = publisher
         self.dropped = 0  # predictions that Label Studio refused, since the start
@@ -157,7 +157,7 @@ class Publishing:
         with self._database.begin() as conn:
             version = revisions.begin(conn, self.project)
         try:
-            imported = self.publisher.import_revision(version, predictions(order.head, order.sampling))
+            imported = self.publisher.import_revision(version, predictions(order.head, order.sampling, self._fill))
             self.dropped += len(imported.dropped_tasks)
             self.vanished.update(imported.dropped_tasks)
             if not imported.accepted:
@@ -242,7 +242,7 @@ class Publishing:
         if wanted[0].priority >= lowest:  # the head is of another moment; the tail comes after it all the same
             wanted = [replace(t, priority=t.priority * lowest) for t in wanted]
         try:
-            imported = self.publisher.import_revision(version, predictions(wanted, sampling))
+            imported = self.publisher.import_revision(version, predictions(wanted, sampling, self._fill))
         except BaseException:
             with self._tail_lock:
                 if version == self._version:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -21,10 +21,10 @@ from neat_backend import connection, explaining, overview
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, StoreError, UnknownProject
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
-from neat_backend.labelstudio.publisher import reasons, result, score
-from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Project, Round
+from neat_backend.labelstudio.publisher import filled_in, reasons, result, score
+from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, measures, projects, rounds, snapshots, tasks
+from neat_backend.store import inbox, measures, prequential, projects, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.intake import Intake
@@ -127,7 +127,10 @@ class Service:
             config = label_config.parse(xml, settings.invalid_choices, settings.control)
         except BadLabelConfig as error:
             log.warning("project %d: predictions without classes: %s", number, error)
-        return _predictions(project, request.tasks, ranking, config)
+        trusted = prequential.read(ProjectArrays(self.settings.data_dir, number)).trusted
+        return _predictions(
+            project, request.tasks, ranking, config, lambda one: filled_in(one, settings.prefill, trusted)
+        )
 
     def versions(self, project: int | None) -> list[str]:
         """The switched-on model version of `project`, or those of all projects."""
@@ -378,6 +381,7 @@ def _predictions(
     asked: Sequence[Mapping[str, Any]],
     ranking: dict[str, Any] | None,
     config: label_config.LabelConfig | None,
+    fill: Callable[[Ranked], str | None],
 ) -> list[dict[str, Any]]:
     version = project.model_version or NO_VERSION
     answers = []
@@ -389,8 +393,8 @@ def _predictions(
             scored = snapshots.row(ranking, at, at)
             priority = scored.priority
             if config is not None:
-                sure = scored.candidate and scored.predicted in config.classes
-                filled = result(scored.predicted if sure else None, config, reasons(scored))
+                choice = fill(scored)
+                filled = result(choice if choice in config.classes else None, config, reasons(scored))
         answers.append({"result": filled, "score": score(priority, project.sampling), "model_version": version})
     return answers
 

@@ -29,6 +29,7 @@ PER_PROJECT = (
     "batch_size",
     "rerank",
     "balance",
+    "prefill",
     "invalid_choices",
     "control",
     "configure_project",
@@ -266,6 +267,13 @@ class Settings(BaseModel):
         validation_alias=_env("NEAT_BALANCE"),
         description="Keep the classes in balance: the class with fewest labels is asked for next (0 = the paper's"
         " order)",
+    )
+    prefill: Literal["agree", "off", "vote", "classifier"] = Field(
+        "agree",
+        validation_alias=_env("NEAT_PREFILL"),
+        description="Which choice an annotator finds filled in: agree = the one classifier and neighbours agree on,"
+        " once the classifier was right on 4 of 5 of the last labels; vote = the neighbours'; classifier = the"
+        " classifier's; off = none",
     )
     invalid_choices: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(
         ("invalid", "unknown", "other", "none of these", "reject"),

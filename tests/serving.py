@@ -22,7 +22,8 @@ NO_CHOICES = '<View><Image name="image" value="$image"/></View>'
 
 
 def make_settings(folder: Path, **fields: Any) -> Settings:
-    return Settings.from_env({}, data_dir=folder / "data", predict_wait_seconds=0.4, **fields)
+    fields = {"predict_wait_seconds": 0.4, "prefill": "classifier", **fields}
+    return Settings.from_env({}, data_dir=folder / "data", **fields)
 
 
 def make_database(settings: Settings) -> Database:

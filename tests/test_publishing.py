@@ -96,7 +96,8 @@ def test_scores_lie_between_0_and_1_and_order_the_head_strictly() -> None:
 
 
 def test_only_a_candidate_gets_a_choice() -> None:
-    made = predictions([Ranked(1, 0, 0.9, 1.0, 2, True, "dog"), Ranked(2, 1, 0.3, 1.0, 2, False, "dog")], UNCERTAINTY)
+    tasks = [Ranked(1, 0, 0.9, 1.0, 2, True, "dog"), Ranked(2, 1, 0.3, 1.0, 2, False, "dog")]
+    made = predictions(tasks, UNCERTAINTY, lambda task: task.predicted if task.candidate else None)
     assert [p.choice for p in made] == ["dog", None]
 
 

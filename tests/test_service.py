@@ -243,6 +243,12 @@ class TestPredict:
         assert cat["result"] == [{**choice, "value": {"choices": ["cat"]}}]
         assert other["result"] == []
 
+    def test_nothing_is_filled_in_by_default_until_classifier_and_neighbours_have_proved_right(
+        self, service: Service
+    ) -> None:
+        service.settings = service.settings.for_project({"prefill": "agree"})
+        assert [answer["result"] for answer in predict(service, 5, 1, 2)] == [[], [], []]
+
     def test_a_class_that_the_label_config_lost_is_not_told(self, service: Service) -> None:
         body = predict_body(2)
         body["label_config"] = CONFIG.replace("cat", "fox")

@@ -54,6 +54,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_BATCH_SIZE": ("20", 20),
     "NEAT_RERANK": ("round", "round"),
     "NEAT_BALANCE": ("0", False),
+    "NEAT_PREFILL": ("vote", "vote"),
     "NEAT_INVALID_CHOICES": ("junk, no dog ,", ("junk", "no dog")),
     "NEAT_CONTROL": ("species", "species"),
     "NEAT_SEED": ("3", 3),

@@ -45,14 +45,14 @@ class TestHealth:
 
 class TestSetup:
     def test_answers_with_the_model_version(self, client: FlaskClient, service: Service) -> None:
-        answer = client.post("/setup", json=setup_body(), base_url="http://neat-backend:9090")
+        answer = client.post("/setup", json=setup_body(), base_url="http://localhost:9090")
         assert (answer.status_code, answer.json) == (200, {"model_version": "neat"})
         with service.database.read() as conn:
             from neat_backend.store import projects
 
             project = projects.get(conn, 7)
         assert project is not None
-        assert project.backend_url == "http://neat-backend:9090"
+        assert project.backend_url == "http://localhost:9090"
 
     def test_a_bad_label_config_is_told_where_people_see_it(self, client: FlaskClient) -> None:
         answer = client.post("/setup", json=setup_body(schema=NO_CHOICES))
