@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, ImageOps
 
 from neat_backend.errors import ImageError
-from neat_backend.labelstudio import images
 from neat_backend.labelstudio.images import ImageFetcher, decode, thumbnail
 from tests.fuzz.images import HEIC, bombs, ico_around, many_scans
 
@@ -264,13 +263,14 @@ def test_a_heic_photo_is_read():
         decode(HEIC[:-40], 10_000)
 
 
-def test_an_icon_is_no_targa(monkeypatch):
-    """A TGA file begins with no sign of its own, so that its reader takes some icons for one."""
-    order = images._known()
-    assert order.index("TGA") == len(order) - 1
-    icon = encoded(Image.new("RGB", (16, 16), "red"), "ICO")
-    cursor = encoded(Image.new("RGB", (16, 16), "red"), "ICO", bitmap_format="bmp").replace(b"\0\0\1\0", b"\0\0\2\0", 1)
-    assert pixel(icon) == pixel(cursor) == (255, 0, 0)
+def test_an_icon_is_no_targa():
+    """A TGA file begins with no sign of its own, so that its reader takes some icons for one: this by its size."""
+    icon = encoded(Image.new("RGBA", (128, 128), "red"), "ICO", sizes=[(128, 128)], bitmap_format="bmp")
+    assert Image.open(io.BytesIO(icon), formats=["TGA", "ICO"]).format == "TGA"
+    image = decode(icon, 128 * 128)
+    assert (image.size, image.getpixel((64, 64))) == ((128, 128), (255, 0, 0))
+    cursor = encoded(Image.new("RGB", (16, 16), "red"), "ICO", bitmap_format="bmp").replace(b"\0\0\1", b"\0\0\2", 1)
+    assert pixel(cursor) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
