@@ -158,13 +158,13 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("the image file is empty")
     try:
         if data.startswith(_ICON):  # says one size, may hold a picture of another, and is decoded as it is opened
-            _check_size(_inside_icon(data), max_pixels)
+            _check_size(_size_inside_icon(data), max_pixels)
         image = opened(io.BytesIO(data))
-        _check_size(image, max_pixels)
+        _check_size(image.size, max_pixels)
         if image.format in ("JPEG", "MPO") and _scans(data) > MOST_SCANS:
             raise ImageError(f"the JPEG has more than {MOST_SCANS} scans, which take too long to decode")
         image.load()
-        _check_size(image, max_pixels)
+        _check_size(image.size, max_pixels)
         return _rgb(_upright(image), data)
     except ImageError:
         raise
@@ -213,17 +213,17 @@ def _from_base64(text: bytes) -> bytes:
         raise ImageError("the image in the task's data is not valid base64") from None
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise ImageError(
-            f"the image has {image.width} × {image.height} pixels, more than {max_pixels:,} (NEAT_MAX_IMAGE_PIXELS)"
-        )
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(f"the image has {width} × {height} pixels, more than {max_pixels:,} (NEAT_MAX_IMAGE_PIXELS)")
 
 
-def _inside_icon(data: bytes) -> Image.Image:
-    """The picture of an icon that is used, its largest, not decoded yet."""
+def _size_inside_icon(data: bytes) -> tuple[int, int]:
+    """The size of the picture of an icon that is used, its largest, which is not decoded for that."""
     offset = IcoImagePlugin.IcoFile(io.BytesIO(data)).entry[0].offset
-    return Image.open(io.BytesIO(data[offset:]), formats=["PNG", "DIB"])
+    image = Image.open(io.BytesIO(data[offset:]), formats=["PNG", "DIB"])
+    return image.width, image.height // 2 if image.format == "DIB" else image.height  # below a DIB lies its mask
 
 
 def _scans(data: bytes) -> int:
