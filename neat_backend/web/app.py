@@ -15,6 +15,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import objects, webhook_secret
 from neat_backend.store.database import Database
 from neat_backend.web import api, openapi, pages, protocol, readiness
+from neat_backend.web.bodies import one_large_at_a_time
 from neat_backend.web.guard import MIB, guard
 from neat_backend.web.metrics import Metrics
 
@@ -49,6 +50,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     app.extensions["neat"] = service
     app.before_request(lambda: logs.about())  # threads answer one request after the other
     guard(app, settings)
+    one_large_at_a_time(app)
     _answer_errors(app)
     app.register_blueprint(protocol.routes(service, Metrics(service)))
     app.register_blueprint(api.routes(service))

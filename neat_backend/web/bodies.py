@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any, NoReturn
 
-from flask import request
+from flask import Flask, g, request
+from werkzeug.exceptions import ServiceUnavailable
 
 from neat_backend.errors import BadRequest
 
+STRUCTURE = (b"{", b"[", b",", b":")  # counted within texts too
+MAX_PARTS = 4_000_000  # a value of a byte or two becomes a hundred in memory; so many do for 1,000,000 deleted tasks
+LARGE_BYTES = 1024 * 1024
+WAIT_SECONDS, RETRY_AFTER_SECONDS = 10.0, 5
 MAX_DEPTH = 100  # what is taken in must be readable again, also by a process with less room on its stack
+
+_turn = threading.Semaphore()
 
 
 def json_body() -> Any:
-    """The request's JSON. Raises BadRequest for another content type, what is no JSON, or is nested too deeply."""
+    """The request's JSON. Raises BadRequest for another content type, what is no JSON, or is nested too deeply.
+
+    One large body at a time: the others wait, and get ServiceUnavailable after WAIT_SECONDS.
+    """
     if not request.is_json:
         raise BadRequest("send JSON, with the header Content-Type: application/json")
+    data = request.get_data(cache=False)
+    if sum(data.count(sign) for sign in STRUCTURE) > MAX_PARTS:
+        raise BadRequest(f"the body has more than {MAX_PARTS:,} values, the most here: send fewer at a time")
+    if len(data) > LARGE_BYTES and "large_body" not in g:
+        _take_turn()
     try:
-        body = json.loads(request.get_data(cache=False), parse_constant=_no_number)
+        body = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise BadRequest(f"the body is not JSON: {reason}") from None
@@ -27,6 +43,21 @@ def json_body() -> Any:
         if depth > MAX_DEPTH:
             raise BadRequest(f"the body is nested more than {MAX_DEPTH} deep")
     return body
+
+
+def one_large_at_a_time(app: Flask) -> None:
+    """See to it that whoever had a large body lets the next one at its own when it has been answered."""
+
+    @app.teardown_request
+    def let_the_next(_: BaseException | None) -> None:
+        if g.pop("large_body", False):
+            _turn.release()
+
+
+def _take_turn() -> None:
+    if not _turn.acquire(timeout=WAIT_SECONDS):
+        raise ServiceUnavailable("other large bodies are being taken in just now", retry_after=RETRY_AFTER_SECONDS)
+    g.large_body = True
 
 
 def _parts(of: dict[str, Any] | list[Any]) -> list[Any]:

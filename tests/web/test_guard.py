@@ -6,7 +6,9 @@ import base64
 import json
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -15,7 +17,7 @@ from flask.testing import FlaskClient
 from neat_backend import connection
 from neat_backend.settings import Settings
 from neat_backend.store import webhook_secret
-from neat_backend.web import guard
+from neat_backend.web import bodies, guard
 from neat_backend.web.app import create_app
 from neat_backend.web.bodies import MAX_DEPTH
 from tests.serving import (
@@ -27,6 +29,7 @@ from tests.serving import (
     setup_body,
     write_ranking,
 )
+from tests.waiting import HANGS, Gate
 
 PAIR = ("ann", "pass")
 
@@ -150,6 +153,40 @@ class TestBodies:
         assert "nested" in (answer.json or {})["error"]
         for text in ("[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000):
             assert client.post("/webhook", data=text, content_type="application/json").status_code == 400
+
+    @pytest.mark.parametrize("part", ["{},", "[],", '"",', '{"a":0},', "[[[0]]],", '"{[,:",'])
+    @pytest.mark.parametrize("path", ["/webhook", "/setup", "/predict", "/train", "/versions"])
+    def test_hold_no_more_values_than_fit_into_memory(
+        self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str, part: str
+    ) -> None:
+        monkeypatch.setattr(bodies, "MAX_PARTS", 1000)
+        parsed = []
+        monkeypatch.setattr(bodies, "json", SimpleNamespace(loads=lambda data, **_: parsed.append(data) or {}))
+        answer = client.post(path, data="[" + 1001 * part + "0]", content_type="application/json")
+        assert answer.status_code == 400
+        assert "more than 1,000 values" in (answer.json or {})["error"]
+        assert not parsed
+
+    def test_large_ones_are_taken_in_one_after_the_other(
+        self, app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client.post("/setup", json=setup_body())
+        gate, service = Gate(), app.extensions["neat"]
+        accept = service.accept
+        monkeypatch.setattr(service, "accept", lambda webhook: (gate(), accept(webhook))[1])
+        monkeypatch.setattr(bodies, "WAIT_SECONDS", 0.01)
+        large = {**annotation_created(1), "bulk": "x" * bodies.LARGE_BYTES}
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(lambda: app.test_client().post("/webhook", json=large).status_code)
+            assert gate.reached.wait(HANGS)
+            second = client.post("/webhook", json=large)
+            assert second.status_code == 503
+            assert int(second.headers["Retry-After"]) > 0
+            assert client.post("/setup", json=setup_body()).status_code == 200  # a small one
+            gate.opened.set()
+            assert first.result() == 201
+        for body in (large, {**large, "project": "nonsense"}, large):  # each lets the next one at its own
+            assert client.post("/webhook", json=body).status_code in (201, 400)
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_hold_numbers_that_json_has(self, client: FlaskClient, number: str) -> None:
