@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import nn
 
 from neat_backend.core.devices import resolve_device
 from neat_backend.core.features import to_grid
-from neat_backend.core.weights import WEIGHT_ERRORS, read_state
+from neat_backend.core.weights import WEIGHT_ERRORS, download_file, place_of, reach, read_state, reason_of
 from neat_backend.errors import EncoderError
 
 log = logging.getLogger(__name__)
@@ -238,14 +239,16 @@ def _clip(
         raise EncoderError(f"NEAT_ENCODER={name!r}: open_clip has no such weights for {model_name}; known: {known}")
     config = get_pretrained_cfg(model_name, tag) if tag in tags else {}
     try:
-        model = open_clip.create_model(
-            model_name,
-            pretrained=tag if weights is None else str(weights.absolute()),
-            force_quick_gelu=bool(config.get("quick_gelu")),  # open_clip itself only warns of the wrong activation
-            force_preprocess_cfg={key: config[key] for key in CLIP_PREPROCESSING if key in config},
-            pretrained_text=False,
-            require_pretrained=True,
-        )
+        with _hub_or_its_cache() if weights is None else nullcontext():
+            model = open_clip.create_model(
+                model_name,
+                pretrained=tag if weights is None else str(weights.absolute()),
+                force_quick_gelu=bool(config.get("quick_gelu")),  # open_clip itself only warns of the wrong activation
+                force_preprocess_cfg={key: config[key] for key in CLIP_PREPROCESSING if key in config},
+                pretrained_text=False,
+                require_pretrained=True,
+            )
+            tokenizer = open_clip.get_tokenizer(model_name)
     except WEIGHT_ERRORS as error:
         raise _not_loaded(name, weights, error) from error
     cut = open_clip.get_model_preprocess_cfg(model)
@@ -262,13 +265,32 @@ def _clip(
     )
     visual, model.visual = model.visual, nn.Identity()  # the encoder may move it to another device
     model.eval().requires_grad_(False)
-    tokenizer = open_clip.get_tokenizer(model_name)
 
     def read(texts: Sequence[str]) -> torch.Tensor:
         features: torch.Tensor = model.encode_text(tokenizer(list(texts)))  # [n, dim], on the CPU
         return features
 
     return _FirstOutput(visual), preprocessing, tag, read
+
+
+@contextmanager
+def _hub_or_its_cache() -> Iterator[None]:
+    """What huggingface_hub has in its cache, where the hub is out of reach: it would try again for a minute."""
+    from huggingface_hub import constants
+
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            reach(constants.ENDPOINT)
+    except OSError as error:
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        except WEIGHT_ERRORS as missing:
+            raise OSError(f"{constants.ENDPOINT}: {reason_of(error)}") from missing
+        finally:
+            constants.HF_HUB_OFFLINE = False
+    else:
+        yield
 
 
 class _FirstOutput(nn.Module):
@@ -292,11 +314,18 @@ def _resnet(name: str, weights: Path | None) -> tuple[nn.Module, Preprocessing, 
     network = models.get_model(name, weights=None)
     network.fc = nn.Identity()
     try:
-        state = read_state(weights) if weights else pretrained.get_state_dict(progress=False, check_hash=True)
-        network.load_state_dict(_without_head(state, "fc."))
+        network.load_state_dict(_without_head(read_state(weights or _downloaded(pretrained.url)), "fc."))
     except WEIGHT_ERRORS as error:
         raise _not_loaded(name, weights, error) from error
     return network, Preprocessing(224, 256, IMAGENET_MEAN, IMAGENET_STD, bicubic=False), pretrained.url.rsplit("/")[-1]
+
+
+def _downloaded(url: str) -> Path:
+    path = place_of(url)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download_file(url, path)
+    return path
 
 
 class _EfficientNetFeatures(nn.Module):
@@ -340,7 +369,7 @@ def _without_head(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, t
 
 
 def _not_loaded(name: str, weights: Path | None, error: Exception) -> EncoderError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    reason = reason_of(error)
     if weights is not None:
         return EncoderError(
             f"NEAT_ENCODER_WEIGHTS={weights} can't be loaded as weights of {name} ({reason}); "

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -71,18 +71,23 @@ def starting_weights(
         return StartingWeights(None, SCRATCH)
     if choice != AUTO:
         return StartingWeights(_of_file(Path(choice)), choice)
-    folder = cache if cache is not None else Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / IMAGENET_URL.rpartition("/")[2]
+    path = place_of(IMAGENET_URL, cache)
     try:
         if not path.is_file():
             _fetch(path, download or download_file, now)
         return StartingWeights(_read_fitting(path), IMAGENET)
     except WEIGHT_ERRORS as error:
         note = (
-            f"ImageNet's weights can't be had ({_reason(error)}), so training begins from scratch; put"
+            f"ImageNet's weights can't be had ({reason_of(error)}), so training begins from scratch; put"
             f" {IMAGENET_URL} at {path}, or name a file in NEAT_CLASSIFIER_WEIGHTS"
         )
     return StartingWeights(None, SCRATCH, note)
+
+
+def place_of(url: str, cache: Path | None = None) -> Path:
+    """Where a download lies; cache: the folder, None = torch.hub's."""
+    folder = cache if cache is not None else Path(torch.hub.get_dir()) / "checkpoints"
+    return folder / url.rpartition("/")[2]
 
 
 def _of_file(path: Path) -> Mapping[str, torch.Tensor]:
@@ -92,7 +97,7 @@ def _of_file(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         return _read_fitting(path)
     except WEIGHT_ERRORS as error:
-        raise TrainingError(f"NEAT_CLASSIFIER_WEIGHTS={path} can't be used ({_reason(error)}); {remedy}") from error
+        raise TrainingError(f"NEAT_CLASSIFIER_WEIGHTS={path} can't be used ({reason_of(error)}); {remedy}") from error
 
 
 def _read_fitting(path: Path) -> Mapping[str, torch.Tensor]:
@@ -125,7 +130,7 @@ def _fetch(path: Path, download: Callable[[str, Path], None], now: Callable[[], 
             path.parent.mkdir(parents=True, exist_ok=True)
             download(IMAGENET_URL, path)
         except OSError as error:
-            reason = _reason(error)
+            reason = reason_of(error)
             with contextlib.suppress(OSError):  # where it can't be kept, the next process tries again
                 failed.write_text(json.dumps({"at": now(), "reason": reason}))
         else:
@@ -163,18 +168,25 @@ def download_file(url: str, path: Path) -> None:
             raise OSError(f"what came from {url} has another checksum")
         os.replace(temporary, path)
     except HTTPException as error:
-        raise OSError(f"the download broke off: {_reason(error)}") from error
+        raise OSError(f"the download broke off: {reason_of(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _answer(url: str) -> HTTPResponse:
+def reach(url: str) -> None:
+    """Raise OSError unless something answers there within CONNECT_SECONDS, whatever it says."""
+    with contextlib.suppress(HTTPError):
+        _answer(url, "HEAD").close()
+
+
+def _answer(url: str, method: str = "GET") -> HTTPResponse:
     """The server's answer. In a thread, because the time-out of a socket does not bound the look-up of its host."""
     answers: queue.Queue[HTTPResponse | Exception] = queue.Queue()
 
     def ask() -> None:
         try:
-            answers.put(urlopen(Request(url, headers={"User-Agent": "neat-backend"}), timeout=CONNECT_SECONDS))
+            request = Request(url, headers={"User-Agent": "neat-backend"}, method=method)
+            answers.put(urlopen(request, timeout=CONNECT_SECONDS))
         except (OSError, HTTPException) as error:
             answers.put(error)
 
@@ -188,7 +200,7 @@ def _answer(url: str) -> HTTPResponse:
     return answer
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The error's first line."""
     text = str(error.reason) if isinstance(error, URLError) else str(error)
     return (text.strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import socket
 import sys
+import threading
 from pathlib import Path
 from urllib.error import URLError
 
@@ -16,6 +18,7 @@ from neat_backend.core import encoders
 from neat_backend.core.encoders import Encoder, Preprocessing, build_encoder
 from neat_backend.core.features import GRID, to_grid
 from neat_backend.errors import EncoderError, SettingsError
+from tests.waiting import HANGS
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -162,7 +165,7 @@ def test_a_failing_download_names_the_setting_and_the_offline_choice(tmp_path: P
         raise URLError("no network in this test")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    monkeypatch.setattr("neat_backend.core.weights.urlopen", no_network)
     with pytest.raises(EncoderError, match="no network in this test") as failure:
         build_encoder("resnet18", device="cpu")
     assert "NEAT_ENCODER_WEIGHTS" in str(failure.value)
@@ -176,6 +179,52 @@ def test_a_failing_clip_download_names_them_too(tmp_path: Path, monkeypatch):
         build_encoder("clip:ViT-B-32/openai", device="cpu")
     assert "NEAT_ENCODER_WEIGHTS" in str(failure.value)
     assert "NEAT_ENCODER=efficientnet_lite0" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "host"), [("clip:ViT-B-32/openai", "huggingface.co"), ("resnet18", "download.pytorch.org")]
+)
+def test_where_no_name_is_ever_looked_up_the_weights_are_given_up_after_one_try(
+    tmp_path: Path, monkeypatch, name, host
+):
+    """huggingface_hub would try for a minute, the resolver for half of one each time."""
+    over, asked = threading.Event(), []
+
+    def look_up(host, *_args, **_kwargs):
+        asked.append(host)
+        over.wait(HANGS)
+        return []
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
+    monkeypatch.setattr("neat_backend.core.weights.CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(EncoderError, match=rf"no answer from {host} within 0\.3 s"):
+        build_encoder(name, device="cpu")
+    assert asked == [host]
+    over.set()
+
+
+def test_weights_in_the_hubs_cache_are_used_where_the_hub_is_out_of_reach(monkeypatch):
+    import open_clip
+    from huggingface_hub import constants
+
+    def create_model(*_args, **_kwargs):
+        raise RuntimeError(f"offline: {constants.is_offline_mode()}")  # what it would do with the cache is known
+
+    def away(url):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    monkeypatch.setattr(encoders, "reach", lambda url: None)
+    with pytest.raises(EncoderError, match="offline: False"):
+        build_encoder("clip:ViT-B-32/openai", device="cpu")
+    monkeypatch.setattr(encoders, "reach", away)
+    with pytest.raises(EncoderError, match=r"huggingface\.co: no network in this test") as failure:
+        build_encoder("clip:ViT-B-32/openai", device="cpu")
+    assert "offline: True" in str(failure.value.__cause__.__cause__)
+    assert not constants.is_offline_mode()
 
 
 def test_a_larger_efficientnet_is_another_encoder(efficientnet, photos):
