@@ -82,11 +82,19 @@ def serve(
             children.append(Child("worker", list(worker_command), env))
         names = " and ".join(child.name for child in children)
         shown = f"[{host}]" if ":" in host else host
-        log.info("listening on http://%s:%d; starting %s, data in %s", shown, port, names, settings.data_dir.absolute())
+        log.info(
+            "listening on http://%s:%d, for %s; starting %s, data in %s",
+            shown, port, _label_studio(settings), names, settings.data_dir.absolute(),
+        )  # fmt: skip
         return Supervisor(children, grace_seconds, on_stop=place.listener.close).run()
     finally:
         place.close()
         shutil.rmtree(metrics_dir, ignore_errors=True)
+
+
+def _label_studio(settings: Settings) -> str:
+    url = settings.shown()["LABEL_STUDIO_URL"]
+    return f"Label Studio at {url}" if url else "the Label Studio that connects (LABEL_STUDIO_URL is not set)"
 
 
 def web_command(settings: Settings, fd: int) -> list[str]:

@@ -35,7 +35,9 @@ from neat_backend.errors import (
     ShardsLost,
     StoreError,
 )
+from neat_backend.labelstudio import inspection
 from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.image_hosts import shown
 from neat_backend.live import LiveProject
 from neat_backend.records import Project
 from neat_backend.settings import Settings
@@ -71,12 +73,28 @@ def run(settings: Settings) -> None:
         if settings.arrays_url:
             objects.check(settings.arrays_url)
             webhook_secret.share(database, settings.data_dir)
+        threading.Thread(target=_greet, args=(settings,), name="greeting", daemon=True).start()
         worker = Worker(settings, database)
         try:
             worker.run(stopping)
         finally:
             worker.stop()
             database.dispose()
+
+
+def _greet(settings: Settings) -> None:
+    """Say in the log whether Label Studio is where LABEL_STUDIO_URL says, and takes the key."""
+    url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
+    for missing, name in ((url, "LABEL_STUDIO_URL"), (key, "LABEL_STUDIO_API_KEY")):
+        if not missing:
+            log.warning("%s is not set: what Label Studio sends when it connects has to do", name)
+    if not url or not key:
+        return
+    try:
+        found = inspection.who_answers(url, key, settings.request_timeout_seconds)
+        log.info("Label Studio at %s: %s", shown(url), found)
+    except NeatError as error:
+        log.warning("Label Studio at %s can't be used yet: %s", shown(url), error)
 
 
 class Worker:

@@ -737,6 +737,42 @@ def test_a_project_that_is_slow_to_stop_does_not_cost_the_others_their_leases(
     assert clock.now == 5.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "level", "words"),
+    [
+        ("version 1.23.2, legacy token of ann@example.com", "INFO", "http://there: version 1.23.2"),
+        (LabelStudioRefused("check LABEL_STUDIO_API_KEY"), "WARNING", "can't be used yet: check LABEL_STUDIO_API_KEY"),
+    ],
+)
+def test_at_its_start_it_says_whether_label_studio_is_there_and_takes_the_key(
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answer: str | Exception,
+    level: str,
+    words: str,
+) -> None:
+    def who_answers(url: str, key: str, timeout_seconds: float) -> str:
+        asked.append((url, key))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(worker_module.inspection, "who_answers", who_answers)
+    there = {"label_studio_url": "http://there", "label_studio_api_key": SecretStr("ours")}
+    with caplog.at_level("INFO"):
+        worker_module._greet(backend.settings.model_copy(update=there))
+    assert asked == [("http://there", "ours")]
+    assert [(one.levelname, words in one.getMessage()) for one in caplog.records] == [(level, True)]
+
+
+def test_at_its_start_it_names_what_is_not_set(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    worker_module._greet(backend.settings)
+    assert "LABEL_STUDIO_URL is not set" in caplog.text
+    assert "LABEL_STUDIO_API_KEY is not set" in caplog.text
+
+
 def test_old_events_are_pruned_all_of_them(backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "PRUNE_AT_ONCE", 2)
     with backend.database.begin() as conn:

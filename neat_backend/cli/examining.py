@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json, ProjectIdOrAll
+
+if TYPE_CHECKING:
+    from neat_backend.doctor import Finding
 
 commands = typer.Typer()
 SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "bold red"), "skipped": ("–", "dim")}
@@ -29,17 +33,20 @@ def doctor(
     """
     from neat_backend import doctor as diagnosis
 
-    findings = diagnosis.examine(os.environ, project)
     if as_json:
+        findings = diagnosis.examine(os.environ, project)
         shared.show([asdict(finding) for finding in findings], True)
     else:
-        for finding in findings:
-            sign, style = SIGNS[finding.state]
-            of = "" if finding.project is None else f"project {finding.project}: "
-            line = Text.assemble((sign, style), f" {of}{finding.check}: {finding.said}")
-            if finding.remedy:
-                line.append(f"\n    → {finding.remedy}")
-            shared.out.print(line, highlight=False, soft_wrap=True)
+        findings = diagnosis.examine(os.environ, project, tell=_print)
         counts = {state: sum(one.state == state for one in findings) for state in SIGNS}
         shared.out.print(", ".join(f"{count} {state}" for state, count in counts.items() if count), highlight=False)
     raise typer.Exit(diagnosis.exit_code(findings))
+
+
+def _print(finding: Finding) -> None:
+    sign, style = SIGNS[finding.state]
+    of = "" if finding.project is None else f"project {finding.project}: "
+    line = Text.assemble((sign, style), f" {of}{finding.check}: {finding.said}")
+    if finding.remedy:
+        line.append(f"\n    → {finding.remedy}")
+    shared.out.print(line, highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from neat_backend.doctor.findings import FAILED, OK, SKIPPED, WARNING, Examination, Finding
 from neat_backend.doctor.installation import examine_installation
@@ -11,9 +11,14 @@ from neat_backend.doctor.project import examine_project
 __all__ = ["FAILED", "OK", "SKIPPED", "WARNING", "Finding", "examine", "exit_code"]
 
 
-def examine(env: Mapping[str, str], project: int | None = None) -> list[Finding]:
-    """All findings, in order: of the installation, then of `project`, or of every connected one."""
-    examination = Examination()
+def examine(
+    env: Mapping[str, str], project: int | None = None, tell: Callable[[Finding], None] = lambda finding: None
+) -> list[Finding]:
+    """All findings, in order: of the installation, then of `project`, or of every connected one.
+
+    tell: is given each as its check ends.
+    """
+    examination = Examination(tell)
     settings, database, connected = examine_installation(examination, env, project)
     for one in connected:
         examine_project(examination, settings, database, one)

@@ -32,8 +32,10 @@ class Complaint(Exception):
 class Examination:
     """Checks one after the other; one that rests on a failed one is skipped."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Finding], None] = lambda finding: None) -> None:
+        """tell: is given each finding as its check ends."""
         self.findings: list[Finding] = []
+        self._tell = tell
 
     def check(
         self, name: str, do: Callable[[], str], remedy: str, needs: Sequence[str] = (), project: int | None = None
@@ -48,6 +50,7 @@ class Examination:
         else:
             finding = _outcome(name, do, remedy, project)
         self.findings.append(finding)
+        self._tell(finding)
         return finding.state in (OK, WARNING)
 
     def _passed(self, name: str, project: int | None) -> bool:

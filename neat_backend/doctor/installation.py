@@ -9,6 +9,7 @@ from pathlib import Path
 
 from neat_backend.doctor.findings import WARNING, Complaint, Examination
 from neat_backend.labelstudio import inspection
+from neat_backend.labelstudio.image_hosts import shown
 from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.store import projects
@@ -32,8 +33,8 @@ def examine_installation(
         settings = Settings.from_env(env)
         misspelt = Settings.misspelt(env)
         if misspelt:
-            name, near = next(iter(misspelt.items()))
-            raise Complaint(f"{name} is no setting and is not read", f"did you mean {near}?", WARNING)
+            said = f"not read, because there is no such setting: {', '.join(misspelt)}"
+            raise Complaint(said, f"did you mean {', '.join(misspelt.values())}?", WARNING)
         return "every setting has a value that can be used"
 
     def open_database() -> str:
@@ -61,7 +62,7 @@ def examine_installation(
         url = settings.label_studio_url or next((p.label_studio_url for p in connected if p.label_studio_url), "")
         if not url:
             raise Complaint("nobody has said where Label Studio is", "set LABEL_STUDIO_URL")
-        return f"{url} answers, version {inspection.version(url, settings.request_timeout_seconds)}"
+        return f"{shown(url)} answers, version {inspection.version(url, settings.request_timeout_seconds)}"
 
     examination.check("settings", read_settings, "mend the named variable; `neat-backend config` shows all")
     folder = settings.data_dir

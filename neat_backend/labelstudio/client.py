@@ -91,7 +91,7 @@ class LabelStudioClient:
         Raises LabelStudioError for an unusable URL, LabelStudioRefused for a key that is missing or expired.
         """
         if not base_url.startswith(("http://", "https://")) or not urlsplit(base_url).hostname:
-            raise LabelStudioError(f"{base_url!r} is no URL of a Label Studio server; set LABEL_STUDIO_URL")
+            raise LabelStudioError(f"{shown(base_url)!r} is no URL of a Label Studio server; set LABEL_STUDIO_URL")
         if not api_key.strip():
             raise LabelStudioRefused(f"there is no API key for Label Studio; {_REMEDY}")
         self._made_with = (base_url, api_key, timeout_seconds, tuple(image_hosts))
@@ -515,14 +515,14 @@ class LabelStudioClient:
             raise LabelStudioUnavailable(f"Label Studio took too long ({what})") from None
         except httpx.HTTPError as error:
             raise LabelStudioUnavailable(
-                f"can't reach Label Studio at {self.base_url} ({_said(error)}); "
+                f"can't reach Label Studio at {shown(self.base_url)} ({_said(error)}); "
                 "is it up, and is LABEL_STUDIO_URL right?"
             ) from None
         except httpx.InvalidURL as error:
             raise LabelStudioError(f"LABEL_STUDIO_URL can't be used: {error}") from None
         except ValueError:  # not JSON, or not of the shape that the SDK expects
             raise LabelStudioUnavailable(
-                f"the server at {self.base_url} gave an answer that is not Label Studio's ({what})"
+                f"the server at {shown(self.base_url)} gave an answer that is not Label Studio's ({what})"
             ) from None
 
     def _forget_access_token(self) -> bool:
@@ -554,7 +554,7 @@ class LabelStudioClient:
             return LabelStudioError(f"Label Studio redirects to {place}; set LABEL_STUDIO_URL to where it really is")
         if status < 300:
             return LabelStudioUnavailable(
-                f"the server at {self.base_url} gave an answer that is not Label Studio's ({what})"
+                f"the server at {shown(self.base_url)} gave an answer that is not Label Studio's ({what})"
             )
         return (bad if status == 400 else LabelStudioError)(f"Label Studio answered {status} ({what}): {said}")
 
@@ -576,7 +576,7 @@ class LabelStudioClient:
             return read(*answer)
         except (AttributeError, KeyError, TypeError, ValueError, BadRequest) as error:
             raise LabelStudioUnavailable(
-                f"the server at {self.base_url} gave an answer that is not Label Studio's ({_said(error)})"
+                f"the server at {shown(self.base_url)} gave an answer that is not Label Studio's ({_said(error)})"
             ) from None
 
 

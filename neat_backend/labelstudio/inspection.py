@@ -9,6 +9,7 @@ import json
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -18,6 +19,7 @@ import httpx
 
 from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
 from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.image_hosts import shown
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,29 @@ class Inspector(LabelStudioClient):
 
 def version(base_url: str, timeout_seconds: float) -> str:
     """Label Studio's version, asked without a key. Raises LabelStudioError for what is no Label Studio."""
+    url = shown(base_url)
     try:
         answer = httpx.get(base_url.rstrip("/") + "/api/version", timeout=timeout_seconds)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise LabelStudioUnavailable(f"{base_url} does not answer ({error or type(error).__name__})") from None
-    if answer.status_code >= 300:
-        raise LabelStudioUnavailable(f"{base_url} answers {answer.status_code}")
+        raise LabelStudioUnavailable(f"{url} does not answer ({str(error) or type(error).__name__})") from None
+    if answer.status_code >= 500:
+        raise LabelStudioUnavailable(f"{url} answers {answer.status_code}")
+    if 300 <= answer.status_code < 400:
+        place = shown(answer.headers.get("Location", "elsewhere"))
+        raise LabelStudioError(f"{url} redirects to {place}; LABEL_STUDIO_URL must say where Label Studio really is")
     try:
         return str(answer.json()["release"])
     except (KeyError, TypeError, ValueError):
-        raise LabelStudioError(f"what answers at {base_url} is not Label Studio") from None
+        raise LabelStudioError(
+            f"something else than Label Studio answers at {url} ({answer.status_code}, no version)"
+        ) from None
+
+
+def who_answers(base_url: str, api_key: str, timeout_seconds: float) -> str:
+    """In words: Label Studio's version, the key's kind and whose it is. Raises LabelStudioError."""
+    release = version(base_url, timeout_seconds)
+    with closing(LabelStudioClient(base_url, api_key, timeout_seconds)) as client:
+        return f"version {release}, {kind_of_key(api_key)} of {client.whoami()}"
 
 
 def kind_of_key(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -137,8 +138,8 @@ class Database:
         if isinstance(error, sa.exc.TimeoutError):
             return f"The database {self.shown}: all connections are in use"
         reason = " ".join(str(getattr(error, "orig", None) or error).partition("DETAIL:")[0].split())
-        if self._url.password:
-            reason = reason.replace(str(self._url.password), "***")
+        if self._url.password:  # where the driver repeats how it was called; elsewhere it is a word like others
+            reason = re.sub(rf"(?<=[:=]){re.escape(str(self._url.password))}(?=@|\s|$)", "***", reason)
         remedy = ""
         for sign, advice in _REMEDIES.items():
             if sign in reason.lower():

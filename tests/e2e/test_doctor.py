@@ -39,8 +39,8 @@ class SetUp:
         """What the command finds, and prints. page: the title that its output has on the page about it."""
         found: list[Finding] = []
 
-        def noted(*arguments: object) -> list[Finding]:
-            found.extend(examine(*arguments))  # type: ignore[arg-type]
+        def noted(*arguments: object, **named: object) -> list[Finding]:
+            found.extend(examine(*arguments, **named))  # type: ignore[arg-type]
             return found
 
         env = {name: None for name in os.environ if name in Settings.variables()} | {**self.env, **changed}
@@ -101,6 +101,12 @@ def test_a_healthy_set_up_passes_every_check_and_stays_as_it_was(there: SetUp) -
     assert there.labelling.annotator.call("GET", address) == before
 
 
+def test_the_backend_says_at_its_start_where_it_is_and_who_answers_at_label_studios_address(there: SetUp) -> None:
+    log, url = there.backend.log_file.read_text(), there.env["LABEL_STUDIO_URL"]
+    assert f"listening on {there.backend.url}, for Label Studio at {url};" in log
+    assert re.search(rf"Label Studio at {re.escape(url)}: version [\d.]+, legacy token of \S+@", log)
+
+
 def test_the_page_shows_no_output_that_is_not_held_to_the_command() -> None:
     source = Path(__file__).read_text()
     assert [title for title in doctor_page.titles() if f'"{title}"' not in source] == []
@@ -124,6 +130,7 @@ def test_a_label_studio_that_is_down_is_named(there: SetUp) -> None:
 def test_something_else_at_label_studios_address_is_named(there: SetUp) -> None:
     found = there.diagnose(LABEL_STUDIO_URL=there.backend.url)
     assert found["Label Studio"].state == FAILED
+    assert "something else than Label Studio answers" in found["Label Studio"].said
 
 
 def test_a_webhook_without_its_secret_is_named(there: SetUp) -> None:
