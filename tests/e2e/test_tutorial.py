@@ -155,7 +155,7 @@ class Reader:
 
 def is_up(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5, trust_env=False).status_code == 200
+        return httpx.get(url, timeout=HANGS, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 
