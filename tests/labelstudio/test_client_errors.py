@@ -140,6 +140,7 @@ class Pages:
         if path.startswith("/api/projects/"):
             return {
                 "id": 1,
+                "created_at": "2026-11-23T07:00:00Z",
                 "task_number": self._task_count,
                 "total_annotations_number": 0,
                 "skipped_annotations_number": 0,
