@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from neat_backend.backoff import Backoff
 from neat_backend.errors import LabelStudioError
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.records import Ranked
@@ -29,7 +30,7 @@ NAMES = (CLASS, INCONSISTENCY)
 DECIMALS = 1  # of the inconsistency, which is at most about K: few values, so few calls
 RESTS = 20  # a call is followed by a rest so many times as long as it took
 SHORTEST_REST_SECONDS = 0.5
-AGAIN_SECONDS = 60.0  # after a failure
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 60.0, 3600.0  # after a failure, and after many in a row
 
 Value = str | float
 
@@ -45,6 +46,7 @@ class Columns:
         self._clock = clock
         self._written = _read(arrays)  # column → task → its value
         self._free_at = float("-inf")
+        self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
 
     def step(self, head: Sequence[Ranked]) -> bool:
         """One call to Label Studio, for the value that most tasks of the head lack; True if there was one to make.
@@ -61,9 +63,10 @@ class Columns:
         try:
             self.client.set_column(self.project, tasks, name, value)
         except LabelStudioError as error:
-            self._free_at = self._clock() + AGAIN_SECONDS
+            self._free_at = self._clock() + self._backoff.failed()
             log.warning("project %d: the column %s could not be written: %s", self.project, name, error)
             return False
+        self._backoff.worked()
         self._written[name] |= dict.fromkeys(tasks, value)
         if len(wanted) == 1:  # all of it is written: less to do after the next start
             keep = {ranked.task for ranked in head}

@@ -850,12 +850,16 @@ class LiveProject:
         """One piece of publishing that nobody waits for; True if there was any."""
         assert self._publishing is not None
         self._measures.save()
-        done = self._keep_tabs() or self._publishing.background_step(self._first, self._sampling)
-        if not done and self.settings.task_columns and self._order is not None:
-            assert self._columns is not None
-            assert self._config is not None
-            done = self._config.image_key not in columns.NAMES and self._columns.step(self._order.head)
-        return done
+        # Tabs and columns wait after failures by themselves; what raises comes last, so that it alone is what counts.
+        done = self._keep_tabs() | self._write_columns()
+        return self._publishing.background_step(self._first, self._sampling) or done
+
+    def _write_columns(self) -> bool:
+        if not self.settings.task_columns or self._order is None:
+            return False
+        assert self._columns is not None
+        assert self._config is not None
+        return self._config.image_key not in columns.NAMES and self._columns.step(self._order.head)
 
     def _keep_tabs(self) -> bool:
         """Make again the tabs that are gone, turn the one round with the sampling, list the labels to check."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from neat_backend.backoff import Backoff
 from neat_backend.errors import LabelStudioError
 from neat_backend.labelstudio import tabs
 from neat_backend.labelstudio.client import LabelStudioClient
@@ -23,6 +24,7 @@ from neat_backend.store.arrays import ProjectArrays
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 60.0  # between two looks whether they are still there
+LONGEST_BACKOFF_SECONDS = 3600.0  # between two tries, as long as they fail
 SHORTEST_REST_SECONDS = 10.0  # between two changes of the list of labels to check
 MOST_CHECKED = 50  # tasks in that list; each is a line among the tab's filters
 
@@ -40,9 +42,10 @@ class Tabs:
         self._ids = _read_ids(arrays)  # title → the tab's id
         self._shown: tuple[str, tuple[int, ...]] = ("", ())  # sampling and tasks to check, as they were last seen to
         self._look_at = self._change_at = self._again_at = float("-inf")
+        self._backoff = Backoff(LOOK_SECONDS, LONGEST_BACKOFF_SECONDS)
 
     def step(self, sampling: str, to_check: Sequence[int]) -> bool:
-        """Bring the tabs in line, where that is due; True if it was.
+        """Bring the tabs in line, where that is due; True if it was done.
 
         sampling: of the project; decides which end of the scores is the best. to_check: tasks whose label
         disagrees with their neighbours', the strongest disagreement first.
@@ -58,9 +61,10 @@ class Tabs:
             try:
                 self.make(*wanted)
             except LabelStudioError as error:
-                self._again_at = self._look_at
+                self._again_at = now + self._backoff.failed()
                 log.warning("project %d: its tabs could not be looked at: %s", self.project, error)
-                return True
+                return False
+            self._backoff.worked()
             self._change_at = self._clock() + max(SHORTEST_REST_SECONDS, 20 * (self._clock() - began))
         return True
 

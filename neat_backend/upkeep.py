@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -42,6 +42,7 @@ class Resting:
     basis: Basis
     found: list[Changed] = field(default_factory=list)  # what comparisons have found since
     compare_at: float = 0.0  # time.monotonic()
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Upkeep:
                 self._ask(number, known.get(number), asked)
         if len(self._asked) > MOST_ASKED:
             self._asked.clear()
-        due = self._due(known.values())
+        due = self._due({n: project for n, project in known.items() if n not in unconnected})
         if due is not None:
             self._compare(due)
 
@@ -164,22 +165,21 @@ class Upkeep:
 
     # comparisons
 
-    def _due(self, known: Iterable[Project]) -> Project | None:
+    def _due(self, known: Mapping[int, Project]) -> Project | None:
         """Of the projects put away, the one whose last comparison is the longest ago, if that is long enough."""
         seconds = self._settings.reconcile_seconds
-        now, never = datetime.now(timezone.utc), datetime.min.replace(tzinfo=timezone.utc)
+        if not seconds:
+            return None
         with self._lock:
             resting = {
-                number: at for number, at in self._resting.items()
+                number for number, at in self._resting.items()
                 if number not in self._wanted and at.basis.since is not None and time.monotonic() >= at.compare_at
             }  # fmt: skip
-        ages = {
-            project: now - (project.compared_at or never) for project in known
-            if seconds > 0 and project.id in resting and project.state != projects.DISCONNECTED
-        }  # fmt: skip
+        now, never = datetime.now(timezone.utc), datetime.min.replace(tzinfo=timezone.utc)
+        ages = {number: now - (known[number].compared_at or never) for number in resting & known.keys()}
         # One from the future: our clock, or that of another worker's host, has been set.
-        late = {p: age for p, age in ages.items() if not timedelta(0) <= age < timedelta(seconds=seconds)}
-        return max(late, key=lambda project: late[project], default=None)
+        late = {number: age for number, age in ages.items() if not timedelta(0) <= age < timedelta(seconds=seconds)}
+        return known[max(late, key=lambda number: late[number])] if late else None
 
     def _compare(self, project: Project) -> None:
         """Compare a project as its owner, unless it is another's or has just been taken up."""
@@ -212,7 +212,11 @@ class Upkeep:
         except LeaseLost:
             log.info("project %d: another worker has taken it over", project.id)
         except NeatError as error:
-            log.warning("project %d: it could not be compared: %s", project.id, error)
+            wait = resting.backoff.failed()
+            resting.compare_at = time.monotonic() + wait
+            log.warning("project %d: it could not be compared: %s; trying again in %.0f s", project.id, error, wait)
+        else:
+            resting.backoff.worked()
 
     def _is_otherwise(self, project: Project, resting: Resting, owned: Database) -> bool:
         """Compare, and take what is found into the store; whether the engine has to know."""

@@ -7,6 +7,7 @@ here renews leases, takes up projects that need somebody, and puts the least rec
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -18,14 +19,12 @@ from datetime import datetime, timedelta, timezone
 from sqlalchemy.exc import DBAPIError
 
 from neat_backend import connection, logs
+from neat_backend.backoff import Backoff
 from neat_backend.compute import Compute, open_compute
 from neat_backend.core import heap
 from neat_backend.core.encoders import Encoder, build_encoder
 from neat_backend.errors import (
-    BadLabelConfig,
     Disconnected,
-    EncoderError,
-    LabelStudioRefused,
     LabelStudioUnavailable,
     LeaseLost,
     NeatError,
@@ -58,6 +57,7 @@ STUCK_SECONDS = 60.0  # a project that can't go on for so long may be put away t
 REST_SECONDS = 10.0  # a project stays so long after it was needed, and the next one waits no longer for its room
 JOIN_SECONDS = 5.0  # longest wait for a project's threads, with the other projects' leases running
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
+PRUNE_EVERY_SECONDS = 3600.0
 KEEP_EVENTS_SECONDS = 7 * 24 * 3600.0
 PRUNE_AT_ONCE = 10_000
 
@@ -106,6 +106,7 @@ class Worker:
         self._live: dict[int, tuple[LiveProject, list[threading.Thread]]] = {}
         self._connections: dict[int, tuple[object, ...]] = {}  # what each of them was started with
         self._visited: set[int] = set()  # projects read at least once since the start
+        self._pruned_at = -math.inf  # time.monotonic()
         self._waits: dict[int, float] = {}  # projects that nobody has made room for, since when
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
@@ -116,20 +117,17 @@ class Worker:
 
     def run(self, stopping: Stopping) -> None:
         log.info("worker %s started", self.owner)
-        pruned_at = 0.0
-        threading.Thread(target=self._keep_leases, args=(stopping,), name="leases", daemon=True).start()
-        upkeep = threading.Thread(target=self._keep_up, args=(stopping,), name="upkeep", daemon=True)
+        # Threads of their own: to take a project up and to put it away may last longer than a lease, and Label Studio
+        # may be slow to answer.
+        leases = threading.Thread(
+            target=_insist, args=(stopping, self._renew, LEASE_SECONDS / HEARTBEATS), name="leases", daemon=True
+        )
+        upkeep = threading.Thread(
+            target=_insist, args=(stopping, self._keep_up, LOOK_SECONDS), name="upkeep", daemon=True
+        )  # fmt: skip
+        leases.start()
         upkeep.start()
-        while not stopping.is_set():
-            try:
-                self._take_up()
-                if time.monotonic() - pruned_at > 3600:
-                    self._prune()
-                    pruned_at = time.monotonic()
-            except (DBAPIError, StoreError) as error:
-                log.error("the database can't be used, trying again: %s", error)
-                stopping.wait(FIRST_BACKOFF_SECONDS)
-            stopping.wait(LOOK_SECONDS)
+        _insist(stopping, self._look, LOOK_SECONDS)
         upkeep.join(JOIN_SECONDS)
 
     def stop(self) -> None:
@@ -141,6 +139,12 @@ class Worker:
         log.info("worker %s stopped", self.owner)
 
     # which projects
+
+    def _look(self) -> None:
+        self._take_up()
+        if time.monotonic() - self._pruned_at > PRUNE_EVERY_SECONDS:
+            self._prune()
+            self._pruned_at = time.monotonic()
 
     def _take_up(self) -> None:
         """Make those projects live that have events waiting or have not been read yet."""
@@ -202,14 +206,6 @@ class Worker:
             projects.release_lease(conn, number, holder)
             return projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS)
 
-    def _keep_leases(self, stopping: Stopping) -> None:
-        """Renew them in a thread of its own: taking projects up and putting them away may last longer than a lease."""
-        while not stopping.wait(LEASE_SECONDS / HEARTBEATS):
-            try:
-                self._renew()
-            except (DBAPIError, StoreError) as error:
-                log.error("the leases can't be renewed, trying again: %s", error)
-
     def _renew(self) -> None:
         live = {number: live for number, (live, _) in list(self._live.items()) if not live.stopping.is_set()}
         held = {*live, *self._upkeep.held}
@@ -225,15 +221,14 @@ class Worker:
                 log.warning("project %d: another worker has taken it over", number)
                 each.stopping.set()  # the main loop puts it away
 
-    def _keep_up(self, stopping: threading.Event) -> None:
-        """See to the projects that are not live, in a thread of its own: Label Studio may be slow to answer."""
-        while not stopping.wait(LOOK_SECONDS):
-            try:
-                self._upkeep.step()
-            except (DBAPIError, StoreError) as error:
-                log.error("projects that were put away can't be kept up, trying again: %s", error)
-            except Exception:  # a fault of ours must not end the thread
-                log.exception("projects that were put away can't be kept up, trying again")
+    def _keep_up(self) -> None:
+        """See to the projects that are not live."""
+        try:
+            self._upkeep.step()
+        except (DBAPIError, StoreError):
+            raise
+        except Exception:  # a fault of ours must not end the thread
+            log.exception("projects that are not live can't be kept up")
 
     def _prune(self) -> None:
         before = datetime.now(timezone.utc) - timedelta(seconds=KEEP_EVENTS_SECONDS)
@@ -248,6 +243,8 @@ class Worker:
         may, resting = self._upkeep.take_up(project.id)
         if not may:
             return  # it is being compared: in a moment
+        if project.synced_at is None:  # forgotten since, and connected again
+            resting = None
         try:
             settings = self.settings.for_project(project.extra_params)
         except SettingsError as error:  # checked when they were sent, so they come from another version
@@ -325,6 +322,21 @@ class Worker:
         return connection.connect(self.settings, project)
 
 
+def _insist(stopping: Stopping, do: Callable[[], None], every_seconds: float) -> None:
+    """Do it again and again until told to stop. That the database fails is said, the longer the rarer."""
+    backoff, say_at = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS), -math.inf
+    while not stopping.is_set():
+        try:
+            do()
+        except (DBAPIError, StoreError) as error:
+            if time.monotonic() >= say_at:
+                log.error("the database can't be used, trying again: %s", error)
+                say_at = time.monotonic() + backoff.failed()
+        else:
+            backoff.worked()
+        stopping.wait(every_seconds)
+
+
 def _connection(project: Project) -> tuple[object, ...]:
     """What a live project can't change while it is live."""
     return dict(project.extra_params), project.label_studio_url, project.access_token
@@ -349,12 +361,13 @@ def _repeat(
 ) -> None:  # fmt: skip
     """Repeat a step until the project is put away; errors are shown, waited out and tried again."""
     logs.about(project=live.id)
-    backoff = FIRST_BACKOFF_SECONDS
+    backoff = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)
     if not once:
         while not live.loaded.wait(0.2):
             if live.stopping.is_set():
                 return
     while not live.stopping.is_set():
+        retry_after: float | None = None
         try:
             more = step()
         except (LeaseLost, ShardsLost) as error:  # it is taken up again and built from the store, by whoever can
@@ -366,34 +379,31 @@ def _repeat(
             live.stop()
             return
         except LabelStudioUnavailable as error:
-            problem, wait = (projects.AWAY, str(error)), error.retry_after_seconds or backoff
-        except (LabelStudioRefused, BadLabelConfig, SettingsError, EncoderError) as error:
-            problem, wait = (projects.BLOCKED, str(error)), backoff
+            problem, retry_after = (projects.AWAY, str(error)), error.retry_after_seconds
         except NotFoundInLabelStudio as error:
             live.look_again()  # the project itself may be gone
-            problem, wait = (projects.BLOCKED, f"{error} (deleted, or not visible to the API key's user)"), backoff
+            problem = (projects.BLOCKED, f"{error} (deleted, or not visible to the API key's user)")
         except NeatError as error:
-            problem, wait = (projects.BLOCKED, str(error)), backoff
+            problem = (projects.BLOCKED, str(error))
         except DBAPIError as error:
             log.error("project %d: %s: the database failed, trying again: %s", live.id, name, error.orig)
-            live.stopping.wait(backoff)
-            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+            live.stopping.wait(backoff.failed())
             continue
         except Exception as error:  # a fault of ours must not end the thread that others wait for
             log.exception("project %d: %s failed", live.id, name)
-            problem, wait = (projects.BLOCKED, f"internal error in {name}: {error}; see the log"), backoff
+            problem = (projects.BLOCKED, f"internal error in {name}: {error}; see the log")
         else:
-            backoff = FIRST_BACKOFF_SECONDS
+            backoff.worked()
             _show(live, lambda: live.solved(name))
             if once:
                 return
             if not more:
                 idle()
             continue
+        wait = max(backoff.failed(), retry_after or 0)
         log.warning("project %d: %s: %s; trying again in %.0f s", live.id, name, problem[1], wait)
         _show(live, lambda problem=problem: live.problem(name, *problem))  # type: ignore[misc]
         live.stopping.wait(wait)
-        backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 
 
 def _show(live: LiveProject, change: Callable[[], None]) -> None:

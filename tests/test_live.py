@@ -27,7 +27,7 @@ from neat_backend.labelstudio.events import PredictRequest
 from neat_backend.labelstudio.publisher import score
 from neat_backend.labelstudio.tabs import CHECK, NEXT
 from neat_backend.live import LiveProject
-from neat_backend.records import RETRY_IMAGES, SYNC, Label
+from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, Label
 from neat_backend.service import Service
 from neat_backend.store import inbox, projects, snapshots, tasks
 from tests.fake_label_studio import (
@@ -895,6 +895,18 @@ def test_a_lost_webhook_is_made_up_for(server: FakeLabelStudio, tmp_path: Path, 
     assert (len(server.called("tasks")) > reads) == (lost == "config"), "read as a whole only where that is needed"
     assert state(live) == read_anew(str(tmp_path / "anew"), server)
     backend.close()
+
+
+def test_what_has_changed_is_read_when_somebody_opens_the_data_manager_and_no_more(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject
+) -> None:
+    server.calls.clear()
+    server.annotate(3, "dog")  # its webhook is lost
+    backend.file(COMPARE)  # Label Studio has called /setup
+    settle(live)
+    assert labels(live) == {3: Label(3, "dog")}
+    assert not server.called("tasks")
+    assert not server.called("annotations")
 
 
 def test_a_difference_that_reading_again_does_not_cure_is_not_read_for_ever(

@@ -79,12 +79,22 @@ def test_the_ids_are_known_to_the_next_process(server: FakeLabelStudio, tabs: Ta
 
 def test_label_studio_away_stops_nothing_and_is_tried_again(server: FakeLabelStudio, tabs: Tabs, clock: Clock) -> None:
     server.failing = LabelStudioUnavailable("away")
-    assert tabs.step(UNCERTAINTY, [])
+    assert not tabs.step(UNCERTAINTY, [])
     assert not tabs.step(UNCERTAINTY, [5])
     server.failing = None
     clock.now += LOOK_SECONDS
     tabs.step(UNCERTAINTY, [5])
     assert listed(server) == [5]
+
+
+def test_the_longer_it_fails_the_rarer_it_is_tried(
+    server: FakeLabelStudio, tabs: Tabs, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.failing = LabelStudioUnavailable("away")
+    for _ in range(2 * 3600):
+        clock.now += 1
+        tabs.step(UNCERTAINTY, [])
+    assert len(caplog.messages) == 7  # after 1, 2, 4, 8, 16 and 32 minutes more
 
 
 @pytest.fixture

@@ -23,15 +23,23 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from neat_backend import connection, upkeep
+from neat_backend import backoff, connection, upkeep
 from neat_backend import worker as worker_module
-from neat_backend.errors import EncoderError, LabelStudioRefused, LabelStudioUnavailable, SettingsError
+from neat_backend.errors import (
+    EncoderError,
+    LabelStudioError,
+    LabelStudioRefused,
+    LabelStudioUnavailable,
+    SettingsError,
+)
 from neat_backend.labelstudio.events import parse_webhook
 from neat_backend.live import LiveProject
+from neat_backend.publishing import Publishing
 from neat_backend.records import COMPARE, SYNC
 from neat_backend.stopping import Stopping
 from neat_backend.store import inbox, projects, rounds, schema, tasks
 from neat_backend.store.sql import clock as database_clock
+from neat_backend.tabs import Tabs
 from neat_backend.worker import Worker
 from tests.conftest import Clock
 from tests.fake_label_studio import BACKEND_URL, CONFIG, NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio
@@ -273,6 +281,128 @@ def test_the_project_not_needed_for_longest_makes_room_and_comes_back(
         assert len(worker._live) <= 2
     until(lambda: set(worker._live) == {PROJECT, 8})
     assert holder(three, 9) is None
+
+
+def test_a_project_needed_just_now_is_not_put_away_unless_another_has_waited_as_long(
+    server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "REST_SECONDS", HANGS)
+    worker = workers.start(backend)
+    until(ready(backend))
+    event = backend.deliver(server.annotate(1, "dog"))
+    until(lambda: backend.project().published_event == event)
+    live = worker._live[PROJECT][0]
+    until(lambda: not live.is_busy())
+    stopping, thread = workers.running[worker]
+    stopping.set()
+    thread.join(HANGS)
+    assert not worker._make_room(0.0)
+    assert worker._make_room(HANGS)
+
+
+def test_a_process_reads_each_project_as_a_whole_once_however_often_it_makes_room(
+    server: FakeLabelStudio, three: Backend, workers: Workers
+) -> None:
+    worker = workers.start(three, max_live_projects=2)
+    until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
+    for task in (1, 7, 10, 2, 8, 11, 3, 9, 12):
+        number = PROJECT if task < 7 else 8 if task < 10 else 9
+        event = three.deliver(server.annotate(task, "dog"))
+        until(lambda number=number, event=event: three.project(number).published_event == event)  # type: ignore[misc]
+        lost = server.annotate(task, "cat")["annotation"]["id"]  # a second word, whose webhook is lost
+        server.change_annotation(lost, "dog")
+    whole = [project for _, project in server.called("tasks")]
+    pages = {PROJECT: 3, 8: 2, 9: 2}  # of three tasks, the last one is empty
+    assert {number: whole.count(number) for number in pages} == pages
+    workers.stop(worker)
+
+
+MANY = tuple(range(PROJECT, PROJECT + 22))
+
+
+@pytest.fixture
+def many(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
+    for number in MANY[1:]:
+        server.add_project(number)
+        server.import_tasks(number, 2)
+    with closing(Backend(tmp_path, server, numbers=MANY)) as backend:
+        yield backend
+
+
+def test_what_no_webhook_has_told_is_found_in_every_project_in_memory_or_not(
+    server: FakeLabelStudio, many: Backend, workers: Workers
+) -> None:
+    workers.start(many, max_live_projects=8, reconcile_seconds=0.2)
+    until(lambda: all(ready(many, number)() for number in MANY), progress=lambda: many.project(MANY[-1]).compared_at)
+    server.calls.clear()
+    for number in MANY:
+        first, *_, last = sorted(server.projects[number].tasks)
+        server.annotate(first, "dog")
+        server.change_image(last, number)
+
+    def found(number: int) -> bool:
+        counts = many.counts(number)
+        exchanged = server.projects[number].tasks[max(server.projects[number].tasks)]["data"]["image"]
+        with many.database.read() as conn:
+            images = {image for _, image, _ in tasks.task_images(conn, number)}
+        return counts.annotations == 1 and exchanged in images and ready(many, number)()
+
+    left = set(MANY)
+
+    def all_found() -> bool:
+        left.difference_update([number for number in left if found(number)])
+        return not left
+
+    until(all_found, progress=lambda: len(left))
+    assert server.called("tasks") == [], "nothing was read as a whole again"
+
+
+def test_when_each_project_was_last_compared_is_known_in_memory_or_not(
+    server: FakeLabelStudio, three: Backend, workers: Workers
+) -> None:
+    worker = workers.start(three, max_live_projects=1, reconcile_seconds=0.1)
+    until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
+    before = {number: three.project(number).compared_at for number in (PROJECT, 8, 9)}
+    until(lambda: all(three.project(number).compared_at != moment for number, moment in before.items()))
+    until(lambda: len(worker._live) == 1)
+
+
+def test_a_difference_that_cannot_be_explained_is_read_once_though_the_project_is_put_away(
+    server: FakeLabelStudio, three: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.start(three, max_live_projects=1, reconcile_seconds=0.05)
+    until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
+    asked = server.project
+    monkeypatch.setattr(
+        server, "project", lambda number: replace(asked(number), annotation_count=1000)
+    )  # of tasks that only others see
+    compared = len(server.called("changed_tasks"))
+    until(lambda: len(server.called("changed_tasks")) > compared + 60, progress=lambda: len(server.calls))
+    pages = {PROJECT: 3, 8: 2, 9: 2}
+    for number, of_one in pages.items():
+        assert [project for _, project in server.called("tasks")].count(number) <= 2 * of_one
+
+
+def test_a_project_that_is_forgotten_while_it_is_put_away_is_read_as_a_whole_when_it_comes_back(
+    server: FakeLabelStudio, three: Backend, workers: Workers
+) -> None:
+    worker = workers.start(three, max_live_projects=1)
+    until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
+    until(lambda: PROJECT not in worker._live)
+    connection.forget(three.database, three.settings.data_dir, None, PROJECT)
+    stray(server, three, 1)
+    until(adopted(three))
+    assert three.counts().tasks == 6
+
+
+def test_a_put_away_project_whose_connection_is_gone_is_shown_as_disconnected(
+    server: FakeLabelStudio, three: Backend, workers: Workers
+) -> None:
+    workers.start(three, max_live_projects=1, reconcile_seconds=0.1)
+    until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
+    for number in (PROJECT, 8, 9):
+        server.disconnect(number)
+    until(lambda: all(shown(three, number) == projects.DISCONNECTED for number in (PROJECT, 8, 9)))
 
 
 def test_projects_that_cannot_go_on_do_not_keep_others_out_for_ever(
@@ -630,6 +760,24 @@ def test_a_fault_in_one_step_does_not_stop_the_others(
     broken = False
     until(ready(backend))
     until(lambda: backend.project().published_event == event)
+
+
+def test_a_part_that_fails_is_tried_ever_less_often_though_the_others_work(
+    server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tabs that are looked at every minute must not make each failure of the rest the first one."""
+    waits: list[float] = []
+    failed = backoff.Backoff.failed
+    monkeypatch.setattr(backoff.Backoff, "failed", lambda self: waits.append(failed(self)) or waits[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(Tabs, "step", lambda *_: True)
+    monkeypatch.setattr(Publishing, "background_step", refuse)
+    workers.start(backend)
+    until(lambda: len(waits) >= 5)
+    assert waits[:5] == [0.05, 0.1, 0.2, 0.2, 0.2]
+
+
+def refuse(*_: object) -> bool:
+    raise LabelStudioError("Label Studio answered 400")
 
 
 def test_publishing_waits_without_spinning(
