@@ -29,7 +29,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from neat_backend import columns, connection, sync
-from neat_backend.comparing import Basis, Comparing
+from neat_backend.comparing import CLOCK_SLACK, Basis, Comparing
 from neat_backend.compute import Compute, LocalCompute
 from neat_backend.core import heap
 from neat_backend.core.encoders import Encoder
@@ -340,7 +340,7 @@ class LiveProject:
         """Events → store, in one transaction with their being marked applied."""
         assert self._config is not None
         effects = Effects()
-        changes = [(event, ls_events.changes(event, self._config.image_key)) for event in waiting]
+        changes = [(event, self._in_time(ls_events.changes(event, self._config.image_key))) for event in waiting]
         answered = {answer.task for _, change in changes for answer in change.annotations}
         chosen = self._chosen(answered)  # before the transaction: nobody may wait for our lock inside one
         with self.database.begin() as conn:
@@ -353,6 +353,11 @@ class LiveProject:
         for event in waiting:
             log.debug("project %d: event %d, %s, applied", self.id, event.id, event.action)
         return effects
+
+    def _in_time(self, change: ls_events.Changes) -> ls_events.Changes:
+        """The change, without times that are ahead of Label Studio's clock."""
+        now = self._api.clock()
+        return change if now is None else ls_events.no_later_than(change, now + CLOCK_SLACK)
 
     def _apply_one_by_one(self, waiting: Sequence[Event]) -> None:
         """The same for a batch with a bad event in it: that one is tried again, then set aside."""
@@ -572,6 +577,7 @@ class LiveProject:
         with self.lock:
             if self._fields_event <= found.seen:
                 info, self._fields_event = found.info, found.seen
+                self._fields_at = min(self._fields_at, began)
                 self._title, self._label_config, self._sampling = info.title, info.label_config, info.sampling
             # Else an event that came while the project was read knows better.
             self._update(title=self._title, label_config=self._label_config, sampling=self._sampling)

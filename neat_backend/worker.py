@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
@@ -60,6 +61,7 @@ FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
 PRUNE_EVERY_SECONDS = 3600.0
 KEEP_EVENTS_SECONDS = 7 * 24 * 3600.0
 PRUNE_AT_ONCE = 10_000
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one at every start of a Linux
 
 
 def run(settings: Settings) -> None:
@@ -415,11 +417,14 @@ def _show(live: LiveProject, change: Callable[[], None]) -> None:
 
 
 def _host() -> str:
-    """What process numbers can be compared within: the host, and on Linux its namespace of processes."""
+    """What process numbers can be compared within: a machine since its start, and on Linux its namespace of processes.
+
+    Machines made from one image have one name, and their first namespace the same number.
+    """
     try:
-        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+        return f"{socket.gethostname()}/{BOOT_ID.read_text().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
-        return socket.gethostname()
+        return f"{socket.gethostname()}/{uuid.getnode():x}"
 
 
 def _is_dead(owner: str) -> bool:

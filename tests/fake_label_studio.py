@@ -275,6 +275,9 @@ class FakeLabelStudio:
     def now(self) -> datetime:
         return self._now
 
+    def clock(self) -> datetime | None:
+        return self.now()
+
     def existing_tasks(self, project: int, tasks: Sequence[int]) -> set[int]:
         return set(tasks) & set(self._call("existing_tasks", project).tasks)
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from neat_backend import connection, showing
 from neat_backend import live as live_module
+from neat_backend.comparing import CLOCK_SLACK
 from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, LeaseLost, StoreError
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.events import PredictRequest
@@ -789,6 +790,52 @@ def test_an_older_word_on_the_label_config_does_not_undo_a_newer_one(
     assert live._config.invalid == ()
     project = backend.project()
     assert (project.label_config, project.sampling, project.title) == (WITHOUT_INVALID, "Random", "zoo")
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=5), timedelta(days=36_500)])
+class TestTimesAheadOfLabelStudiosClock:
+    """From a clock that was set back since, or from somebody who posts what he likes."""
+
+    def test_do_not_keep_the_projects_fields_from_following(
+        self, server: FakeLabelStudio, backend: Backend, live: LiveProject, ahead: timedelta
+    ) -> None:
+        event = server.change_project(PROJECT, title="from the future")
+        event["project"]["updated_at"] = (server.now() + ahead).isoformat()
+        backend.deliver(event)
+        live.apply_step()
+        server._now += CLOCK_SLACK
+        backend.deliver(server.change_project(PROJECT, label_config=WITHOUT_INVALID, sampling="Random", title="zoo"))
+        live.apply_step()
+        project = backend.project()
+        assert (project.label_config, project.sampling, project.title) == (WITHOUT_INVALID, "Random", "zoo")
+
+    def test_nor_an_annotation_from_being_changed(
+        self, server: FakeLabelStudio, backend: Backend, live: LiveProject, ahead: timedelta
+    ) -> None:
+        event = server.annotate(1, "dog")
+        event["annotation"]["updated_at"] = event["task"]["updated_at"] = (server.now() + ahead).isoformat()
+        backend.deliver(event)
+        live.apply_step()
+        server._now += CLOCK_SLACK
+        backend.deliver(server.change_annotation(event["annotation"]["id"], "cat"))
+        live.apply_step()
+        assert live._engine is not None
+        assert labels(live)[1].choice == "cat"
+
+    def test_are_forgotten_where_the_clock_was_not_known_as_the_whole_project_is_read(
+        self, server: FakeLabelStudio, backend: Backend, live: LiveProject, ahead: timedelta,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(server, "clock", lambda: None)
+        event = server.change_project(PROJECT, title="from the future")
+        event["project"]["updated_at"] = (server.now() + ahead).isoformat()
+        backend.deliver(event)
+        live.apply_step()
+        live._sync_wanted = True
+        live.bulk_step()
+        backend.deliver(server.change_project(PROJECT, sampling="Random"))
+        live.apply_step()
+        assert backend.project().sampling == "Random"
 
 
 def test_events_from_before_the_project_was_read_do_not_undo_its_settings(

@@ -222,6 +222,23 @@ def test_the_lease_of_a_process_that_may_live_is_left_alone(backend: Backend, wo
     assert holder(backend) == owner
 
 
+def test_a_process_of_another_machine_with_our_name_is_not_known_to_be_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = f"{2**22 + 1}:abc"
+    here = worker_module._host()
+    monkeypatch.setattr(worker_module, "BOOT_ID", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("another\n")
+    there = worker_module._host()
+    assert there != here
+    assert worker_module._is_dead(f"{there}:{gone}")
+    assert not worker_module._is_dead(f"{here}:{gone}")
+    (tmp_path / "boot_id").unlink()  # no Linux
+    assert worker_module._is_dead(f"{worker_module._host()}:{gone}")
+    monkeypatch.setattr(worker_module.uuid, "getnode", lambda: 4711)
+    assert not worker_module._is_dead(f"{there}:{gone}")
+
+
 def test_an_earlier_process_with_our_number_is_dead() -> None:
     assert worker_module._is_dead(f"{worker_module._host()}:{os.getpid()}:abc")
     assert not worker_module._is_dead(f"{worker_module._host()}:{os.getppid()}:abc")

@@ -19,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
@@ -104,7 +104,7 @@ class LabelStudioClient:
             headers={"Cache-Control": "no-cache"},  # to a cache between: ask Label Studio each time
         )  # fmt: skip
         make_timely(self._http)
-        self._server_time: datetime | None = None  # of its latest answer
+        self._server_time: tuple[datetime, float] | None = None  # of its latest answer, and when that came
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # hosts are strangers to each other
         self._elsewhere = httpx.Client(
             timeout=timeout_seconds, follow_redirects=False, cookies=no_cookies,
@@ -217,7 +217,14 @@ class LabelStudioClient:
     def now(self) -> datetime:
         """Label Studio's clock, to the second; ours where its answers bear no date."""
         self._send("GET", "/api/version", None)
-        return self._server_time or datetime.now(timezone.utc)
+        return self._server_time[0] if self._server_time else datetime.now(timezone.utc)
+
+    def clock(self) -> datetime | None:
+        """The same without asking, from the time of the latest answer; None before one has borne a date."""
+        if self._server_time is None:
+            return None
+        told, came_at = self._server_time
+        return told + timedelta(seconds=time.monotonic() - came_at)
 
     def existing_tasks(self, project: int, tasks: Sequence[int]) -> set[int]:
         """Which of these tasks the project still has."""
@@ -494,7 +501,7 @@ class LabelStudioClient:
                     status_code=response.status_code, headers=dict(response.headers), body=response.text[:2000]
                 )
             with contextlib.suppress(KeyError, ValueError):
-                self._server_time = parsedate_to_datetime(response.headers["date"])
+                self._server_time = parsedate_to_datetime(response.headers["date"]), time.monotonic()
             return response.json() if response.content else None
 
         with within(TIMEOUTS * timeout):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from neat_backend.errors import BadRequest
 from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Annotation, Choice, Event, Task
@@ -103,6 +103,9 @@ class Changes:
     sync: bool = False
     compare: bool = False
     retry_images: bool = False
+
+
+Timed = TypeVar("Timed", Task, Annotation, ProjectFields)
 
 
 def parse_webhook(body: Any) -> Webhook:
@@ -197,6 +200,21 @@ def changes(event: Event, image_key: str) -> Changes:
         compare=action == COMPARE,
         retry_images=action == RETRY_IMAGES,
     )
+
+
+def no_later_than(change: Changes, limit: datetime) -> Changes:
+    """The change with no time beyond `limit`: one that Label Studio's clock has not come to does not count.
+
+    Else it would be newer than all that follows until then.
+    """
+
+    def timed(item: Timed) -> Timed:
+        return item if item.updated_at <= limit else replace(item, updated_at=limit)
+
+    return replace(
+        change, tasks=tuple(map(timed, change.tasks)), annotations=tuple(map(timed, change.annotations)),
+        project=None if change.project is None else timed(change.project),
+    )  # fmt: skip
 
 
 _BOTH_ANNOTATIONS = ("annotations", "annotation")
