@@ -183,8 +183,13 @@ class LiveProject:
             self._keeper.take_over()  # before anything reads the arrays
         try:
             config = self._parse(project.label_config)
-        except BadLabelConfig:  # none yet, or it has been repaired since
-            info, _ = connection.look(self._client, project)
+        except BadLabelConfig as error:  # none yet, or it has been repaired since
+            try:
+                info, _ = connection.look(self._client, project)
+            except Disconnected:
+                if project.connection:
+                    raise
+                raise error from None  # why its connection was refused, and so is not there
             project = replace(project, label_config=info.label_config, sampling=info.sampling)
             self._update(label_config=info.label_config, sampling=info.sampling, title=info.title)
             config = self._parse(project.label_config)

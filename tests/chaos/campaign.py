@@ -182,8 +182,8 @@ class Campaign:
             "project": f"{PROJECT}.1795417238", "schema": there.label_config, "hostname": self.studio.url,
             "access_token": TOKEN, "extra_params": None,
         }  # fmt: skip
-        self.host.http.post("/setup", json=body).raise_for_status()
         self.studio.connect_backend(PROJECT, self.host.url)
+        self.host.http.post("/setup", json=body).raise_for_status()
 
     # what happens
 

@@ -134,6 +134,7 @@ class Site:
         web = create_app(self.backend.settings, Database(self.backend.settings.sqlalchemy_url))
         self._web = make_server("127.0.0.1", port, web, threaded=True)
         threading.Thread(target=self._web.serve_forever, daemon=True).start()
+        self.annotator.connect_backend(self.project, f"http://127.0.0.1:{port}")
 
     def made(self, folder: Path, url: str, **fields: Any) -> Backend:
         there = SimpleNamespace(projects={self.project: SimpleNamespace(label_config=CONFIG)})
