@@ -22,7 +22,7 @@ from tests.living import PROJECT, Backend
 from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 from tests.waiting import Gate
 
-QUEUED, NOTE = 20_000, "two kilobytes " * 146  # events, and what each task's data has beside the image
+QUEUED, NOTE = 10_000, "four kilobytes " * 273  # events, and what each task's data has beside the image
 MOST_MEGABYTES = 40.0  # more, while they are taken in; as objects all of them are more than twice that
 OTHER = 8  # another project
 STATUS = Path("/proc/self/status")
@@ -132,7 +132,7 @@ class Memory:
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")
-def test_twenty_thousand_queued_events_are_taken_in_within_bounded_memory_and_labels_come_first(
+def test_ten_thousand_queued_events_are_taken_in_within_bounded_memory_and_labels_come_first(
     server: FakeLabelStudio,
     tmp_path: Path,
     workers: Workers,  # noqa: F811
