@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba
 import pytest
@@ -23,8 +23,9 @@ from neat_backend.service import Service
 from neat_backend.store import projects
 from neat_backend.store.arrays import STALE_SECONDS, ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.upkeep import Upkeep
 from neat_backend.web.app import create_app
-from tests.fake_label_studio import FakeLabelStudio
+from tests.fake_label_studio import BACKEND_URL, FakeLabelStudio
 from tests.faults.harness import TORN, TrainingHere, assert_whole, torn
 from tests.living import PROJECT, Backend, label_studio_of, settle, state
 
@@ -226,7 +227,8 @@ def test_a_database_that_is_gone_comes_back_with_the_next_webhook(backend: Backe
     database = Database(f"sqlite:///{path}")
     database.migrate()  # as web and worker do when they start
     service = Service(backend.settings, database)
-    service.accept(parse_webhook(backend.server.annotate(6, "dog")))
+    service.accept(parse_webhook(backend.server.annotate(6, "dog")), BACKEND_URL)
+    Upkeep(backend.settings, database, lambda: "me", 600, lambda project: cast(Any, backend.server), None).step()
     with database.read() as conn:
         assert [project.id for project in projects.all(conn)] == [PROJECT]
     backend.database = database
