@@ -403,6 +403,7 @@ def test_a_difference_that_cannot_be_explained_is_read_once_though_the_project_i
 def test_a_project_that_is_forgotten_while_it_is_put_away_is_read_as_a_whole_when_it_comes_back(
     server: FakeLabelStudio, three: Backend, workers: Workers
 ) -> None:
+    server._now += timedelta(hours=1)  # so that nothing of it has changed lately
     worker = workers.start(three, max_live_projects=1)
     until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
     until(lambda: PROJECT not in worker._live)
