@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from neat_backend import connection, explaining, overview
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, StoreError, UnknownProject
 from neat_backend.labelstudio import label_config
-from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook
+from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook, pieces
 from neat_backend.labelstudio.publisher import filled_in, reasons, result, score
 from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
 from neat_backend.settings import Settings
@@ -98,7 +98,8 @@ class Service:
         if not webhook.known:
             log.debug("webhook %s ignored", webhook.action)
             return 0
-        event = self._intake.file(webhook.project, webhook.action, {**webhook.payload, "backend_url": backend_url})
+        told = [{**piece, "backend_url": backend_url} for piece in pieces(webhook.payload)]
+        event = self._intake.file(webhook.project, webhook.action, *told)
         log.debug("project %d: event %d, %s", webhook.project, event, webhook.action)
         return event
 

@@ -23,12 +23,15 @@ from neat_backend.records import Label
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.database import Database
+from neat_backend.store.sql import chunks
 
 if TYPE_CHECKING:
     from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
     from neat_backend.tabs import Tabs
 
 log = logging.getLogger(__name__)
+
+FORGOTTEN_AT_ONCE = 5000
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,14 @@ def read_project(
         with database.begin() as conn:
             relabelled |= tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
         annotations.append(np.array([answer.id for answer in answers], np.int64))
-    with database.begin() as conn:
-        deleted = tasks.delete_missing_tasks(conn, project, np.concatenate(present), seen)
-        answered = np.concatenate(annotations)
-        tasks.delete_missing_annotations(conn, project, answered, seen)
+    answered = np.concatenate(annotations)
+    with database.read() as conn:
+        missing = tasks.missing_tasks(conn, project, np.concatenate(present), seen)
+        without = tasks.missing_annotations(conn, project, answered, seen)
+    deleted = _delete(database, project, missing, seen)
+    for part in chunks(without, FORGOTTEN_AT_ONCE):
+        with database.begin() as conn:
+            tasks.delete_unseen_annotations(conn, project, part, seen)
     log.info(
         "project %d: read %d tasks and %d annotations, %d tasks are gone",
         project, read, len(answered), len(deleted),
@@ -120,7 +127,8 @@ def read_changes(
         with database.begin() as conn:
             done = tasks.upsert_tasks(conn, project, page, seen, authoritative=True)
             relabelled = tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
-            relabelled |= tasks.delete_missing_annotations(conn, project, present, seen, looked_at)
+            missing = tasks.missing_annotations(conn, project, present, seen, looked_at)
+            relabelled |= tasks.delete_unseen_annotations(conn, project, missing, seen)
         yield Changed({*done.new, *done.revived, *done.image_changed}, set(done.image_changed), relabelled)
 
 
@@ -135,13 +143,23 @@ def forget_deleted(project: int, client: LabelStudioClient, database: Database) 
     above = 0
     for page in client.task_ids(project):
         present = np.array(page, np.int64)
+        upto = int(present.max())
+        with database.read() as conn:
+            missing = tasks.missing_tasks(conn, project, present, seen, above, upto)
+        yield _delete(database, project, missing, seen)
+        above = upto
+    with database.read() as conn:
+        missing = tasks.missing_tasks(conn, project, np.empty(0, np.int64), seen, above)
+    yield _delete(database, project, missing, seen)
+
+
+def _delete(database: Database, project: int, missing: Sequence[int], seen: int) -> list[int]:
+    """Tombstones for tasks that were not found, in transactions that nobody has to wait for long; which."""
+    deleted: list[int] = []
+    for part in chunks(missing, FORGOTTEN_AT_ONCE):
         with database.begin() as conn:
-            gone = tasks.delete_missing_tasks(conn, project, present, seen, above, int(present.max()))
-        yield gone
-        above = int(present.max())
-    with database.begin() as conn:
-        gone = tasks.delete_missing_tasks(conn, project, np.empty(0, np.int64), seen, above)
-    yield gone
+            deleted += tasks.delete_unseen_tasks(conn, project, part, seen)
+    return deleted
 
 
 def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioClient, database: Database) -> None:

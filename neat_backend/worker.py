@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from neat_backend.errors import (
     SettingsError,
     ShardsLost,
     StoreError,
+    UnknownProject,
 )
 from neat_backend.labelstudio import inspection
 from neat_backend.labelstudio.client import LabelStudioClient
@@ -42,7 +44,7 @@ from neat_backend.live import LiveProject
 from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.stopping import Stopping
-from neat_backend.store import inbox, objects, projects, restoring, webhook_secret
+from neat_backend.store import inbox, objects, projects, restoring, tasks, webhook_secret
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
 from neat_backend.upkeep import Upkeep, leave
@@ -60,7 +62,8 @@ JOIN_SECONDS = 5.0  # longest wait for a project's threads, with the other proje
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
 PRUNE_EVERY_SECONDS = 3600.0
 KEEP_EVENTS_SECONDS = 7 * 24 * 3600.0
-PRUNE_AT_ONCE = 10_000
+KEEP_TOMBSTONES_SECONDS = 24 * 3600.0  # far longer than a webhook is late, or a reading lasts
+PRUNE_AT_ONCE = 5_000
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one at every start of a Linux
 
 
@@ -238,6 +241,17 @@ class Worker:
         while more:
             with self.database.begin() as conn:
                 more = inbox.prune(conn, before, PRUNE_AT_ONCE) == PRUNE_AT_ONCE
+
+    def _prune_tombstones(self) -> None:
+        before = datetime.now(timezone.utc) - timedelta(seconds=KEEP_TOMBSTONES_SECONDS)
+        with self.database.read() as conn:
+            through = {one.id: inbox.settled_through(conn, one.id, before) for one in projects.all(conn)}
+        for number, event in through.items():
+            more = True
+            while more:
+                more = False
+                with suppress(UnknownProject), self.database.begin() as conn:  # forgotten meanwhile
+                    more = tasks.prune(conn, number, event, PRUNE_AT_ONCE) == PRUNE_AT_ONCE
 
     # their threads
 

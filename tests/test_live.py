@@ -24,7 +24,7 @@ from neat_backend import live as live_module
 from neat_backend.comparing import CLOCK_SLACK
 from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, LeaseLost, StoreError
 from neat_backend.labelstudio import images
-from neat_backend.labelstudio.events import PredictRequest
+from neat_backend.labelstudio.events import PIECE, PredictRequest, parse_webhook
 from neat_backend.labelstudio.publisher import score
 from neat_backend.labelstudio.tabs import CHECK, NEXT
 from neat_backend.live import LiveProject
@@ -790,6 +790,31 @@ def test_an_older_word_on_the_label_config_does_not_undo_a_newer_one(
     assert live._config.invalid == ()
     project = backend.project()
     assert (project.label_config, project.sampling, project.title) == (WITHOUT_INVALID, "Random", "zoo")
+
+
+def test_one_large_deletion_is_taken_in_in_pieces(
+    server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite all webhooks wait for the one transaction that writes."""
+    gone = [*sorted(server.projects[PROJECT].tasks)[:2], *range(10_000, 10_000 + 4 * PIECE)]
+    body = {**server.delete_tasks(*gone[:2]), "tasks": [{"id": task} for task in gone]}
+    last = Service(backend.settings, backend.database).accept(parse_webhook(body))
+    deleted: list[int] = []
+    real = tasks.delete_tasks
+
+    def noted(conn: Any, project: int, ids: list[int], seen: int) -> list[int]:
+        deleted.append(len(ids))
+        return real(conn, project, ids, seen)
+
+    monkeypatch.setattr(tasks, "delete_tasks", noted)
+    rounds = []
+    while live.apply_step():
+        rounds.append(sum(deleted))
+        deleted.clear()
+    assert sum(rounds) == len(gone)
+    assert max(rounds) < inbox.ITEMS_AT_ONCE + PIECE
+    assert backend.project().applied_event == last
+    assert not in_engine(live) & set(gone)
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=5), timedelta(days=36_500)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,27 @@ def test_what_is_gone_from_label_studio_goes_here_too(server: FakeLabelStudio, b
     labels = known(backend)
     assert set(labels) == {2, 3, 4, 6, 7, 8}
     assert labels[3] == Label(3)
+
+
+def test_what_is_gone_is_deleted_in_pieces_that_nobody_waits_long_for(
+    server: FakeLabelStudio, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(backend)
+    monkeypatch.setattr(sync, "FORGOTTEN_AT_ONCE", 3)
+    pieces: list[int] = []
+
+    def noted(real: Callable[..., Any], conn: Any, project: int, ids: Sequence[int], seen: int) -> Any:
+        pieces.append(len(ids))
+        return real(conn, project, ids, seen)
+
+    for name in ("delete_unseen_tasks", "delete_unseen_annotations"):
+        monkeypatch.setattr(tasks, name, partial(noted, getattr(tasks, name)))
+    server.delete_tasks(*range(1, 8))
+    assert read(backend).deleted_tasks == 7
+    assert pieces == [3, 3, 1, 3]
+    server.delete_tasks(8)
+    read(backend)
+    assert backend.counts(PROJECT).tasks == 0
 
 
 def test_label_studio_going_away_takes_nothing_for_deleted(server: FakeLabelStudio, backend: Backend) -> None:

@@ -939,6 +939,27 @@ def test_at_its_start_it_names_what_is_not_set(backend: Backend, caplog: pytest.
     assert "LABEL_STUDIO_API_KEY is not set" in caplog.text
 
 
+def test_old_tombstones_are_pruned_all_of_them(
+    server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_in(backend.live())
+    backend.deliver(server.delete_tasks(1, 2, 3))
+    take_in(backend.live())
+    worker = workers.make(backend)
+
+    def kept() -> int:
+        with backend.database.read() as conn:
+            return conn.execute(sa.select(sa.func.count()).select_from(schema.tasks)).scalar_one()
+
+    worker._prune_tombstones()
+    assert kept() == 6  # they are of today
+    monkeypatch.setattr(worker_module, "KEEP_TOMBSTONES_SECONDS", -60.0)
+    monkeypatch.setattr(worker_module, "PRUNE_AT_ONCE", 2)
+    worker._prune_tombstones()
+    assert kept() == 3
+    assert backend.counts().tasks == 3
+
+
 def test_old_events_are_pruned_all_of_them(backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "PRUNE_AT_ONCE", 2)
     with backend.database.begin() as conn:

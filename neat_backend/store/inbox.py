@@ -28,7 +28,7 @@ QUEUED = "queued"  # acknowledged, not yet taken in
 APPLIED = "applied"  # the engine's state has it
 SET_ASIDE = "set_aside"  # failed too often; the ones behind it go on without it
 
-ITEMS_AT_ONCE = 20_000  # tasks and annotations, in the events that are taken at a time
+ITEMS_AT_ONCE = 5_000  # tasks and annotations, in the events that are taken at a time
 _ROWS_READ_AT_ONCE = 8
 
 _table = schema.events
@@ -95,7 +95,8 @@ def append_many(conn: Connection, events: Iterable[tuple[int, str, Mapping[str, 
 def pending(conn: Connection, project: int, limit: int = 500, items: int = ITEMS_AT_ONCE) -> list[Event]:
     """The queued events of a project, oldest first, at most `limit`, and no more after `items` tasks and annotations.
 
-    A large import comes as events of 5,000 tasks each: 500 of these would be gigabytes.
+    A large import comes as events of thousands of tasks each: 500 of these would be gigabytes, and on SQLite webhooks
+    wait while they are taken in.
     """
     statement = sa.select(*_EVENT).where(_in(QUEUED), _table.c.project == project).order_by(_table.c.id).limit(limit)
     found: list[Event] = []
@@ -194,6 +195,21 @@ def drop(conn: Connection, project: int, through: int) -> int:
     """Delete the queued events of a project that is not connected, up to that id; how many."""
     gone = _in(QUEUED), _table.c.project == project, _table.c.id <= through
     return conn.execute(sa.delete(_table).where(*gone)).rowcount
+
+
+def settled_through(conn: Connection, project: int, applied_before: datetime) -> int:
+    """The highest id for which all that came up to it has been applied, and came before `applied_before`; 0 = none."""
+    old = (
+        sa.select(_table.c.id)
+        .where(_in(APPLIED), _table.c.applied_at < applied_before)
+        .order_by(_table.c.applied_at.desc(), _table.c.id.desc())
+        .limit(1)
+    )
+    waiting = sa.select(sa.func.min(_table.c.id)).where(
+        _table.c.project == project, sa.or_(_in(QUEUED), _in(SET_ASIDE))
+    )
+    highest, first_waiting = conn.execute(old).scalar() or 0, conn.execute(waiting).scalar()
+    return highest if first_waiting is None else min(highest, first_waiting - 1)
 
 
 def prune(conn: Connection, applied_before: datetime, limit: int = 10_000) -> int:

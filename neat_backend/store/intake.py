@@ -22,8 +22,8 @@ PATIENCE_SECONDS = 10.0  # Label Studio has given up after one, but what it sent
 class _Waiting:
     project: int
     action: str
-    payload: Mapping[str, Any]
-    event: int = 0  # its id once it is durable
+    payloads: Sequence[Mapping[str, Any]]
+    event: int = 0  # the last one's id once they are durable
     error: Exception | None = None
     done: bool = False
 
@@ -37,9 +37,12 @@ class Intake:
         self._queue_lock = threading.Lock()
         self._committing = threading.Lock()
 
-    def file(self, project: int, action: str, payload: Mapping[str, Any]) -> int:
-        """The event's id once it is durable; events of one thread keep their order. Raises StoreError, in time."""
-        mine = _Waiting(project, action, payload)
+    def file(self, project: int, action: str, *payloads: Mapping[str, Any]) -> int:
+        """File an event for each payload, all or none; the id of the last once they are durable.
+
+        Events of one thread keep their order. Raises StoreError, in time.
+        """
+        mine = _Waiting(project, action, payloads)
         with self._queue_lock:
             self._queue.append(mine)
         if not self._committing.acquire(timeout=PATIENCE_SECONDS):
@@ -60,7 +63,12 @@ class Intake:
     def _commit(self, batch: Sequence[_Waiting]) -> None:
         try:
             with self._database.begin() as conn:
-                events = inbox.append_many(conn, [(one.project, one.action, one.payload) for one in batch])
+                filed = iter(
+                    inbox.append_many(
+                        conn, [(one.project, one.action, payload) for one in batch for payload in one.payloads]
+                    )
+                )
+                events = [[next(filed) for _ in one.payloads][-1] for one in batch]
         except Exception as error:
             of_all = isinstance(error, StoreError) and not isinstance(error, DataRefused)
             if len(batch) > 1 and not of_all:  # perhaps the fault of one of them alone

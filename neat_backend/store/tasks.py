@@ -10,7 +10,9 @@ mutation carries `seen`, the number of the inbox event that told it, or the inbo
   deleted comes back only when a synchronisation that began later has found it, since Label Studio
   never uses an id twice.
 
-Both are maxima, so updates and deletions may be applied in any order, and twice.
+Both are maxima, so updates and deletions may be applied in any order, and twice. What is gone leaves a tombstone for
+that, for a day (`prune`); what comes later than that, or of more than MOST_UNHEARD things that were deleted before they
+were heard of, counts as new until the next comparison with Label Studio.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ PENDING = "pending"  # the image has not been encoded yet
 READY = "ready"  # its features are kept
 FAILED = "failed"  # it can't be had or read; `image_error` says why
 DELETED = "deleted"  # the task is gone: a tombstone, so that a late webhook can't bring it back
+MOST_UNHEARD = 100_000  # tombstones; from there on none for what was never heard of: 190 bytes each
 _LIVE = (PENDING, READY, FAILED)
 
 _tasks = schema.tasks
@@ -134,8 +137,9 @@ def upsert_tasks(
 
 
 def delete_tasks(conn: Connection, project: int, ids: Collection[int], seen: int) -> list[int]:
-    """Tombstones for these tasks, also for ones never heard of. The ids that were live until now."""
+    """Tombstones for these tasks, also for MOST_UNHEARD never heard of. The ids that were live until now."""
     enter_project(conn, project)
+    room, buried = _room(conn, _tasks.c.project == project, _tasks.c.state == DELETED), 0
     deleted: list[int] = []
     for part in chunks(plain_ids(ids)):
         before = _rows(conn, _tasks, project, part)
@@ -145,30 +149,38 @@ def delete_tasks(conn: Connection, project: int, ids: Collection[int], seen: int
             .where(_tasks.c.project == project, among(_tasks.c.id, part), _tasks.c.seen <= seen)
             .values(state=DELETED, seen=seen, image_error="")
         )
-        unheard = [id for id in part if id not in before]
+        unheard = [id for id in part if id not in before][: room - buried]
         put(conn, _tasks, [_unheard_task(project, id, seen) for id in unheard])
+        buried += len(unheard)
     return deleted
 
 
-def delete_missing_tasks(
+def missing_tasks(
     conn: Connection, project: int, present: np.ndarray, seen: int, above: int = 0, upto: int | None = None
 ) -> list[int]:
-    """Tombstones for the live tasks that a synchronisation did not find, nor any event after it began.
+    """The live tasks that a synchronisation did not find, nor any event after it began: for `delete_unseen_tasks`.
 
-    present: int64[n], all the ids that it found of those above `above` and up to `upto` (None: all of them). The ids
-    deleted now.
+    present: int64[n], all the ids that it found of those above `above` and up to `upto` (None: all of them).
     """
-    enter_project(conn, project)
     statement = sa.select(_tasks.c.id).where(*_live_tasks(project), _tasks.c.seen <= seen, _tasks.c.id > above)
     known = int_columns(conn, statement if upto is None else statement.where(_tasks.c.id <= upto))[0]
-    missing = np.setdiff1d(known, np.asarray(present, np.int64)).tolist()
-    for part in chunks(missing):
-        conn.execute(
-            sa.update(_tasks)
-            .where(_tasks.c.project == project, among(_tasks.c.id, part))
-            .values(state=DELETED, seen=seen, image_error="")
-        )
+    missing: list[int] = np.setdiff1d(known, np.asarray(present, np.int64)).tolist()
     return missing
+
+
+def delete_unseen_tasks(conn: Connection, project: int, ids: Sequence[int], seen: int) -> list[int]:
+    """Tombstones for those of these live tasks that no event after `seen` has told of; which."""
+    enter_project(conn, project)
+    deleted: list[int] = []
+    for part in chunks(ids):
+        statement = (
+            sa.update(_tasks)
+            .where(*_live_tasks(project), among(_tasks.c.id, part), _tasks.c.seen <= seen)
+            .values(state=DELETED, seen=seen, image_error="")
+            .returning(_tasks.c.id)
+        )
+        deleted += conn.execute(statement).scalars()
+    return sorted(deleted)
 
 
 def task_ids(conn: Connection, project: int) -> np.ndarray:
@@ -340,38 +352,77 @@ def upsert_annotations(
 
 
 def delete_annotations(conn: Connection, project: int, ids: Collection[int], seen: int) -> set[int]:
-    """Tombstones for these annotations, also for ones never heard of. The tasks that lost one."""
+    """Tombstones for these annotations, also for MOST_UNHEARD never heard of. The tasks that lost one."""
     enter_project(conn, project)
+    room, buried = _room(conn, _annotations.c.project == project, _annotations.c.task.is_(None)), 0
     affected: set[int] = set()
     for part in chunks(plain_ids(ids)):
         before = _rows(conn, _annotations, project, part)
         affected |= {row["task"] for row in before.values() if row["live"] and row["synced_seen"] <= seen}
         _bury_annotations(conn, project, part, seen)
-        unheard = [id for id in part if id not in before]
+        unheard = [id for id in part if id not in before][: room - buried]
         put(conn, _annotations, [_unheard_annotation(project, id, seen) for id in unheard])
+        buried += len(unheard)
     return affected
 
 
-def delete_missing_annotations(
+def missing_annotations(
     conn: Connection, project: int, present: np.ndarray, seen: int, of_tasks: Collection[int] | None = None
-) -> set[int]:
-    """Tombstones for live annotations that a synchronisation did not find, nor any event after it began.
+) -> list[int]:
+    """The live annotations that a synchronisation did not find, nor any event after it began.
 
-    present: int64[n], all the ids that it found; of_tasks: where it looked, None = everywhere. The tasks that lost one.
+    present: int64[n], all the ids that it found; of_tasks: where it looked, None = everywhere.
     """
-    enter_project(conn, project)
-    statement = sa.select(_annotations.c.id, _annotations.c.task).where(
+    statement = sa.select(_annotations.c.id).where(
         _annotations.c.project == project, _annotations.c.live, _annotations.c.seen <= seen
     )
-    lost: set[int] = set()
+    missing: list[int] = []
     for looked_at in [None] if of_tasks is None else list(chunks(plain_ids(of_tasks))):
         one = statement if looked_at is None else statement.where(among(_annotations.c.task, looked_at))
-        known, owners = int_columns(conn, one, width=2)
-        missing = ~np.isin(known, np.asarray(present, np.int64))
-        for part in chunks(known[missing].tolist()):
-            _bury_annotations(conn, project, part, seen)
-        lost |= set(owners[missing].tolist())
+        missing += np.setdiff1d(int_columns(conn, one)[0], np.asarray(present, np.int64)).tolist()
+    return missing
+
+
+def delete_unseen_annotations(conn: Connection, project: int, ids: Sequence[int], seen: int) -> set[int]:
+    """Tombstones for those of these annotations that no event after `seen` has told of. The tasks that lost one."""
+    enter_project(conn, project)
+    lost: set[int] = set()
+    for part in chunks(ids):
+        before = _rows(conn, _annotations, project, part).values()
+        unseen = [row for row in before if row["live"] and row["seen"] <= seen]
+        _bury_annotations(conn, project, [row["id"] for row in unseen], seen)
+        lost |= {row["task"] for row in unseen}
     return lost
+
+
+def prune(conn: Connection, project: int, through: int, limit: int = 10_000) -> int:
+    """Delete tombstones that nobody has told anything of after the event `through`; how many.
+
+    A deleted task goes with its annotations. What is told of one after that, so late, counts as new, until the next
+    comparison. At most `limit`, so that nobody waits long for the database: call again while it returns that.
+    """
+    enter_project(conn, project)
+    gone = sa.select(_tasks.c.id).where(
+        _tasks.c.project == project, _tasks.c.state == DELETED, _tasks.c.seen <= through
+    )
+    tasks = list(conn.execute(gone.limit(limit)).scalars())
+    for part in chunks(tasks):
+        for table, column in ((_annotations, _annotations.c.task), (_tasks, _tasks.c.id)):
+            conn.execute(sa.delete(table).where(table.c.project == project, among(column, part)))
+    buried = sa.select(_annotations.c.id).where(
+        _annotations.c.project == project, ~_annotations.c.live,
+        _annotations.c.deleted_seen <= through, _annotations.c.seen <= through,
+    )  # fmt: skip
+    annotations = list(conn.execute(buried.limit(limit - len(tasks))).scalars())
+    for part in chunks(annotations):
+        conn.execute(sa.delete(_annotations).where(_annotations.c.project == project, among(_annotations.c.id, part)))
+    return len(tasks) + len(annotations)
+
+
+def _room(conn: Connection, *tombstones: ColumnElement[bool]) -> int:
+    """How many more tombstones there may be for what was never heard of."""
+    found = sa.select(sa.literal(1)).where(*tombstones).limit(MOST_UNHEARD).subquery()
+    return MOST_UNHEARD - conn.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
 
 
 def annotated_ids(conn: Connection, project: int) -> list[int]:

@@ -21,6 +21,7 @@ from neat_backend.labelstudio.events import (
     parse_predict,
     parse_setup,
     parse_webhook,
+    pieces,
     task_from_json,
     timestamp,
 )
@@ -322,3 +323,29 @@ def test_the_web_process_gets_nothing_heavy_with_it():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("action", "name"),
+    [
+        ("TASKS_DELETED", "tasks"),
+        ("ANNOTATIONS_DELETED", "annotations"),
+        ("TASKS_CREATED", "tasks"),
+        ("ANNOTATIONS_CREATED", "annotation"),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 13])
+def test_a_large_webhook_is_taken_in_in_pieces_that_say_the_same(action: str, name: str, count: int) -> None:
+    body = copy.deepcopy(BODIES[action])
+    body[name] = [{**body[name][0], "id": 100 + number} for number in range(count)]
+    whole = parse_webhook(body).payload
+    parts = pieces(whole, size=4)
+    assert all(len(value) <= 4 for part in parts for value in part.values() if isinstance(value, list))
+    for key, value in whole.items():
+        told = [part[key] for part in parts if key in part]
+        assert ([one for part in told for one in part] if isinstance(value, list) else told[0]) == value
+    there = [changes(Event(1, 1, action, part, EPOCH), "image") for part in parts]
+    at_once = changes(Event(1, 1, action, whole, EPOCH), "image")
+    for field in ("tasks", "deleted_tasks", "annotations", "deleted_annotations"):
+        assert [item for one in there for item in getattr(one, field)] == [*getattr(at_once, field)]
+    assert there[0].project == at_once.project

@@ -141,6 +141,18 @@ def test_pruning_forgets_applied_events_only_and_not_how_far_the_inbox_was(db: D
         assert inbox.append(conn, 1, "X", {}) > last
 
 
+def test_settled_is_what_was_applied_long_ago_and_has_nothing_left_before_it(db: Database) -> None:
+    with db.begin() as conn:
+        assert inbox.settled_through(conn, 1, LATER) == 0
+        first, other, waiting, last = inbox.append_many(conn, [(1, "X", {}), (2, "X", {}), (1, "X", {}), (2, "X", {})])
+        inbox.mark_applied(conn, [first, other, last])
+        assert inbox.settled_through(conn, 1, datetime.now(timezone.utc) - timedelta(hours=1)) == 0
+        assert inbox.settled_through(conn, 1, LATER) == other  # the next of this project waits
+        assert inbox.settled_through(conn, 2, LATER) == last
+        inbox.set_aside(conn, waiting, "it fails")
+        assert inbox.settled_through(conn, 1, LATER) == other
+
+
 def test_ids_are_not_used_again_when_all_events_are_gone(db: Database) -> None:
     with db.begin() as conn:
         id = inbox.append(conn, 1, "X", {})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from neat_backend.errors import DataRefused
 from neat_backend.store import inbox
 from neat_backend.store.intake import Intake
 from tests.serving import make_database, make_settings
@@ -92,3 +93,13 @@ def test_one_that_can_not_be_filed_takes_no_other_with_it(database: Any, monkeyp
             bad.result()
     assert set(filed(database, 1)) == ids
     assert filed(database, 13) == {}
+
+
+def test_the_pieces_of_one_webhook_are_filed_in_order_all_or_none(database: Any) -> None:
+    intake = Intake(database)
+    last = intake.file(1, "A", *({"n": n} for n in range(5)))
+    assert [payload["n"] for payload in filed(database, 1).values()] == list(range(5))
+    assert max(filed(database, 1)) == last
+    with pytest.raises(DataRefused):
+        intake.file(1, "A", {"n": 5}, {"n": object()}, {"n": 6})
+    assert len(filed(database, 1)) == 5

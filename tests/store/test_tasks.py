@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Connection
 
 from neat_backend.records import Annotation, Task
 from neat_backend.store import projects, schema, tasks
@@ -38,6 +39,16 @@ def ids(*numbers: int) -> np.ndarray:
 def images(db: Database, project: int = 1) -> list[tuple[int, str | None, str]]:
     with db.read() as conn:
         return tasks.task_images(conn, project)
+
+
+def delete_missing_tasks(conn: Connection, project: int, present: np.ndarray, seen: int, **where: int) -> list[int]:
+    missing = tasks.missing_tasks(conn, project, present, seen, **where)
+    return tasks.delete_unseen_tasks(conn, project, missing, seen)
+
+
+def delete_missing_annotations(conn: Connection, project: int, present: np.ndarray, seen: int) -> set[int]:
+    missing = tasks.missing_annotations(conn, project, present, seen)
+    return tasks.delete_unseen_annotations(conn, project, missing, seen)
 
 
 # tasks
@@ -101,19 +112,19 @@ def test_a_synchronisation_deletes_what_it_did_not_find_but_nothing_newer(db: Da
         tasks.upsert_tasks(conn, 2, [task(1)], seen=1)
         present = np.arange(2000, 0, -2)
         tasks.upsert_tasks(conn, 1, [task(int(n)) for n in present], seen=10)
-        assert tasks.delete_missing_tasks(conn, 1, present, seen=10) == list(range(1, 2000, 2))
-        assert tasks.delete_missing_tasks(conn, 1, present, seen=10) == []
+        assert delete_missing_tasks(conn, 1, present, seen=10) == list(range(1, 2000, 2))
+        assert delete_missing_tasks(conn, 1, present, seen=10) == []
         assert tasks.task_ids(conn, 1).tolist() == [*range(2, 2001, 2), 5000]
         assert tasks.task_ids(conn, 2).tolist() == [1]
         assert tasks.upsert_tasks(conn, 1, [task(1)], seen=10).revived == []
-        assert len(tasks.delete_missing_tasks(conn, 1, ids(), seen=11)) == 1001
+        assert len(delete_missing_tasks(conn, 1, ids(), seen=11)) == 1001
 
 
 def test_where_a_comparison_has_not_looked_nothing_is_taken_for_deleted(db: Database) -> None:
     with db.begin() as conn:
         tasks.upsert_tasks(conn, 1, [task(number) for number in range(1, 11)], 1)
-        assert tasks.delete_missing_tasks(conn, 1, ids(4), seen=1, above=2, upto=6) == [3, 5, 6]
-        assert tasks.delete_missing_tasks(conn, 1, ids(), seen=1, above=8) == [9, 10]
+        assert delete_missing_tasks(conn, 1, ids(4), seen=1, above=2, upto=6) == [3, 5, 6]
+        assert delete_missing_tasks(conn, 1, ids(), seen=1, above=8) == [9, 10]
         assert tasks.task_ids(conn, 1).tolist() == [1, 2, 4, 7, 8]
 
 
@@ -226,9 +237,9 @@ def test_a_synchronisation_deletes_annotations_that_it_did_not_find(db: Database
         tasks.upsert_annotations(conn, 1, [annotation(1, 1), annotation(2, 2)], seen=2)
         tasks.upsert_annotations(conn, 1, [annotation(3, 3)], seen=11)
         tasks.upsert_annotations(conn, 1, [annotation(1, 1)], seen=10, authoritative=True)
-        assert tasks.delete_missing_annotations(conn, 1, ids(1), seen=10) == {2}
+        assert delete_missing_annotations(conn, 1, ids(1), seen=10) == {2}
         assert set(tasks.annotations_of(conn, 1)) == {1, 3}
-        assert tasks.delete_missing_annotations(conn, 1, ids(), seen=11) == {1, 3}
+        assert delete_missing_annotations(conn, 1, ids(), seen=11) == {1, 3}
         assert tasks.annotations_of(conn, 1) == {}
 
 
@@ -320,7 +331,7 @@ def test_what_an_upsert_reports_is_what_changed(db: Database) -> None:
             if kind == 0:
                 affected = tasks.delete_annotations(conn, 1, [id], seen)
             elif kind == 1:
-                affected = tasks.delete_missing_annotations(conn, 1, ids(1, 3), seen // 4)
+                affected = delete_missing_annotations(conn, 1, ids(1, 3), seen // 4)
             else:
                 given = annotation(id, id % 3 + 1, f"{minute}-{seen}", minute)
                 affected = tasks.upsert_annotations(conn, 1, [given], seen, authoritative=kind == 2)
@@ -345,3 +356,62 @@ def test_five_thousand_tasks_are_taken_in_by_few_statements(db: Database) -> Non
     with db.read() as conn:
         assert tasks.counts(conn, 1) == TaskCounts(5000, 5000, 0, 0, 5000, 5000, 0)
         assert len(tasks.annotations_of(conn, 1, range(1, 5001))) == 5000
+
+
+# tombstones
+
+
+def rows(db: Database, table: sa.Table) -> list[int]:
+    with db.read() as conn:
+        return list(conn.execute(sa.select(table.c.id).where(table.c.project == 1).order_by(table.c.id)).scalars())
+
+
+def test_those_of_what_was_never_heard_of_are_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "MOST_UNHEARD", 5)
+    with db.begin() as conn:
+        tasks.upsert_tasks(conn, 1, [task(1), task(2)], seen=1)
+        tasks.upsert_annotations(conn, 1, [annotation(1, 1), annotation(2, 2)], seen=1)
+        for seen in (2, 3):
+            tasks.delete_tasks(conn, 1, range(100, 104), seen)
+            tasks.delete_annotations(conn, 1, range(100, 104), seen)
+        assert tasks.delete_tasks(conn, 1, [1, 2, *range(200, 2200)], 4) == [1, 2]
+        assert tasks.delete_annotations(conn, 1, [1, 2, *range(200, 2200)], 4) == {1, 2}
+    assert rows(db, schema.tasks) == [1, 2, 100, 101, 102, 103, 200]
+    assert rows(db, schema.annotations) == [1, 2, 100, 101, 102, 103, 200]
+
+
+def test_old_ones_are_pruned_in_pieces_and_nothing_else(db: Database) -> None:
+    with db.begin() as conn:
+        tasks.upsert_tasks(conn, 1, [task(id) for id in range(1, 7)], seen=1)
+        tasks.upsert_annotations(conn, 1, [annotation(id, id) for id in range(1, 7)], seen=1)
+        tasks.delete_tasks(conn, 1, [1, 2, 50], seen=5)  # with their annotations, of which nothing is said
+        tasks.delete_annotations(conn, 1, [3, 51], seen=5)
+        tasks.delete_tasks(conn, 1, [5, 52], seen=6)  # after the event that is pruned through
+        tasks.delete_annotations(conn, 1, [6, 53], seen=6)
+        tasks.upsert_tasks(conn, 2, [task(1)], seen=1)
+        tasks.delete_tasks(conn, 2, [1], seen=5)
+    pruned = []
+    while not pruned or pruned[-1] == 2:
+        with db.begin() as conn:
+            pruned.append(tasks.prune(conn, 1, through=5, limit=2))
+    assert pruned == [2, 2, 1]
+    assert rows(db, schema.tasks) == [3, 4, 5, 6, 52]
+    assert rows(db, schema.annotations) == [4, 5, 6, 53]
+    with db.read() as conn:
+        assert tasks.task_ids(conn, 1).tolist() == [3, 4, 6]
+        assert sorted(tasks.annotations_of(conn, 1)) == [4]
+        assert conn.execute(sa.select(sa.func.count()).where(schema.tasks.c.project == 2)).scalar_one() == 1
+
+
+def test_what_an_event_tells_while_the_missing_are_deleted_is_not_undone(db: Database) -> None:
+    with db.begin() as conn:
+        tasks.upsert_tasks(conn, 1, [task(1), task(2)], seen=1)
+        tasks.upsert_annotations(conn, 1, [annotation(1, 1), annotation(2, 2)], seen=1)
+        missing = tasks.missing_tasks(conn, 1, ids(), seen=1)
+        without = tasks.missing_annotations(conn, 1, ids(), seen=1)
+        assert (missing, without) == ([1, 2], [1, 2])
+        tasks.upsert_tasks(conn, 1, [task(2)], seen=2)
+        tasks.upsert_annotations(conn, 1, [annotation(2, 2)], seen=2)
+        assert tasks.delete_unseen_tasks(conn, 1, missing, seen=1) == [1]
+        assert tasks.delete_unseen_annotations(conn, 1, without, seen=1) == {1}
+        assert tasks.task_ids(conn, 1).tolist() == [2]
