@@ -106,8 +106,8 @@ def main(name: str, database_url: str, data_dir: str, arrays_url: str, label_stu
     worker._shared_encoder = lambda: cast(Any, FakeEncoder())  # type: ignore[method-assign]
     put_away = worker._put_away
 
-    def told(number: int) -> None:
-        put_away(number)
+    def told(*of: Any) -> None:
+        put_away(*of)
         say(there)
 
     worker._put_away = told  # type: ignore[method-assign]
