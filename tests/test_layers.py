@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -113,6 +113,7 @@ HEAVY = (
 )
 
 
+@cache
 def sources() -> dict[str, Path]:
     """Path below the repository → file, of all that is shipped."""
     files = [*sorted((ROOT / PACKAGE).rglob("*.py")), ROOT / "model.py", ROOT / "_wsgi.py"]
@@ -127,19 +128,22 @@ def room_of(path: str) -> str:
     return "" if parts[1] == "__init__" else parts[1]
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of all that is imported anywhere in a module; `from a import b` gives a.b."""
-    for node in ast.walk(tree):
+@cache
+def imported(path: str) -> list[str]:
+    """Dotted names of all that is imported anywhere in a file; `from a import b` gives a.b."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(sources()[path].read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports name the package"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return names
 
 
 def rooms_used(path: str) -> set[str]:
     """The rooms that a file imports, its own apart."""
-    names = [name.split(".") for name in imported(ast.parse(sources()[path].read_text()))]
+    names = [name.split(".") for name in imported(path)]
     rooms = {name[1] for name in names if name[0] == PACKAGE and len(name) > 1}
     return rooms - {room_of(path), "__version__"}
 
@@ -182,11 +186,7 @@ def test_the_workers_rooms_do_not_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("library", CONFINED)
 def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
-    users = {
-        room_of(path)
-        for path, file in sources().items()
-        if any(name.split(".")[0] == library for name in imported(ast.parse(file.read_text())))
-    }
+    users = {room_of(path) for path in sources() if any(name.split(".")[0] == library for name in imported(path))}
     assert users <= CONFINED[library]
 
 
