@@ -44,8 +44,8 @@ RUN /opt/uv/bin/uv pip install --no-cache --no-deps --python /opt/venv/bin/pytho
 # The encoder's weights, and those that a training begins with (or it begins from scratch).
 RUN mkdir -p /opt/weights; \
     if [ -n "$WEIGHTS_OF" ]; then \
-      /opt/venv/bin/python -c 'import sys; from neat_backend.core.encoders import build_encoder; build_encoder(sys.argv[1], device="cpu")' "$WEIGHTS_OF"; \
-      /opt/venv/bin/python -c 'from neat_backend.core.weights import AUTO, starting_weights; print(starting_weights(AUTO).note)'; \
+      /opt/venv/bin/python -c 'import sys; from neat_backend.models.encoders import build_encoder; build_encoder(sys.argv[1], device="cpu")' "$WEIGHTS_OF"; \
+      /opt/venv/bin/python -c 'from neat_backend.models.weights import AUTO, starting_weights; print(starting_weights(AUTO).note)'; \
     fi; \
     chmod -R a+rX /opt/weights
 

@@ -63,7 +63,7 @@ bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the short benchmarks; ARGS=--json
 	@$(BIN)/neat-backend bench memory --pool 100000 $(ARGS)
 
 reference: $(BIN)/.ready  # what the code says of itself; a test compares
-	@$(BIN)/python -m neat_backend.reference > docs/reference.md.new
+	@$(BIN)/python -m tools.reference > docs/reference.md.new
 	@mv docs/reference.md.new docs/reference.md
 
 fuzz: $(BIN)/.ready  # odd requests, images and label configs; ARGS="--minutes 10 --seed 3"

@@ -60,7 +60,7 @@ def init_app(*args: Any, **kwargs: Any) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Start web and worker; returns the exit code."""
     from neat_backend.cli import set_up_logging
-    from neat_backend.serve import serve
+    from neat_backend.cli.supervisor import serve
     from neat_backend.web.app import create_app
 
     flags = arguments(argv)

@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 from neat_backend.errors import BadRequest, StoreError, UnknownProject, UnknownTask
 from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_webhook
 from neat_backend.records import TRAIN
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
 

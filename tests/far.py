@@ -20,7 +20,7 @@ from neat_backend.errors import LabelStudioUnavailable, NeatError
 from neat_backend.settings import Settings
 from neat_backend.stopping import Stopping
 from neat_backend.store.database import Database
-from neat_backend.worker import Worker
+from neat_backend.worker.worker import Worker
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import FakeEncoder
 

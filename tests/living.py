@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from neat_backend.core.features import to_grid
 from neat_backend.errors import TrainingError
+from neat_backend.grid import to_grid
 from neat_backend.labelstudio.events import parse_webhook
-from neat_backend.live import LiveProject
 from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
-from neat_backend.training import TrainingJob, TrainingResult
+from neat_backend.worker.live import LiveProject
+from neat_backend.worker.steps.training import TrainingJob, TrainingResult
 from tests.fake_label_studio import BACKEND_URL, FakeLabelStudio
 
 PROJECT = 7

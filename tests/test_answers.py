@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from neat_backend.core.labels import MOST_REASONS, LabelBook
 from neat_backend.doctor import WARNING
 from neat_backend.doctor.findings import Examination, Finding
 from neat_backend.doctor.project import examine_project
-from neat_backend.live import LiveProject
-from neat_backend.overview import NOTHING_LEFT
+from neat_backend.ranking.labels import MOST_REASONS, LabelBook
 from neat_backend.records import Label, WithoutLabel, in_words
-from neat_backend.service import Service
+from neat_backend.service.overview import NOTHING_LEFT
+from neat_backend.service.service import Service
 from neat_backend.store import projects
 from neat_backend.web.app import create_app
+from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, label_studio_of, settle
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from neat_backend.bench import app, samples
+from benchmarks import app, samples
 from neat_backend.store import projects
 from neat_backend.store.database import Database
 from tests.conftest import need

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from neat_backend import exposure
+from neat_backend.cli.supervisor import GRACE_SECONDS
 from neat_backend.errors import SettingsError
 from neat_backend.labelstudio.inspection import takes_webhooks
-from neat_backend.serve import GRACE_SECONDS
 from neat_backend.settings import Settings
 from neat_backend.store import projects
+from neat_backend.web import exposure
 from neat_backend.web.app import create_app
 from tests.waiting import HANGS
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from neat_backend import worker as worker_module
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
+from neat_backend.worker import worker as worker_module
 from tests.cable import Cable
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, state, take_in
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.test_worker import Workers, _hurry, ready, run_out, until, workers  # noqa: F401 - fixtures
+from tests.worker.test_worker import Workers, _hurry, ready, run_out, until, workers  # noqa: F401 - fixtures
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import pytest
 
 from neat_backend.demo.backend import Backend, is_ranked, labelled
 from neat_backend.demo.label_studio import Annotator
-from neat_backend.ports import free_port
+from neat_backend.demo.ports import free_port
 from tests.conftest import need
 from tests.e2e.loop import SETTINGS, Labelling
 from tests.labelstudio.server import shared_label_studio, stop_label_studio

@@ -121,7 +121,7 @@ def sources() -> dict[str, Path]:
 
 
 def room_of(path: str) -> str:
-    """`neat_backend/core/scores.py` → core; "" for the package's own `__init__`."""
+    """`neat_backend/ranking/scores.py` → core; "" for the package's own `__init__`."""
     parts = Path(path).with_suffix("").parts
     if parts[0] != PACKAGE:
         return parts[0]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from neat_backend import logs
-from neat_backend.ports import free_port, listen
-from neat_backend.serve import environment, web_command
+from neat_backend.cli.supervisor import environment, web_command
+from neat_backend.demo.ports import free_port, listen
 from neat_backend.settings import Settings
 from neat_backend.web.app import create_app
 from tests.serving import annotation_created, make_database, make_settings
@@ -22,7 +22,7 @@ from tests.waiting import HANGS
 
 def line(message: str, *args: object, error: BaseException | None = None) -> dict[str, Any]:
     info = None if error is None else (type(error), error, error.__traceback__)
-    record = logging.LogRecord("neat_backend.live", logging.WARNING, __file__, 1, message, args, info)
+    record = logging.LogRecord("neat_backend.worker.live", logging.WARNING, __file__, 1, message, args, info)
     text = logs.JsonLines().format(record)
     assert "\n" not in text
     loaded: dict[str, Any] = json.loads(text)
@@ -41,7 +41,7 @@ def ids(told: dict[str, Any]) -> dict[str, int]:
 def test_a_line_says_when_how_bad_where_and_what() -> None:
     told = line("project %d: %d images embedded, %d failed, %.1f images/s", 3, 5, 0, 12.34)
     assert told["message"] == "project 3: 5 images embedded, 0 failed, 12.3 images/s"
-    assert (told["level"], told["logger"], told["thread"]) == ("WARNING", "neat_backend.live", "MainThread")
+    assert (told["level"], told["logger"], told["thread"]) == ("WARNING", "neat_backend.worker.live", "MainThread")
     assert told["time"].endswith("Z")
     assert len(told["time"]) == len("2026-11-26T09:12:24.518Z")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from neat_backend.errors import LabelStudioUnavailable
-from neat_backend.live import LiveProject
 from neat_backend.store import measures
 from neat_backend.store.measures import PUBLISH, RERANK, SERVE
+from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
 

@@ -17,7 +17,7 @@ from label_studio_ml.exceptions import exception_handler
 
 from neat_backend.errors import StoreError
 from neat_backend.records import SYNC, TRAIN, Event
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import inbox
 from tests.serving import (

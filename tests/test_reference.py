@@ -9,9 +9,9 @@ import typer.main
 from typer.core import TyperGroup
 
 from neat_backend import cli
-from neat_backend.reference import reference
 from neat_backend.settings import Settings
 from neat_backend.web.openapi.operations import OPERATIONS
+from tools.reference import reference
 
 FILE = Path(__file__).parents[1] / "docs" / "reference.md"
 

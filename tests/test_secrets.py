@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from neat_backend.demo.backend import Backend
+from neat_backend.demo.ports import free_port
 from neat_backend.errors import LabelStudioError
 from neat_backend.labelstudio.client import LabelStudioClient
-from neat_backend.ports import free_port
 from neat_backend.settings import Settings
 from neat_backend.store import webhook_secret
 from neat_backend.web.app import create_app

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from neat_backend.live import LiveProject
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.store import inbox, selections
 from neat_backend.store.selections import Selection
+from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from neat_backend.bench import app, processes
-from neat_backend.bench.rebuild import differences
-from neat_backend.core.features import to_grid
+from benchmarks import app, processes
+from benchmarks.rebuild import differences
 from neat_backend.demo.backend import Backend
 from neat_backend.demo.label_studio import find_label_studio
-from neat_backend.engine import Engine
+from neat_backend.grid import to_grid
+from neat_backend.ranking.engine import Engine
 from neat_backend.records import Label
 from tests.conftest import need
 

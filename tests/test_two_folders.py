@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neat_backend.errors import LeaseLost, StoreError
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.store import projects
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, FakeTraining, settle, state, take_in
@@ -27,7 +27,7 @@ def server() -> FakeLabelStudio:
 @pytest.fixture
 def host(server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """A host by its name, each with a data folder of its own."""
-    monkeypatch.setattr("neat_backend.rounds.TrainingProcess", FakeTraining)
+    monkeypatch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", FakeTraining)
     FakeTraining.running.clear()
     opened: list[Backend] = []
 

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 def wsgi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """The module, imported as gunicorn does; its app uses a folder of the test's."""
     monkeypatch.setenv("NEAT_DATA_DIR", str(tmp_path / "data"))
-    # Other tests' Ray listens in this process; `tests/test_exposure.py` has real servers that listen for others.
-    monkeypatch.setattr("neat_backend.exposure.listened_at", list)
+    # Other tests' Ray listens in this process; `tests/web/test_exposure.py` has real servers that listen for others.
+    monkeypatch.setattr("neat_backend.web.exposure.listened_at", list)
     monkeypatch.syspath_prepend(str(ROOT))
     sys.modules.pop("_wsgi", None)
     import _wsgi

@@ -64,7 +64,7 @@ GROUPS = (
 for module in GROUPS:
     app.add_typer(module.commands)
 for name, where, about in (
-    ("bench", "neat_backend.bench", "Measure speed; ratios against the ordinary way, in the same run."),
+    ("bench", "benchmarks", "Measure speed; ratios against the ordinary way, in the same run."),
     ("experiment", "neat_backend.experiments.commands", "Compare strategies on data sets whose labels are known."),
 ):
     app.add_typer(typer.Typer(cls=_later(where), help=about, no_args_is_help=True), name=name)

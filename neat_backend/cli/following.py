@@ -13,7 +13,7 @@ from neat_backend.errors import NeatError
 from neat_backend.progress import Progress
 
 if TYPE_CHECKING:
-    from neat_backend.service import Service
+    from neat_backend.service.service import Service
 
 LOOK_SECONDS = 0.5
 

@@ -21,7 +21,7 @@ def backup(
 
     Example: neat-backend backup backups/2026-11-24
     """
-    from neat_backend import backup as room
+    from neat_backend.store import backup as room
     from neat_backend.store import objects, projects
 
     settings = shared.settings()
@@ -45,7 +45,7 @@ def restore(
 
     Example: neat-backend restore backups/2026-11-24
     """
-    from neat_backend import backup as room
+    from neat_backend.store import backup as room
     from neat_backend.store.database import Database
 
     settings = shared.settings()

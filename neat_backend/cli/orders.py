@@ -14,7 +14,7 @@ from neat_backend.errors import NeatError
 
 if TYPE_CHECKING:
     from neat_backend.records import Project
-    from neat_backend.service import Service
+    from neat_backend.service.service import Service
 
 commands = typer.Typer()
 

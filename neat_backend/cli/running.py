@@ -20,7 +20,7 @@ def serve() -> None:
 
     LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY=… neat-backend serve
     """
-    from neat_backend import serve as supervisor
+    from neat_backend.cli import supervisor as supervisor
 
     settings = shared.settings()
     shared.set_up_logging(settings)
@@ -33,7 +33,7 @@ def web() -> None:
 
     Example: DATABASE_URL=postgresql://neat:…@db/neat neat-backend web
     """
-    from neat_backend import serve as supervisor
+    from neat_backend.cli import supervisor as supervisor
 
     settings = shared.settings()
     shared.set_up_logging(settings)
@@ -46,7 +46,7 @@ def worker() -> None:
 
     Example: DATABASE_URL=postgresql://neat:…@db/neat neat-backend worker · neat-backend web
     """
-    from neat_backend import worker as room
+    from neat_backend.worker import worker as room
 
     settings = shared.settings()
     shared.set_up_logging(settings)

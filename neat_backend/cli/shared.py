@@ -19,7 +19,7 @@ from rich.markup import escape
 from neat_backend import logs
 
 if TYPE_CHECKING:
-    from neat_backend.service import Service
+    from neat_backend.service.service import Service
     from neat_backend.settings import Settings
     from neat_backend.store.database import Database
 
@@ -101,7 +101,7 @@ def database(of: Settings) -> Database:
 
 def service() -> Service:
     """The service over the database that the settings name."""
-    from neat_backend.service import Service
+    from neat_backend.service.service import Service
 
     of = settings()
     return Service(of, database(of))

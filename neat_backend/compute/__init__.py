@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from neat_backend.core.classifier import Classifier
-    from neat_backend.embedding import Embedded, Encoder, Progress
-    from neat_backend.engine import Engine
+    from neat_backend.compute.embedding import Embedded, Encoder, Progress
     from neat_backend.errors import ImageError
+    from neat_backend.models.classifier import Classifier
+    from neat_backend.ranking.engine import Engine
     from neat_backend.store.arrays import ProjectArrays
 
 Images = NDArray[np.uint8]
@@ -56,12 +56,12 @@ class LocalCompute:
     """Everything in this process."""
 
     def embed(self, images: Sequence[tuple[int, str | None]], **how: Any) -> Progress:
-        from neat_backend.embedding import embed
+        from neat_backend.compute.embedding import embed
 
         return embed(images, **how)
 
     def fit(self, images: Images, labels: NDArray[np.int64], n_classes: int, **how: Any) -> Classifier:
-        from neat_backend.core.classifier import fit
+        from neat_backend.models.classifier import fit
 
         return fit(images, labels, n_classes, **how)
 
@@ -69,7 +69,7 @@ class LocalCompute:
         return map(classifier.predict_proba, batches)
 
     def engine(self, dim: int, classes: Sequence[str], **settings: Any) -> Engine:
-        from neat_backend.engine import Engine
+        from neat_backend.ranking.engine import Engine
 
         return Engine(dim, classes, **settings)
 

@@ -12,18 +12,17 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from neat_backend import embedding
-from neat_backend.compute import Images
+from neat_backend.compute import Images, embedding
 from neat_backend.compute.cluster import Cluster, plain_errors
+from neat_backend.compute.embedding import Progress
 from neat_backend.compute.pipeline import AT_ONCE, Preparing, pipeline, take_in
-from neat_backend.core.classifier import Classifier, fit
-from neat_backend.core.devices import resolve_device
-from neat_backend.embedding import Progress
 from neat_backend.errors import ImageError
+from neat_backend.models.classifier import Classifier, fit
+from neat_backend.models.devices import resolve_device
 from neat_backend.store.arrays import ProjectArrays
 
 if TYPE_CHECKING:
-    from neat_backend.engine import Engine
+    from neat_backend.ranking.engine import Engine
 
 IN_FLIGHT = 2  # batches of pool inference for each machine that computes
 
@@ -115,7 +114,7 @@ class RayCompute:
 
     def engine(self, dim: int, classes: Sequence[str], **settings: Any) -> Engine:
         """With shards, one whose rows are spread over actors; else an ordinary one, here."""
-        from neat_backend.engine import Engine
+        from neat_backend.ranking.engine import Engine
 
         if not self.shards:
             return Engine(dim, classes, **settings)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend import embedding, errors
+from neat_backend import errors
+from neat_backend.compute import embedding
 from neat_backend.errors import ImageError, NeatError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def on_device(encoder: embedding.Encoder, device: str) -> embedding.Encoder:
     """The encoder on the device that this process has; those of tests know none."""
     if not hasattr(encoder, "on"):
         return encoder
-    from neat_backend.core.devices import resolve_device
+    from neat_backend.models.devices import resolve_device
 
     moved: embedding.Encoder = encoder.on(resolve_device(device))
     return moved

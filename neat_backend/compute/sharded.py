@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core import queues
-from neat_backend.core.labels import LabelBook
-from neat_backend.core.linear_head import LinearHead
-from neat_backend.core.scores import INVALID
-from neat_backend.engine import SPEAKERS, Counts, Engine, Labelled, PoolPart, Ranking, Source, WatchedHead
+from neat_backend.ranking import queues
+from neat_backend.ranking.engine import SPEAKERS, Counts, Engine, Labelled, PoolPart, Ranking, Source, WatchedHead
+from neat_backend.ranking.labels import LabelBook
+from neat_backend.ranking.linear_head import LinearHead
+from neat_backend.ranking.pool import UNLABELLED, Pool
+from neat_backend.ranking.scores import INVALID
 from neat_backend.records import Label, Ranked, WithoutLabel
-from neat_backend.strategies.pool import UNLABELLED, Pool
 
 Ids = NDArray[np.int64]
 _AT_ONCE = 65_536  # rows sent to a shard in one piece

@@ -21,8 +21,8 @@ from typing import Any
 
 import httpx
 
+from neat_backend.demo.ports import free_port
 from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
-from neat_backend.ports import free_port
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from neat_backend.demo.backend import Backend, is_ranked, labelled, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.demo.ports import free_port
 from neat_backend.demo.samples import INVALID, KNOWN, LABEL_CONFIG, Sample, make_samples
 from neat_backend.errors import NeatError
-from neat_backend.ports import free_port
 from neat_backend.progress import Progress
 
 USERNAME, PASSWORD = "demo@example.com", "neat-demo-password"

@@ -148,15 +148,15 @@ def _objects(settings: Settings, database: Database | None) -> str:
 
 
 def _encoder(settings: Settings) -> str:
-    from neat_backend.core.encoders import build_encoder  # heavy, and of no use where settings are wrong
+    from neat_backend.models.encoders import build_encoder
 
     encoder = build_encoder(settings.encoder, settings.encoder_weights, settings.device)
     return f"{settings.encoder} is there, {encoder.dim} features"
 
 
 def _gpu(settings: Settings) -> str:
-    from neat_backend.core.devices import resolve_device
-    from neat_backend.core.gpus import count_gpus
+    from neat_backend.models.devices import resolve_device
+    from neat_backend.ranking.gpus import count_gpus
 
     device = resolve_device(settings.device)
     torch_sees, faiss_sees = count_gpus()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from neat_backend import connection, sync
-from neat_backend.core.labels import LabelBook
+from neat_backend import connection
 from neat_backend.doctor.findings import FAILED, WARNING, Complaint, Examination
 from neat_backend.errors import Disconnected, LabelStudioRefused, Replaced
 from neat_backend.labelstudio import label_config
@@ -13,10 +12,12 @@ from neat_backend.labelstudio.images import ImageFetcher
 from neat_backend.labelstudio.inspection import Hook, Inspector, is_private, kind_of_key, takes_webhooks
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.labelstudio.tabs import NEXT
+from neat_backend.ranking.labels import LabelBook
 from neat_backend.records import SKIPPED, Project, in_words
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.database import Database
+from neat_backend.worker.steps import reading
 
 ARRIVES_WITHIN_SECONDS = 5.0  # Label Studio itself gives up after one
 OLD_SECONDS = 30.0
@@ -192,7 +193,7 @@ class _Project:
             annotated = tasks.annotated_ids(conn, project.id)
         config = label_config.parse(project.label_config, self.settings.invalid_choices, self.settings.control)
         book = LabelBook()
-        for label in sync.resolve_labels(self.database, project.id, config, annotated):
+        for label in reading.resolve_labels(self.database, project.id, config, annotated):
             book.note(label)
         found = book.reasons()
         if any(one.reason != SKIPPED for one in found):

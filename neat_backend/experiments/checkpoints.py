@@ -22,7 +22,7 @@ from neat_backend.errors import NeatError, SettingsError
 from neat_backend.experiments.features import write_atomically
 from neat_backend.experiments.protocols import PROTOCOLS, LiveProtocol, Protocol
 from neat_backend.experiments.splits import Known
-from neat_backend.strategies.pool import Generated, Past
+from neat_backend.ranking.pool import Generated, Past
 
 PLAN = "plan.json"
 FORMAT = "neat-experiment-1"

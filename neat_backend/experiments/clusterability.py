@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core.theory import clusterability, detection_error_bound, holder_constant
 from neat_backend.experiments.splits import Known, codes_of
+from neat_backend.experiments.theory import clusterability, detection_error_bound, holder_constant
 from neat_backend.strategies.nearest import nearest
 
 EXPONENT = 0.5  # α of Assumption 0.1; the paper leaves it open

@@ -70,7 +70,7 @@ def _encoded(data: Dataset, encoder: Encoder) -> Any:
     import torch
     from PIL import Image
 
-    from neat_backend.core.devices import compute_on_share
+    from neat_backend.models.devices import compute_on_share
 
     at_once: int = getattr(encoder, "at_once", 1)
     on_gpu = getattr(getattr(encoder, "device", None), "type", "cpu") == "cuda"

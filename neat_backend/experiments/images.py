@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from neat_backend.core import classifier
-from neat_backend.core.devices import resolve_device
-from neat_backend.core.networks import last_linear
 from neat_backend.experiments.models import Floats, Indices, dropout_logits
 from neat_backend.experiments.readers import Images
-from neat_backend.strategies.pool import Generated
+from neat_backend.models import classifier
+from neat_backend.models.devices import resolve_device
+from neat_backend.models.networks import last_linear
+from neat_backend.ranking.pool import Generated
 
 
 class ImageModel:

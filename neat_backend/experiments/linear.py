@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core.linear import fit_weights
 from neat_backend.experiments.models import Floats, Indices, dropout_logits
-from neat_backend.strategies.pool import Generated
+from neat_backend.ranking.linear import fit_weights
+from neat_backend.ranking.pool import Generated
 
 
 class LinearModel:

@@ -21,7 +21,7 @@ from neat_backend.experiments.models import Clock
 from neat_backend.experiments.oracle import Oracle
 from neat_backend.experiments.protocols import LiveProtocol
 from neat_backend.experiments.splits import codes_of, labels_of_each, stream
-from neat_backend.strategies.pool import Indices, Learner
+from neat_backend.ranking.pool import Indices, Learner
 
 EVERY = 10  # labels between two points
 

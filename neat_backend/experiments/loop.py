@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend import strategies
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import NeatError
 from neat_backend.experiments.checkpoints import Run, RunFolder
 from neat_backend.experiments.models import Clock, TimedLearner, TimedModel
 from neat_backend.experiments.oracle import Oracle
 from neat_backend.experiments.protocols import Protocol
 from neat_backend.experiments.splits import codes_of, initial_labels, stream
-from neat_backend.strategies.pool import Generated, Indices, Learner, Model, Past, Pool
+from neat_backend.ranking.pool import Generated, Indices, Learner, Model, Past, Pool
+from neat_backend.ranking.scores import INVALID
 
 Figures = dict[str, Any]
 

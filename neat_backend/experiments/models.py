@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.strategies.pool import Generated, Learner, Model
+from neat_backend.ranking.pool import Generated, Learner, Model
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]

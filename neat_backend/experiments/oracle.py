@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import NeatError
-from neat_backend.strategies.pool import UNLABELLED
+from neat_backend.ranking.pool import UNLABELLED
+from neat_backend.ranking.scores import INVALID
 
 
 class Oracle:

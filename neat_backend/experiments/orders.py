@@ -17,8 +17,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core.linear import fit_head
-from neat_backend.engine import Engine, Source
 from neat_backend.errors import SettingsError
 from neat_backend.experiments.checkpoints import Run
 from neat_backend.experiments.loop import Samples
@@ -26,6 +24,8 @@ from neat_backend.experiments.models import Clock
 from neat_backend.experiments.presets import ALL_ORDERS
 from neat_backend.experiments.protocols import LiveProtocol
 from neat_backend.experiments.splits import stream
+from neat_backend.ranking.engine import Engine, Source
+from neat_backend.ranking.linear import fit_head
 from neat_backend.records import Label
 
 

@@ -49,7 +49,7 @@ def load_data(protocol: Protocol | LiveProtocol) -> Dataset:
 
 def encode(data: Dataset, encoder_name: str, machine: Machine, report: Reporter) -> tuple[Floats, Floats, str]:
     """Features of both parts, and the encoder's key. Raises EncoderError where the encoder can't be built."""
-    from neat_backend.core.encoders import build_encoder
+    from neat_backend.models.encoders import build_encoder
 
     encoder = build_encoder(encoder_name, machine.weights, machine.device)
     features, test_features = features_of(data, encoder, machine.cache, report.images)

@@ -13,8 +13,8 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import SettingsError
+from neat_backend.ranking.scores import INVALID
 
 Known = tuple[int, ...]  # class numbers of the data set, ascending
 

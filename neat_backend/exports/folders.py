@@ -27,13 +27,13 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from neat_backend.core.hashing import mixed
 from neat_backend.errors import BadRequest, ImageError
 from neat_backend.exports.missing import Missing
 from neat_backend.exports.pictures import Pictures, Progress
 from neat_backend.exports.rows import Row
 from neat_backend.exports.tables import COLUMNS, csv_line, values
 from neat_backend.exports.targets import new_folder
+from neat_backend.ranking.hashing import mixed
 
 SPLITS = ("train", "val", "test")
 INVALID = "invalid"  # the class of invalid images, where they are wanted

@@ -20,7 +20,7 @@ from neat_backend.store.database import Database
 from neat_backend.store.objects import bring
 
 if TYPE_CHECKING:
-    from neat_backend.core.linear_head import LinearHead
+    from neat_backend.ranking.linear_head import LinearHead
 
 UPRIGHT = "turn upright by EXIF; RGB, transparent parts white"
 EDGE_STEPS = (
@@ -73,8 +73,8 @@ def linear(settings: Settings, database: Database, project: Project) -> Taken:
             "trained network, --classifier resnet18",
             "classifier",
         )
-    from neat_backend.core import portable
-    from neat_backend.core.encoders import build_encoder
+    from neat_backend.exports import portable
+    from neat_backend.models.encoders import build_encoder
 
     encoder = build_encoder(settings.encoder, settings.encoder_weights, "cpu")
     if kind not in ("", f"features/{encoder.key}"):
@@ -126,7 +126,7 @@ def linear(settings: Settings, database: Database, project: Project) -> Taken:
 def _fitted_by_the_worker(settings: Settings, arrays: ProjectArrays, labelled: Sequence[Row]) -> LinearHead | None:
     """The one that the worker has written last; None where it keeps none, or where that is of other classes than have
     labels: of the classes' names alone, or from before a change."""
-    from neat_backend.core.linear_head import LinearHead
+    from neat_backend.ranking.linear_head import LinearHead
 
     kept = settings.balanced or settings.classifier != "resnet18"
     fields = prequential.read_head(arrays) if kept else None
@@ -140,8 +140,8 @@ def _fitted_by_the_worker(settings: Settings, arrays: ProjectArrays, labelled: S
 
 def _fitted_now(settings: Settings, project: Project, labelled: Sequence[Row]) -> LinearHead | None:
     """As the worker fits it, to the stored features; None with fewer than two outputs."""
-    from neat_backend.core.linear import fit_head
-    from neat_backend.core.scores import INVALID
+    from neat_backend.ranking.linear import fit_head
+    from neat_backend.ranking.scores import INVALID
 
     classes = label_config.parse(project.label_config, settings.invalid_choices, settings.control).classes
     features = Features(settings, project.id).of(labelled)

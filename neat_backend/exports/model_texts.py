@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neat_backend.core.portable import Portable  # brings PyTorch
+    from neat_backend.exports.portable import Portable
 
 
 @dataclass(frozen=True)

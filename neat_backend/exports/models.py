@@ -69,7 +69,7 @@ def export_model(
     in_force, why = _in_force(own, tested)
     chosen = in_force if classifier == IN_FORCE else classifier
     taken = MAKERS[chosen](own, database, found)
-    from neat_backend.core import portable  # brings PyTorch: not for those who only ask for the command's help
+    from neat_backend.exports import portable
 
     right, of = tested.counts(chosen)
     about = {

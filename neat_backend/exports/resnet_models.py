@@ -42,9 +42,9 @@ network.maxpool = torch.nn.Identity()
 
 def resnet18(settings: Settings, database: Database, project: Project) -> Taken:
     """The last round's that is done. Raises BadRequest when there is none."""
-    from neat_backend.core import portable
-    from neat_backend.core.classifier import Classifier
-    from neat_backend.core.networks import ORDINARY_STEM_FROM
+    from neat_backend.exports import portable
+    from neat_backend.models.classifier import Classifier
+    from neat_backend.models.networks import ORDINARY_STEM_FROM
 
     bring(settings.arrays_url, settings.data_dir, database, project.id, "models")
     folder = ProjectArrays(settings.data_dir, project.id).root / "models"

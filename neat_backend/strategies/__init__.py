@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType
 
 from neat_backend.errors import SettingsError
-from neat_backend.strategies.pool import Select
+from neat_backend.ranking.pool import Select
 
 STRATEGIES = (
     "random", "uncertainty", "certainty", "coreset", "bgadl", "openmax", "badge", "mqnet", "lfosa",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.strategies.pool import Floats, Generated, Indices, Pool
+from neat_backend.ranking.pool import Floats, Generated, Indices, Pool
 
 PASSES = 20
 CHUNK = 8192  # samples scored at once, so that the passes of a large pool fit the memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neat_backend.strategies.pool import Indices, Pool
+from neat_backend.ranking.pool import Indices, Pool
 from neat_backend.strategies.uncertainty import entropy, lowest_first
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.strategies.pool import Floats, Indices, Pool
+from neat_backend.ranking.pool import Floats, Indices, Pool
 
 _BLOCK_PAIRS = 8_000_000  # distances at a time while the labelled set is read
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core import scores
+from neat_backend.ranking import scores
+from neat_backend.ranking.pool import Indices, Pool, Select
 from neat_backend.strategies.nearest import NONE, nearest
-from neat_backend.strategies.pool import Indices, Pool, Select
 
 Codes = NDArray[np.int64]
 

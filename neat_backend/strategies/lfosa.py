@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.strategies.pool import Indices, Model, Pool
+from neat_backend.ranking.pool import Indices, Model, Pool
 
 TEMPERATURE = 0.5
 MAX_ITERATIONS = 10

@@ -25,8 +25,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.core.scores import INVALID
-from neat_backend.strategies.pool import Indices, Model, Pool
+from neat_backend.ranking.pool import Indices, Model, Pool
+from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies.query_net import QueryNet, train_query_net
 
 CHUNK = 4096  # rows of one product of features

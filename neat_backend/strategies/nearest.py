@@ -10,8 +10,8 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from neat_backend.core.kernels import NONE, grid_similarities, in_parallel
-from neat_backend.strategies.pool import Floats, Indices
+from neat_backend.ranking.kernels import NONE, grid_similarities, in_parallel
+from neat_backend.ranking.pool import Floats, Indices
 
 _SPARE = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
 _SEARCH_ROWS = 8192

@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.errors import SettingsError
+from neat_backend.ranking.pool import UNLABELLED, Indices, Past, Pool, Select
 from neat_backend.strategies import plus_choice, plus_detector
-from neat_backend.strategies.pool import UNLABELLED, Indices, Past, Pool, Select
 
 Floats = NDArray[np.float64]
 

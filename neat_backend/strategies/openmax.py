@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.strategies.pool import Indices, Pool
+from neat_backend.ranking.pool import Indices, Pool
 from neat_backend.strategies.weibull import Tail, fit_tail
 
 ALPHA = 10  # ranks that are revised

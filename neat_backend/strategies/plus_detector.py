@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
 
-from neat_backend.strategies.pool import UNLABELLED, Indices, Pool
+from neat_backend.ranking.pool import UNLABELLED, Indices, Pool
 
 Floats = NDArray[np.float64]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neat_backend.strategies.pool import Indices, Pool
+from neat_backend.ranking.pool import Indices, Pool
 
 
 def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:

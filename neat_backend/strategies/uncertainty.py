@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.strategies.pool import Indices, Pool
+from neat_backend.ranking.pool import Indices, Pool
 
 
 def entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neat_backend.core.devices import resolve_device
+from neat_backend.models.devices import resolve_device
 
 FILTERS = 32  # of the first convolution; the second has twice as many
 HIDDEN = 256

@@ -16,7 +16,7 @@ from PIL import Image
 from neat_backend import exports
 from neat_backend.errors import BadRequest
 from neat_backend.labelstudio.events import timestamp
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.web.numbers import whole_number
 
 MOST_ROWS = 10_000

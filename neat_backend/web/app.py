@@ -8,13 +8,13 @@ from flask import Flask, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from neat_backend import exposure, logs
+from neat_backend import logs
 from neat_backend.errors import BadRequest, StoreError, UnknownProject, UnknownTask
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import objects, webhook_secret
 from neat_backend.store.database import Database
-from neat_backend.web import api, openapi, pages, protocol, readiness
+from neat_backend.web import api, exposure, openapi, pages, protocol, readiness
 from neat_backend.web.bodies import one_large_at_a_time
 from neat_backend.web.guard import MIB, guard
 from neat_backend.web.metrics import Metrics

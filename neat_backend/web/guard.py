@@ -10,9 +10,9 @@ import logging
 from flask import Flask, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from neat_backend import exposure
 from neat_backend.settings import Settings
 from neat_backend.store import webhook_secret
+from neat_backend.web import exposure
 
 log = logging.getLogger(__name__)
 

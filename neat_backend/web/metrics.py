@@ -19,7 +19,7 @@ from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MutexValue, ValueClass
 
 from neat_backend.labelstudio.events import KNOWN_ACTIONS
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.store import projects
 from neat_backend.store.measures import PUBLISH, RERANK, SERVE, Timings
 from neat_backend.store.prequential import SHOWN_FROM, SPEAKERS

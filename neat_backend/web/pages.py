@@ -12,10 +12,11 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from neat_backend import __version__, overview
+from neat_backend import __version__
 from neat_backend.errors import BadRequest
-from neat_backend.overview import interval
-from neat_backend.service import Service
+from neat_backend.service import overview
+from neat_backend.service.overview import interval
+from neat_backend.service.service import Service
 from neat_backend.web import charts
 from neat_backend.web.numbers import whole_number
 

@@ -8,7 +8,7 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from neat_backend.errors import StoreError
-from neat_backend.service import NEGLECT_SECONDS, Service
+from neat_backend.service.service import NEGLECT_SECONDS, Service
 from neat_backend.store import inbox, projects
 
 log = logging.getLogger(__name__)

@@ -23,11 +23,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from neat_backend import live, serve, service, training, worker
-from neat_backend.cli import shared
+from neat_backend.cli import shared, supervisor
 from neat_backend.labelstudio import client
+from neat_backend.service import service
 from neat_backend.settings import Settings
 from neat_backend.store import arrays, sql
+from neat_backend.worker import live, worker
+from neat_backend.worker.steps import training
 from tests.chaos.nursery import ForkedPopen, Nursery
 from tests.living import FakeEncoder
 
@@ -45,9 +47,9 @@ def main() -> int:
 
 
 def supervise(settings: Settings) -> int:
-    serve.subprocess = _subprocess(ForkedPopen)  # type: ignore[assignment]
-    serve.LONGEST_PAUSE_SECONDS = LONGEST_PAUSE_SECONDS
-    return serve.serve(settings, worker_command=[sys.executable, "-m", "tests.chaos.backend", "worker"])
+    supervisor.subprocess = _subprocess(ForkedPopen)  # type: ignore[assignment]
+    supervisor.LONGEST_PAUSE_SECONDS = LONGEST_PAUSE_SECONDS
+    return supervisor.serve(settings, worker_command=[sys.executable, "-m", "tests.chaos.backend", "worker"])
 
 
 def work(settings: Settings) -> int:

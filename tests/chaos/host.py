@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from neat_backend.ports import free_port
+from neat_backend.demo.ports import free_port
 from neat_backend.settings import Settings
 from tests.chaos import backend
 from tests.chaos.nursery import Nursery, Process, descendants, processes, ticks

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from neat_backend import sync
-from neat_backend.bench.rebuild import rebuilt
-from neat_backend.engine import Engine
+from benchmarks.rebuild import rebuilt
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.ranking.engine import Engine
 from neat_backend.records import Label
 from neat_backend.settings import Settings
 from neat_backend.store import rounds
 from neat_backend.store.database import Database
+from neat_backend.worker.steps import reading
 from tests.chaos.backend import engine_state
 
 
@@ -47,7 +47,7 @@ def full_read(client: LabelStudioClient, data: Path, database: Database, project
 def stored_labels(database: Database, project: int, settings: Settings, xml: str) -> dict[int, Label]:
     """The labelled tasks as the backend's store has them."""
     config = label_config.parse(xml, settings.invalid_choices, settings.control)
-    found = sync.resolve_labels(database, project, config)
+    found = reading.resolve_labels(database, project, config)
     return {x.task: x for x in found if x.choice is not None or x.invalid}
 
 

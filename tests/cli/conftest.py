@@ -10,7 +10,7 @@ from rich.console import Console
 
 from neat_backend.cli import shared
 from neat_backend.labelstudio.events import parse_setup
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from tests.serving import make_database, make_ready, make_settings, setup_body, write_ranking
 

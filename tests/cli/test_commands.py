@@ -26,7 +26,7 @@ from neat_backend.cli import shared
 from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.labelstudio.events import parse_setup
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Task, WithoutLabel
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, prequential, projects, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
@@ -322,7 +322,9 @@ class TestFailing:
         self, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("NEAT_K", "ten")
-        monkeypatch.setitem(sys.modules, "neat_backend.worker", types.ModuleType("worker"))  # it takes long to import
+        monkeypatch.setitem(
+            sys.modules, "neat_backend.worker.worker", types.ModuleType("worker")
+        )  # it takes long to import
         monkeypatch.setattr(neat_backend, "worker", types.ModuleType("worker"), raising=False)
         code, said = said_by_main(command, monkeypatch=monkeypatch, capsys=capsys)
         assert code == 1
@@ -352,7 +354,7 @@ class TestFailing:
 class TestHandingOver:
     def test_serve_ends_with_the_supervisors_exit_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = []
-        monkeypatch.setattr("neat_backend.serve.serve", lambda settings: asked.append(settings) or 3)
+        monkeypatch.setattr("neat_backend.cli.supervisor.serve", lambda settings: asked.append(settings) or 3)
         monkeypatch.setenv("PORT", "9191")
         assert run("serve").exit_code == 3
         assert asked[0].port == 9191
@@ -360,7 +362,7 @@ class TestHandingOver:
     def test_worker_runs_with_the_environments_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         room, asked = types.ModuleType("worker"), []
         room.run = asked.append  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "neat_backend.worker", room)
+        monkeypatch.setitem(sys.modules, "neat_backend.worker.worker", room)
         monkeypatch.setattr(neat_backend, "worker", room, raising=False)
         assert run("worker").exit_code == 0
         assert asked == [Settings.from_env()]

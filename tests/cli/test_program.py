@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from neat_backend import cli, exports
 from neat_backend.cli import exporting, following
 from neat_backend.progress import LINE_EVERY_SECONDS, Progress
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, rounds
 from tests.conftest import Clock

@@ -12,7 +12,7 @@ from typing import Any
 
 from neat_backend.demo.backend import Backend
 from neat_backend.demo.label_studio import Annotator
-from neat_backend.ports import free_port
+from neat_backend.demo.ports import free_port
 from tests.compose.running import follow
 from tests.waiting import until
 

@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neat_backend import embedding
-from neat_backend.compute import LocalCompute, open_compute
+from neat_backend.compute import LocalCompute, embedding, open_compute
 from neat_backend.compute.cluster import Cluster
+from neat_backend.demo.ports import free_port
 from neat_backend.errors import ComputeError, ImageError, LabelStudioUnavailable
 from neat_backend.labelstudio.images import thumbnail
-from neat_backend.ports import free_port
 from neat_backend.store.arrays import ProjectArrays
-from neat_backend.training import TrainingJob, TrainingProcess, train_round
-from tests.test_training import SIDE, digits, stored, wait_for, with_labels
+from neat_backend.worker.steps.training import TrainingJob, TrainingProcess, train_round
 from tests.waiting import HANGS
+from tests.worker.test_training import SIDE, digits, stored, wait_for, with_labels
 
 
 def picture(away: frozenset[int], damaged: frozenset[int], task: int, ref: str | None) -> Image.Image:
@@ -55,7 +54,7 @@ class Run:
 
 def test_features_are_those_of_this_process_and_a_run_goes_on_where_it_ended(cluster: Cluster, tmp_path: Path) -> None:
     from neat_backend.compute.on_ray import RayCompute
-    from neat_backend.core.encoders import build_encoder
+    from neat_backend.models.encoders import build_encoder
 
     encoder = build_encoder("efficientnet_lite0", device="cpu")
     here = Run(tmp_path / "here", LocalCompute(), encoder)
@@ -125,7 +124,7 @@ class TestWhatGoesWrong:
 
 
 def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
-    code = "import sys, neat_backend.worker; from neat_backend.compute import open_compute; open_compute()"
+    code = "import sys, neat_backend.worker.worker; from neat_backend.compute import open_compute; open_compute()"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('ray' in sys.modules)"],
         capture_output=True, text=True, timeout=HANGS, check=True,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from neat_backend.compute.cluster import Cluster
 from neat_backend.compute.sharded import LocalShards, ShardedEngine
-from neat_backend.engine import Engine
+from neat_backend.ranking.engine import Engine
 from neat_backend.records import Label
-from tests.core.test_neighbors import some_features
-from tests.test_engine import CLASSES, assert_same_state, learn
+from tests.ranking.test_engine import CLASSES, assert_same_state, learn
+from tests.ranking.test_neighbors import some_features
 
 DIM = 8
 OTHER_CLASSES = ("dog", "fox", "cat")

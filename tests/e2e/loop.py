@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from neat_backend.bench.rebuild import differences, rebuilt
+from benchmarks.rebuild import differences, rebuilt
 from neat_backend.demo.backend import Backend, is_ranked, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.demo.ports import free_port
 from neat_backend.labelstudio.client import LabelStudioClient
-from neat_backend.ports import free_port
 from neat_backend.settings import Settings
 from tests.cable import Cable
 

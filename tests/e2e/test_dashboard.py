@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from neat_backend.bench.projects import prepare
-from neat_backend.core.features import to_grid
+from benchmarks.projects import prepare
 from neat_backend.demo.backend import is_ranked, labelled
 from neat_backend.demo.label_studio import Annotator
+from neat_backend.grid import to_grid
 from neat_backend.records import RETRY_IMAGES
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, insights, prequential, projects
 from neat_backend.store.arrays import ProjectArrays

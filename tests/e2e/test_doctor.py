@@ -15,8 +15,8 @@ from neat_backend import doctor
 from neat_backend.cli import app
 from neat_backend.demo.backend import Backend, is_ranked
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.demo.ports import free_port
 from neat_backend.doctor import FAILED, OK, SKIPPED, WARNING, Finding, examine, exit_code
-from neat_backend.ports import free_port
 from neat_backend.settings import Settings
 from tests.e2e import doctor_page
 from tests.e2e.loop import SETTINGS, Labelling, make_backend

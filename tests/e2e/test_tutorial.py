@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer, find_label_studio
-from neat_backend.ports import free_port
+from neat_backend.demo.ports import free_port
 from neat_backend.settings import Settings
 from tests.conftest import need
 from tests.waiting import HANGS, until

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from neat_backend.core import encoders
-from neat_backend.core.features import to_grid
 from neat_backend.experiments import datasets
 from neat_backend.experiments.datasets import Dataset
 from neat_backend.experiments.linear import LinearLearner
 from neat_backend.experiments.loop import Samples
+from neat_backend.grid import to_grid
+from neat_backend.models import encoders
 
 COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220]])
 

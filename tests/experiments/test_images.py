@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from neat_backend.core.networks import last_linear
 from neat_backend.experiments.images import ImageLearner
-from neat_backend.strategies.pool import Generated
+from neat_backend.models.networks import last_linear
+from neat_backend.ranking.pool import Generated
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,7 +34,7 @@ def test_what_was_computed_for_a_sample_is_remembered(data, monkeypatch):
     learner = ImageLearner(data.images, "resnet18", epochs=1, device="cpu")
     model = learner.fit(np.arange(4), np.array([0, 1, 0, 1]), 2, np.random.default_rng(0))
     first = model.logits(np.array([9, 2]))
-    monkeypatch.setattr("neat_backend.core.classifier.penultimate", None)
+    monkeypatch.setattr("neat_backend.models.classifier.penultimate", None)
     assert np.array_equal(model.logits(np.array([2, 9])), first[::-1])
     assert model.logits(np.array([], np.int64)).shape == (0, 2)
 

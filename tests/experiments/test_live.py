@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from neat_backend import cli
-from neat_backend.core.linear import fit_head
-from neat_backend.engine import Engine
 from neat_backend.errors import SettingsError
 from neat_backend.experiments import commands, live_loop, metrics, orders, results, runner
 from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_plan, write_plan
@@ -23,6 +21,8 @@ from neat_backend.experiments.live_metrics import effective_classes, longest_run
 from neat_backend.experiments.presets import ALL_ORDERS, PRESETS
 from neat_backend.experiments.protocols import LiveProtocol, Protocol
 from neat_backend.experiments.splits import known_choices, labels_of_each
+from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.linear import fit_head
 from neat_backend.records import Label
 
 PROTOCOL = LiveProtocol("squares", 3, "colour", start=2, labels=35, batch=10, k=3)

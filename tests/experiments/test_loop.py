@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from neat_backend import strategies
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import NeatError
 from neat_backend.experiments import loop
 from neat_backend.experiments.checkpoints import Run, RunFolder
 from neat_backend.experiments.loop import FirstModels, run_rounds
 from neat_backend.experiments.protocols import Protocol
-from neat_backend.strategies.pool import UNLABELLED, Generated
+from neat_backend.ranking.pool import UNLABELLED, Generated
+from neat_backend.ranking.scores import INVALID
 
 PROTOCOL = Protocol("squares", 2, 6, "colour", batch=10, rounds=4, classifier="linear", k=3)
 KNOWN = (0, 3)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import NeatError
 from neat_backend.experiments.oracle import Oracle
-from neat_backend.strategies.pool import UNLABELLED
+from neat_backend.ranking.pool import UNLABELLED
+from neat_backend.ranking.scores import INVALID
 
 CODES = np.array([0, 1, INVALID, INVALID, 1, 0])
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import SettingsError
 from neat_backend.experiments.splits import codes_of, initial_labels, known_choices, stream
+from neat_backend.ranking.scores import INVALID
 
 
 def test_the_first_classes_are_the_authors_choice():

@@ -19,13 +19,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from neat_backend import cli, exports
-from neat_backend.core import encoders
-from neat_backend.core.encoders import Encoder, Preprocessing, build_encoder
-from neat_backend.core.linear import fit_head, name_head
-from neat_backend.core.linear_head import LinearHead
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import BadRequest, EncoderError
 from neat_backend.labelstudio.images import decode
+from neat_backend.models import encoders
+from neat_backend.models.encoders import Encoder, Preprocessing, build_encoder
+from neat_backend.ranking.linear import fit_head, name_head
+from neat_backend.ranking.linear_head import LinearHead
+from neat_backend.ranking.scores import INVALID
 from neat_backend.store import prequential, projects
 from neat_backend.store.arrays import ProjectArrays, image_key
 from neat_backend.store.prequential import RIGHT, SILENT, WRONG, Prequential
@@ -56,7 +56,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
 @pytest.fixture
 def no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what is beside it is looked at, the model is left out."""
-    monkeypatch.setattr("neat_backend.core.portable.pt2", lambda model: b"")
+    monkeypatch.setattr("neat_backend.exports.portable.pt2", lambda model: b"")
 
 
 def encode(encoder: Encoder, pictures: list[Image.Image]) -> np.ndarray:

@@ -13,13 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 from neat_backend import cli, exports
-from neat_backend.core import classifier as classifiers
-from neat_backend.core.classifier import NETWORK, Classifier, fit, fresh
-from neat_backend.embedding import prepare
+from neat_backend.compute.embedding import prepare
 from neat_backend.errors import BadRequest, UnknownProject
 from neat_backend.exports import export_model
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.images import decode
+from neat_backend.models import classifier as classifiers
+from neat_backend.models.classifier import NETWORK, Classifier, fit, fresh
 from neat_backend.store import prequential, rounds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.prequential import Prequential
@@ -111,7 +111,7 @@ def test_the_readme_shows_that_example_and_how_to_load_the_weights_alone(
     monkeypatch.setattr(classifiers, "bfloat16_is_faster", lambda device: False)
     for side in (16, 64):  # with the stem for small images, and the ordinary one
         own = train(labelled, side)
-        monkeypatch.setattr("neat_backend.core.portable.pt2", lambda classifier: b"")  # the other test's subject
+        monkeypatch.setattr("neat_backend.exports.portable.pt2", lambda classifier: b"")  # the other test's subject
         take_out(labelled, tmp_path / f"model-{side}")
         readme = (tmp_path / f"model-{side}" / "README.md").read_text()
         assert "Of 10 that were kept out of training it gets 9 right." in readme
@@ -127,7 +127,7 @@ def test_the_readme_shows_that_example_and_how_to_load_the_weights_alone(
 def test_the_last_round_that_is_done_counts(
     labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neat_backend.core.portable.pt2", lambda classifier: b"")
+    monkeypatch.setattr("neat_backend.exports.portable.pt2", lambda classifier: b"")
     train(labelled)
     train(labelled)
     with labelled.database.begin() as conn:
@@ -168,7 +168,7 @@ class TestWhatCannotBe:
             export_model(labelled.settings, labelled.database, 8, tmp_path / "model")
 
     def test_a_target_that_exists(self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("neat_backend.core.portable.pt2", lambda classifier: b"")
+        monkeypatch.setattr("neat_backend.exports.portable.pt2", lambda classifier: b"")
         train(labelled)
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "mine").touch()
@@ -190,7 +190,7 @@ class TestWhatCannotBe:
         def interrupted(classifier: Classifier) -> bytes:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("neat_backend.core.portable.pt2", interrupted)
+        monkeypatch.setattr("neat_backend.exports.portable.pt2", interrupted)
         train(labelled)
         with pytest.raises(KeyboardInterrupt):
             take_out(labelled, tmp_path / "model")
@@ -198,7 +198,7 @@ class TestWhatCannotBe:
 
     def test_on_the_command_line(self, labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NEAT_DATA_DIR", str(labelled.settings.data_dir))
-        monkeypatch.setattr("neat_backend.core.portable.pt2", lambda classifier: b"")
+        monkeypatch.setattr("neat_backend.exports.portable.pt2", lambda classifier: b"")
         given = ["export-model", "7", "--out", str(tmp_path / "model"), "--json"]
         assert isinstance(CliRunner().invoke(cli.app, given).exception, BadRequest)
         train(labelled)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from neat_backend.errors import TrainingError
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import annotation_from_json
-from neat_backend.live import LiveProject
 from neat_backend.records import Label
 from neat_backend.store import inbox
-from neat_backend.training import TrainingJob, TrainingResult, train_round
+from neat_backend.worker.live import LiveProject
+from neat_backend.worker.steps.training import TrainingJob, TrainingResult, train_round
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, settle, state, take_in
 

@@ -12,16 +12,16 @@ import pytest
 import sqlalchemy as sa
 
 import neat_backend
-from neat_backend import worker as worker_module
 from neat_backend.store import projects, schema
 from neat_backend.store.database import Database
 from neat_backend.store.sql import clock
+from neat_backend.worker import worker as worker_module
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend, settle
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server  # noqa: F401 - fixtures
-from tests.test_worker import Workers, _hurry, holder, ready, until, workers  # noqa: F401 - fixtures
 from tests.waiting import HANGS
+from tests.worker.test_worker import Workers, _hurry, holder, ready, until, workers  # noqa: F401 - fixtures
 
 PACKAGE = Path(neat_backend.__file__).parent
 LONG_RUNNING = ("store", "labelstudio", "web", "core", "compute", "doctor")  # and the files beside them

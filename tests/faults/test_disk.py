@@ -16,7 +16,7 @@ from neat_backend.web.app import create_app
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend, _migrated
-from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
 
 class SmallDisk:

@@ -16,15 +16,15 @@ from typing import Any, cast
 import numba
 import pytest
 
-from neat_backend.core import kernels
 from neat_backend.labelstudio.events import parse_webhook
-from neat_backend.live import LiveProject
-from neat_backend.service import Service
+from neat_backend.ranking import kernels
+from neat_backend.service.service import Service
 from neat_backend.store import projects
 from neat_backend.store.arrays import STALE_SECONDS, ProjectArrays
 from neat_backend.store.database import Database
-from neat_backend.upkeep import Upkeep
 from neat_backend.web.app import create_app
+from neat_backend.worker.live import LiveProject
+from neat_backend.worker.upkeep import Upkeep
 from tests.fake_label_studio import BACKEND_URL, FakeLabelStudio
 from tests.faults.harness import TORN, TrainingHere, assert_whole, torn
 from tests.living import PROJECT, Backend, label_studio_of, settle, state
@@ -73,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     server.import_tasks(PROJECT, 12, annotated=["dog", "cat", "dog", "cat", "invalid"])
     backend = Backend(folder, server, batch_size=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("neat_backend.rounds.TrainingProcess", TrainingHere)
+        patch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", TrainingHere)
         live = backend.live()
         finish(live)
         assert live._rounds is not None
@@ -86,7 +86,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture
 def backend(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """A copy of it, as after the machine has come up again."""
-    monkeypatch.setattr("neat_backend.rounds.TrainingProcess", TrainingHere)
+    monkeypatch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", TrainingHere)
     shutil.copytree(made.folder, tmp_path / "data")
     database = Database(f"sqlite:///{tmp_path / 'data' / 'neat.sqlite3'}")
     backend = Backend(tmp_path, copy.deepcopy(made.server), database=database, batch_size=4)

@@ -22,19 +22,19 @@ import pytest
 from PIL import Image
 from werkzeug.serving import make_server
 
-from neat_backend import worker as worker_module
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from neat_backend.demo.ports import free_port
 from neat_backend.labelstudio.client import LabelStudioClient
-from neat_backend.live import LiveProject
-from neat_backend.ports import free_port
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
-from neat_backend.worker import Worker
+from neat_backend.worker import worker as worker_module
+from neat_backend.worker.live import LiveProject
+from neat_backend.worker.worker import Worker
 from tests.labelstudio.server import CONFIG, shared_label_studio
 from tests.living import Backend, state, take_in
-from tests.test_worker import Workers, until
 from tests.waiting import HANGS
+from tests.worker.test_worker import Workers, until
 
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 

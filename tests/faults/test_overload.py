@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from neat_backend import live as live_module
 from neat_backend.labelstudio.events import parse_webhook
 from neat_backend.records import SYNC, Event, Task
 from neat_backend.store import inbox, projects, schema
 from neat_backend.web.app import create_app
+from neat_backend.worker import live as live_module
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend
-from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 from tests.waiting import Gate
+from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
 QUEUED, NOTE = 10_000, "four kilobytes " * 273  # events, and what each task's data has beside the image
 MOST_MEGABYTES = 40.0  # more, while they are taken in; as objects all of them are more than twice that

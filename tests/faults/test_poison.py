@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from neat_backend import live as live_module
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.store import inbox
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
+from neat_backend.worker import live as live_module
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,15 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from neat_backend import training
-from neat_backend.live import LiveProject
 from neat_backend.records import Round
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.store import rounds
+from neat_backend.worker.live import LiveProject
+from neat_backend.worker.steps import training
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import TrainingHere, assert_whole
 from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
-from tests.test_worker import Workers, _hurry, until, workers  # noqa: F401 - fixtures
+from tests.worker.test_worker import Workers, _hurry, until, workers  # noqa: F401 - fixtures
 
 # What the training process does instead; the job's file is the third argument.
 ENDS = {
@@ -99,7 +99,7 @@ def test_a_training_that_comes_to_a_bad_end_is_told_and_labels_go_on(
     assert_whole(backend, live)
 
     if end == "crashes":  # the next one, of which nothing is wrong
-        monkeypatch.setattr("neat_backend.rounds.TrainingProcess", TrainingHere)
+        monkeypatch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", TrainingHere)
         backend.deliver(server.press_train(PROJECT))
         settle(live)
         live.rounds_step()
@@ -124,7 +124,7 @@ def test_a_failure_that_could_not_be_put_on_record_is_recorded_later(
         def full(*_: object) -> None:
             raise StoreError("database or disk is full")
 
-        patch.setattr("neat_backend.rounds.rounds.fail", full)
+        patch.setattr("neat_backend.worker.steps.rounds.rounds.fail", full)
         training_process = live._rounds._training[1]  # type: ignore[index]
         training_process._process.wait()  # type: ignore[union-attr]
         with pytest.raises(StoreError):

@@ -11,11 +11,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from neat_backend import live as live_module
 from neat_backend.store import inbox
 from neat_backend.store.database import Database
 from neat_backend.store.schema import metadata
 from neat_backend.web.app import create_app
+from neat_backend.worker import live as live_module
 from tests.fake_label_studio import FakeLabelStudio
 from tests.fuzz import label_configs
 from tests.fuzz.mutations import mutate, text_of

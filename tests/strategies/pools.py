@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from neat_backend.core.features import to_grid
-from neat_backend.core.scores import INVALID
-from neat_backend.strategies.pool import UNLABELLED, Floats, Generated, Indices, Pool
+from neat_backend.grid import to_grid
+from neat_backend.ranking.pool import UNLABELLED, Floats, Generated, Indices, Pool
+from neat_backend.ranking.scores import INVALID
 
 STEPS = 60
 STEP_SIZE = 4.0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from neat_backend.core.scores import INVALID
+from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import bgadl, vae_acgan
 from neat_backend.strategies.bgadl import bald
 from tests.strategies.pools import make_pool

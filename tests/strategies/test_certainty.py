@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from neat_backend.core.features import to_grid
+from neat_backend.grid import to_grid
+from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.strategies import certainty, uncertainty
-from neat_backend.strategies.pool import UNLABELLED, Pool
 from tests.strategies.pools import fixed_model, make_pool
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import SettingsError
+from neat_backend.ranking.pool import UNLABELLED, Past, Pool
+from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import HYBRID, STRATEGIES, strategy
 from neat_backend.strategies.detection import candidates
-from neat_backend.strategies.pool import UNLABELLED, Past, Pool
 from tests.strategies.pools import make_pool
 
 PLAIN = [name for name in STRATEGIES if find_spec(f"neat_backend.strategies.{name}")]

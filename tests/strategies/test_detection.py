@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neat_backend.core.features import to_grid
-from neat_backend.core.scores import INVALID, MISSING
+from neat_backend.grid import to_grid
+from neat_backend.ranking.pool import UNLABELLED, Pool
+from neat_backend.ranking.scores import INVALID, MISSING
 from neat_backend.strategies import detection, neat, neat_passive
-from neat_backend.strategies.pool import UNLABELLED, Pool
 from tests.strategies.pools import fixed_model, make_pool
 
 # Labelled: two of class 0 and one of class 1 near the first axis, two invalid and one of class 0 near the second,

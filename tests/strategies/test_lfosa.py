@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neat_backend.core.scores import INVALID
+from neat_backend.ranking.pool import UNLABELLED, Pool
+from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import lfosa
 from neat_backend.strategies.lfosa import known_probability, larger_component, train_detector
-from neat_backend.strategies.pool import UNLABELLED, Pool
 from tests.strategies.pools import make_pool
 
 

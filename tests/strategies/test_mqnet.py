@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neat_backend.core.scores import INVALID
+from neat_backend.ranking.pool import Past, Pool
+from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import mqnet
 from neat_backend.strategies.mqnet import (
     learnt_from_last_query,
@@ -16,7 +17,6 @@ from neat_backend.strategies.mqnet import (
     purity,
     transformed,
 )
-from neat_backend.strategies.pool import Past, Pool
 from tests.strategies.pools import LinearLearner, make_pool
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neat_backend.core.features import to_grid
-from neat_backend.core.scores import INVALID
+from neat_backend.grid import to_grid
+from neat_backend.ranking.pool import UNLABELLED, Pool
+from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import neat
-from neat_backend.strategies.pool import UNLABELLED, Pool
 from tests.strategies.pools import FixedModel, fixed_model
 
 

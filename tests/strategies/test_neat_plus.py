@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neat_backend.core.features import to_grid
-from neat_backend.core.scores import INVALID
 from neat_backend.errors import SettingsError
+from neat_backend.grid import to_grid
+from neat_backend.ranking.pool import UNLABELLED, Past, Pool
+from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import neat_plus, plus_detector, strategy
 from neat_backend.strategies.neat_plus import LEAST_UNCERTAIN, MOST_PURITY, gate, purity_weight, select, uncertainty
 from neat_backend.strategies.plus_choice import cover
-from neat_backend.strategies.pool import UNLABELLED, Past, Pool
 from tests.strategies.pools import LinearLearner, make_pool
 
 

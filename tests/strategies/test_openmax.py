@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.strategies import openmax
 from neat_backend.strategies.openmax import ClassModel, class_models, distance, knownness, revise
-from neat_backend.strategies.pool import UNLABELLED, Pool
 from neat_backend.strategies.weibull import Tail
 
 

@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app

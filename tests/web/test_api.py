@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from neat_backend import exports
 from neat_backend.records import Annotation, Task
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.store import insights, rounds, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import Map

@@ -130,7 +130,7 @@ class TestMetrics:
 
 
 class TestImports:
-    @pytest.mark.parametrize("module", ["neat_backend.web", "neat_backend.web.app", "neat_backend.service"])
+    @pytest.mark.parametrize("module", ["neat_backend.web", "neat_backend.web.app", "neat_backend.service.service"])
     def test_of_the_web_leave_the_heavy_ones_out(self, module: str) -> None:
         code = f"import {module}, sys; print(sorted(set({KEPT_OUT!r}) & set(sys.modules)))"
         assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
@@ -163,6 +163,6 @@ print(sorted(set({KEPT_OUT!r}) & set(sys.modules)))
         assert output.splitlines()[-1] == "[]"
 
     def test_importing_builds_nothing(self, tmp_path: Path) -> None:
-        code = "import neat_backend.web.app, neat_backend.serve, neat_backend.service"
+        code = "import neat_backend.web.app, neat_backend.cli.supervisor, neat_backend.service.service"
         subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
         assert list(tmp_path.iterdir()) == []

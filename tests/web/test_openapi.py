@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.web.app import create_app
 from neat_backend.web.openapi import describe, path, said
 from neat_backend.web.openapi.operations import OPERATIONS

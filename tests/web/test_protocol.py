@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from neat_backend import __version__
 from neat_backend.errors import StoreError
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.store import inbox
 from neat_backend.store.database import Database
 from tests.serving import (

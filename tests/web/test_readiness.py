@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from neat_backend.errors import StoreError
 from neat_backend.labelstudio.events import parse_setup
-from neat_backend.service import Service
+from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, measures, prequential, projects, rounds
 from neat_backend.store.arrays import ProjectArrays

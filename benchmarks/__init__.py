@@ -1,0 +1,44 @@
+"""Benchmarks: `neat-backend bench NAME`. Each compares in one run on one machine and reports ratios.
+
+A figure is worth something beside another of the same run only: machines differ, and so does what else they do.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from benchmarks.approximate import approximate
+from benchmarks.capacity import capacity
+from benchmarks.dashboard import dashboard
+from benchmarks.embed import embed
+from benchmarks.export import export
+from benchmarks.failover import failover
+from benchmarks.ingest import ingest
+from benchmarks.memory import memory
+from benchmarks.paper import paper
+from benchmarks.publish import publish
+from benchmarks.query import query
+from benchmarks.rerank import rerank
+from benchmarks.scale import scale
+from benchmarks.soak import soak
+from benchmarks.train import train
+
+app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the same run.", no_args_is_help=True)
+for command in (
+    rerank,
+    ingest,
+    publish,
+    embed,
+    train,
+    memory,
+    query,
+    export,
+    paper,
+    dashboard,
+    scale,
+    approximate,
+    capacity,
+    failover,
+):
+    app.command()(command)
+app.command()(soak)

@@ -1,0 +1,98 @@
+"""`neat-backend bench paper`: an experiment of the size of the paper's CIFAR-10 run, from images to the last round."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks.report import Json, device_name, progress, report
+
+if TYPE_CHECKING:
+    from neat_backend.experiments.datasets import Dataset
+
+N_CLASSES = 10
+PATTERN = 8  # pixels of what the pictures of a class have in common
+TEST_SHARE = 0.2
+PAPER_MINUTES = 17  # on one A5000: section "Training time" of the paper
+
+
+def paper(
+    images: Annotated[int, typer.Option(min=100, help="Pictures in the pool.")] = 50_000,
+    side: Annotated[int, typer.Option(min=8, help="Pixels.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Trainings, that on the initial labels included.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="B, labels in a query.")] = 400,
+    strategy: Annotated[str, typer.Option()] = "neat",
+    data: Annotated[Path | None, typer.Option(help="CIFAR-10's folder; without it the pictures are made up.")] = None,
+    encoder: Annotated[str, typer.Option(help="As NEAT_ENCODER.")] = "efficientnet_lite0",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """The paper's CIFAR-10 experiment, all in: encoding, 10 trainings of 100 epochs, 9 queries; 2 of 10 classes known.
+
+    Example: neat-backend bench paper --images 2000 --rounds 2 --epochs 1 --batch 40
+    """
+    from neat_backend.experiments.checkpoints import Run, RunFolder
+    from neat_backend.experiments.datasets import load
+    from neat_backend.experiments.features import features_of
+    from neat_backend.experiments.images import ImageLearner
+    from neat_backend.experiments.loop import Samples, run_rounds
+    from neat_backend.experiments.presets import Protocol
+    from neat_backend.models.devices import resolve_device
+    from neat_backend.models.encoders import build_encoder
+
+    place = resolve_device(device)
+    protocol = Protocol(
+        "cifar10", known=2, initial=0.01, encoder=encoder, batch=batch, rounds=rounds - 1, epochs=epochs
+    )  # fmt: skip
+    pictures = load("cifar10", data) if data is not None else made_up(images, side)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        progress.print("encoding …")
+        features, _ = features_of(pictures, build_encoder(encoder, device=device), Path(folder))
+        encoded = time.perf_counter()
+        both = np.concatenate([pictures.images, pictures.test_images])
+        labels = np.concatenate([pictures.labels, pictures.test_labels])
+        learner = ImageLearner(both, protocol.classifier, epochs, device)
+        done = run_rounds(
+            protocol, Samples(features, labels, learner), RunFolder(Path(folder), Run(strategy, 0, (0, 1))),
+            lambda number, _: progress.print(f"round {number + 1} of {rounds} …"),
+        )  # fmt: skip
+        ended = time.perf_counter()
+    asked, found = (sum(int(each[name]) for each in done) for name in ("asked", "found"))
+    phases = {name: sum(each["seconds"].get(name, 0.0) for each in done) for name in done[-1]["seconds"]}
+    figures: dict[str, Any] = {
+        "device": device_name(place), "data": "cifar10" if data is not None else "made up",
+        "images": len(pictures.images), "side": pictures.images.shape[1], "rounds": len(done), "epochs": epochs,
+        "strategy": strategy, "minutes": (ended - began) / 60, "encoding_seconds": encoded - began,
+        **{f"{name}_seconds": seconds for name, seconds in phases.items()},
+        "trained_images_per_second": epochs * sum(int(each["known"]) for each in done) / phases["training"],
+        "mean_precision": found / asked if asked else 0.0, "accuracy": done[-1]["accuracy"],
+        "paper_minutes_on_an_a5000": PAPER_MINUTES, "aim": "at most 3 minutes on one H100",
+    }  # fmt: skip
+    report("paper", figures, as_json)
+
+
+def made_up(n: int, side: int) -> Dataset:
+    """Pictures of ten classes, each with a pattern of its own that is shifted, dimmed and full of grain."""
+    from neat_backend.experiments.datasets import Dataset
+
+    rng = np.random.default_rng(0)
+    times = -(-side // PATTERN)
+    patterns = rng.integers(0, 256, (N_CLASSES, PATTERN, PATTERN, 3)).repeat(times, axis=1).repeat(times, axis=2)
+
+    def some(count: int) -> tuple[Any, Any]:
+        labels = np.arange(count) % N_CLASSES
+        pictures = np.empty((count, side, side, 3), np.uint8)
+        for i, label in enumerate(labels):
+            moved = np.roll(patterns[label, :side, :side], rng.integers(-side // 8, side // 8 + 1, 2), axis=(0, 1))
+            grain = rng.normal(0, 40, (side, side, 3))
+            pictures[i] = (moved * rng.uniform(0.5, 1) + grain).clip(0, 255)
+        return pictures, labels.astype(np.int64)
+
+    return Dataset("made up", *some(n), *some(int(n * TEST_SHARE)), tuple(str(c) for c in range(N_CLASSES)))

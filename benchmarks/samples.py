@@ -1,0 +1,82 @@
+"""What benchmarks are run on: made-up features and files, and real pictures where labels matter."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pictures = tuple[NDArray[np.uint8], NDArray[np.int64]]
+CLUSTERS = 100
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+
+
+def random_features(rng: np.random.Generator, n: int, dim: int) -> NDArray[np.float32]:
+    """Features of 100 loose clusters, [n, dim], on the grid."""
+    features = np.empty((n, dim), np.float32)
+    start = 0
+    for chunk in feature_chunks(rng, n, dim):
+        features[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return features
+
+
+def feature_chunks(rng: np.random.Generator, n: int, dim: int, rows: int = 50_000) -> Iterator[NDArray[np.float32]]:
+    """The same, at most `rows` at a time."""
+    from neat_backend.grid import to_grid
+
+    centres = rng.normal(size=(CLUSTERS, dim)).astype(np.float32)
+    for start in range(0, n, rows):
+        size = min(rows, n - start)
+        yield to_grid(centres[rng.integers(CLUSTERS, size=size)] + rng.normal(size=(size, dim)).astype(np.float32))
+
+
+def make_files(folder: Path, n: int, side: int, suffix: str, rng: np.random.Generator) -> list[Path]:
+    """`n` different pictures of `side` × `side` pixels, as photographs are: smooth shapes with some grain."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number in range(n):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), np.int16)
+        grain = rng.integers(-8, 9, smooth.shape, dtype=np.int16)
+        files.append(folder / f"{number:06d}.{suffix}")
+        Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(files[-1])
+    return files
+
+
+def real_pictures(name: str, n: int, side: int, seed: int) -> Pictures:
+    """Pictures [n, side, side, 3] and labels [n], drawn by the seed. Raises ValueError when there are too few."""
+    pictures, labels = _fashion() if name == "fashion-mnist" else _digits()
+    if n > len(labels):
+        raise ValueError(f"{name} has {len(labels)} pictures, fewer than {n}")
+    chosen = np.random.default_rng(seed).permutation(len(labels))[:n]
+    return _resized(pictures[chosen], side), labels[chosen]
+
+
+def _resized(pictures: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Grey pictures [n, s, s] as RGB of another side."""
+    from PIL import Image
+
+    bicubic = Image.Resampling.BICUBIC
+    return np.stack([np.asarray(Image.fromarray(p).resize((side, side), bicubic).convert("RGB")) for p in pictures])
+
+
+def _digits() -> Pictures:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return (digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+
+
+def _fashion() -> Pictures:
+    pictures = gzip.decompress((FASHION_MNIST / "train-images-idx3-ubyte.gz").read_bytes())
+    labels = gzip.decompress((FASHION_MNIST / "train-labels-idx1-ubyte.gz").read_bytes())
+    return (
+        np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 28, 28),
+        np.frombuffer(labels, np.uint8, offset=8).astype(np.int64),
+    )

@@ -1,0 +1,90 @@
+"""Which rows a label is offered to in a pool that is too large to be looked through for each: IVF, from the rows' side.
+
+The pool is cut into cells around centres (k-means, as in FAISS's IVF indices). Each cell lists the labels nearest to
+its centre, so many for each neighbour that a row has; a row's neighbours are sought among those that its cell lists.
+A new label is offered to the rows of the cells that list it and to no others: with L labels, about `listed`/L of the
+pool. With no more labels than are listed, every label is offered to every row, and the table is exact.
+
+What this leaves out is measured by `neat-backend bench approximate`. Product quantisation is not needed: the
+planes' sketch (`core.planes`) is as short as its codes would be, and its bounds hold.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.grid import to_grid
+
+Rows = NDArray[np.int32]
+Features = NDArray[np.float32]
+
+ROWS_PER_CELL = 64
+MOST_CELLS = 1024
+SAMPLE_PER_CELL = 64  # rows that a centre is found from
+GROWN = 4  # a pool so many times larger gets new cells
+_ROUNDS = 8  # of k-means
+
+
+class Cells:
+    """Centres on the grid [c, dim], the cell of each row, and the labels that each cell lists."""
+
+    def __init__(self, sample: Features, n: int, listed: int) -> None:
+        """sample: features that the centres are found from; n: rows that there are; listed: labels of a cell."""
+        count = int(np.clip(n // ROWS_PER_CELL, 1, min(MOST_CELLS, max(1, len(sample) // 8))))
+        dim = sample.shape[1]
+        kmeans = faiss.Kmeans(
+            dim, count, niter=_ROUNDS, seed=1, spherical=True, max_points_per_centroid=SAMPLE_PER_CELL
+        )
+        kmeans.train(np.ascontiguousarray(sample))
+        self.made_for, self.listed = n, listed
+        assert kmeans.centroids is not None
+        self.centres = to_grid(kmeans.centroids)
+        self._exact = self.centres.astype(np.float64)  # products of grid values are exact in it, in any order
+        self._index = faiss.IndexFlatIP(dim)
+        self._index.add(self.centres)
+        self._labels: list[Rows] = [np.zeros(0, np.int32)] * count  # nearest first
+        self._similarities = [np.zeros(0)] * count
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    def of(self, features: Features) -> Rows:
+        """The cells of features [n, dim]: int32 [n]."""
+        return self._index.search(np.ascontiguousarray(features), 1)[1][:, 0].astype(np.int32)
+
+    def labels(self, cell: int) -> Rows:
+        """The labels that a cell lists, nearest first."""
+        return self._labels[cell]
+
+    def listing(self, labels: Rows) -> NDArray[np.int64]:
+        """The cells that list any of these labels."""
+        return np.flatnonzero([np.isin(listed, labels).any() for listed in self._labels])
+
+    def add(self, labels: Rows, features: Features, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Take labels [m] with features [m, dim] and ids into the lists; which cells list them now: bool [m, c]."""
+        near = features.astype(np.float64) @ self._exact.T  # [m, c]
+        entered = np.zeros(near.shape, bool)
+        full = np.array([len(s) >= self.listed for s in self._similarities])
+        bars = np.array([s[-1] if len(s) else -np.inf for s in self._similarities])
+        for cell in np.flatnonzero(~full | (near >= bars).any(axis=0)):
+            self._merge(int(cell), labels, near[:, cell], ids)
+            entered[:, cell] = np.isin(labels, self._labels[cell])
+        return entered
+
+    def relist(self, cells: NDArray[np.int64], labels: Rows, features: Features, ids: NDArray[np.int64]) -> None:
+        """List anew for some cells, of all labels [m] that there are; ids: task of each row."""
+        near = features.astype(np.float64) @ self._exact[cells].T  # [m, some]
+        for at, cell in enumerate(cells.tolist()):
+            self._labels[cell], self._similarities[cell] = labels[:0], np.zeros(0)
+            self._merge(cell, labels, near[:, at], ids)
+
+    def _merge(self, cell: int, labels: Rows, near: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
+        rows = np.concatenate([self._labels[cell], labels])
+        similarities = np.concatenate([self._similarities[cell], near])
+        if len(rows) > 4 * self.listed:  # the many that have no chance need no place in the order
+            least = np.partition(similarities, -self.listed)[-self.listed]
+            rows, similarities = rows[similarities >= least], similarities[similarities >= least]
+        order = np.lexsort((ids[rows], -similarities))[: self.listed]
+        self._labels[cell], self._similarities[cell] = rows[order], similarities[order]

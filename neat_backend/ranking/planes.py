@@ -1,0 +1,389 @@
+"""Features of the whole pool in three bytes a value: an int8 part to filter by and an int16 part for the rest.
+
+Together they are exact (`core.kernels` says how); a label's pass over the pool reads the int8 part alone, a
+quarter of single precision and half of half precision. Values are taken relative to the pool's mean, once there
+are enough of them: encoders add much the same to every feature, and what is left needs smaller steps.
+
+Beyond one pass there is a *sketch*: each row's int8 coordinates along the pool's principal directions, an eighth of
+its dimensions, and the length of what they leave out. On 17,000 Fashion-MNIST images with EfficientNet-Lite0
+features (1280), K = 10, it leaves 10 % of the rows to read with 500 labels and 4 % with 2,000 (half as many
+directions: 18 % and 9 %); on 6,000 of them balls around 1,000 k-means clusters would leave 86 %, around 300 98 %.
+On features without structure it excludes little; then it is left alone for a while.
+
+On a GPU a half-precision copy lives there and is the filter; the exact part stays in main memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neat_backend.grid import GRID
+from neat_backend.models.devices import bfloat16_is_faster
+from neat_backend.ranking import kernels
+from neat_backend.ranking.mapped import MappedArray
+
+Rows = NDArray[np.int32]
+
+_SETTLE_FROM = 4096  # rows; fewer are multiplied faster than sketched
+_SAMPLE = 8192  # rows that mean and directions are found from
+_SKETCH_SHARE = 8  # one principal direction for so many dimensions
+_SKETCH_PAYS = 0.25  # share of the rows left to read above which a whole pass is as fast
+_SKETCH_REST = 50  # labels before it is tried again when it didn't pay
+_SKETCH_SLACK = 1e-4  # more than the directions' and the sketch's own rounding in single precision
+_LONGEST_CENTRE = np.floor(0.9 / GRID)  # so that 127 steps and an int16 reach every value from there
+_FEW_LABELS = 4  # so many are offered one by one; more are multiplied as a matrix
+_BLOCK_ROWS = 4096  # multiplied at a time, so that the products stay in the cache
+_CHUNK_ROWS = 65_536  # converted at a time
+
+
+class Neighbours(Protocol):
+    """Who is near whom: what a pass over the planes reads and changes. One row for each row of the planes."""
+
+    ids: NDArray[np.int64]
+    alive: NDArray[np.bool_]
+    neighbours: Rows  # [n, k], nearest first, NONE where there is none
+    similarities: NDArray[np.float32]  # [n, k], -inf where there is none
+
+
+class FeaturePlanes:
+    """Rows of unit features on the grid, [n, dim]: readable exactly, and offered to each other as neighbours.
+
+    read_share: of the rows, how many the sketch left to read when a label was last offered alone.
+    """
+
+    def __init__(self, dim: int, device: torch.device, scratch: Path | None = None, most_bytes: float = np.inf) -> None:
+        """scratch: folder for what exceeds most_bytes of the exact part, which then lies in a mapped file."""
+        self.dim, self.device = dim, device
+        self._scratch, self._most_bytes = scratch, most_bytes
+        self._mapped: dict[str, MappedArray] = {}
+        self.read_share = 1.0
+        self._coarse = np.zeros((0, dim), np.int8)
+        self._rest = np.zeros((0, dim), np.int16)
+        self._step = np.zeros(0, np.int32)  # grid units
+        self._residual = np.zeros(0, np.float32)  # length of the rest, rounded up
+        self._centre = np.zeros(dim)  # grid units
+        self._slack = dim * kernels.SINGLE
+        self._sketch: Sketch | None = None
+        self._resting = 0
+        self._half = HalfPlane(dim, device) if device.type != "cpu" else None
+
+    def __len__(self) -> int:
+        return len(self._step)
+
+    def grow(self, n: int) -> None:
+        """Make room for n rows."""
+        for name in ("_coarse", "_rest"):
+            setattr(self, name, self._grown(name, n))
+        for name in ("_step", "_residual"):
+            setattr(self, name, grown(getattr(self, name), n))
+        if self._sketch is not None:
+            self._sketch.grow(n)
+        if self._half is not None:
+            self._half.grow(n)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the exact part lies in a file."""
+        return bool(self._mapped)
+
+    def exceeds(self, n: int) -> bool:
+        """Whether the exact part of n rows is more than may lie in memory."""
+        return n * self.dim * 3 > self._most_bytes
+
+    def _grown(self, name: str, n: int) -> NDArray[Any]:
+        array: NDArray[Any] = getattr(self, name)
+        if name in self._mapped:
+            self._mapped[name].grow(n)
+        elif self._scratch is not None and self.exceeds(n):
+            self._mapped[name] = MappedArray(array, self._scratch)
+            self._mapped[name].grow(n)
+        else:
+            return grown(array, n)
+        return self._mapped[name].values
+
+    def set(self, rows: Rows, features: NDArray[np.float32]) -> None:
+        """Write features [n, dim]. Raises ValueError when they are off the grid or longer than 1."""
+        self._encode(rows, features)
+        if self._sketch is not None:
+            self._sketch.draw(rows, features)
+        if self._half is not None:
+            self._half.set(rows, features)
+
+    def exact(self, rows: Rows) -> NDArray[np.float32]:
+        """The features as they were given: float32 [n, dim]."""
+        features = np.empty((len(rows), self.dim), np.float32)
+
+        def work(begin: int, end: int) -> None:
+            kernels.decode(
+                rows[begin:end], self._centre, self._coarse, self._rest, self._step, features[begin:end]
+            )  # fmt: skip
+
+        kernels.in_parallel(work, len(rows))
+        return features
+
+    def outputs(
+        self, rows: Rows, weights: NDArray[np.float32], biases: NDArray[np.float32]
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """weights [m, d] @ feature + biases [m], of each row: float32 [n, m]; the same wherever a row lies."""
+        found = np.empty((len(rows), len(biases)), np.float32)
+
+        def work(begin: int, end: int) -> None:
+            kernels.outputs(
+                begin, end, rows, weights, biases, self._coarse, self._rest, self._step, self._centre, found
+            )
+
+        kernels.in_parallel(work, len(rows), least=1024)
+        return found
+
+    def settle(self, rows: Rows) -> None:
+        """Find the mean and the principal directions of these rows, once there are enough, for all of them."""
+        if self._sketch is not None or len(rows) < _SETTLE_FROM or self.dim < 2 * _SKETCH_SHARE:
+            return
+        sample = self.exact(rows[:: max(1, len(rows) // _SAMPLE)])
+        centre = np.rint(sample.mean(axis=0, dtype=np.float64) / GRID).clip(-_LONGEST_CENTRE, _LONGEST_CENTRE)
+        sketch = Sketch(sample, centre, len(self))
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            part = rows[start : start + _CHUNK_ROWS]
+            features = self.exact(part)
+            sketch.draw(part, features)
+            self._encode(part, features, centre)
+        self._centre, self._sketch = centre, sketch
+
+    def offer(self, labels: Rows, near: Neighbours) -> Rows:
+        """Make rows neighbours of all that they are near enough to; gives the rows that took any."""
+        if self._half is not None:
+            return self._offer_found(labels, near, self._half)
+        if len(labels) <= _FEW_LABELS:
+            return np.unique(np.concatenate([self._offer_one(int(label), near) for label in labels]))
+        return self._offer_many(labels, near)
+
+    def offer_to(self, label: int, rows: Rows, near: Neighbours) -> Rows:
+        """Offer one label to some rows, reading those that the sketch can't exclude; gives those that took it."""
+        left = np.ones(len(rows), bool)
+        if self._sketch is not None:
+            feature = self.exact(np.array([label], np.int32))[0]
+            base = float(self._centre @ feature.astype(np.float64)) * GRID
+            sketched = (base, *self._sketch.of(feature), self._slack + _SKETCH_SLACK, *self._sketch.arrays)
+
+            def work(begin: int, end: int) -> None:
+                kernels.left_by_sketch(begin, end, rows, *sketched, near.similarities, left)
+
+            kernels.in_parallel(work, len(rows))
+        rows = rows[left]
+        self.read_share = len(rows) / max(len(self), 1)
+        return self.offer_pairs(rows, np.arange(len(rows) + 1), np.full(len(rows), label, np.int32), near)
+
+    def offer_pairs(self, rows: Rows, starts: NDArray[np.int64], labels: Rows, near: Neighbours) -> Rows:
+        """Offer labels[starts[i]:starts[i+1]] to rows[i], all different; gives the rows that took any."""
+        taken = np.zeros(len(rows), bool)
+
+        def work(begin: int, end: int) -> None:
+            kernels.offer_pairs(
+                begin, end, rows, starts, labels, taken, self._coarse, self._rest, self._step, self._centre,
+                near.ids, near.neighbours, near.similarities,
+            )  # fmt: skip
+
+        kernels.in_parallel(work, len(rows), least=256)
+        self.note(rows[taken], near)
+        return rows[taken]
+
+    def note(self, rows: Rows, near: Neighbours) -> None:
+        """The neighbours of rows have changed; `offer` and `offer_pairs` say so themselves."""
+        if self._half is not None:
+            self._half.set_bars(rows, np.where(near.alive[rows], near.similarities[rows, -1], np.inf))
+
+    # inside
+
+    def _encode(self, rows: Rows, features: NDArray[np.float32], centre: NDArray[np.float64] | None = None) -> None:
+        centre = self._centre if centre is None else centre
+
+        def work(begin: int, end: int) -> int:
+            bad: int = kernels.encode(
+                features[begin:end], rows[begin:end], centre, self._coarse, self._rest, self._step, self._residual
+            )
+            return bad if bad < 0 else begin + bad
+
+        bad = max(kernels.in_parallel(work, len(rows)))
+        if bad >= 0:
+            # Written in part: these rows are still nobody's.
+            if not np.abs(features[bad]).max() <= 1:
+                raise ValueError("features must have length 1")
+            raise ValueError("features must be on the 2^-22 grid: pass them through to_grid first")
+
+    def _offer_one(self, label: int, near: Neighbours) -> Rows:
+        feature = self.exact(np.array([label], np.int32))[0]
+        norm = float(np.linalg.norm(feature.astype(np.float64)))
+        base = float(self._centre @ feature.astype(np.float64)) * GRID
+        touched = np.empty(len(self), np.int32)
+        planes = (self._coarse, self._rest, self._step, self._residual, self._centre)
+        table = (near.alive, near.ids, near.neighbours, near.similarities)
+        self._resting = max(self._resting - 1, 0)
+        sketch = self._sketch if self._resting == 0 else None
+        if sketch is None:
+            self.read_share = 1.0
+
+            def work(begin: int, end: int) -> Rows:
+                count = kernels.offer_one(begin, end, label, feature, base, norm, self._slack, *planes, *table, touched)
+                return touched[begin : begin + count]
+
+            return np.concatenate(kernels.in_parallel(work, len(self)))
+        short, short_norm, short_left = sketch.of(feature)
+
+        def sketched(begin: int, end: int) -> tuple[Rows, int]:
+            count, read = kernels.offer_one_sketched(
+                begin, end, label, feature, base, norm, self._slack, short, short_norm, short_left, _SKETCH_SLACK,
+                *sketch.arrays, *planes, *table, touched,
+            )  # fmt: skip
+            return touched[begin : begin + count], read
+
+        parts = kernels.in_parallel(sketched, len(self))
+        self.read_share = sum(read for _, read in parts) / len(self)
+        if self.read_share > _SKETCH_PAYS:
+            self._resting = _SKETCH_REST
+        return np.concatenate([found for found, _ in parts])
+
+    def _offer_many(self, labels: Rows, near: Neighbours) -> Rows:
+        features = torch.from_numpy(self.exact(labels))  # [m, d]
+        exact = features.double()
+        norm = exact.norm(dim=1).numpy()
+        base = (exact @ torch.from_numpy(self._centre)).numpy() * GRID
+        slack = np.full(len(labels), self._slack)
+        # int8 is exact in bfloat16; the queries are not, nor are products that come out in it. |x - c| is below 2.
+        precise = torch.bfloat16 if bfloat16_is_faster(torch.device("cpu")) else torch.float32
+        queries = features.to(precise)
+        if precise is torch.bfloat16:
+            slack += 2 * (exact - queries.double()).norm(dim=1).numpy() + 2 * 2.0**-8
+        columns = queries.T.contiguous()  # [d, m]
+        touched = np.empty(len(self), np.int32)
+        found = []
+        for first in range(0, len(self), _BLOCK_ROWS):
+            block = torch.from_numpy(self._coarse[first : first + _BLOCK_ROWS]).to(precise)  # [b, d]
+            products = (block @ columns).float().numpy()  # [b, m]
+
+            def work(begin: int, end: int, first: int = first, products: NDArray[np.float32] = products) -> Rows:
+                count = kernels.offer_block(
+                    begin, end, first, products, labels, base, norm, slack,
+                    self._coarse, self._rest, self._step, self._residual, self._centre,
+                    near.alive, near.ids, near.neighbours, near.similarities, touched,
+                )  # fmt: skip
+                return touched[first + begin : first + begin + count]
+
+            found += kernels.in_parallel(work, len(block), least=512)
+        return np.concatenate(found)
+
+    def _offer_found(self, labels: Rows, near: Neighbours, half: HalfPlane) -> Rows:
+        changed = []
+        for rows, which in half.near(labels):
+            distinct, starts = np.unique(rows, return_index=True)  # ascending already
+            bounds = np.append(starts, len(rows)).astype(np.int64)
+            changed.append(self.offer_pairs(distinct, bounds, labels[which], near))
+        return np.unique(np.concatenate(changed or [labels[:0]]))
+
+
+class Sketch:
+    """Each row's int8 coordinates along the pool's principal directions, and how long the rest of it is."""
+
+    def __init__(self, sample: NDArray[np.float32], centre: NDArray[np.float64], n: int) -> None:
+        """sample: features [s, d] that the directions are found from; centre: their mean, in grid units."""
+        self._centre = (centre * GRID).astype(np.float32)
+        moved = torch.from_numpy(sample - self._centre)
+        moments = (moved.T @ moved).double()
+        count = sample.shape[1] // _SKETCH_SHARE
+        self._directions = torch.linalg.eigh(moments).eigenvectors[:, -count:].float().contiguous()  # [d, p]
+        self._coarse = np.zeros((0, count), np.int8)
+        self._step = self._error = self._left_out = self._along = np.zeros(0, np.float32)
+        self.grow(n)
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.generic], ...]:
+        """Coordinates [n, p], their steps, their rounding's length, what they leave out, products with the centre."""
+        return self._coarse, self._step, self._error, self._left_out, self._along
+
+    def grow(self, n: int) -> None:
+        """Make room for n rows."""
+        for name in ("_coarse", "_step", "_error", "_left_out", "_along"):
+            setattr(self, name, grown(getattr(self, name), n))
+
+    def draw(self, rows: Rows, features: NDArray[np.float32]) -> None:
+        """Sketch rows [n] with features [n, d]."""
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
+            moved, along, left = self._split(features[part])
+            step = np.maximum(np.abs(along).max(axis=1) / 127, 1e-9)  # [n]
+            coarse = np.rint(along / step[:, None])
+            self._coarse[rows[part]] = coarse.astype(np.int8)
+            self._step[rows[part]] = step
+            self._error[rows[part]] = np.linalg.norm(along - coarse * step[:, None], axis=1)
+            self._left_out[rows[part]] = left
+            self._along[rows[part]] = moved @ self._centre
+
+    def of(self, feature: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, float]:
+        """A label's coordinates [p], their length, and the length of what they leave out."""
+        _, along, left = self._split(feature[None])
+        return np.ascontiguousarray(along[0]), float(np.linalg.norm(along[0])), float(left[0])
+
+    def _split(
+        self, features: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        moved = torch.from_numpy(features - self._centre)  # [n, d]
+        along = moved @ self._directions  # [n, p]
+        left = (moved - along @ self._directions.T).norm(dim=1)
+        return moved.numpy(), along.numpy(), left.numpy()
+
+
+class HalfPlane:
+    """A half-precision copy of the features on a GPU, and each row's bar: the similarity a new neighbour needs."""
+
+    def __init__(self, dim: int, device: torch.device) -> None:
+        self._device = device
+        self._half = torch.zeros((0, dim), dtype=torch.float16, device=device)
+        self._bars = torch.zeros(0, dtype=torch.float16, device=device)  # inf where no row is alive
+        # Rounding to float16 moves a value by at most 2^-12 of itself (those below 2^-14 are exact, being
+        # multiples of 2^-22), so a unit vector by at most 2^-12, and the product of two by twice that. The sum
+        # is kept in float32, n·2^-24 off at most (Higham, Accuracy and Stability, 3.1), and comes out as float16,
+        # off by another 2^-12. The last term is the float32 rounding of the exact value.
+        self._error = 2 * 2.0**-12 * (1 + 2.0**-11) + dim * 2.0**-24 + 2.0**-12 + 2.0**-24
+        self._block_scores = 200_000_000  # products kept at a time, beside the pool
+
+    def grow(self, n: int) -> None:
+        """Make room for n rows."""
+        half = torch.zeros((n, self._half.shape[1]), dtype=torch.float16, device=self._device)
+        bars = torch.full((n,), torch.inf, dtype=torch.float16, device=self._device)
+        half[: len(self._half)], bars[: len(self._bars)] = self._half, self._bars
+        self._half, self._bars = half, bars
+
+    def set(self, rows: Rows, features: NDArray[np.float32]) -> None:
+        """Write features [n, dim]."""
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
+            at = torch.from_numpy(rows[part].astype(np.int64)).to(self._device)
+            self._half[at] = torch.from_numpy(features[part].astype(np.float16)).to(self._device)
+
+    def set_bars(self, rows: Rows, kth: NDArray[np.floating]) -> None:
+        """The K-th similarities of rows, inf for those that are no more; rounded down, so that nothing slips by."""
+        lowered = np.nextafter((kth - self._error).astype(np.float16), np.float16(-np.inf))
+        at = torch.from_numpy(rows.astype(np.int64)).to(self._device)
+        self._bars[at] = torch.from_numpy(lowered).to(self._device)
+
+    def near(self, labels: Rows) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
+        """Rows, ascending, and the places of the labels whose rough similarity reaches their bar, by blocks of rows."""
+        queries = self._half[torch.from_numpy(labels.astype(np.int64)).to(self._device)]  # [m, d]
+        step = max(1024, self._block_scores // len(labels))
+        for start in range(0, len(self._half), step):
+            block, bars = self._half[start : start + step], self._bars[start : start + step]
+            found, which = ((block @ queries.T) >= bars[:, None]).nonzero(as_tuple=True)
+            if len(found):
+                yield (found + start).cpu().numpy().astype(np.int32), which.cpu().numpy()
+
+
+def grown(array: NDArray, n: int) -> NDArray:
+    """The array with room for n rows, zeros behind."""
+    larger = np.zeros((n, *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger

@@ -1,0 +1,105 @@
+"""Predicted class and inconsistency as columns of Label Studio's Data Manager, where a project wants that.
+
+A column there is a key in every task's data, and that is the users' own: so it is off unless asked for, two keys
+are set and nothing else is touched, through an action of Label Studio's own (see `LabelStudioClient.set_column`).
+That action sets one value for many tasks, so the tasks are taken together by value, and inconsistency is rounded.
+
+Only the head of the order is written, which is what people look at. What a task has is left when it leaves the
+head: it says what was thought of it when it was last about to be labelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from neat_backend.errors import LabelStudioError
+from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.records import Ranked
+from neat_backend.store.arrays import ProjectArrays
+from neat_backend.worker.steps.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+CLASS, INCONSISTENCY = "neat_class", "neat_inconsistency"
+NAMES = (CLASS, INCONSISTENCY)
+DECIMALS = 1  # of the inconsistency, which is at most about K: few values, so few calls
+RESTS = 20  # a call is followed by a rest so many times as long as it took
+SHORTEST_REST_SECONDS = 0.5
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 60.0, 3600.0  # after a failure, and after many in a row
+
+Value = str | float
+
+
+class Columns:
+    """Keeps the columns of one project; `step` from one thread."""
+
+    def __init__(
+        self, project: int, client: LabelStudioClient, arrays: ProjectArrays,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.project, self.client, self.arrays = project, client, arrays
+        self._clock = clock
+        self._written = _read(arrays)  # column → task → its value
+        self._free_at = float("-inf")
+        self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
+
+    def step(self, head: Sequence[Ranked]) -> bool:
+        """One call to Label Studio, for the value that most tasks of the head lack; True if there was one to make.
+
+        Label Studio's failures are logged and tried again; nothing waits for them.
+        """
+        began = self._clock()
+        if began < self._free_at:
+            return False
+        wanted = self._missing(head)
+        if not wanted:
+            return False
+        (name, value), tasks = max(wanted.items(), key=lambda item: len(item[1]))
+        try:
+            self.client.set_column(self.project, tasks, name, value)
+        except LabelStudioError as error:
+            self._free_at = self._clock() + self._backoff.failed()
+            log.warning("project %d: the column %s could not be written: %s", self.project, name, error)
+            return False
+        self._backoff.worked()
+        self._written[name] |= dict.fromkeys(tasks, value)
+        if len(wanted) == 1:  # all of it is written: less to do after the next start
+            keep = {ranked.task for ranked in head}
+            self._written = {n: {t: v for t, v in found.items() if t in keep} for n, found in self._written.items()}
+            _write(self.arrays, self._written)
+        self._free_at = self._clock() + max(SHORTEST_REST_SECONDS, RESTS * (self._clock() - began))
+        return True
+
+    def _missing(self, head: Sequence[Ranked]) -> dict[tuple[str, Value], list[int]]:
+        """Column and value → the tasks that should have it and do not."""
+        wanted: dict[tuple[str, Value], list[int]] = defaultdict(list)
+        for ranked in head:
+            values: dict[str, Value] = {INCONSISTENCY: round(ranked.inconsistency, DECIMALS)}
+            if ranked.predicted is not None or ranked.task in self._written[CLASS]:
+                values[CLASS] = ranked.predicted or ""
+            for name, value in values.items():
+                if self._written[name].get(ranked.task) != value:
+                    wanted[name, value].append(ranked.task)
+        return wanted
+
+
+def _read(arrays: ProjectArrays) -> dict[str, dict[int, Value]]:
+    """What an earlier process has written: a note only, without it all is written again."""
+    found = arrays.read_snapshot("columns") or {}
+    return {
+        name: dict(zip(found[f"{name}_ids"].tolist(), found[name].tolist(), strict=True)) if name in found else {}
+        for name in NAMES
+    }
+
+
+def _write(arrays: ProjectArrays, written: Mapping[str, Mapping[int, Value]]) -> None:
+    snapshot = {}
+    for name, kind in ((CLASS, np.str_), (INCONSISTENCY, np.float64)):
+        snapshot[f"{name}_ids"] = np.array(list(written[name]), np.int64)
+        snapshot[name] = np.array(list(written[name].values()), kind)
+    arrays.write_snapshot("columns", snapshot)

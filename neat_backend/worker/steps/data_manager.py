@@ -1,0 +1,93 @@
+"""The project's two tabs in Label Studio's Data Manager: what comes next, and which labels to look at again.
+
+Nobody waits for them and the order does not need them: a failure is logged and tried again at the next look.
+How a tab is made and found again is labelstudio/tabs.py's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from neat_backend.errors import LabelStudioError
+from neat_backend.labelstudio import tabs
+from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.publisher import UNCERTAINTY
+from neat_backend.labelstudio.tabs import CHECK, NEXT, Tab
+from neat_backend.store.arrays import ProjectArrays
+from neat_backend.worker.steps.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 60.0  # between two looks whether they are still there
+LONGEST_BACKOFF_SECONDS = 3600.0  # between two tries, as long as they fail
+SHORTEST_REST_SECONDS = 10.0  # between two changes of the list of labels to check
+MOST_CHECKED = 50  # tasks in that list; each is a line among the tab's filters
+
+
+class Tabs:
+    """Keeps the tabs of one project; from any thread."""
+
+    def __init__(
+        self, project: int, client: LabelStudioClient, arrays: ProjectArrays,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.project, self.client, self.arrays = project, client, arrays
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._ids = _read_ids(arrays)  # title → the tab's id
+        self._shown: tuple[str, tuple[int, ...]] = ("", ())  # sampling and tasks to check, as they were last seen to
+        self._look_at = self._change_at = self._again_at = float("-inf")
+        self._backoff = Backoff(LOOK_SECONDS, LONGEST_BACKOFF_SECONDS)
+
+    def step(self, sampling: str, to_check: Sequence[int]) -> bool:
+        """Bring the tabs in line, where that is due; True if it was done.
+
+        sampling: of the project; decides which end of the scores is the best. to_check: tasks whose label
+        disagrees with their neighbours', the strongest disagreement first.
+        """
+        wanted = (sampling, tuple(sorted(to_check[:MOST_CHECKED])))
+        now = self._clock()
+        news = wanted != self._shown and (wanted[0] != self._shown[0] or now >= self._change_at)
+        if now < self._again_at or (not news and now < self._look_at):
+            return False
+        with self._lock:
+            began = self._clock()
+            self._look_at = now + LOOK_SECONDS
+            try:
+                self.make(*wanted)
+            except LabelStudioError as error:
+                self._again_at = now + self._backoff.failed()
+                log.warning("project %d: its tabs could not be looked at: %s", self.project, error)
+                return False
+            self._backoff.worked()
+            self._change_at = self._clock() + max(SHORTEST_REST_SECONDS, 20 * (self._clock() - began))
+        return True
+
+    def make(self, sampling: str, to_check: Sequence[int]) -> None:
+        """Make, find or mend both. Raises LabelStudioError."""
+        best_first = "tasks:predictions_score" if sampling == UNCERTAINTY else "-tasks:predictions_score"
+        for tab in (Tab(NEXT, (best_first,)), Tab(CHECK, tasks=tuple(to_check))):
+            found, made = tabs.ensure(self.client, self.project, tab, self._ids.get(tab.title))
+            if made:
+                log.info("project %d: made the tab %r", self.project, tab.title)
+            if self._ids.get(tab.title) != found:
+                self._ids[tab.title] = found
+                _write_ids(self.arrays, self._ids)
+        self._shown = (sampling, tuple(to_check))
+
+
+def _read_ids(arrays: ProjectArrays) -> dict[str, int]:
+    """A note only: without it a tab is found by its title."""
+    found = arrays.read_snapshot("tabs")
+    return {} if found is None else dict(zip(found["titles"].tolist(), found["ids"].tolist(), strict=True))
+
+
+def _write_ids(arrays: ProjectArrays, ids: dict[str, int]) -> None:
+    arrays.write_snapshot(
+        "tabs", {"titles": np.array(list(ids), np.str_), "ids": np.array(list(ids.values()), np.int64)}
+    )

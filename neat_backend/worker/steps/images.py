@@ -1,0 +1,155 @@
+"""The images of a live project on their way to features: read, encoded, stored, and given to the engine.
+
+An image whose failure may pass is tried again; which ones wait for that is known here alone, and lost with the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from neat_backend.compute import Compute, embedding
+from neat_backend.errors import ImageError
+from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.images import ImageFetcher, thumbnail
+from neat_backend.models.encoders import Encoder
+from neat_backend.ranking.engine import Engine
+from neat_backend.settings import Settings
+from neat_backend.store import projects, tasks
+from neat_backend.store.arrays import ProjectArrays, image_key
+from neat_backend.store.database import Database
+from neat_backend.worker.steps.shown_state import ShownState
+
+log = logging.getLogger(__name__)
+
+IMAGE_ATTEMPTS = 3  # tries for an image whose failure may pass
+IMAGE_RETRY_SECONDS = 10.0
+
+
+class PoolImages:
+    """One project's images. `lock` is the engine's; `relabel` gives it these tasks' labels from the store."""
+
+    def __init__(
+        self, project: int, settings: Settings, database: Database, arrays: ProjectArrays, client: LabelStudioClient,
+        compute: Compute, encoder: Encoder, engine: Engine, lock: threading.RLock,
+        relabel: Callable[[Iterable[int]], None],
+    ) -> None:  # fmt: skip
+        self.retry_at = 0.0  # time.monotonic()
+        self._project, self._settings, self._database, self._arrays = project, settings, database, arrays
+        self._client, self._compute, self._encoder = client, compute, encoder
+        self._engine, self._lock, self._relabel = engine, lock, relabel
+        self._attempts: dict[int, int] = {}
+
+    @property
+    def kind(self) -> str:
+        """What the features are called in the store."""
+        return embedding.features_kind(self._encoder.key)
+
+    def is_retrying(self) -> bool:
+        """Do any wait to be tried again?"""
+        return bool(self._attempts)
+
+    def take_stored(self, images: Sequence[tuple[int, str | None]]) -> set[int]:
+        """Give the engine the features that are stored already for these images; those it got."""
+        if not images:
+            return set()
+        have = embedding.stored(self._arrays, self.kind, images)
+        have &= embedding.stored(self._arrays, embedding.thumbnails_kind(self._settings.image_size), images)
+        if have:
+            wanted = np.sort(np.fromiter(have, np.int64, len(have)))
+            self._engine.reserve(len(self._engine) + len(wanted))
+            for segment in self._arrays.segments(self.kind):  # one at a time: a pool may be larger than half the memory
+                mask = np.isin(segment.ids, wanted)
+                self._engine.add_tasks(segment.ids[mask], segment.values[mask])
+            # A damaged file can show its ids and yet have no values.
+            have.difference_update([task for task in have if task not in self._engine])
+        return have
+
+    def embed(self, state: ShownState, stopped: Callable[[], bool]) -> bool:
+        """Embed what is pending; True if there was anything to do now."""
+        with self._lock:  # before reading: what an event deletes meanwhile would come back
+            with self._database.read() as conn:
+                pending = dict(tasks.pending_images(conn, self._project))
+            self._attempts = {t: n for t, n in self._attempts.items() if t in pending}
+            if time.monotonic() < self.retry_at:
+                pending = {t: ref for t, ref in pending.items() if t not in self._attempts}
+            if not pending:
+                return False
+            state.at(projects.EMBEDDING)
+            self._engine.remove_tasks([task for task in pending if task in self._engine])
+            have = self.take_stored(list(pending.items()))
+            self._note({t: pending[t] for t in have}, "ready")
+            self._relabel(pending)
+        todo = {task: ref for task, ref in pending.items() if task not in have}
+        if not todo:
+            return True
+        with ImageFetcher(
+            self._client, self._settings.max_image_bytes, self._settings.max_image_pixels,
+            self._settings.request_timeout_seconds,
+        ) as fetcher:  # fmt: skip
+            progress = self._compute.embed(
+                list(todo.items()),
+                load=fetcher.load,
+                thumbnail=thumbnail,
+                encoder=self._encoder,
+                arrays=self._arrays,
+                side=self._settings.image_size,
+                batch_size=self._settings.encode_batch_size,
+                downloads=self._settings.downloads,
+                on_stored=self._on_stored,
+                on_failed=lambda task, error: self._on_failed(task, todo[task], error),
+                on_progress=lambda p: state.progress(p.done + p.failed, p.total, p.eta_seconds),
+                stopped=stopped,
+            )
+        log.info(
+            "project %d: %d images embedded, %d failed, %.1f images/s",
+            self._project, progress.done, progress.failed, progress.images_per_second,
+        )  # fmt: skip
+        return True
+
+    def miss(self) -> None:
+        """Have those images embedded again whose small picture has been lost since, in a file that was damaged."""
+        with self._database.read() as conn:
+            images = [(t, ref) for t, ref, state in tasks.task_images(conn, self._project) if state == "ready"]
+        lost = dict(images)
+        for task in embedding.stored(self._arrays, embedding.thumbnails_kind(self._settings.image_size), images):
+            del lost[task]
+        if lost:
+            log.warning("project %d: %d small pictures are lost, making them again", self._project, len(lost))
+            self._note(lost, "pending")
+
+    def _on_stored(self, done: embedding.Embedded) -> None:
+        """Images are stored: into the engine, unless their task went or changed meanwhile."""
+        with self._lock:
+            with self._database.read() as conn:
+                images = tasks.images_of(conn, self._project, done.tasks.tolist())
+            now = [images.get(task) for task in done.tasks.tolist()]
+            current = np.array(
+                [ref is not None and image_key(ref) == key for ref, key in zip(now, done.keys, strict=True)], bool
+            )
+            ids = done.tasks[current]
+            self._engine.add_tasks(ids, done.features[current])
+            self._note({task: images[task] for task in ids.tolist()}, "ready")
+            self._relabel(ids.tolist())
+            for task in ids.tolist():
+                self._attempts.pop(task, None)
+
+    def _on_failed(self, task: int, ref: str | None, error: ImageError) -> None:
+        attempts = self._attempts.get(task, 0) + 1
+        if error.transient and attempts < IMAGE_ATTEMPTS:
+            self._attempts[task] = attempts
+            self.retry_at = time.monotonic() + IMAGE_RETRY_SECONDS * 3 ** (attempts - 1)
+            return
+        self._attempts.pop(task, None)
+        log.warning("project %d, task %d: image failed: %s", self._project, task, error)
+        self._note({task: ref}, "failed", str(error))
+
+    def _note(self, images: dict[int, str | None], state: str, error: str = "") -> None:
+        """Note how these images fared; those of tasks that have another one by now are passed over."""
+        if images:
+            with self._database.begin() as conn:
+                tasks.set_image_state(conn, self._project, images, state, error, images)

@@ -1,0 +1,246 @@
+"""What people are shown of a project beside the order: off the labelling path, and rarer the more it costs.
+
+Reads the engine by copies taken under its lock in milliseconds, and the features from the files; all else
+happens in the calling thread. Nothing here is needed to serve the order: a failure costs a picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.ranking.engine import Engine, Labelled, Ranking
+from neat_backend.store import insights, prequential
+from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States
+from neat_backend.worker.steps import estimates
+from neat_backend.worker.steps.projection import Axes, map_places
+
+log = logging.getLogger(__name__)
+
+RESTS = 20  # a piece of work rests so many times as long as it took
+SHORTEST_REST_SECONDS = 1.0
+GROWN = 1.25  # axes are found anew when there are so many times the tasks that they were found from
+AXES_FROM = 20_000  # tasks that axes are found from
+MOST_MISTAKES = 100
+LEAST_KNOWN = prequential.SHOWN_FROM  # labels of known classes, below which nothing is said of each class
+DISAGREEMENT = 0.6  # share of the K neighbours that have to agree on another label
+
+Rows = TypeVar("Rows", Labelled, Ranking)
+Lock = contextlib.AbstractContextManager[object]
+
+
+class Insights:
+    """Keeps map, states and insight of one project up to date; `step` from one thread."""
+
+    def __init__(self, arrays: ProjectArrays, seed: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.arrays, self.seed = arrays, seed
+        self._clock = clock
+        self._axes: Axes | None = None
+        self._axes_of = 0  # how many tasks they were found from
+        self._ids: NDArray[np.int64] = np.zeros(0, np.int64)  # tasks that are projected, ascending
+        self._projected: NDArray[np.float16] = np.zeros((0, 2), np.float16)
+        self._states: States | None = None
+        self._of: tuple[object, ...] = ()  # what the last insight was made from
+        self._mistakes: tuple[Mistake, ...] | None = None  # of the last insight; None = not looked at yet
+        self._free_at = {"map": 0.0, "states": 0.0, "insight": 0.0}
+
+    def step(self, engine: Engine, lock: Lock, kind: str, *, settled: bool) -> bool:
+        """Do one piece of what is due; True if anything was written.
+
+        kind: of the features' arrays. settled: no images are being encoded; the map waits for that, or
+        for twice the tasks.
+        """
+        return any(
+            self._due(name) and self._timed(name, work)
+            for name, work in (
+                ("states", lambda: self._show_states(engine, lock)),
+                ("map", lambda: self._show_map(engine, lock, kind, settled)),
+                ("insight", lambda: self._show_insight(engine, lock)),
+            )
+        )
+
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """The likely mistakes that were found last, the strongest first; at the start those of an earlier process."""
+        if self._mistakes is None:
+            before = insights.read_insight(self.arrays)
+            self._mistakes = before.mistakes if before else ()
+        return self._mistakes
+
+    def _due(self, name: str) -> bool:
+        return self._clock() >= self._free_at[name]
+
+    def _timed(self, name: str, work: Callable[[], bool]) -> bool:
+        began = self._clock()
+        done = work()
+        if done:
+            now = self._clock()
+            self._free_at[name] = now + max(SHORTEST_REST_SECONDS, RESTS * (now - began))
+        return done
+
+    def _show_states(self, engine: Engine, lock: Lock) -> bool:
+        with lock:
+            ids, codes, classes = engine.codes()
+        before = self._states
+        if before is not None and before.classes == classes and np.array_equal(before.ids, ids):
+            if np.array_equal(before.codes, codes):
+                return False
+        elif before is None and not len(ids):
+            return False
+        self._states = States(ids, codes, classes)
+        insights.write_states(self.arrays, self._states)
+        return True
+
+    def _show_map(self, engine: Engine, lock: Lock, kind: str, settled: bool) -> bool:
+        with lock:
+            ids = np.sort(np.array(engine.tasks(), np.int64))
+        if np.array_equal(ids, self._ids) or not (settled or len(ids) > 2 * len(self._ids)):
+            return False
+        if self._axes is None or not self._axes or len(ids) > GROWN * self._axes_of:
+            self._axes = Axes(self._sampled(ids, kind))
+            self._axes_of = len(ids)
+        if not self._axes:
+            return False
+        found, rows = [], []
+        for segment in self.arrays.segments(kind):
+            here = np.isin(segment.ids, ids)
+            if here.any():
+                rows.append(segment.ids[here])
+                found.append(self._axes.project(segment.values[here]).astype(np.float16))
+        every = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        order = np.argsort(every)
+        self._ids = every[order]
+        self._projected = np.concatenate(found)[order] if found else self._projected[:0]
+        insights.write_map(self.arrays, Map(self._ids, map_places(self._projected.astype(np.float32))))
+        return True
+
+    def _sampled(self, ids: NDArray[np.int64], kind: str) -> Iterator[NDArray[np.float32]]:
+        """Features of a sample of the tasks, drawn by the seed, in pieces."""
+        rng = np.random.default_rng(self.seed)
+        chosen = ids if len(ids) <= AXES_FROM else rng.choice(ids, AXES_FROM, replace=False)
+        kept: list[NDArray[np.float32]] = []
+        for segment in self.arrays.segments(kind):
+            kept.append(segment.values[np.isin(segment.ids, chosen)])
+            if sum(map(len, kept)) >= 2048:
+                yield np.concatenate(kept)
+                kept = []
+        if kept:
+            yield np.concatenate(kept)
+
+    def _show_insight(self, engine: Engine, lock: Lock) -> bool:
+        with lock:
+            of = (engine.version, len(self._ids))
+            if of == self._of:
+                return False
+            _, codes, classes = engine.codes()
+            finish, nearest = engine.copied_ranking(), engine.nearest_labelled()
+            aside = engine.set_aside()  # Label Studio serves these to nobody who has answered
+            head = np.setdiff1d(engine.head(engine.batch_size), aside).tolist()
+            k = engine.k
+        ranking = finish()
+        ranking = _rows(ranking, ~np.isin(ranking.ids, aside))
+        asked = ~np.isin(nearest.ids, aside)
+        answered, codes, nearest = int((~asked).sum()), codes[asked], _rows(nearest, asked)
+        votes = (nearest.codes >= 0).sum(axis=1) / k
+        estimate = self._estimate(nearest.ids, codes, votes, head)
+        class_labels = np.bincount(codes[codes >= 0], minlength=len(classes))
+        invalid = int((codes == INVALID).sum())
+        class_left = left_of_classes(ranking, class_labels, invalid, math.nan if estimate is None else estimate.known)
+        bins = np.minimum((ranking.priority * BINS).astype(np.int64), BINS - 1)
+        mistakes = likely_mistakes(nearest, codes, classes)
+        insights.write_insight(
+            self.arrays,
+            Insight(
+                labelled=int((codes != UNLABELLED).sum()), known=int((codes >= 0).sum()),
+                pool=int((codes == UNLABELLED).sum()),
+                left=math.nan if estimate is None else estimate.known,
+                left_low=math.nan if estimate is None else estimate.low,
+                left_high=math.nan if estimate is None else estimate.high,
+                in_head=math.nan if estimate is None else estimate.wanted, head=len(head),
+                candidates=np.bincount(bins[ranking.candidate], minlength=BINS),
+                others=np.bincount(bins[~ranking.candidate], minlength=BINS),
+                k=k, mistakes=tuple(mistakes[:MOST_MISTAKES]), more_mistakes=max(0, len(mistakes) - MOST_MISTAKES),
+                classes=classes, class_labels=tuple(class_labels.tolist()), class_left=tuple(class_left.tolist()),
+                answered=answered,
+            ),
+        )  # fmt: skip
+        self._of, self._mistakes = of, tuple(mistakes[:MOST_MISTAKES])
+        return True
+
+    def _estimate(
+        self, ids: NDArray[np.int64], codes: NDArray[np.int16], votes: NDArray[np.float64], head: list[int]
+    ) -> estimates.Estimate | None:
+        """Of the pool, and of the head in it; None while some of it is not projected."""
+        if not len(self._ids) or not np.isin(ids, self._ids).all():
+            return None
+        reduced = self._projected[np.searchsorted(self._ids, ids)].astype(np.float64)
+        labelled = codes != UNLABELLED
+        return estimates.known_left(
+            reduced[labelled], votes[labelled], codes[labelled] >= 0, reduced[~labelled], votes[~labelled],
+            np.random.default_rng(self.seed), np.flatnonzero(np.isin(ids[~labelled], head)),
+        )  # fmt: skip
+
+
+def _rows(found: Rows, rows: NDArray[np.bool_]) -> Rows:
+    """Some rows of all its columns."""
+    return replace(found, **{name: column[rows] for name, column in vars(found).items() if name != "classes"})
+
+
+def left_of_classes(ranking: Ranking, labels: NDArray[np.int64], invalid: int, left: float) -> NDArray[np.float64]:
+    """About how many of the pool are of each class: float64 [C]; NaN = nothing to say it from.
+
+    The sum of `known_chance` over the tasks that are predicted as the class, on the scale of `left`, all known ones of
+    the pool by `core.estimates`, which allows for the labels being no random sample (NaN = not estimated). Without any
+    invalid label the sum is taken as it is. A task counts for its likeliest class alone: a class that is mostly taken
+    for another one is underestimated. labels [C]; of a class that has none, and of too few labels, nothing is said.
+
+    Worked example: chances 0.9, 0.7 as dogs, 0.4 as a cat, and left = 4: 3.2 dogs and 0.8 cats.
+    """
+    nothing = np.full(len(labels), math.nan)
+    told = ranking.predicted >= 0
+    if not told.any() or labels.sum() < LEAST_KNOWN or (invalid and math.isnan(left)):
+        return nothing
+    sums = np.bincount(ranking.predicted[told], ranking.known_chance[told].astype(np.float64), len(labels))
+    total = float(sums.sum())
+    scale = 1.0 if math.isnan(left) or not total else left / total
+    return np.where(labels > 0, sums * scale, nothing)
+
+
+def likely_mistakes(nearest: Labelled, codes: NDArray[np.int16], classes: tuple[str, ...]) -> list[Mistake]:
+    """Labelled tasks most of whose neighbours agree on another label, the strongest disagreement first.
+
+    codes: the label of each task of `nearest`. Only tasks with all K neighbours count.
+    """
+    k = nearest.codes.shape[1]
+    rows = np.flatnonzero((codes != UNLABELLED) & (nearest.codes != UNLABELLED).all(axis=1))
+    found = []
+    for row in rows[_own(nearest, codes)[rows] <= (1 - DISAGREEMENT) * k]:
+        others, counts = np.unique(nearest.codes[row], return_counts=True)
+        best = int(np.argmax(counts))
+        if others[best] != codes[row] and counts[best] >= DISAGREEMENT * k:
+            similar = float(nearest.similarities[row][nearest.codes[row] == others[best]].mean())
+            found.append(
+                Mistake(
+                    task=int(nearest.ids[row]), label=_name(int(codes[row]), classes),
+                    neighbours_say=_name(int(others[best]), classes), votes=int(counts[best]),
+                    own_votes=int((nearest.codes[row] == codes[row]).sum()), similarity=similar,
+                )
+            )  # fmt: skip
+    return sorted(found, key=lambda one: (-one.votes, one.own_votes, -one.similarity, one.task))
+
+
+def _own(nearest: Labelled, codes: NDArray[np.int16]) -> NDArray[np.int64]:
+    """How many of each task's neighbours have its own label."""
+    return (nearest.codes == codes[:, None]).sum(axis=1)
+
+
+def _name(code: int, classes: tuple[str, ...]) -> str | None:
+    return None if code == INVALID else classes[code]

@@ -1,0 +1,195 @@
+"""Reading a whole project from Label Studio into the store.
+
+Webhooks keep arriving meanwhile. Whatever an event said after the reading began is newer than what was
+read: every write carries the number of the inbox's last event at that moment (`seen`), and the store
+lets no earlier word undo a later one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.labelstudio import label_config
+from neat_backend.labelstudio.label_config import LabelConfig
+from neat_backend.labelstudio.publisher import UNCERTAINTY
+from neat_backend.records import Label
+from neat_backend.settings import Settings
+from neat_backend.store import inbox, projects, tasks
+from neat_backend.store.database import Database
+from neat_backend.store.sql import chunks
+
+if TYPE_CHECKING:
+    from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
+    from neat_backend.worker.steps.data_manager import Tabs
+
+log = logging.getLogger(__name__)
+
+FORGOTTEN_AT_ONCE = 5000
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a synchronisation found."""
+
+    info: ProjectInfo
+    config: LabelConfig
+    seen: int  # the inbox's last event when the reading began
+    tasks: int
+    annotations: int
+    deleted_tasks: int
+    relabelled: frozenset[int] = frozenset()  # tasks whose annotations are others now
+
+
+def read_project(
+    project: int,
+    settings: Settings,
+    client: LabelStudioClient,
+    database: Database,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Synced:
+    """Make the store equal to Label Studio's current data.
+
+    settings: the project's own. Raises BadLabelConfig when the label config can't be used (it is stored
+    all the same), LabelStudioError when Label Studio can't be read: what was read so far stays, and
+    nothing is taken for deleted.
+    """
+    with database.read() as conn:
+        seen = inbox.received_through(conn, project)
+    info = client.project(project)
+    with database.begin() as conn:
+        projects.update(
+            conn, project, title=info.title, label_config=info.label_config, sampling=info.sampling
+        )  # fmt: skip
+    config = label_config.parse(info.label_config, settings.invalid_choices, settings.control)
+
+    present: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # eight bytes for each
+    read = 0
+    for page in client.tasks(project, config.image_key):
+        with database.begin() as conn:
+            tasks.upsert_tasks(conn, project, page, seen, authoritative=True)
+        present.append(np.array([task.id for task in page], np.int64))
+        read += len(page)
+        on_progress(read, max(info.task_count, read))
+    annotations: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    relabelled: set[int] = set()
+    for answers in client.annotations(project):
+        with database.begin() as conn:
+            relabelled |= tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
+        annotations.append(np.array([answer.id for answer in answers], np.int64))
+    answered = np.concatenate(annotations)
+    with database.read() as conn:
+        missing = tasks.missing_tasks(conn, project, np.concatenate(present), seen)
+        without = tasks.missing_annotations(conn, project, answered, seen)
+    deleted = _delete(database, project, missing, seen)
+    for part in chunks(without, FORGOTTEN_AT_ONCE):
+        with database.begin() as conn:
+            tasks.delete_unseen_annotations(conn, project, part, seen)
+    log.info(
+        "project %d: read %d tasks and %d annotations, %d tasks are gone",
+        project, read, len(answered), len(deleted),
+    )  # fmt: skip
+    return Synced(info, config, seen, read, len(answered), len(deleted), frozenset(relabelled))
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a comparison with Label Studio has changed in the store, by task."""
+
+    new_images: set[int] = field(default_factory=set)  # new, revived, or with another image
+    image_changed: set[int] = field(default_factory=set)
+    relabelled: set[int] = field(default_factory=set)
+    deleted: set[int] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.new_images or self.relabelled or self.deleted)
+
+
+def read_changes(
+    project: int, since: datetime, image_key: str, client: LabelStudioClient, database: Database
+) -> Iterator[Changed]:
+    """Take in the tasks that changed after `since` (Label Studio's clock), and the annotations that they have now.
+
+    Page by page: what each has changed. For these tasks the result is that of a whole reading; deleted ones are not
+    found, see `forget_deleted`. Raises LabelStudioError; what was read so far stays.
+    """
+    with database.read() as conn:
+        seen = inbox.received_through(conn, project)
+    for page, answers in client.changed_tasks(project, image_key, since):
+        looked_at = [task.id for task in page]
+        present = np.array([answer.id for answer in answers], np.int64)
+        with database.begin() as conn:
+            done = tasks.upsert_tasks(conn, project, page, seen, authoritative=True)
+            relabelled = tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
+            missing = tasks.missing_annotations(conn, project, present, seen, looked_at)
+            relabelled |= tasks.delete_unseen_annotations(conn, project, missing, seen)
+        yield Changed({*done.new, *done.revived, *done.image_changed}, set(done.image_changed), relabelled)
+
+
+def forget_deleted(project: int, client: LabelStudioClient, database: Database) -> Iterator[list[int]]:
+    """Tombstones for tasks that Label Studio doesn't have any more, by the ids of all that it has; which.
+
+    Page by page: each tells of all ids between the page before and its own last one, so no more than a page of ids is
+    held of either side. Raises LabelStudioError; what was found so far stays.
+    """
+    with database.read() as conn:
+        seen = inbox.received_through(conn, project)
+    above = 0
+    for page in client.task_ids(project):
+        present = np.array(page, np.int64)
+        upto = int(present.max())
+        with database.read() as conn:
+            missing = tasks.missing_tasks(conn, project, present, seen, above, upto)
+        yield _delete(database, project, missing, seen)
+        above = upto
+    with database.read() as conn:
+        missing = tasks.missing_tasks(conn, project, np.empty(0, np.int64), seen, above)
+    yield _delete(database, project, missing, seen)
+
+
+def _delete(database: Database, project: int, missing: Sequence[int], seen: int) -> list[int]:
+    """Tombstones for tasks that were not found, in transactions that nobody has to wait for long; which."""
+    deleted: list[int] = []
+    for part in chunks(missing, FORGOTTEN_AT_ONCE):
+        with database.begin() as conn:
+            deleted += tasks.delete_unseen_tasks(conn, project, part, seen)
+    return deleted
+
+
+def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioClient, database: Database) -> None:
+    """Read the annotations of a few tasks: those imported together with their annotations."""
+    with database.read() as conn:
+        seen = inbox.received_through(conn, project)
+    for answers in client.annotations(project, of_tasks):
+        with database.begin() as conn:
+            tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
+
+
+def configure(project: int, client: LabelStudioClient, database: Database, tabs: Tabs) -> None:
+    """Make Label Studio serve our order: uncertainty sampling, and tabs that show what comes next and what to check.
+
+    Once for each connection; whoever changes the sampling afterwards is followed, not fought.
+    """
+    client.set_sampling(project, UNCERTAINTY)
+    with database.begin() as conn:
+        projects.update(conn, project, sampling=UNCERTAINTY)
+    tabs.make(UNCERTAINTY, ())
+    log.info("project %d: sampling is %r, the tabs are there", project, UNCERTAINTY)
+
+
+def resolve_labels(
+    database: Database, project: int, config: LabelConfig, of_tasks: Iterable[int] | None = None
+) -> list[Label]:
+    """The labels of tasks (default: all), as their stored annotations make them."""
+    wanted = None if of_tasks is None else list(of_tasks)
+    with database.read() as conn:
+        answers = tasks.annotations_of(conn, project, wanted)
+        if wanted is None:
+            wanted = tasks.task_ids(conn, project).tolist()
+    return [label_config.resolve(task, answers.get(task, []), config) for task in wanted]

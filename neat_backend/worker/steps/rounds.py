@@ -1,0 +1,276 @@
+"""Query rounds of one project: when to train, what came of it.
+
+A round is due after every B new labels, when somebody presses "Start training", or when the class list
+changes. Training runs in a process of its own (training.py); here it is only started and taken in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neat_backend.compute import embedding
+from neat_backend.errors import StoreError, TrainingError
+from neat_backend.ranking.engine import Engine
+from neat_backend.records import TRAIN, Round
+from neat_backend.settings import Settings
+from neat_backend.store import inbox, rounds, tasks
+from neat_backend.store.arrays import ProjectArrays, image_key
+from neat_backend.store.database import Database
+from neat_backend.worker.steps.training import TrainingJob, TrainingProcess
+
+log = logging.getLogger(__name__)
+
+BATCH, REQUESTED, CLASSES = "batch", "requested", "classes"  # what a round was triggered by
+_FILL_AT_ONCE = 2048  # images classified in one go for tasks that came after a round
+
+
+class Rounds:
+    """The rounds of one project. The caller serialises `start` and `finish`."""
+
+    def __init__(
+        self, project: int, settings: Settings, database: Database, arrays: ProjectArrays, ray_address: str = "",
+        tested: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:  # fmt: skip
+        """ray_address: of the Ray that a training computes on, with NEAT_COMPUTE=ray. tested: how often the linear
+        classifier was right on the last labels before it learnt them, and how many these are."""
+        self._tested = tested
+        self.project = project
+        self._ray_address = ray_address
+        self.settings, self.database, self.arrays = settings, database, arrays
+        self._training: tuple[Round, TrainingProcess, float] | None = None
+        self._wanted = ""
+        self._failed: tuple[Round, str] | None = None  # a failure that is not on record yet
+        self._noted = ""  # the last training's note, which is said once
+        self._counted = 0  # labels at the beginning of the last round
+        self._known = 0
+        self._done: Round | None = None  # the round whose probabilities are in use
+        # Tasks (with image keys) for which that round's classifier knows none of the classes there are now.
+        self._unanswered: set[tuple[int, int]] = set()
+        self._unanswered_by: tuple[object, ...] = ()
+
+    def load(self, engine: Engine) -> None:
+        """Take up where the store says that things stand; a round that was interrupted is begun again."""
+        with self.database.begin() as conn:
+            interrupted = rounds.abandon_running(conn, self.project)
+            begun = rounds.all(conn, self.project)
+            last = [r for r in begun if r.state == "done" or r.error != "interrupted"]
+            self._done = rounds.latest(conn, self.project)
+            asked = inbox.applied_since(conn, self.project, TRAIN, begun[-1].started_at if begun else None)
+        if last:
+            self._counted, self._known = last[-1].known + last[-1].invalid, last[-1].known
+            if last[-1].classes != engine.classes:
+                self.request(CLASSES)
+        if interrupted or asked:
+            self.request()
+        if self._done is not None:
+            self._use_probabilities(engine, self._done)
+
+    @property
+    def is_training(self) -> bool:
+        return self._training is not None
+
+    def request(self, trigger: str = REQUESTED) -> None:
+        """Train as soon as the present training, if any, is over."""
+        self._wanted = trigger if trigger == REQUESTED else self._wanted or trigger
+
+    def start(self, engine: Engine, lock: contextlib.AbstractContextManager[object], idle: bool) -> bool:
+        """Begin a round if one is due. idle: no images are waiting to be embedded."""
+        if self._training is not None:
+            return False
+        if self._failed is not None:
+            self._fail(*self._failed)
+        with lock:
+            counts, classes = engine.counts(), engine.classes
+            labelled = counts.known + counts.invalid
+            trigger = self._wanted
+            if not trigger and idle and labelled - self._counted >= self.settings.batch_size:
+                trigger = BATCH
+            if not trigger:
+                return False
+            known = {t: x.choice for t, x in engine.labels().items() if x.choice is not None and t in engine}
+            present = set(known.values())
+            if len(present) < 2 and (trigger != REQUESTED or not idle):
+                # Nothing to tell apart yet: go on by neighbours alone and look again after the next label, or
+                # when the images are in, of which none may be there after a change of the encoder.
+                return False
+            self._wanted = ""
+        queried = max(labelled - self._counted, 0)
+        try:
+            with self.database.begin() as conn:
+                begun = rounds.start(
+                    conn, self.project, trigger=trigger, known=counts.known, invalid=counts.invalid,
+                    unlabelled=counts.unlabelled, queried=queried,
+                    queried_known=min(max(counts.known - self._known, 0), queried), classes=classes,
+                )  # fmt: skip
+                if self.settings.classifier == "linear":  # it has learnt every label already
+                    right, of = self._tested()
+                    rounds.finish(conn, self.project, begun.number, seconds=0.0, held_out=of, held_out_correct=right)
+        except StoreError:
+            if trigger != BATCH:  # that one comes up again by itself
+                with lock:
+                    self.request(trigger)
+            raise
+        self._counted, self._known = labelled, counts.known
+        if self.settings.classifier == "linear":
+            return True
+        if len(present) < 2:
+            self._fail(begun, f"needs labelled images of at least two classes, has {len(present)}")
+            return True
+        ids = np.array(sorted(known), np.int64)
+        codes = np.array([classes.index(known[int(t)] or "") for t in ids], np.int64)
+        job = TrainingJob(
+            data_dir=str(self.settings.data_dir), project=self.project, round=begun.number, classes=classes,
+            image_size=self.settings.image_size, epochs=self.settings.epochs, seed=self.settings.seed,
+            holdout=self.settings.holdout, device=self.settings.device,
+            weights=self.settings.classifier_weights, early_stop=self.settings.early_stop,
+            compute=self.settings.compute, ray_address=self._ray_address,
+        )  # fmt: skip
+        try:
+            folder = self.arrays.folder("training") / f"{begun.number:06d}"
+            process = TrainingProcess(job, folder, time_limit_seconds=self.settings.train_time_limit_seconds)
+            process.start(ids, codes)
+        except (TrainingError, StoreError) as error:  # a full disk, for one
+            self._fail(begun, str(error))
+            return True
+        self._training = (begun, process, time.monotonic())
+        log.info("project %d: round %d (%s), training on %d images", self.project, begun.number, trigger, len(ids))
+        return True
+
+    def finish(self, engine: Engine, lock: contextlib.AbstractContextManager[object]) -> bool:
+        """Take in the training that has ended, if one has."""
+        training = self._training
+        if training is None:
+            return False
+        begun, process, started = training
+        try:
+            result = process.poll()
+        except TrainingError as error:
+            if self._training is not training:
+                return False  # it was us who stopped it
+            self._training = None
+            self._fail(begun, str(error))
+            return True
+        if result is None:
+            return False
+        with lock:
+            self._use_probabilities(engine, begun)
+            self._done = begun
+        with self.database.begin() as conn:
+            rounds.finish(
+                conn, self.project, begun.number, seconds=time.monotonic() - started,
+                held_out=result.held_out, held_out_correct=result.held_out_correct,
+            )  # fmt: skip
+        self._training = None  # only now: should the record fail, it is written at the next step
+        self.arrays.drop_except("probabilities", {f"{begun.number:06d}"})
+        for model in self._models():
+            if model != self._model(begun):
+                model.unlink(missing_ok=True)
+        if result.note and result.note != self._noted:
+            log.warning("project %d: round %d: %s", self.project, begun.number, result.note)
+        self._noted = result.note
+        log.info(
+            "project %d: round %d done in %.1f s, %d epochs", self.project, begun.number,
+            time.monotonic() - started, result.epochs,
+        )  # fmt: skip
+        return True
+
+    def fill(self, engine: Engine, lock: contextlib.AbstractContextManager[object], missing: list[int]) -> bool:
+        """Probabilities for tasks that the last round did not see; True if any were made."""
+        done = self._done
+        if done is None or self._training is not None or not self._model(done).exists():
+            return False
+        from neat_backend.models.classifier import Classifier
+
+        answers = (done.number, engine.classes)
+        if answers != self._unanswered_by:
+            self._unanswered, self._unanswered_by = set(), answers
+        kind = embedding.thumbnails_kind(self.settings.image_size)
+        keys = self.arrays.index(kind)
+        wanted = {t for t in missing if t in keys and (t, keys[t]) not in self._unanswered}
+        if not wanted:
+            return False
+        try:
+            classifier = Classifier.load(self._model(done), self.settings.device)
+        except ValueError as error:
+            log.warning("project %d: %s; training again", self.project, error)
+            with lock:
+                self.request()
+            self._model(done).unlink(missing_ok=True)
+            return False
+        ids = np.array(sorted(wanted), np.int64)
+        for segment in self.arrays.segments(kind):
+            at = np.flatnonzero(np.isin(segment.ids, ids))
+            for part in np.array_split(at, -(-len(at) // _FILL_AT_ONCE)) if len(at) else []:
+                probabilities = classifier.predict_proba(segment.values[part])
+                self.arrays.append(self._kind(done), segment.ids[part], segment.keys[part], probabilities)
+                with lock:
+                    if self._done is done:
+                        now = self._with_this_image(segment.ids[part], segment.keys[part])
+                        engine.set_probabilities(segment.ids[part][now], probabilities[now], done.classes)
+                if self._done is not done:  # the next round has come in, for these tasks too
+                    self.arrays.drop(self._kind(done))
+                    return True
+        with lock:
+            left = wanted.intersection(engine.untrained())
+        self._unanswered.update((task, keys[task]) for task in left)
+        return True
+
+    def follow_classes(self, engine: Engine) -> None:
+        """The last round's probabilities for the classes that there are now, from what is stored.
+
+        Carried over from list to list, those of a class that comes back would be lost.
+        """
+        if self._done is not None:
+            self._use_probabilities(engine, self._done)
+
+    def lacks_classifier(self) -> bool:
+        """Whether a round is done whose classifier is lost, so that new images would go without probabilities."""
+        linear = self.settings.classifier == "linear"
+        return not linear and self._done is not None and not self._model(self._done).exists()
+
+    def stop(self) -> None:
+        """End a running training; the round is begun again at the next load."""
+        training, self._training = self._training, None
+        if training is not None:
+            training[1].stop()
+
+    def _use_probabilities(self, engine: Engine, done: Round) -> None:
+        """Those of the images that the tasks have now; the others' are filled in."""
+        segment = self.arrays.load(self._kind(done))
+        if len(segment.ids):
+            keys = self.arrays.index(embedding.thumbnails_kind(self.settings.image_size))
+            pairs = zip(segment.ids.tolist(), segment.keys.tolist(), strict=True)
+            now = np.fromiter((keys.get(task) == key for task, key in pairs), bool, len(segment.ids))
+            engine.set_probabilities(segment.ids[now], segment.values[now], done.classes)
+
+    def _with_this_image(self, ids: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the tasks still have the image of this key: bool [n]."""
+        with self.database.read() as conn:
+            images = tasks.images_of(conn, self.project, ids.tolist())
+        refs = [images.get(task) for task in ids.tolist()]
+        pairs = zip(refs, keys.tolist(), strict=True)
+        return np.array([ref is not None and image_key(ref) == key for ref, key in pairs], bool)
+
+    def _fail(self, begun: Round, reason: str) -> None:
+        if self._failed is None:
+            log.warning("project %d: round %d failed: %s", self.project, begun.number, reason)
+        self._failed = begun, reason  # until it is on record: whatever filled the disk may keep the database from it
+        with self.database.begin() as conn:
+            rounds.fail(conn, self.project, begun.number, reason)
+        self._failed = None
+
+    def _kind(self, of: Round) -> str:
+        return f"probabilities/{of.number:06d}"
+
+    def _model(self, of: Round) -> Path:
+        return self.arrays.folder("models") / f"{of.number:06d}.safetensors"
+
+    def _models(self) -> list[Path]:
+        return sorted(self.arrays.folder("models").glob("*.safetensors"))
