@@ -55,12 +55,12 @@ lint: $(BIN)/.ready  # ruff, mypy, hadolint, the schemas of compose file and man
 	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes/neat-backend.yaml
 
 bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the short benchmarks; ARGS=--json for programs
-	@$(BIN)/neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512 $(ARGS)
-	@$(BIN)/neat-backend bench ingest --seconds 5 $(ARGS)
-	@$(BIN)/neat-backend bench publish --tasks 300 --labels 5 $(ARGS)
-	@$(BIN)/neat-backend bench embed --images 256 $(ARGS)
-	@$(BIN)/neat-backend bench train --images 256 --epochs 1 --seeds 1 $(ARGS)
-	@$(BIN)/neat-backend bench memory --pool 100000 $(ARGS)
+	@$(BIN)/python -m benchmarks rerank --pool 50000 --labelled 5000 --dim 512 $(ARGS)
+	@$(BIN)/python -m benchmarks ingest --seconds 5 $(ARGS)
+	@$(BIN)/python -m benchmarks publish --tasks 300 --labels 5 $(ARGS)
+	@$(BIN)/python -m benchmarks embed --images 256 $(ARGS)
+	@$(BIN)/python -m benchmarks train --images 256 --epochs 1 --seeds 1 $(ARGS)
+	@$(BIN)/python -m benchmarks memory --pool 100000 $(ARGS)
 
 reference: $(BIN)/.ready  # what the code says of itself; a test compares
 	@$(BIN)/python -m tools.reference > docs/reference.md.new

@@ -1,4 +1,4 @@
-"""Benchmarks: `neat-backend bench NAME`. Each compares in one run on one machine and reports ratios.
+"""Benchmarks: `python -m benchmarks NAME`. Each compares in one run on one machine and reports ratios.
 
 A figure is worth something beside another of the same run only: machines differ, and so does what else they do.
 """

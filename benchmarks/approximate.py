@@ -1,4 +1,4 @@
-"""`neat-backend bench approximate`: how far the approximate mode's ranking agrees with the exact one."""
+"""`python -m benchmarks approximate`: how far the approximate mode's ranking agrees with the exact one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def approximate(
     IVF-PQ and HNSW. All are judged alike: recall of the K neighbours, the share of the exact head (2B tasks)
     that is in theirs, and Spearman's correlation of the priorities. The features lie in a mapped file.
 
-    Example: neat-backend bench approximate --data fashion-mnist --images 8000 --labelled 2000
+    Example: python -m benchmarks approximate --data fashion-mnist --images 8000 --labelled 2000
     """
     from neat_backend.ranking.neighbors import LargePool
 

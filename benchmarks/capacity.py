@@ -1,4 +1,4 @@
-"""`neat-backend bench capacity`: memory, disk and seconds of a project of so many tasks. Linux: read from /proc."""
+"""`python -m benchmarks capacity`: memory, disk and seconds of a project of so many tasks. Linux: read from /proc."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def capacity(
     Memory is beyond the interpreter with PyTorch; `mapped_gb` of it is the file's and goes when others need it. Small
     pictures for the classifier are 64 × 64 × 3 bytes a task on disk.
 
-    Example: neat-backend bench capacity --pools 1000,10000
+    Example: python -m benchmarks capacity --pools 1000,10000
     """
     if not Path("/proc/self/status").exists():
         raise typer.BadParameter("memory is read from /proc, which this system does not have")

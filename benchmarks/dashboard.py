@@ -1,4 +1,4 @@
-"""`neat-backend bench dashboard`: what the pages and their JSON cost in a small and in a large project."""
+"""`python -m benchmarks dashboard`: what the pages and their JSON cost in a small and in a large project."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dashboard(
 
     The projects have ten rounds of 50 labels (fewer in small ones); each is served by the web process on its own.
 
-    Example: neat-backend bench dashboard --tasks 300,3000 --dim 16
+    Example: python -m benchmarks dashboard --tasks 300,3000 --dim 16
     """
     rows = [_measured(count, dim, repeat) for count in numbers(tasks, "--tasks", least=300)]
     first, last = rows[0], rows[-1]

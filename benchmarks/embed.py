@@ -1,4 +1,4 @@
-"""`neat-backend bench embed`: the whole way from files to stored features against the bare encoder."""
+"""`python -m benchmarks embed`: the whole way from files to stored features against the bare encoder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def embed(
     The encoder alone gets the same pictures decoded, cut and put in batches beforehand. On a CPU decoding and
     encoding share the cores, so together they can at best take the time of both: that is `both_in_turn`.
 
-    Example: neat-backend bench embed --images 256 --side 1024
+    Example: python -m benchmarks embed --images 256 --side 1024
     """
     if suffix not in ("jpg", "png"):
         raise typer.BadParameter(f"--suffix {suffix!r}: jpg or png")

@@ -1,4 +1,4 @@
-"""`neat-backend bench export`: seconds and memory of exports of a large labelled project, made up."""
+"""`python -m benchmarks export`: seconds and memory of exports of a large labelled project, made up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def export(
 
     Each in a process of its own; `manifest` is a folder without images. Memory is the most that was ever resident.
 
-    Example: neat-backend bench export --labels 100000
+    Example: python -m benchmarks export --labels 100000
     """
     wanted = formats.split(",")
     if not set(wanted) <= set(FORMATS):

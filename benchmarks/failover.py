@@ -1,4 +1,4 @@
-"""`neat-backend bench failover`: how soon another worker serves the next order when a project's worker is gone."""
+"""`python -m benchmarks failover`: how soon another worker serves the next order when a project's worker is gone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def failover(
     a web and two workers. killed: SIGKILL; the other sees that the process is dead. cut_off: SIGSTOP, which is what it
     sees of another host that hangs or has lost its network: nothing, until the lease has run out.
 
-    Example: DATABASE_URL=postgresql://neat@localhost/neat neat-backend bench failover --times 3
+    Example: DATABASE_URL=postgresql://neat@localhost/neat python -m benchmarks failover --times 3
     """
     from neat_backend.demo.label_studio import LabelStudioServer
 

@@ -1,4 +1,4 @@
-"""`neat-backend bench ingest`: how long a webhook waits for its acknowledgement."""
+"""`python -m benchmarks ingest`: how long a webhook waits for its acknowledgement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ingest(
 ) -> None:
     """Time from sending a webhook to its acknowledgement, while a training keeps the cores busy.
 
-    Example: neat-backend bench ingest --seconds 5 --no-train
+    Example: python -m benchmarks ingest --seconds 5 --no-train
     """
     from neat_backend.store.arrays import ProjectArrays
     from neat_backend.worker.steps.training import TrainingJob, TrainingProcess

@@ -1,4 +1,4 @@
-"""`neat-backend bench memory`: what the worker's engine and the web process hold. Linux: read from /proc."""
+"""`python -m benchmarks memory`: what the worker's engine and the web process hold. Linux: read from /proc."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def memory(
 
     Each in a process of its own: what is resident at the end, and the most that was ever resident.
 
-    Example: neat-backend bench memory --pool 50000
+    Example: python -m benchmarks memory --pool 50000
     """
     if not Path("/proc/self/status").exists():
         raise typer.BadParameter("memory is read from /proc, which this system does not have")

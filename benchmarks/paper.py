@@ -1,4 +1,4 @@
-"""`neat-backend bench paper`: an experiment of the size of the paper's CIFAR-10 run, from images to the last round."""
+"""`python -m benchmarks paper`: an experiment of the paper's CIFAR-10 run, from images to the last round."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def paper(
 ) -> None:
     """The paper's CIFAR-10 experiment, all in: encoding, 10 trainings of 100 epochs, 9 queries; 2 of 10 classes known.
 
-    Example: neat-backend bench paper --images 2000 --rounds 2 --epochs 1 --batch 40
+    Example: python -m benchmarks paper --images 2000 --rounds 2 --epochs 1 --batch 40
     """
     from neat_backend.experiments.checkpoints import Run, RunFolder
     from neat_backend.experiments.datasets import load

@@ -1,4 +1,4 @@
-"""`neat-backend bench publish`: from an annotation to the new order being served, against a real Label Studio."""
+"""`python -m benchmarks publish`: from an annotation to the new order being served, against a real Label Studio."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def publish(
     it, in a second project of that size without a backend: after an annotation, the bare import of 2B predictions
     and the switch to them. `ours` is the difference of each pair.
 
-    Example: neat-backend bench publish --tasks 300 --labels 5
+    Example: python -m benchmarks publish --tasks 300 --labels 5
     """
     from neat_backend.demo.label_studio import LabelStudioServer
     from neat_backend.models.encoders import build_encoder

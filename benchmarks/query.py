@@ -1,4 +1,4 @@
-"""`neat-backend bench query`: what one query costs, strategy by strategy, on one made-up pool."""
+"""`python -m benchmarks query`: what one query costs, strategy by strategy, on one made-up pool."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def query(
 
     The classifier is there already, as it is in every round; its probabilities of the pool are computed first.
 
-    Example: neat-backend bench query --pool 5000 --labelled 400 --batch 50 --repeat 1
+    Example: python -m benchmarks query --pool 5000 --labelled 400 --batch 50 --repeat 1
     """
     from neat_backend.experiments.linear import LinearLearner
     from neat_backend.ranking.pool import UNLABELLED, Pool

@@ -1,4 +1,4 @@
-"""`neat-backend bench rerank`: one more label, against what everyone does and against what the hardware can."""
+"""`python -m benchmarks rerank`: one more label, against what everyone does and against what the hardware can."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rerank(
     `fit_ms` and `apply_ms` are the linear classifier's: fitted to all labels, and its word on all tasks; the worker
     does both beside the labels.
 
-    Example: neat-backend bench rerank --pool 50000 --labelled 5000 --dim 512
+    Example: python -m benchmarks rerank --pool 50000 --labelled 5000 --dim 512
     """
     given = None if features is None else _given(features)
     if given is not None:

@@ -1,4 +1,4 @@
-"""`neat-backend bench scale`: a Ray cluster of 1, 2, 4 machines, on work that waits as long as a GPU would compute.
+"""`python -m benchmarks scale`: a Ray cluster of 1, 2, 4 machines, on work that waits as long as a GPU would compute.
 
 Each machine is a Ray node of its own on this one (`ray.cluster_utils`), with one core to hand out, so that what
 moves between them goes the way it goes between real ones. What waits takes no core: that is why more machines than
@@ -40,7 +40,7 @@ def scale(
     The work waits as long as a GPU would compute. `…_equal` says whether every feature, every probability, every
     neighbour and the whole ranking are, bit for bit, what this process alone gives.
 
-    Example: neat-backend bench scale --workers 1,2,4 --json
+    Example: python -m benchmarks scale --workers 1,2,4 --json
     """
     if importlib.util.find_spec("ray") is None:
         raise typer.BadParameter("Ray is not installed; pip install 'ray[data]'")

@@ -1,4 +1,4 @@
-"""`neat-backend bench soak`: hours of work in a real Label Studio; does memory stay flat, and is nothing lost?"""
+"""`python -m benchmarks soak`: hours of work in a real Label Studio; does memory stay flat, and is nothing lost?"""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def soak(
     floor has not risen by more than 2.
     Exit code 1 when anything is not as it should be.
 
-    Example: neat-backend bench soak --minutes 1
+    Example: python -m benchmarks soak --minutes 1
     """
     # Whoever asks this process to end gets the servers ended too, not only who presses Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

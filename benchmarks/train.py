@@ -1,4 +1,4 @@
-"""`neat-backend bench train`: the classifier's training against a plain PyTorch loop."""
+"""`python -m benchmarks train`: the classifier's training against a plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def train(
 
     Same network, optimiser, schedule, augmentation and pictures; a run of each in turn.
 
-    Example: neat-backend bench train --images 512 --epochs 1 --seeds 1
+    Example: python -m benchmarks train --images 512 --epochs 1 --seeds 1
     """
     from neat_backend.models.devices import bfloat16_is_faster, resolve_device
 

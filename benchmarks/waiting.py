@@ -1,4 +1,4 @@
-"""The work of `bench scale`: it waits as long as a GPU would compute, and its results depend on nothing else."""
+"""The work of the benchmark `scale`: it waits as long as a GPU would compute; its results depend on nothing else."""
 
 from __future__ import annotations
 

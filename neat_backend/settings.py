@@ -1,6 +1,6 @@
 """All settings, and the only reader of the environment.
 
-Each field's first alias is its environment variable; the README's table is generated from here and a
+Each field's first alias is its environment variable; the table of docs/reference.md is generated from here and a
 test keeps the two equal. Bad values raise `SettingsError` naming key, value and remedy.
 """
 
@@ -504,7 +504,7 @@ class Settings(BaseModel):
 
     @classmethod
     def markdown(cls) -> str:
-        """The table of the README."""
+        """All settings as a table."""
         rows = ["| variable | default | per project | meaning |", "|---|---|---|---|"]
         defaults = cls.from_env({}).shown()
         for name, info in cls.model_fields.items():

@@ -145,7 +145,7 @@ def test_a_ray_cluster_gives_what_this_process_gives() -> None:
     sizes = {"workers": 2, "images": 64, "rows": 300, "image-ms": 1, "row-us": 1}
     # In a process of its own: other tests have a Ray of theirs.
     done = subprocess.run(
-        [sys.executable, "-m", "neat_backend.cli", "bench", *line("scale", sizes), "--json"],
+        [sys.executable, "-m", "benchmarks", *line("scale", sizes), "--json"],
         capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -23,10 +23,7 @@ from tests.waiting import HANGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = {
-    path: path.read_text()
-    for path in (ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("**/*.md")))
-}
+PAGES = {path: path.read_text() for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md")))}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 FENCES = [(language, text) for _, language, text in FENCE.findall(README)]
 SHELL = [
@@ -42,7 +39,7 @@ FOREIGN = {
 
 
 def commands(group: TyperGroup, prefix: str = "") -> dict[str, TyperCommand]:
-    """`bench rerank` → its command, for all of them."""
+    """`python -m benchmarks rerank` → its command, for all of them."""
     found: dict[str, TyperCommand] = {}
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup):
@@ -94,10 +91,6 @@ def uses(page: str) -> list[list[str]]:
 
 
 class TestSettings:
-    def test_the_table_is_the_generated_one(self) -> None:
-        (table,) = re.findall(r"<!-- settings -->\n(.*)\n<!-- /settings -->", README, re.DOTALL)
-        assert table == Settings.markdown(), "print it anew: neat-backend config --markdown"
-
     def test_the_generated_table_is_complete(self) -> None:
         rows = Settings.markdown().splitlines()[2:]
         assert [row.split("`")[1] for row in rows] == list(Settings.titles().values())
@@ -122,7 +115,7 @@ class TestCommands:
         assert mentioned_commands(code) <= set(COMMANDS)
 
     def test_every_command_is_named(self) -> None:
-        assert set(COMMANDS) <= mentioned_commands(README)
+        assert set(COMMANDS) <= mentioned_commands(PAGES[ROOT / "docs" / "reference.md"])
 
     @pytest.mark.parametrize(
         "words", sorted({tuple(words) for page in PAGES.values() for words in uses(page)}), ids=" ".join
@@ -143,19 +136,18 @@ class TestRoutes:
     def test_the_routes_are_the_apps(self, tmp_path: Path) -> None:
         app = create_app(Settings.from_env({}, data_dir=tmp_path))
         there = {
-            (method, re.sub(r"<\w+:", "<", str(rule)))
+            (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", str(rule)))
             for rule in app.url_map.iter_rules()
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-            if rule.endpoint != "static"
         }
-        table = README.partition("## HTTP routes")[2].partition("\n## ")[0]
+        table = PAGES[ROOT / "docs" / "reference.md"].partition("## HTTP routes")[2].partition("\n## ")[0]
         assert set(re.findall(r"`(GET|POST) (/[^`]*)`", table)) == there
 
 
 class TestStates:
     def test_every_state_is_explained(self) -> None:
         states = {getattr(projects, name) for name in vars(projects) if name.isupper() and not name.startswith("_")}
-        table = README.partition("| state | meaning |")[2].partition("\n\n")[0]
+        table = PAGES[ROOT / "docs" / "troubleshooting.md"].partition("| state | meaning |")[2].partition("\n\n")[0]
         assert set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) == states
 
 
@@ -193,25 +185,19 @@ class TestFiles:
         assert set(PAGES) == reached
 
     def test_files_named_in_code_exist(self) -> None:
-        before, _, after = README.partition("- Not there yet:")
-        text = before + after.partition("\n\n")[2]
+        text = PAGES[ROOT / "docs" / "architecture.md"]
         names = set(re.findall(r"`([\w./]+(?:\.py|\.yml|\.lock|/))`", text))
         places = [ROOT, ROOT / "neat_backend", *(path for path in (ROOT / "neat_backend").iterdir() if path.is_dir())]
         missing = {name for name in names if not any((place / name).exists() for place in places)}
         assert names
         assert missing == set()
 
-    def test_every_room_is_in_the_architecture(self) -> None:
-        rooms = README.partition("### Rooms")[2].partition("\n###")[0]
+    def test_every_package_is_in_the_architecture(self) -> None:
+        table = PAGES[ROOT / "docs" / "architecture.md"].partition("## Packages")[2].partition("\n##")[0]
         for path in (ROOT / "neat_backend").iterdir():
-            is_room = path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").is_file())
-            if is_room and path.name != "__init__.py":
-                assert f"`{path.name}{'/' if path.is_dir() else ''}`" in rooms, path.name
-
-    def test_what_is_not_there_yet_is_not_there(self) -> None:
-        passage = README.partition("- Not there yet:")[2].partition("\n\n")[0]
-        for name in re.findall(r"`(\w+/|\w+\.py)`", passage):
-            assert name == "core/" or not (ROOT / "neat_backend" / name).exists(), name
+            is_package = path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").is_file())
+            if is_package and path.name != "__init__.py":
+                assert f"`{path.name}{'/' if path.is_dir() else ''}`" in table, path.name
 
 
 class TestExamples:

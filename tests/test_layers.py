@@ -15,89 +15,59 @@ from tests.waiting import HANGS
 ROOT = Path(__file__).parents[1]
 PACKAGE = "neat_backend"
 
-GROUND = {"records", "errors", "settings", "ports", "logs", "stopping", "backoff"}
-WORKER = {"worker", "live", "sync", "embedding", "rounds", "training", "publishing", "planning", "insight"}
-WORKER |= {"learning", "tabs", "columns", "showing", "pool_images", "comparing", "upkeep"}
-LIGHT = {"web", "service", "connection", "explaining", "overview"}  # what the web process is made of
+GROUND = {"records", "errors", "settings", "logs", "grid", "stopping"}
+COMPUTING = {"ranking", "models", "strategies", "compute"}
 
-# Room → the rooms that it may import, itself apart.
+# Package → the packages that it may import, itself apart; `steps` is worker/steps.
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
-    "ports": {"errors"},
-    "backoff": set(),
+    "grid": set(),
     "progress": set(),
     "stopping": set(),
     "logs": set(),
     "settings": {"errors"},
-    "exposure": {"errors", "settings"},
-    "core": {"errors", "records"},
     "labelstudio": {"errors", "records"},
     "store": {"errors", "records"},
-    "strategies": {"core", "errors"},
-    "experiments": {"core", "engine", "records", "strategies", "errors", "settings"},
-    "engine": {"core", "strategies", "errors", "records"},
-    **{
-        room: GROUND
-        | {"connection", "core", "labelstudio", "store", "engine", "strategies", "compute"}
-        | (WORKER - {"worker"})
-        for room in WORKER
-    },
-    "embedding": GROUND | {"core", "store"},
-    "compute": {"core", "engine", "errors", "records", "strategies", "embedding", "store"},
-    "explaining": GROUND | {"core", "labelstudio", "store"},
-    "overview": GROUND | {"store"},
+    "models": {"errors", "grid"},
+    "ranking": {"errors", "grid", "models", "records"},
+    "strategies": {"errors", "models", "ranking"},
+    "compute": {"errors", "models", "ranking", "records", "store"},
+    "experiments": GROUND | {"models", "ranking", "strategies"},
     "connection": GROUND | {"labelstudio", "store"},
-    "service": GROUND | {"connection", "explaining", "overview", "labelstudio", "store"},
-    "web": GROUND | {"exposure", "service", "overview", "labelstudio", "store", "exports"},
-    "backup": GROUND | {"store"},
-    "serve": GROUND | {"exposure", "store"},  # starts the web and the worker as processes, by their names
-    "doctor": GROUND | {"connection", "core", "labelstudio", "store", "sync"},
-    "exports": GROUND | {"connection", "core", "labelstudio", "store"},
+    "service": GROUND | {"connection", "labelstudio", "ranking", "store"},
+    "steps": GROUND | COMPUTING | {"connection", "labelstudio", "store"},
+    "worker": GROUND | COMPUTING | {"connection", "labelstudio", "store", "steps"},
+    "doctor": GROUND | {"connection", "labelstudio", "models", "ranking", "store", "steps"},
+    "exports": GROUND | {"connection", "labelstudio", "models", "ranking", "store"},
+    "web": GROUND | {"exports", "labelstudio", "service", "store"},
     "demo": GROUND | {"progress"},  # drives Label Studio and the backend from outside
-    "bench": GROUND
-    | {
-        "core",
-        "engine",
-        "store",
-        "labelstudio",
-        "training",
-        "embedding",
-        "demo",
-        "strategies",
-        "experiments",
-        "compute",
-        "insight",
-        "learning",
-        "exports",
-    },
     "cli": GROUND
-    | {"progress"}
-    | {"backup", "connection", "service", "store", "serve", "worker", "demo", "bench", "experiments", "doctor"}
-    | {"exports"},
-    "reference": GROUND | {"cli", "service", "store", "web"},  # reads them all to describe them
-    "model": GROUND | {"service", "labelstudio", "store"},
-    "_wsgi": GROUND | {"cli", "serve", "web"},
+    | {"connection", "demo", "doctor", "experiments", "exports", "progress", "service", "store", "web", "worker"},
+    "benchmarks": GROUND | COMPUTING | {"cli", "demo", "experiments", "exports", "labelstudio", "steps", "store"},
+    "tools": GROUND | {"benchmarks", "cli", "service", "store", "web"},  # reads them all to describe them
+    "model": GROUND | {"labelstudio", "service", "store"},
+    "_wsgi": GROUND | {"cli", "web"},
 }
 
-# Single imports that the table forbids and that are meant: (file, room) → why.
+# Single imports that the table forbids and that are meant: (file, package) → why.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
-# Libraries → the rooms that alone may import them.
+# Libraries → the packages that alone may import them.
 CONFINED = {
     "flask": {"web", "model"},
     "label_studio_sdk": {"labelstudio"},
-    "label_studio_ml": {"model", "_wsgi"},
-    "sqlalchemy": {"store", "backup", *WORKER, *LIGHT},
+    "label_studio_ml": {"_wsgi", "model"},
+    "sqlalchemy": {"service", "steps", "store", "web", "worker"},
     "alembic": {"store"},
-    "faiss": {"core", "bench", "strategies"},
-    "ray": {"compute", "bench"},
-    "torch": {"core", "compute", "training", "embedding", "bench", "strategies", "experiments"},
-    "torchvision": {"core", "bench", "experiments"},
-    "open_clip": {"core"},
-    "httpx": {"labelstudio", "demo", "bench"},
-    "typer": {"cli", "bench", "experiments", "reference"},
-    "prometheus_client": {"web", "reference"},
+    "faiss": {"benchmarks", "ranking", "strategies"},
+    "ray": {"benchmarks", "compute"},
+    "torch": {"benchmarks", "compute", "experiments", "exports", "models", "ranking", "steps", "strategies"},
+    "torchvision": {"benchmarks", "experiments", "models"},
+    "open_clip": {"models"},
+    "httpx": {"benchmarks", "demo", "labelstudio"},
+    "typer": {"benchmarks", "cli", "experiments", "tools"},
+    "prometheus_client": {"tools", "web"},
 }
 HEAVY = (
     "numba",
@@ -115,16 +85,21 @@ HEAVY = (
 
 @cache
 def sources() -> dict[str, Path]:
-    """Path below the repository → file, of all that is shipped."""
-    files = [*sorted((ROOT / PACKAGE).rglob("*.py")), ROOT / "model.py", ROOT / "_wsgi.py"]
-    return {str(file.relative_to(ROOT)): file for file in files}
+    """Path below the repository → file, of all but the tests."""
+    files = [file for folder in (PACKAGE, "benchmarks", "tools") for file in sorted((ROOT / folder).rglob("*.py"))]
+    return {str(file.relative_to(ROOT)): file for file in (*files, ROOT / "model.py", ROOT / "_wsgi.py")}
 
 
-def room_of(path: str) -> str:
-    """`neat_backend/ranking/scores.py` → core; "" for the package's own `__init__`."""
-    parts = Path(path).with_suffix("").parts
+def package_of(path: str) -> str:
+    """`neat_backend/ranking/scores.py` → ranking; "" for the package's own `__init__`."""
+    return _package(Path(path).with_suffix("").parts)
+
+
+def _package(parts: tuple[str, ...]) -> str:
     if parts[0] != PACKAGE:
         return parts[0]
+    if parts[1:3] == ("worker", "steps"):
+        return "steps"
     return "" if parts[1] == "__init__" else parts[1]
 
 
@@ -141,52 +116,43 @@ def imported(path: str) -> list[str]:
     return names
 
 
-def rooms_used(path: str) -> set[str]:
-    """The rooms that a file imports, its own apart."""
-    names = [name.split(".") for name in imported(path)]
-    rooms = {name[1] for name in names if name[0] == PACKAGE and len(name) > 1}
-    return rooms - {room_of(path), "__version__"}
+def packages_used(path: str) -> set[str]:
+    """The packages that a file imports, its own apart."""
+    names = [tuple(name.split(".")) for name in imported(path)]
+    ours = {PACKAGE, "benchmarks", "tools"}
+    return {_package(name) for name in names if name[0] in ours and len(name) > 1} - {package_of(path), "__version__"}
 
 
-def test_every_room_is_in_the_table() -> None:
-    assert {room_of(path) for path in sources()} - {""} == set(ALLOWED)
+def test_every_package_is_in_the_table() -> None:
+    assert {package_of(path) for path in sources()} - {""} == set(ALLOWED)
 
 
 @pytest.mark.parametrize("path", sources())
 def test_a_file_imports_only_what_lies_below_it(path: str) -> None:
-    if room_of(path) == "":
-        assert rooms_used(path) == set()
+    if package_of(path) == "":
+        assert packages_used(path) == set()
         return
-    forbidden = rooms_used(path) - ALLOWED[room_of(path)]
-    assert {room for room in forbidden if (path, room) not in EXCEPTIONS} == set()
+    forbidden = packages_used(path) - ALLOWED[package_of(path)]
+    assert {package for package in forbidden if (path, package) not in EXCEPTIONS} == set()
 
 
 def test_no_exception_is_out_of_date() -> None:
-    for path, room in EXCEPTIONS:
-        assert room in rooms_used(path) - ALLOWED[room_of(path)], f"{path} no longer imports {room}"
+    for path, package in EXCEPTIONS:
+        assert package in packages_used(path) - ALLOWED[package_of(path)], f"{path} no longer imports {package}"
 
 
-def test_the_table_has_no_circles_but_among_the_workers_rooms() -> None:
-    left = {room: below - WORKER if room in WORKER else set(below) for room, below in ALLOWED.items()}
+def test_the_table_has_no_circles() -> None:
+    left = {package: set(below) for package, below in ALLOWED.items()}
     while left:
-        ground = [room for room, below in left.items() if not below & set(left)]
+        ground = [package for package, below in left.items() if not below & set(left)]
         assert ground, f"these import each other: {sorted(left)}"
-        for room in ground:
-            del left[room]
-
-
-def test_the_workers_rooms_do_not_import_each_other_in_a_circle() -> None:
-    uses = {room: rooms_used(f"{PACKAGE}/{room}.py") & WORKER for room in WORKER}
-    while uses:
-        ground = [room for room, below in uses.items() if not below & set(uses)]
-        assert ground, f"these import each other: {uses}"
-        for room in ground:
-            del uses[room]
+        for package in ground:
+            del left[package]
 
 
 @pytest.mark.parametrize("library", CONFINED)
 def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
-    users = {room_of(path) for path in sources() if any(name.split(".")[0] == library for name in imported(path))}
+    users = {package_of(path) for path in sources() if any(name.split(".")[0] == library for name in imported(path))}
     assert users <= CONFINED[library]
 
 
@@ -196,10 +162,10 @@ def test_only_settings_read_the_environment_for_settings() -> None:
     for path, file in sources().items():
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
-                readers.add(room_of(path))
-    # serve, training, bench, demo: for children. compute: for Ray. demo: also the program of Label Studio.
-    # cli: OpenMP's threads.
-    assert readers <= {"settings", "serve", "training", "bench", "demo", "cli", "compute"}
+                readers.add(package_of(path))
+    # cli, steps, benchmarks, demo: for children. compute: for Ray. demo: also the program of Label Studio.
+    # cli: OpenMP's threads, too.
+    assert readers <= {"settings", "steps", "benchmarks", "demo", "cli", "compute"}
 
 
 def test_the_web_process_loads_nothing_heavy() -> None:

@@ -17,6 +17,7 @@ import typer.main
 from prometheus_client.parser import text_string_to_metric_families
 from typer.core import TyperCommand, TyperGroup
 
+import benchmarks
 from neat_backend import cli
 from neat_backend.cli import EXIT_CODES
 from neat_backend.service.service import Service
@@ -28,7 +29,7 @@ from neat_backend.web.openapi import describe, said
 
 INTRODUCTION = """# Reference
 
-Made from the code by `make reference`: don't edit it. [README.md](../README.md) says how things hang together.
+Made from the code by `make reference`: don't edit it. [architecture.md](architecture.md) says how things hang together.
 """
 
 
@@ -47,7 +48,9 @@ def reference() -> str:
 def _commands() -> Iterator[str]:
     yield "## Commands\n"
     yield f"{EXIT_CODES}\n"
-    for name, command in sorted(_leaves(typer.main.get_command(cli.app), "neat-backend")):
+    programs = [(cli.app, "neat-backend"), (benchmarks.app, "python -m benchmarks")]
+    leaves = (leaf for app, name in programs for leaf in sorted(_leaves(typer.main.get_command(app), name)))
+    for name, command in leaves:
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         options = [one for one in command.params if one.param_type_name == "option" and one.name != "help"]
         usage = " ".join([name, *(_placeholder(one) for one in arguments), *(["[OPTIONS]"] if options else [])])

@@ -63,20 +63,23 @@ GROUPS = (
 )  # fmt: skip
 for module in GROUPS:
     app.add_typer(module.commands)
-for name, where, about in (
-    ("bench", "benchmarks", "Measure speed; ratios against the ordinary way, in the same run."),
-    ("experiment", "neat_backend.experiments.commands", "Compare strategies on data sets whose labels are known."),
-):
-    app.add_typer(typer.Typer(cls=_later(where), help=about, no_args_is_help=True), name=name)
+app.add_typer(
+    typer.Typer(
+        cls=_later("neat_backend.experiments.commands"),
+        help="Compare strategies on data sets whose labels are known.",
+        no_args_is_help=True,
+    ),
+    name="experiment",
+)
 
 
-def main() -> None:
+def main(program: typer.Typer = app) -> None:
     """Entry point: errors that this package raises on purpose are printed in plain words, exit code 1."""
     # PyTorch and FAISS each bring an OpenMP whose idle threads spin for a while, taking the cores from the
     # other's: on two cores a label took 61 ms instead of 5. Read when they are loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        program()
     except NeatError as error:
         fail(str(error))
 

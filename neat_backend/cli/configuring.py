@@ -16,7 +16,7 @@ commands = typer.Typer()
 
 @commands.command()
 def config(
-    markdown: Annotated[bool, typer.Option("--markdown", help="All settings with defaults, as in the README.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All settings with defaults, as a table.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print the settings in force, secrets hidden, each with the variable that sets it.

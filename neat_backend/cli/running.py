@@ -16,7 +16,7 @@ commands = typer.Typer()
 def serve() -> None:
     """Run web and worker together; what dies is started again. Stop with Ctrl-C.
 
-    Settings come from the environment, see the README. Example:
+    Settings come from the environment, see docs/reference.md. Example:
 
     LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY=… neat-backend serve
     """

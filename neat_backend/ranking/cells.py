@@ -5,7 +5,7 @@ its centre, so many for each neighbour that a row has; a row's neighbours are so
 A new label is offered to the rows of the cells that list it and to no others: with L labels, about `listed`/L of the
 pool. With no more labels than are listed, every label is offered to every row, and the table is exact.
 
-What this leaves out is measured by `neat-backend bench approximate`. Product quantisation is not needed: the
+What this leaves out is measured by `python -m benchmarks approximate`. Product quantisation is not needed: the
 planes' sketch (`core.planes`) is as short as its codes would be, and its bounds hold.
 """
 

@@ -26,9 +26,9 @@ from typing import IO, Any
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 PRELOADED = (
-    "neat_backend.worker.worker", "neat_backend.cli.supervisor", "neat_backend.models.classifier", "neat_backend.worker.steps.training",
-    "neat_backend.web.app", "neat_backend.cli.running", "gunicorn.app.wsgiapp", "gunicorn.workers.gthread",
-    "gunicorn.arbiter", "tests.chaos.backend",
+    "neat_backend.worker.worker", "neat_backend.cli.supervisor", "neat_backend.models.classifier",
+    "neat_backend.worker.steps.training", "neat_backend.web.app", "neat_backend.cli.running", "gunicorn.app.wsgiapp",
+    "gunicorn.workers.gthread", "gunicorn.arbiter", "tests.chaos.backend",
 )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ class TestCompletion:
         assert {"status", "sync", "serve"} <= set(self.complete("neat-backend s"))
         assert self.complete("neat-backend explain --js") == ["--json"]
         assert self.complete("neat-backend rank ") == ["7"]
-        assert self.complete("neat-backend bench re") == ["rerank"]
+        assert self.complete("neat-backend experiment re") == ["resume"]
         assert self.complete("neat-backend export 7 --format p") == ["parquet"]
 
     def test_the_formats_offered_are_those_there_are(self) -> None:

@@ -53,7 +53,8 @@ class Serving:
         self, folder: Path, worker: list[str], workers: int = 1, grace_seconds: float = 10, port: int = 0
     ) -> None:
         code = (
-            "import logging, sys; from neat_backend.cli.supervisor import serve; from neat_backend.settings import Settings;"
+            "import logging, sys; from neat_backend.cli.supervisor import serve; "
+            "from neat_backend.settings import Settings;"
             "logging.basicConfig(level='INFO');"
             f"sys.exit(serve(Settings.from_env(), worker_command={worker!r}, grace_seconds={grace_seconds}))"
         )

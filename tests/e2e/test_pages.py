@@ -30,7 +30,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("how-to.md", "exports.md", "operations.md")
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 CRON = re.compile(r"(?:[\d*]+ +){5}(.*)")
-PROGRAMS = ("neat-backend", "curl", "docker", "make", "pip")
+PROGRAMS = ("neat-backend", "python -m benchmarks", "curl", "docker", "make", "pip")
 IN_A_COPY = re.compile(r"neat-backend (backup|restore|forget|migrate)\b")
 
 NO_DOCKER = "needs Docker, and images from a registry"
@@ -43,9 +43,9 @@ NOT_RUN = {
     "neat-backend web": "is what serve runs; tests/cli/test_supervisor.py",
     "neat-backend worker": "is what serve runs; tests/cli/test_supervisor.py",
     "neat-backend export": "names the command; those with arguments are run",
-    "neat-backend bench memory": ELSEWHERE + "tests/test_bench.py",
-    "neat-backend bench memory --pool 100000": ELSEWHERE + "tests/test_bench.py",
-    "neat-backend bench capacity --pools 1000,10000,100000,1000000 --dim 512": ELSEWHERE + "tests/test_bench.py",
+    "python -m benchmarks memory": ELSEWHERE + "tests/test_bench.py",
+    "python -m benchmarks memory --pool 100000": ELSEWHERE + "tests/test_bench.py",
+    "python -m benchmarks capacity --pools 1000,10000,100000,1000000 --dim 512": ELSEWHERE + "tests/test_bench.py",
     "neat-backend experiment run": ELSEWHERE + "tests/experiments/test_commands.py",
     "neat-backend experiment resume": ELSEWHERE + "tests/experiments/test_commands.py",
     "neat-backend experiment clusterability": ELSEWHERE + "tests/experiments/test_commands.py",
@@ -67,7 +67,7 @@ NOT_RUN = {
     "make lint": "runs before the tests",
     "make compose-test": "needs a Docker engine",
     "make image-test": "is a test of its own, which needs buildah and debootstrap; tests/test_image.py",
-    "DATABASE_URL=postgresql://…/empty neat-backend bench failover --times 5": "takes minutes; tests/test_failover.py",
+    "DATABASE_URL=postgresql://…/empty python -m benchmarks failover --times 5": "takes minutes; test_failover.py",
     "pip install pyarrow": INSTALLED,
     "pip install s3fs": INSTALLED,
     "pip install gcsfs": "installs what no other test uses",

@@ -142,8 +142,8 @@ def test_a_failure_that_could_not_be_put_on_record_is_recorded_later(
 # As the training begins, PyTorch is there, and room for a few megabytes more; a ResNet-18's weights alone take 45.
 SHORT_OF_MEMORY = """
 import resource, sys
-from neat_backend import training
-from neat_backend.core import classifier
+from neat_backend.worker.steps import training
+from neat_backend.models import classifier
 
 def short_of_memory(*job, train_round=training.train_round):
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

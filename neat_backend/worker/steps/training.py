@@ -359,7 +359,7 @@ def _in_words(error: Exception) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m neat_backend.worker.steps.training JOB.json`: do the job beside the file; 0 when result.json holds a result."""
+    """`python -m neat_backend.worker.steps.training JOB.json`: do the job beside the file; 0 when there is a result."""
     parser = argparse.ArgumentParser(prog="python -m neat_backend.worker.steps.training", description=main.__doc__)
     parser.add_argument("job", type=Path, help="job.json of a job's folder, with labels.npz beside it")
     parser.add_argument("--parent", type=int, help="end when the process of this id, the parent, ends")

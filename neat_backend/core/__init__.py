@@ -1,1 +1,0 @@
-"""Arrays in, arrays out: encoders, neighbours, scores, classifier. Nothing here knows of servers."""
