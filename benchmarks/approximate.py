@@ -77,8 +77,10 @@ def approximate(
     report(
         "approximate",
         {"data": str(features or data), "images": len(rows), "dim": rows.shape[1], "labelled": labelled, "k": k},
-        as_json, found, of="mode",
-    )  # fmt: skip
+        as_json,
+        found,
+        of="mode",
+    )
 
 
 @dataclass(frozen=True)
@@ -100,16 +102,12 @@ class Pool:
     k: int
 
     @classmethod
-    def make(
-        cls, features: NDArray[np.float32], classes: NDArray[np.int64], labelled: int, known: int, k: int
-    ) -> Pool:  # fmt: skip
+    def make(cls, features: NDArray[np.float32], classes: NDArray[np.int64], labelled: int, known: int, k: int) -> Pool:
         from neat_backend.records import Label
 
         names = tuple(f"class {c}" for c in range(known))
         some = np.random.default_rng(0).permutation(len(features))[:labelled].tolist()
-        labels = [
-            Label(t, names[classes[t]]) if classes[t] < known else Label(t, None, invalid=True) for t in some
-        ]  # fmt: skip
+        labels = [Label(t, names[classes[t]]) if classes[t] < known else Label(t, None, invalid=True) for t in some]
         return cls(features, labels, names, k)
 
     @property
@@ -134,9 +132,11 @@ class Pool:
             read.append(engine.read_share)
         return Found(
             [{other for other, _ in engine.neighbours(task)} for task in self.open.tolist()],
-            engine.ranking().priority, engine.head(),
-            statistics.median(seconds) * 1e3, statistics.mean(read),
-        )  # fmt: skip
+            engine.ranking().priority,
+            engine.head(),
+            statistics.median(seconds) * 1e3,
+            statistics.mean(read),
+        )
 
     def faiss_indices(self) -> dict[str, Found]:
         """The same from FAISS indices over the labelled tasks."""

@@ -49,12 +49,16 @@ def _measured(count: int, dim: int, repeat: int) -> dict[str, Any]:
         progress.print(f"making a project of {count:,} tasks …")
         task = _prepared(Path(folder), count, dim)
         paths = {
-            "home": "/", "page": f"/projects/{PROJECT}", "task": f"/projects/{PROJECT}/tasks/{task}",
-            "status": f"/api/projects/{PROJECT}", "insight": f"/api/projects/{PROJECT}/insight",
-            "ranking": f"/api/projects/{PROJECT}/ranking", "map": f"/api/projects/{PROJECT}/map",
+            "home": "/",
+            "page": f"/projects/{PROJECT}",
+            "task": f"/projects/{PROJECT}/tasks/{task}",
+            "status": f"/api/projects/{PROJECT}",
+            "insight": f"/api/projects/{PROJECT}/insight",
+            "ranking": f"/api/projects/{PROJECT}/ranking",
+            "map": f"/api/projects/{PROJECT}/map",
             "marks": f"/api/projects/{PROJECT}/map/marks",
             "picture": f"/api/projects/{PROJECT}/tasks/{task}/thumbnail",
-        }  # fmt: skip
+        }
         with serving(Path(folder)) as (url, _), httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
             for name, path in paths.items():
                 seconds = []

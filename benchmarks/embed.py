@@ -67,10 +67,17 @@ def embed(
         def through(folder: str) -> None:
             stored.clear()
             pipeline(
-                [(task, file.name) for task, file in enumerate(files)], load=load, thumbnail=thumbnail,
-                encoder=network, arrays=ProjectArrays(Path(name) / folder, 1), side=thumbnail_side,
-                batch_size=batch_size, downloads=downloads, on_stored=stored.append, on_failed=_fail,
-            )  # fmt: skip
+                [(task, file.name) for task, file in enumerate(files)],
+                load=load,
+                thumbnail=thumbnail,
+                encoder=network,
+                arrays=ProjectArrays(Path(name) / folder, 1),
+                side=thumbnail_side,
+                batch_size=batch_size,
+                downloads=downloads,
+                on_stored=stored.append,
+                on_failed=_fail,
+            )
 
         began = time.perf_counter()
         tensors = decoded()
@@ -96,18 +103,27 @@ def embed(
     report(
         "embed",
         {
-            "encoder": encoder, "device": str(network.device), "images": images, "side": side, "format": suffix,
-            "batch_size": batch_size, "downloads": downloads, "encoder_side": network.input_size,
-            "pipeline_images_per_second": ours, "bare_encoder_images_per_second": bare,
-            "decoding_alone_images_per_second": alone, "both_in_turn_images_per_second": in_turn,
+            "encoder": encoder,
+            "device": str(network.device),
+            "images": images,
+            "side": side,
+            "format": suffix,
+            "batch_size": batch_size,
+            "downloads": downloads,
+            "encoder_side": network.input_size,
+            "pipeline_images_per_second": ours,
+            "bare_encoder_images_per_second": bare,
+            "decoding_alone_images_per_second": alone,
+            "both_in_turn_images_per_second": in_turn,
             "limit": "encoder" if bare < alone else "decoding",
-            "pipeline_over_bare_encoder": ours / bare, "pipeline_over_the_limit": ours / min(bare, alone),
+            "pipeline_over_bare_encoder": ours / bare,
+            "pipeline_over_the_limit": ours / min(bare, alone),
             "pipeline_over_both_in_turn": ours / in_turn,
             "largest_difference_of_a_feature": float(np.abs(got - expected).max()),
             "aim": "at least 0.9 of the bare encoder where the encoder is the limit",
         },
         as_json,
-    )  # fmt: skip
+    )
 
 
 def _fail(task: int, error: Exception) -> None:

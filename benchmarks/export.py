@@ -63,9 +63,12 @@ def export(
                 }
             )
     report(
-        "export", {"labels": labels, "reading_seconds": reading["seconds"], "reading_most_mb": reading["most_mb"]},
-        as_json, rows, "format",
-    )  # fmt: skip
+        "export",
+        {"labels": labels, "reading_seconds": reading["seconds"], "reading_most_mb": reading["most_mb"]},
+        as_json,
+        rows,
+        "format",
+    )
 
 
 def make(folder: Path, project: int, count: int) -> None:

@@ -112,11 +112,15 @@ def _measure(
     items = [{"data": {"image": f"/data/local-files/?d=bench/{number}.png"}} for number in range(size)]
     project, ids = make_project(annotator, "fail-over", items)
     variables = {
-        "LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.token, "DATABASE_URL": settings.database_url,
+        "LABEL_STUDIO_URL": server.url,
+        "LABEL_STUDIO_API_KEY": server.token,
+        "DATABASE_URL": settings.database_url,
         "DATABASE_PASSWORD": settings.database_password.get_secret_value(),
-        "NEAT_ENCODER": ENCODER, "NEAT_IMAGE_SIZE": str(THUMBNAIL_SIDE), "NEAT_ARRAYS_URL": arrays_url,
+        "NEAT_ENCODER": ENCODER,
+        "NEAT_IMAGE_SIZE": str(THUMBNAIL_SIDE),
+        "NEAT_ARRAYS_URL": arrays_url,
         "NEAT_PUBLISH_INTERVAL": "0.2",
-    }  # fmt: skip
+    }
     base = {name: value for name, value in os.environ.items() if name not in Settings.variables()}
     begun = 0
 
@@ -160,10 +164,15 @@ def _measure(
                     assert before != projects.lease_owner(conn, project)
                 workers.pop(0).end()
                 progress.print(f"{way}: {seconds[-1]:.1f} s")
-            rows.append({
-                "worker": way, "times": times, "median_s": statistics.median(seconds), "least_s": min(seconds),
-                "most_s": max(seconds),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "worker": way,
+                    "times": times,
+                    "median_s": statistics.median(seconds),
+                    "least_s": min(seconds),
+                    "most_s": max(seconds),
+                }
+            )
         return rows
     finally:
         for worker in workers:

@@ -46,9 +46,16 @@ def ingest(
                     pictures = rng.integers(0, 255, (len(ids), 64, 64, 3), dtype=np.uint8)
                     arrays.append("images/64", ids, ids, pictures)
                     job = TrainingJob(
-                        data_dir=str(folder), project=1, round=1, classes=("a", "b"), image_size=64, epochs=1000,
-                        seed=0, holdout=0.0, device="cpu",
-                    )  # fmt: skip
+                        data_dir=str(folder),
+                        project=1,
+                        round=1,
+                        classes=("a", "b"),
+                        image_size=64,
+                        epochs=1000,
+                        seed=0,
+                        holdout=0.0,
+                        device="cpu",
+                    )
                     training = TrainingProcess(job, arrays.folder("training"), time_limit_seconds=3600)
                     training.start(ids, rng.integers(0, 2, len(ids)))
                     running = training
@@ -64,12 +71,15 @@ def ingest(
     report(
         "ingest",
         {
-            **figures, "per_second": len(taken) / seconds,
-            "p50_ms": quantile(taken, 0.5) * 1e3, "p99_ms": quantile(taken, 0.99) * 1e3, "max_ms": max(taken) * 1e3,
+            **figures,
+            "per_second": len(taken) / seconds,
+            "p50_ms": quantile(taken, 0.5) * 1e3,
+            "p99_ms": quantile(taken, 0.99) * 1e3,
+            "max_ms": max(taken) * 1e3,
             "aim": "p99 at most 50 ms at 200 a second while training",
         },
         as_json,
-    )  # fmt: skip
+    )
 
 
 def send(url: str, seconds: float, rate: float) -> tuple[list[float], int]:

@@ -45,18 +45,23 @@ def memory(
     report(
         "memory",
         {
-            "pool": pool, "dim": dim, "labels": labels,
+            "pool": pool,
+            "dim": dim,
+            "labels": labels,
             "interpreter_and_torch_gb": bare["resident_mb"] / 1e3,
             "with_engine_gb": full["resident_mb"] / 1e3,
             "engine_beyond_gb": engine_gb,
             "engine_beyond_most_gb": (full["most_mb"] - bare["most_mb"]) / 1e3,
             "features_alone_in_single_precision_gb": pool * dim * 4 / 1e9,
             "aim_engine_gb_at_1000000_x_512": AIM_ENGINE_GB,
-            "webhooks": webhooks, "web_mb": web["resident_mb"], "web_most_mb": web["most_mb"], "aim_web_mb": AIM_WEB_MB,
+            "webhooks": webhooks,
+            "web_mb": web["resident_mb"],
+            "web_most_mb": web["most_mb"],
+            "aim_web_mb": AIM_WEB_MB,
             "web_over_aim": web["resident_mb"] / AIM_WEB_MB,
         },
         as_json,
-    )  # fmt: skip
+    )
 
 
 def resident(pid: int | str = "self") -> dict[str, float]:

@@ -49,7 +49,7 @@ def paper(
     place = resolve_device(device)
     protocol = Protocol(
         "cifar10", known=2, initial=0.01, encoder=encoder, batch=batch, rounds=rounds - 1, epochs=epochs
-    )  # fmt: skip
+    )
     pictures = load("cifar10", data) if data is not None else made_up(images, side)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -60,21 +60,31 @@ def paper(
         labels = np.concatenate([pictures.labels, pictures.test_labels])
         learner = ImageLearner(both, protocol.classifier, epochs, device)
         done = run_rounds(
-            protocol, Samples(features, labels, learner), RunFolder(Path(folder), Run(strategy, 0, (0, 1))),
+            protocol,
+            Samples(features, labels, learner),
+            RunFolder(Path(folder), Run(strategy, 0, (0, 1))),
             lambda number, _: progress.print(f"round {number + 1} of {rounds} …"),
-        )  # fmt: skip
+        )
         ended = time.perf_counter()
     asked, found = (sum(int(each[name]) for each in done) for name in ("asked", "found"))
     phases = {name: sum(each["seconds"].get(name, 0.0) for each in done) for name in done[-1]["seconds"]}
     figures: dict[str, Any] = {
-        "device": device_name(place), "data": "cifar10" if data is not None else "made up",
-        "images": len(pictures.images), "side": pictures.images.shape[1], "rounds": len(done), "epochs": epochs,
-        "strategy": strategy, "minutes": (ended - began) / 60, "encoding_seconds": encoded - began,
+        "device": device_name(place),
+        "data": "cifar10" if data is not None else "made up",
+        "images": len(pictures.images),
+        "side": pictures.images.shape[1],
+        "rounds": len(done),
+        "epochs": epochs,
+        "strategy": strategy,
+        "minutes": (ended - began) / 60,
+        "encoding_seconds": encoded - began,
         **{f"{name}_seconds": seconds for name, seconds in phases.items()},
         "trained_images_per_second": epochs * sum(int(each["known"]) for each in done) / phases["training"],
-        "mean_precision": found / asked if asked else 0.0, "accuracy": done[-1]["accuracy"],
-        "paper_minutes_on_an_a5000": PAPER_MINUTES, "aim": "at most 3 minutes on one H100",
-    }  # fmt: skip
+        "mean_precision": found / asked if asked else 0.0,
+        "accuracy": done[-1]["accuracy"],
+        "paper_minutes_on_an_a5000": PAPER_MINUTES,
+        "aim": "at most 3 minutes on one H100",
+    }
     report("paper", figures, as_json)
 
 

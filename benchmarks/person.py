@@ -22,9 +22,17 @@ LABEL_CONFIG = (
     + f'<Choice value="{INVALID}" invalid="true"/></Choices></View>'
 )
 WEIGHTS = {
-    "label": 50, "change": 10, "take_back": 8, "skip": 3, "import": 8, "import_labelled": 3, "delete_tasks": 8,
-    "take_back_many": 3, "other_image": 3, "train": 1,
-}  # fmt: skip
+    "label": 50,
+    "change": 10,
+    "take_back": 8,
+    "skip": 3,
+    "import": 8,
+    "import_labelled": 3,
+    "delete_tasks": 8,
+    "take_back_many": 3,
+    "other_image": 3,
+    "train": 1,
+}
 MOST_LABELLED = 0.6  # of the pool, so that there is always something left to label
 SIDE = 64  # pixels
 AWAY_LOOKS, AWAY_SECONDS = 60, 5.0  # at a Label Studio that does not answer, and between them
@@ -80,11 +88,17 @@ class Person:
         """One doing; which it was. Label Studio's errors are counted, and what it has then is read from it."""
         name = self._choose()
         doing: dict[str, Callable[[], None]] = {
-            "label": self._label, "change": self._change, "take_back": self._take_back, "skip": self._skip,
-            "import": lambda: self._import(int(self.rng.integers(1, 7))), "import_labelled": self._import_labelled,
-            "delete_tasks": self._delete_tasks, "take_back_many": self._take_back_many,
-            "other_image": self._other_image, "train": lambda: self.annotator.start_training(self.backend),
-        }  # fmt: skip
+            "label": self._label,
+            "change": self._change,
+            "take_back": self._take_back,
+            "skip": self._skip,
+            "import": lambda: self._import(int(self.rng.integers(1, 7))),
+            "import_labelled": self._import_labelled,
+            "delete_tasks": self._delete_tasks,
+            "take_back_many": self._take_back_many,
+            "other_image": self._other_image,
+            "train": lambda: self.annotator.start_training(self.backend),
+        }
         try:
             doing[name]()
         except (LabelStudioError, httpx.HTTPError):

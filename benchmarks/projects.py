@@ -32,10 +32,18 @@ def label_config(classes: Sequence[str]) -> str:
 
 
 def prepare(
-    settings: Settings, database: Database, project: int, features: NDArray[np.float32], truth: NDArray[np.int64],
-    classes: Sequence[str], rounds_done: int, *, pictures: NDArray[np.uint8] | None = None,
-    failed: Sequence[int] = (), title: str = "A made-up project",
-) -> Engine:  # fmt: skip
+    settings: Settings,
+    database: Database,
+    project: int,
+    features: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    classes: Sequence[str],
+    rounds_done: int,
+    *,
+    pictures: NDArray[np.uint8] | None = None,
+    failed: Sequence[int] = (),
+    title: str = "A made-up project",
+) -> Engine:
     """Tasks 1 … n, labelled round by round in the order that the engine gives, with all that people are shown of it.
 
     features [n, dim] on the grid; truth [n]: class, or -1 = none of them; pictures [n, side, side, 3] with the side of
@@ -83,9 +91,16 @@ def _annotate(
 
 
 def _train(
-    database: Database, arrays: ProjectArrays, project: int, engine: Engine, ids: NDArray[np.int64],
-    keys: NDArray[np.int64], truth: NDArray[np.int64], number: int, rng: np.random.Generator,
-) -> None:  # fmt: skip
+    database: Database,
+    arrays: ProjectArrays,
+    project: int,
+    engine: Engine,
+    ids: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    truth: NDArray[np.int64],
+    number: int,
+    rng: np.random.Generator,
+) -> None:
     """A round, whose classifier knows the truth the better the later it comes; one of ten known labels is held out."""
     counts = engine.counts()
     labels = engine.labels().values()
@@ -95,10 +110,16 @@ def _train(
         if done:
             known_before, labelled_before = done[-1].known, done[-1].known + done[-1].invalid
         begun = rounds.start(
-            conn, project, trigger="batch", known=counts.known, invalid=counts.invalid, unlabelled=counts.unlabelled,
-            queried=counts.known + counts.invalid - labelled_before, queried_known=counts.known - known_before,
+            conn,
+            project,
+            trigger="batch",
+            known=counts.known,
+            invalid=counts.invalid,
+            unlabelled=counts.unlabelled,
+            queried=counts.known + counts.invalid - labelled_before,
+            queried_known=counts.known - known_before,
             classes=engine.classes,
-        )  # fmt: skip
+        )
         held_out = counts.known // 10 if counts.known >= 100 else 0
         right = round(held_out * (1 - 0.5 / (number + 1)))
         rounds.finish(conn, project, begun.number, seconds=9.0, held_out=held_out, held_out_correct=right)
@@ -113,19 +134,29 @@ def _train(
 
 
 def _show(
-    settings: Settings, arrays: ProjectArrays, engine: Engine, pictures: NDArray[np.uint8] | None,
-    ids: NDArray[np.int64], keys: NDArray[np.int64],
-) -> None:  # fmt: skip
+    settings: Settings,
+    arrays: ProjectArrays,
+    engine: Engine,
+    pictures: NDArray[np.uint8] | None,
+    ids: NDArray[np.int64],
+    keys: NDArray[np.int64],
+) -> None:
     """What the worker leaves for the web: head, ranking, pictures, map, insight."""
     counts = engine.counts()
     snapshots.write_ranking(arrays, vars(engine.ranking()))
     snapshots.write_head(
         arrays,
         snapshots.Head(
-            engine.ranked(engine.head()), engine.classes, counts.known, counts.invalid, counts.unlabelled, 0,
-            "neat-r000001", features=KIND,
+            engine.ranked(engine.head()),
+            engine.classes,
+            counts.known,
+            counts.invalid,
+            counts.unlabelled,
+            0,
+            "neat-r000001",
+            features=KIND,
         ),
-    )  # fmt: skip
+    )
     insights = Insights(arrays, settings.seed)
     lock = threading.Lock()
     while insights.step(engine, lock, KIND, settled=True):

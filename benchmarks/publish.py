@@ -78,8 +78,11 @@ def publish(
     report(
         "publish",
         {
-            "labels": labels, "pause_seconds": pause, "publish_interval_seconds": defaults.publish_interval_seconds,
-            "head": 2 * defaults.batch_size, "features": "made up, stored beforehand; nothing is encoded",
+            "labels": labels,
+            "pause_seconds": pause,
+            "publish_interval_seconds": defaults.publish_interval_seconds,
+            "head": 2 * defaults.batch_size,
+            "features": "made up, stored beforehand; nothing is encoded",
             "largest_over_smallest_p50": last["p50_s"] / first["p50_s"],
             "largest_over_smallest_p95": last["p95_s"] / first["p95_s"],
             "largest_over_smallest_ours_p50": _ratio(last["ours_p50_s"], first["ours_p50_s"]),
@@ -87,8 +90,10 @@ def publish(
             "largest_over_smallest_within_backend": last["within_backend_mean_s"] / first["within_backend_mean_s"],
             "aim": "p95 at most 3 s at 10,000 tasks, ours at most 1.3 times that at 1,000",
         },
-        as_json, rows, of="tasks",
-    )  # fmt: skip
+        as_json,
+        rows,
+        of="tasks",
+    )
 
 
 def _ratio(large: float, small: float) -> float | None:
@@ -101,9 +106,10 @@ def _row(size: int, waits: Waits) -> dict[str, Any]:
     for name, share in (("p50", 0.5), ("p95", 0.95)):
         ours = [total - theirs for total, theirs in zip(waits.total, waits.theirs, strict=True)]
         row |= {
-            f"{name}_s": quantile(waits.total, share), f"label_studio_{name}_s": quantile(waits.theirs, share),
+            f"{name}_s": quantile(waits.total, share),
+            f"label_studio_{name}_s": quantile(waits.theirs, share),
             f"ours_{name}_s": quantile(ours, share),
-        }  # fmt: skip
+        }
     return row | {
         "total_over_label_studio_p50": row["p50_s"] / row["label_studio_p50_s"],
         "within_backend_mean_s": waits.within,
@@ -132,10 +138,17 @@ def _measure(
     bare = _Bare(server, annotator, *make_project(annotator, f"{size} tasks without a backend", items), 2 * batch_size)
     refs = [picture["data"]["image"] for picture in pictures]
     store(folder / "data", project, ids, refs, encoder_key, dim, rng)
-    backend = Backend(free_port(), folder / "backend.log", {
-        "LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.token, "NEAT_DATA_DIR": str(folder / "data"),
-        "NEAT_ENCODER": ENCODER, "NEAT_IMAGE_SIZE": str(THUMBNAIL_SIDE),
-    })  # fmt: skip
+    backend = Backend(
+        free_port(),
+        folder / "backend.log",
+        {
+            "LABEL_STUDIO_URL": server.url,
+            "LABEL_STUDIO_API_KEY": server.token,
+            "NEAT_DATA_DIR": str(folder / "data"),
+            "NEAT_ENCODER": ENCODER,
+            "NEAT_IMAGE_SIZE": str(THUMBNAIL_SIDE),
+        },
+    )
     try:
         backend.start()
         annotator.connect_backend(project, backend.url)
@@ -197,9 +210,14 @@ def make_project(annotator: Any, title: str, items: Sequence[dict[str, Any]]) ->
 
 
 def store(
-    data_dir: Path, project: int, ids: Sequence[int], refs: Sequence[str], encoder_key: str, dim: int,
+    data_dir: Path,
+    project: int,
+    ids: Sequence[int],
+    refs: Sequence[str],
+    encoder_key: str,
+    dim: int,
     rng: np.random.Generator,
-) -> None:  # fmt: skip
+) -> None:
     """Put made-up features and pictures into the backend's store, as if these images had been encoded before."""
     from neat_backend.compute.embedding import features_kind, thumbnails_kind
     from neat_backend.store.arrays import ProjectArrays, image_key

@@ -64,8 +64,13 @@ def query(
         rows.append({"strategy": name.strip(), "seconds": statistics.median(seconds)})
     first = rows[0]
     figures: dict[str, Any] = {
-        "pool": pool, "labelled": labelled, "dim": dim, "classes": classes, "batch": batch, "k": k,
-    }  # fmt: skip
+        "pool": pool,
+        "labelled": labelled,
+        "dim": dim,
+        "classes": classes,
+        "batch": batch,
+        "k": k,
+    }
     for row in rows:
         figures[f"{row['strategy']}_seconds"] = row["seconds"]
         figures[f"{row['strategy']}_times_{first['strategy']}"] = row["seconds"] / first["seconds"]

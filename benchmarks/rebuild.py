@@ -59,10 +59,16 @@ def rebuilt(
     ids, features = stored(f"features/{encoder}")
     learning = Learning(project, settings, arrays)  # which classifier is in force, and whether a head is wanted
     engine = Engine(
-        features.shape[1], config.classes, k=settings.k, rule=settings.known_rule,
-        batch_size=settings.batch_size, seed=settings.seed, device=settings.device,
-        balance=settings.balanced, source=learning.source(),
-    )  # fmt: skip
+        features.shape[1],
+        config.classes,
+        k=settings.k,
+        rule=settings.known_rule,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        device=settings.device,
+        balance=settings.balanced,
+        source=learning.source(),
+    )
     engine.add_tasks(ids, features)
     engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in refs])
     rounds = sorted(path.name for path in arrays.folder("probabilities").iterdir())

@@ -86,21 +86,32 @@ def rerank(
     one = statistics.median(singles)
     products = _products(rows, batch)
     figures: dict[str, Any] = {
-        "pool": pool, "labelled": labelled, "dim": dim, "k": k,
-        "one_label_ms": one * 1e3, "one_label_p95_ms": quantile(singles, 0.95) * 1e3,
-        "full_faiss_search_ms": full * 1e3, "times_faster": full / one,
-        "half_vector_product_ms": products["vector"] * 1e3, "one_label_over_product": one / products["vector"],
-        "rows_read": statistics.mean(read), **spent, **learning,
-        "compared_tasks": compared, "equal_tasks": same,
-    }  # fmt: skip
+        "pool": pool,
+        "labelled": labelled,
+        "dim": dim,
+        "k": k,
+        "one_label_ms": one * 1e3,
+        "one_label_p95_ms": quantile(singles, 0.95) * 1e3,
+        "full_faiss_search_ms": full * 1e3,
+        "times_faster": full / one,
+        "half_vector_product_ms": products["vector"] * 1e3,
+        "one_label_over_product": one / products["vector"],
+        "rows_read": statistics.mean(read),
+        **spent,
+        **learning,
+        "compared_tasks": compared,
+        "equal_tasks": same,
+    }
     if batch:
         many, best = statistics.median(batches), min(products["half"], products["single"])
         figures |= {
-            "batch": batch, "batch_ms": many * 1e3,
-            "half_matrix_product_ms": products["half"] * 1e3, "single_matrix_product_ms": products["single"] * 1e3,
+            "batch": batch,
+            "batch_ms": many * 1e3,
+            "half_matrix_product_ms": products["half"] * 1e3,
+            "single_matrix_product_ms": products["single"] * 1e3,
             "batch_over_faster_product": many / best,
             "batch_over_slower_product": many / max(products["half"], products["single"]),
-        }  # fmt: skip
+        }
     report("rerank", figures, as_json)
 
 

@@ -29,9 +29,13 @@ from neat_backend.demo.ports import free_port
 from neat_backend.errors import NeatError
 
 SETTINGS = {
-    "NEAT_ENCODER": "efficientnet_lite0", "NEAT_K": "5", "NEAT_BATCH_SIZE": "20", "NEAT_EPOCHS": "2",
-    "NEAT_IMAGE_SIZE": "32", "NEAT_CLASSIFIER_WEIGHTS": "scratch",
-}  # fmt: skip
+    "NEAT_ENCODER": "efficientnet_lite0",
+    "NEAT_K": "5",
+    "NEAT_BATCH_SIZE": "20",
+    "NEAT_EPOCHS": "2",
+    "NEAT_IMAGE_SIZE": "32",
+    "NEAT_CLASSIFIER_WEIGHTS": "scratch",
+}
 LONGEST_RECONCILE_SECONDS, COMPARISONS = 15, 4  # in a short run, so many comparisons all the same
 QUIET_SECONDS = 3.0  # nothing left to do for so long: at rest
 AT_REST_WITHIN_SECONDS = 900.0
@@ -130,9 +134,11 @@ def soak(
         annotator = Annotator(server.url, server.token)
         person = Person(annotator, Pictures(server.document_root / "digits"), tasks, rng)
         place = {
-            "LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.token,
-            "NEAT_DATA_DIR": str(folder / "data"), "DATABASE_URL": database_url,
-        }  # fmt: skip
+            "LABEL_STUDIO_URL": server.url,
+            "LABEL_STUDIO_API_KEY": server.token,
+            "NEAT_DATA_DIR": str(folder / "data"),
+            "DATABASE_URL": database_url,
+        }
         reconcile_seconds = min(LONGEST_RECONCILE_SECONDS, minutes * 60 / COMPARISONS)
         place["NEAT_RECONCILE_SECONDS"] = f"{reconcile_seconds:g}"
         backend = Backend(free_port(), folder / "backend.log", {**SETTINGS, **place})
@@ -157,14 +163,17 @@ def soak(
     flat = [row[key] for row in rows for key in row if key.endswith("flat")]
     errors = [line for line in log if " ERROR " in line or line.startswith("Traceback")]
     figures |= {
-        "events": status["received_through"], "events_set_aside": status["queue"]["set_aside"],
+        "events": status["received_through"],
+        "events_set_aside": status["queue"]["set_aside"],
         "rounds": sum(one["state"] == "done" for one in status["rounds"]),
         "rounds_failed": sum(one["state"] == "failed" for one in status["rounds"]),
         "most_queued": max(one.queued for one in sampler.samples),
         "longest_queued_seconds": max(one.oldest_seconds for one in sampler.samples),
-        "restarts": sampler.restarts, "errors_logged": len(errors), "samples": len(sampler.samples),
+        "restarts": sampler.restarts,
+        "errors_logged": len(errors),
+        "samples": len(sampler.samples),
         "flat": False if False in flat else None if None in flat else True,
-    }  # fmt: skip
+    }
     good = _is_good(figures)
     report("soak", figures | {"good": good}, as_json, rows, of="process")
     for line in [*figures["different"][:10], *errors[:10]]:
@@ -190,9 +199,11 @@ def _work(person: Person, seconds: float, per_minute: float, rng: np.random.Gene
         person.act()
         time.sleep(max(0.0, min(pause - (time.monotonic() - began - now), seconds - now)))
     return {
-        "seconds": time.monotonic() - began, "doings": sum(person.done.values()), **_sorted(person.done),
+        "seconds": time.monotonic() - began,
+        "doings": sum(person.done.values()),
+        **_sorted(person.done),
         "refused_by_label_studio": person.refused,
-    }  # fmt: skip
+    }
 
 
 def _sorted(done: Counter[str]) -> dict[str, int]:
@@ -233,9 +244,13 @@ def _compared(server: LabelStudioServer, backend: Backend, person: Person, data_
     different += [f"task {task} is labelled {told.get(task)}, not {wanted[task]}" for task in lost]
     different += [f"task {task} is labelled {told[task]}, and should not be" for task in too_many]
     return {
-        "tasks": len(person.images), "labelled": len(wanted), "labels_lost": len(lost),
-        "labels_too_many": len(too_many), "equals_rebuild": not different, "different": different,
-    }  # fmt: skip
+        "tasks": len(person.images),
+        "labelled": len(wanted),
+        "labels_lost": len(lost),
+        "labels_too_many": len(too_many),
+        "equals_rebuild": not different,
+        "different": different,
+    }
 
 
 def labels_told(backend: Backend, project: int) -> dict[int, str]:

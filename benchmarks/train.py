@@ -64,28 +64,41 @@ def train(
             ours.append(_ours(*run))
             plain.append(_plain(*run))
         speeds, plain_speeds = [statistics.median(s for s, _ in runs) for runs in (ours, plain)]
-        rows.append({
-            "side": side,
-            "ours_images_per_second": speeds, "plain_images_per_second": plain_speeds,
-            "times_faster": speeds / plain_speeds,
-            "ours_accuracy": statistics.mean(a for _, a in ours),
-            "plain_accuracy": statistics.mean(a for _, a in plain),
-            "ours_accuracy_of_each_seed": [round(a, 4) for _, a in ours],
-            "plain_accuracy_of_each_seed": [round(a, 4) for _, a in plain],
-        })  # fmt: skip
+        rows.append(
+            {
+                "side": side,
+                "ours_images_per_second": speeds,
+                "plain_images_per_second": plain_speeds,
+                "times_faster": speeds / plain_speeds,
+                "ours_accuracy": statistics.mean(a for _, a in ours),
+                "plain_accuracy": statistics.mean(a for _, a in plain),
+                "ours_accuracy_of_each_seed": [round(a, 4) for _, a in ours],
+                "plain_accuracy_of_each_seed": [round(a, 4) for _, a in plain],
+            }
+        )
     figures: dict[str, Any] = {
-        "data": data, "images": images, "test_images": test_images, "epochs": epochs, "seeds": seeds,
-        "device": device_name(place), "ours_bfloat16": bfloat16_is_faster(place),
+        "data": data,
+        "images": images,
+        "test_images": test_images,
+        "epochs": epochs,
+        "seeds": seeds,
+        "device": device_name(place),
+        "ours_bfloat16": bfloat16_is_faster(place),
         "least_times_faster": min(float(row["times_faster"]) for row in rows),
         "aim": "at least 2 times on a CPU, 8 times on one H100, same accuracy",
-    }  # fmt: skip
+    }
     report("train", figures, as_json, rows, of="side")
 
 
 def _ours(
-    x: NDArray[np.uint8], y: NDArray[np.int64], test_x: NDArray[np.uint8], test_y: NDArray[np.int64],
-    epochs: int, seed: int, device: str,
-) -> tuple[float, float]:  # fmt: skip
+    x: NDArray[np.uint8],
+    y: NDArray[np.int64],
+    test_x: NDArray[np.uint8],
+    test_y: NDArray[np.int64],
+    epochs: int,
+    seed: int,
+    device: str,
+) -> tuple[float, float]:
     """Images trained on per second, and accuracy."""
     from neat_backend.models.classifier import fit
 
@@ -96,9 +109,14 @@ def _ours(
 
 
 def _plain(
-    x: NDArray[np.uint8], y: NDArray[np.int64], test_x: NDArray[np.uint8], test_y: NDArray[np.int64],
-    epochs: int, seed: int, device: str,
-) -> tuple[float, float]:  # fmt: skip
+    x: NDArray[np.uint8],
+    y: NDArray[np.int64],
+    test_x: NDArray[np.uint8],
+    test_y: NDArray[np.int64],
+    epochs: int,
+    seed: int,
+    device: str,
+) -> tuple[float, float]:
     """The same as most people write it."""
     import torch
     from PIL import Image
@@ -112,12 +130,14 @@ def _plain(
     side = x.shape[1]
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     as_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-    augmented = transforms.Compose([
-        transforms.RandomCrop(side, padding=side // 8),
-        transforms.RandomHorizontalFlip(),
-        transforms.RandomRotation(ROTATION_DEGREES, transforms.InterpolationMode.BILINEAR),
-        *as_tensor,
-    ])  # fmt: skip
+    augmented = transforms.Compose(
+        [
+            transforms.RandomCrop(side, padding=side // 8),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomRotation(ROTATION_DEGREES, transforms.InterpolationMode.BILINEAR),
+            *as_tensor,
+        ]
+    )
 
     class Pictures(Dataset[tuple[torch.Tensor, int]]):
         def __init__(self, pictures: NDArray[np.uint8], labels: NDArray[np.int64], transform: Any) -> None:
@@ -138,13 +158,19 @@ def _plain(
         network.maxpool = torch.nn.Identity()
     network.to(place)
     loader = DataLoader(
-        Pictures(x, y, augmented), batch_size=classifier.BATCH_SIZE, shuffle=True, num_workers=WORKERS,
-        pin_memory=place.type == "cuda", drop_last=len(x) % classifier.BATCH_SIZE == 1,
-    )  # fmt: skip
+        Pictures(x, y, augmented),
+        batch_size=classifier.BATCH_SIZE,
+        shuffle=True,
+        num_workers=WORKERS,
+        pin_memory=place.type == "cuda",
+        drop_last=len(x) % classifier.BATCH_SIZE == 1,
+    )
     optimiser = torch.optim.SGD(
-        network.parameters(), lr=classifier.LEARNING_RATE, momentum=classifier.MOMENTUM,
+        network.parameters(),
+        lr=classifier.LEARNING_RATE,
+        momentum=classifier.MOMENTUM,
         weight_decay=classifier.WEIGHT_DECAY,
-    )  # fmt: skip
+    )
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, classifier.HALVED_EVERY_EPOCHS, gamma=0.5)
     loss_of = torch.nn.CrossEntropyLoss()
     network.train()

@@ -135,9 +135,11 @@ class Results:
         shards = start_shards(n, 64, CLASSES, ENGINE, kind=WaitingShard)
         engine = ShardedEngine(shards, CLASSES, **ENGINE)
         seconds = _label(
-            cast(Engine, engine), self.features, self.answers,
+            cast(Engine, engine),
+            self.features,
+            self.answers,
             lambda: shards.begin("set_pace", dict.fromkeys(range(n), (row_us / 1e6,)))(),
-        )  # fmt: skip
+        )
         return {
             "embed_images_per_second": self.images / embedding,
             "features_equal": all(_same(vars(a), vars(b)) for a, b in zip(stored, self.stored, strict=True)),
@@ -147,7 +149,7 @@ class Results:
             "ranking_equal": _same(vars(engine.ranking()), vars(self.engine.ranking())),
             "neighbours_equal": _same(vars(engine.nearest_labelled()), vars(self.engine.nearest_labelled())),
             "head_equal": engine.head() == self.engine.head(),
-        }  # fmt: skip
+        }
 
 
 def _embed(compute: Compute, images: int, pace: float, folder: Path, at_once: int = 1) -> tuple[list[Segment], float]:
@@ -156,10 +158,18 @@ def _embed(compute: Compute, images: int, pace: float, folder: Path, at_once: in
     encoder = WaitingEncoder(pace)
     times: list[tuple[float, int]] = []
     compute.embed(
-        [(task, f"/{task}.png") for task in range(1, images + 1)], load=picture, thumbnail=thumbnail,
-        encoder=encoder, arrays=arrays, side=SIDE, batch_size=BATCH, downloads=2, on_stored=lambda stored: None,
-        on_failed=_failed, on_progress=lambda progress: times.append((time.perf_counter(), progress.done)),
-    )  # fmt: skip
+        [(task, f"/{task}.png") for task in range(1, images + 1)],
+        load=picture,
+        thumbnail=thumbnail,
+        encoder=encoder,
+        arrays=arrays,
+        side=SIDE,
+        batch_size=BATCH,
+        downloads=2,
+        on_stored=lambda stored: None,
+        on_failed=_failed,
+        on_progress=lambda progress: times.append((time.perf_counter(), progress.done)),
+    )
     stored = [arrays.load(embedding.features_kind(encoder.key)), arrays.load(embedding.thumbnails_kind(SIDE))]
     (began, first), (ended, last) = times[at_once - 1], times[-1]
     return stored, max(ended - began, 1e-9) * last / max(last - first, 1)

@@ -20,8 +20,16 @@ def serving(folder: Path) -> Iterator[tuple[str, int]]:
     import httpx
 
     port = free_port()
-    env = {**os.environ, "NEAT_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": str(port), "DATABASE_URL": "",
-           "BASIC_AUTH_USER": "", "BASIC_AUTH_PASS": "", "LOG_LEVEL": "WARNING"}  # fmt: skip
+    env = {
+        **os.environ,
+        "NEAT_DATA_DIR": str(folder),
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "DATABASE_URL": "",
+        "BASIC_AUTH_USER": "",
+        "BASIC_AUTH_PASS": "",
+        "LOG_LEVEL": "WARNING",
+    }
     code = "from neat_backend import serve, settings; serve.serve(settings.Settings.from_env(), worker_command=())"
     server = subprocess.Popen([sys.executable, "-c", code], env=env, stdin=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
@@ -53,9 +61,16 @@ def webhook(number: int) -> dict[str, Any]:
     return {
         "action": "ANNOTATION_CREATED",
         "annotation": {
-            "id": number, "task": number, "project": 1, "result": result, "was_cancelled": False,
-            "ground_truth": False, "completed_by": 1, "created_at": moment, "updated_at": moment,
+            "id": number,
+            "task": number,
+            "project": 1,
+            "result": result,
+            "was_cancelled": False,
+            "ground_truth": False,
+            "completed_by": 1,
+            "created_at": moment,
+            "updated_at": moment,
         },
         "task": {"id": number, "data": {"image": f"/data/upload/1/{number}.png"}, "updated_at": moment},
         "project": {"id": 1, "title": "bench", "label_config": "<View/>", "sampling": "Sequential sampling"},
-    }  # fmt: skip
+    }

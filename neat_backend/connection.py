@@ -134,9 +134,7 @@ def remove_webhook(project: Project, client: LabelStudioClient) -> tuple[int, bo
     return client.delete_webhooks(project.id, urls), found is not None
 
 
-def forget(
-    database: Database, data_dir: Path, objects: Objects | None, project: int, **anew: Any
-) -> None:  # fmt: skip
+def forget(database: Database, data_dir: Path, objects: Objects | None, project: int, **anew: Any) -> None:
     """Delete all that is kept of a project. anew: fields of the project that takes its place in the same moment."""
     with database.begin() as conn:
         projects.delete(conn, project)

@@ -23,13 +23,25 @@ settings.load_profile("any machine")
 OF_PATHS = {
     "labelstudio": ("e2e",),
     "process": (
-        "chaos", "cli/test_program.py", "cli/test_supervisor.py", "faults", "test_bench.py", "test_deploy.py",
-        "test_failover.py", "test_image.py", "test_secrets.py", "test_soak.py", "test_two_hosts.py", "test_wsgi.py",
-        "web/test_exposure.py", "web/test_patience.py", "worker/test_training.py",
+        "chaos",
+        "cli/test_program.py",
+        "cli/test_supervisor.py",
+        "faults",
+        "test_bench.py",
+        "test_deploy.py",
+        "test_failover.py",
+        "test_image.py",
+        "test_secrets.py",
+        "test_soak.py",
+        "test_two_hosts.py",
+        "test_wsgi.py",
+        "web/test_exposure.py",
+        "web/test_patience.py",
+        "worker/test_training.py",
     ),
     "ray": ("compute/test_on_ray.py",),
     "slow": ("ranking/test_on_gpu.py", "experiments", "exports", "fuzz"),
-}  # fmt: skip
+}
 OF_FIXTURES = {"browser": "browser", "label_studio": "labelstudio", "postgres_server": "postgres"}
 
 

@@ -96,9 +96,21 @@ def say(there: FarLabelStudio) -> None:
 
 def main(name: str, database_url: str, data_dir: str, arrays_url: str, label_studio: str) -> None:
     settings = Settings.from_env(
-        {}, data_dir=Path(data_dir), arrays_url=arrays_url, k=2, batch_size=4, image_size=16, epochs=1, seed=3,
-        encode_batch_size=4, downloads=2, publish_interval_seconds=0, publish_tail=0, reconcile_seconds=0, device="cpu",
-    )  # fmt: skip
+        {},
+        data_dir=Path(data_dir),
+        arrays_url=arrays_url,
+        k=2,
+        batch_size=4,
+        image_size=16,
+        epochs=1,
+        seed=3,
+        encode_batch_size=4,
+        downloads=2,
+        publish_interval_seconds=0,
+        publish_tail=0,
+        reconcile_seconds=0,
+        device="cpu",
+    )
     there = FarLabelStudio(name, label_studio)
     worker = Worker(settings, Database(database_url))
     worker.owner = f"{name}:{worker.owner}"

@@ -83,9 +83,7 @@ class FakeTraining:
         values = [
             np.random.default_rng(t + self.job.round).dirichlet(np.ones(len(self.job.classes))) for t in images.ids
         ]
-        arrays.append(
-            f"probabilities/{self.job.round:06d}", images.ids, images.keys, np.array(values, np.float32)
-        )  # fmt: skip
+        arrays.append(f"probabilities/{self.job.round:06d}", images.ids, images.keys, np.array(values, np.float32))
         self.result = TrainingResult(0, 0, 0.1, 1.0, 1, len(self.labels))
 
     def fail(self, reason: str) -> None:
@@ -116,13 +114,27 @@ class Backend:
     """Store, data folder, encoder and a Label Studio; `live()` as often as a worker starts."""
 
     def __init__(
-        self, folder: Path, server: FakeLabelStudio, database: Database | None = None,
-        numbers: Sequence[int] = (PROJECT,), **fields: Any,
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        server: FakeLabelStudio,
+        database: Database | None = None,
+        numbers: Sequence[int] = (PROJECT,),
+        **fields: Any,
+    ) -> None:
         values = {
-            "k": 2, "batch_size": 4, "image_size": 16, "epochs": 1, "seed": 3, "encode_batch_size": 4, "downloads": 2,
-            "publish_interval_seconds": 0, "publish_tail": 0, "reconcile_seconds": 0, "device": "cpu", **fields,
-        }  # fmt: skip
+            "k": 2,
+            "batch_size": 4,
+            "image_size": 16,
+            "epochs": 1,
+            "seed": 3,
+            "encode_batch_size": 4,
+            "downloads": 2,
+            "publish_interval_seconds": 0,
+            "publish_tail": 0,
+            "reconcile_seconds": 0,
+            "device": "cpu",
+            **fields,
+        }
         self.settings = Settings.from_env({}, data_dir=folder / "data", **values)
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         if database is None:
@@ -155,9 +167,14 @@ class Backend:
                 projects.release_lease(conn, number, holder)
             assert projects.acquire_lease(conn, number, owner, 600)
         made = LiveProject(
-            self.project(number), owner, self.settings.for_project(self.project(number).extra_params), self.database,
-            lambda: cast(Any, self.encoder), lambda project: cast(Any, self.server), objects=self.objects,
-        )  # fmt: skip
+            self.project(number),
+            owner,
+            self.settings.for_project(self.project(number).extra_params),
+            self.database,
+            lambda: cast(Any, self.encoder),
+            lambda project: cast(Any, self.server),
+            objects=self.objects,
+        )
         made.load()
         return made
 

@@ -18,9 +18,11 @@ def s3_at(address: str) -> Iterator[tuple[str, dict[str, str]]]:
     server.start()
     bucket = f"neat-{secrets.token_hex(4)}"  # all of a process's servers have the same buckets
     variables = {
-        "AWS_ENDPOINT_URL": f"http://{address}:{server.get_host_and_port()[1]}", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "neat", "AWS_SECRET_ACCESS_KEY": secrets.token_hex(8),
-    }  # fmt: skip
+        "AWS_ENDPOINT_URL": f"http://{address}:{server.get_host_and_port()[1]}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "neat",
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(8),
+    }
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():

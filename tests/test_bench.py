@@ -146,8 +146,11 @@ def test_a_ray_cluster_gives_what_this_process_gives() -> None:
     # In a process of its own: other tests have a Ray of theirs.
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *line("scale", sizes), "--json"],
-        capture_output=True, text=True, timeout=HANGS, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     (row,) = found["rows"]
@@ -174,9 +177,13 @@ class TestTrain:
 
     @pytest.mark.parametrize(
         ("changed", "words"),
-        [({"sides": "32,x"}, "whole numbers"), ({"sides": "4"}, "at least 8"), ({"data": "cats"}, "digits"),
-         ({"images": "1797"}, "fewer than")],
-    )  # fmt: skip
+        [
+            ({"sides": "32,x"}, "whole numbers"),
+            ({"sides": "4"}, "at least 8"),
+            ({"data": "cats"}, "digits"),
+            ({"images": "1797"}, "fewer than"),
+        ],
+    )
     def test_what_can_not_be_done_is_refused(self, changed: dict[str, str], words: str) -> None:
         assert words in refused("train", TRAIN | changed)
 

@@ -81,8 +81,10 @@ class TestCompose:
     def test_web_and_workers_share_database_and_folder(self, compose: dict[str, Any]) -> None:
         services = ours(compose)
         assert [service["command"] for service in services.values()] == [
-            ["neat-backend", "web"], ["neat-backend", "worker"], ["neat-backend", "worker"],
-        ]  # fmt: skip
+            ["neat-backend", "web"],
+            ["neat-backend", "worker"],
+            ["neat-backend", "worker"],
+        ]
         shared = {
             (s["environment"]["DATABASE_URL"], tuple(s["volumes"]), tuple(s["networks"])) for s in services.values()
         }
@@ -104,8 +106,12 @@ class TestCompose:
     def test_follows_the_schema_of_compose_files(self) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"],
-            cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout
 
     def test_the_backend_finds_label_studio_by_its_name(self, compose: dict[str, Any]) -> None:
@@ -169,8 +175,12 @@ class TestCompose:
         """Where the compose file and the manuals have people put them."""
         done = subprocess.run(
             ["git", "check-ignore", "--no-index", ".env", "secrets/postgres-password", "backups/monday/manifest.json"],
-            cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
+        )
         assert len(done.stdout.splitlines()) == 3, done.stderr
         assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
@@ -204,10 +214,20 @@ class TestComposeWithSecretsInFiles:
 
     def test_follows_the_schema(self) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
-             "deploy/compose/secrets.yml"],
-            cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "check_jsonschema",
+                "--builtin-schema",
+                "vendor.compose-spec",
+                "deploy/compose/secrets.yml",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout
 
     def test_every_secret_comes_from_a_file_and_none_from_a_variable(
@@ -341,8 +361,12 @@ class TestKubernetes:
     def test_they_follow_the_schemas(self) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "kubernetes_validate", "--strict", "deploy/kubernetes/neat-backend.yaml"],
-            cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def test_settings_are_real_ones_and_secrets_are_elsewhere(self, manifests: list[dict[str, Any]]) -> None:

@@ -47,9 +47,14 @@ class Builder:
 
     def __call__(self, *words: str, seconds: float = 600) -> str:
         done = subprocess.run(
-            self.command(*words), cwd=ROOT, env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
-            capture_output=True, text=True, timeout=seconds, check=False,
-        )  # fmt: skip
+            self.command(*words),
+            cwd=ROOT,
+            env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
         assert done.returncode == 0, f"buildah {' '.join(words)}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout.strip()
 
@@ -77,8 +82,10 @@ def image(builder: Builder) -> str:
     if not given:
         subprocess.run(
             ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm", root],
-            check=True, capture_output=True, timeout=600,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            timeout=600,
+        )
     base = builder("from", "scratch")
     builder("add", "--quiet", base, str(root), "/")
     if CERTIFICATES.exists():  # of a mirror, perhaps, that this machine trusts
@@ -86,9 +93,21 @@ def image(builder: Builder) -> str:
     builder("config", "--env", f"SSL_CERT_FILE={CERTIFICATES}", "--env", f"PIP_CERT={CERTIFICATES}", base)
     builder("commit", "--quiet", "--rm", base, "localhost/debian-with-python")
     builder(
-        "build", "--quiet", "--format", "docker", "--pull-never", "--build-arg", "BASE=localhost/debian-with-python",
-        "--build-arg", "VARIANT=web", "--tag", "localhost/neat-backend:web", "--file", "Dockerfile", ".",
-    )  # fmt: skip
+        "build",
+        "--quiet",
+        "--format",
+        "docker",
+        "--pull-never",
+        "--build-arg",
+        "BASE=localhost/debian-with-python",
+        "--build-arg",
+        "VARIANT=web",
+        "--tag",
+        "localhost/neat-backend:web",
+        "--file",
+        "Dockerfile",
+        ".",
+    )
     return "localhost/neat-backend:web"
 
 

@@ -58,7 +58,7 @@ def test_a_line_says_when_how_bad_where_and_what() -> None:
         ("project %d", (), {}),
         ("nothing is named", (), {}),
     ],
-)  # fmt: skip
+)
 def test_a_line_has_the_ids_that_its_message_names(message: str, args: tuple[Any, ...], expected: Any) -> None:
     record = logging.LogRecord("x", logging.INFO, __file__, 1, message, args, None)
     assert logs.named(record) == expected
@@ -140,9 +140,15 @@ def test_every_line_of_the_web_process_is_json_gunicorns_too(tmp_path: Path) -> 
     settings = Settings.from_env({}, data_dir=tmp_path, log_format="json", host="127.0.0.1", port=free_port())
     with listen("127.0.0.1", settings.port) as listener:
         process = subprocess.Popen(
-            web_command(settings, listener.fileno()), pass_fds=(listener.fileno(),), env=environment(settings),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
-        )  # fmt: skip
+            web_command(settings, listener.fileno()),
+            pass_fds=(listener.fileno(),),
+            env=environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
+        )
         assert process.stdout is not None
         lines = []
         for text in process.stdout:

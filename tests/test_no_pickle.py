@@ -7,9 +7,21 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "neat_backend"
 NEVER = {
-    "eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "joblib.load", "marshal.loads",
-    "marshal.load", "shelve.open", "pickle.load", "pickle.loads", "dill.load", "dill.loads",
-}  # fmt: skip
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "joblib.load",
+    "marshal.loads",
+    "marshal.load",
+    "shelve.open",
+    "pickle.load",
+    "pickle.loads",
+    "dill.load",
+    "dill.loads",
+}
 
 
 def dangers(source: str) -> list[str]:

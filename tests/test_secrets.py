@@ -103,8 +103,12 @@ def test_no_secret_is_in_logs_answers_commands_or_the_process_list(echo: str, tm
         for words in (("status", "--json"), ("status", "7"), ("config",), ("doctor", "7", "--json"), ("rank", "7")):
             done = subprocess.run(
                 [sys.executable, "-m", "neat_backend.cli", *words],
-                env=env, capture_output=True, text=True, timeout=HANGS, check=False,
-            )  # fmt: skip
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=HANGS,
+                check=False,
+            )
             told[" ".join(words)] = done.stdout + done.stderr
     finally:
         backend.stop()

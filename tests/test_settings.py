@@ -110,8 +110,9 @@ class TestFromEnv:
             [*GIVEN, "NEAT_BATCHSIZE", "NEAT_KNOWNRULE", "NEAT_BACKEND_SERVICE_HOST", "NEAT_LABEL_STUDIO"]
         )
         assert Settings.misspelt(env) == {  # type: ignore[arg-type]
-            "NEAT_BATCHSIZE": "NEAT_BATCH_SIZE", "NEAT_KNOWNRULE": "NEAT_KNOWN_RULE",
-        }  # fmt: skip
+            "NEAT_BATCHSIZE": "NEAT_BATCH_SIZE",
+            "NEAT_KNOWNRULE": "NEAT_KNOWN_RULE",
+        }
 
     def test_overrides_win(self) -> None:
         assert Settings.from_env({"NEAT_K": "17"}, k=3).k == 3

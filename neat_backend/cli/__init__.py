@@ -38,9 +38,12 @@ EXIT_CODES = (
 )
 
 app = typer.Typer(
-    help="Label Studio ML backend for open-set image annotation (NEAT).", epilog=EXIT_CODES, no_args_is_help=True,
-    add_completion=True, pretty_exceptions_show_locals=False,  # locals may hold secrets
-)  # fmt: skip
+    help="Label Studio ML backend for open-set image annotation (NEAT).",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_show_locals=False,  # locals may hold secrets
+)
 
 
 def _later(module: str) -> type[TyperGroup]:
@@ -59,8 +62,17 @@ def _later(module: str) -> type[TyperGroup]:
 
 
 GROUPS = (
-    running, watching, examining, ranking, explaining, orders, exporting, keeping, demonstrating, configuring,
-)  # fmt: skip
+    running,
+    watching,
+    examining,
+    ranking,
+    explaining,
+    orders,
+    exporting,
+    keeping,
+    demonstrating,
+    configuring,
+)
 for module in GROUPS:
     app.add_typer(module.commands)
 app.add_typer(

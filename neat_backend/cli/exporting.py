@@ -83,11 +83,23 @@ def export(
     warnings: list[str] = []
     with Progress(shared.err) as progress:
         count = exports.export(
-            asked.settings, asked.database, project, out, format=format, wanted=wanted, overwrite=overwrite,
-            features=features, images=images, image_root=image_root, split=_shares(split), seed=seed,
-            skip_missing=skip_missing, raw=raw, on_warning=warnings.append,
+            asked.settings,
+            asked.database,
+            project,
+            out,
+            format=format,
+            wanted=wanted,
+            overwrite=overwrite,
+            features=features,
+            images=images,
+            image_root=image_root,
+            split=_shares(split),
+            seed=seed,
+            skip_missing=skip_missing,
+            raw=raw,
+            on_warning=warnings.append,
             on_progress=lambda done, total: progress.show("images", done, total),
-        )  # fmt: skip
+        )
     for words in warnings:
         shared.warn(words)
     told = {"labels": count, "format": format, "out": str(out), "warnings": warnings}

@@ -29,9 +29,10 @@ def until_ready(asked: Service, project: int) -> Status:
 def until_read(asked: Service, project: int, before: Status) -> Status:
     """Until the project has been read again, as `sync` has asked. before: its status when it was asked."""
     return _watch(
-        asked, project,
+        asked,
+        project,
         lambda now: now["synced_at"] != before["synced_at"] and now["state"] == "ready" and now["caught_up"],
-    )  # fmt: skip
+    )
 
 
 def until_trained(asked: Service, project: int, before: Status) -> Status:

@@ -33,7 +33,12 @@ def rank(
     table = Table(*whole, "known neighbours", "candidate", "predicted")
     for one in ranked:
         table.add_row(
-            str(one["rank"]), str(one["task"]), f"{one['priority']:.4f}", f"{one['inconsistency']:.3f}",
-            str(one["known_neighbours"]), "yes" if one["candidate"] else "no", escape(one["predicted"] or "-"),
-        )  # fmt: skip
+            str(one["rank"]),
+            str(one["task"]),
+            f"{one['priority']:.4f}",
+            f"{one['inconsistency']:.3f}",
+            str(one["known_neighbours"]),
+            "yes" if one["candidate"] else "no",
+            escape(one["predicted"] or "-"),
+        )
     shared.out.print(table)

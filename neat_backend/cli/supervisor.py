@@ -84,8 +84,12 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         log.info(
             "listening on http://%s:%d, for %s; starting %s, data in %s",
-            shown, port, _label_studio(settings), names, settings.data_dir.absolute(),
-        )  # fmt: skip
+            shown,
+            port,
+            _label_studio(settings),
+            names,
+            settings.data_dir.absolute(),
+        )
         return Supervisor(children, grace_seconds, on_stop=place.listener.close).run()
     finally:
         place.close()

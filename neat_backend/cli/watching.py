@@ -43,10 +43,15 @@ def status(
     for row in found:
         labels = row["labelled"]
         table.add_row(
-            escape(f"{row['id']} {row['title']}"), row["state"], str(row["tasks"]["tasks"]),
-            str(labels["known"]), str(labels["invalid"]), str(row["tasks"]["failed"]), str(row["queue"]["count"]),
+            escape(f"{row['id']} {row['title']}"),
+            row["state"],
+            str(row["tasks"]["tasks"]),
+            str(labels["known"]),
+            str(labels["invalid"]),
+            str(row["tasks"]["failed"]),
+            str(row["queue"]["count"]),
             row["model_version"],
-        )  # fmt: skip
+        )
     shared.out.print(table)
     for row in found:
         if row["detail"]:

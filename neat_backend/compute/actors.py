@@ -38,9 +38,14 @@ class RayShards:
 
 
 def start_shards(
-    n: int, dim: int, classes: Sequence[str], settings: Mapping[str, Any], *, gpu: bool = False,
+    n: int,
+    dim: int,
+    classes: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    gpu: bool = False,
     kind: type[Shard] = Shard,
-) -> RayShards:  # fmt: skip
+) -> RayShards:
     """n actors with a part of an engine each, on different machines where there are several.
 
     gpu: each keeps its rows on a GPU, which it has to itself. kind: what the actors are.

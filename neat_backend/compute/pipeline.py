@@ -58,8 +58,9 @@ class Fetcher:
             ended = json.dumps([type(error).__name__, str(error)])
             return {"batch": "[]", "failed": "[]", "ended": ended, "thumbnails": b"", "inputs": b""}
         good = [(item, both) for item, both in zip(wanted, made, strict=True) if not isinstance(both, ImageError)]
-        failed = [(task, str(e), e.transient) for (task, _), e in zip(wanted, made, strict=True)
-                  if isinstance(e, ImageError)]  # fmt: skip
+        failed = [
+            (task, str(e), e.transient) for (task, _), e in zip(wanted, made, strict=True) if isinstance(e, ImageError)
+        ]
         return {
             "batch": json.dumps([item for item, _ in good]),
             "failed": json.dumps(failed),
@@ -137,7 +138,9 @@ def pipeline(
     rows = (
         ray.data.from_items([{"batch": each} for each in batches], override_num_blocks=min(len(batches), MOST_BLOCKS))
         .map(
-            _made(Fetcher), fn_constructor_args=(how,), num_cpus=FETCHER_CPUS,
+            _made(Fetcher),
+            fn_constructor_args=(how,),
+            num_cpus=FETCHER_CPUS,
             compute=size(min_size=1, max_size=workers),
         )
         .map(
@@ -147,7 +150,7 @@ def pipeline(
             num_cpus=None if gpus else ENCODER_CPUS,
             num_gpus=1 if gpus else None,
         )
-    )  # fmt: skip
+    )
     yield from rows.iter_rows()
 
 

@@ -137,8 +137,9 @@ class Demo:
             f"log in as              {USERNAME} / {PASSWORD}\n"
             f"[bold]The backend:[/]            {self.backend.url}/api/projects/{self.project}\n"
             f"its command line:        NEAT_DATA_DIR={place['NEAT_DATA_DIR']} neat-backend status {self.project}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def _say_progress(self, doing: str, left_seconds: float) -> None:
         """A line when something begins and now and then while it lasts."""

@@ -77,10 +77,16 @@ def measure(
     radius = _distance(similarities[:, -1])
     bound = float(detection_error_bound(k, 0.0, constant, EXPONENT, radius).mean()) if constant > 0 else 0.0
     return Suitability(
-        k, clusterability(labels, near), float((near == labels[:, None]).mean()), float((shares**2).sum()),
-        clusterability(codes, near_codes), float((codes[held] >= 0).mean()) if held.any() else float("nan"),
-        float(held[codes >= 0].mean()), constant, bound,
-    )  # fmt: skip
+        k,
+        clusterability(labels, near),
+        float((near == labels[:, None]).mean()),
+        float((shares**2).sum()),
+        clusterability(codes, near_codes),
+        float((codes[held] >= 0).mean()) if held.any() else float("nan"),
+        float(held[codes >= 0].mean()),
+        constant,
+        bound,
+    )
 
 
 def _distance(cosines: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -115,10 +115,25 @@ def run(
             else "--strategies are of the batch protocol: name --orders, or another --preset"
         )
     conduct = base.protocol.changed(
-        dataset=dataset, data=None if data is None else str(data.absolute()), side=side, train_images=train_images,
-        test_images=test_images, known=known, choice=choice, initial=initial, labels=labels, start=start, batch=batch,
-        rounds=rounds, encoder=encoder, classifier=classifier, epochs=epochs, k=k, rule=rule, cut=cut,
-    )  # fmt: skip
+        dataset=dataset,
+        data=None if data is None else str(data.absolute()),
+        side=side,
+        train_images=train_images,
+        test_images=test_images,
+        known=known,
+        choice=choice,
+        initial=initial,
+        labels=labels,
+        start=start,
+        batch=batch,
+        rounds=rounds,
+        encoder=encoder,
+        classifier=classifier,
+        epochs=epochs,
+        k=k,
+        rule=rule,
+        cut=cut,
+    )
     named = orders if strategies is None else strategies
     wanted = (
         base.strategies if named is None else _names(named, f"--{'orders' if strategies is None else 'strategies'}")
@@ -333,11 +348,20 @@ def clusterability(
     with Reporter() as report:
         rows = [
             suitability.of_encoder(
-                dataset, data, side, images, encoder, known, choice, k, seed,
-                _machine(encoder, device, encoder_weights, cache, 1), report,
+                dataset,
+                data,
+                side,
+                images,
+                encoder,
+                known,
+                choice,
+                k,
+                seed,
+                _machine(encoder, device, encoder_weights, cache, 1),
+                report,
             )
             for encoder in _names(encoders)
-        ]  # fmt: skip
+        ]
     if as_json:
         _print([row.as_dict() for row in rows])
         return

@@ -55,9 +55,12 @@ class Dataset:
         rows = _drawn(len(self.images), train, seed)
         test_rows = _drawn(len(self.test_images), test, seed)
         return replace(
-            self, images=self.images[rows], labels=self.labels[rows],
-            test_images=self.test_images[test_rows], test_labels=self.test_labels[test_rows],
-        )  # fmt: skip
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            test_images=self.test_images[test_rows],
+            test_labels=self.test_labels[test_rows],
+        )
 
 
 def _drawn(n: int, wanted: int | None, seed: int) -> Labels:
@@ -105,9 +108,12 @@ def _fashion_mnist(folder: Path | None, side: int) -> Dataset:
     parts = [
         _one_of(place, [f"{part}.gz", part, f"FashionMNIST/raw/{part}", f"FashionMNIST/raw/{part}.gz"])
         for part in (
-            "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
+            "train-images-idx3-ubyte",
+            "train-labels-idx1-ubyte",
+            "t10k-images-idx3-ubyte",
+            "t10k-labels-idx1-ubyte",
         )
-    ]  # fmt: skip
+    ]
     if not all(parts):
         raise SettingsError(
             f"data set fashion-mnist: {place} lacks its four IDX files (train-images-idx3-ubyte.gz and so on); "
@@ -116,9 +122,13 @@ def _fashion_mnist(folder: Path | None, side: int) -> Dataset:
         )
     images, labels, test_images, test_labels = (readers.read_idx(part) for part in parts if part)
     return Dataset(
-        "fashion-mnist", readers.in_colour(images), labels.astype(np.int64),
-        readers.in_colour(test_images), test_labels.astype(np.int64), FASHION,
-    )  # fmt: skip
+        "fashion-mnist",
+        readers.in_colour(images),
+        labels.astype(np.int64),
+        readers.in_colour(test_images),
+        test_labels.astype(np.int64),
+        FASHION,
+    )
 
 
 def _one_of(folder: Path, names: list[str]) -> Path | None:

@@ -22,8 +22,14 @@ from neat_backend.strategies import HYBRID
 
 # Okabe and Ito (2008), without the yellow, which is too light for lines on paper.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
 GREY = "#8C8C8C"
 SOLID, DASHED, DOTTED, DASHDOT = "-", (0, (5, 1.6)), (0, (1, 1.4)), (0, (6, 1.5, 1, 1.5))
 # Strategy → colour, marker, dashes. No two are alike in more than one of them.
@@ -46,10 +52,15 @@ LOOKS: dict[str, tuple[str, str, Any]] = {
     "live": (BLUE, "o", SOLID),
 }
 SHOWN = {
-    "neat": "NEAT", "neat_passive": "NEAT (passive)", "neat_plus": "NEAT+", "random": "random",
-    "paper": "batches of B (the paper)", "former": "live, formerly", "unbalanced": "live, without balance",
+    "neat": "NEAT",
+    "neat_passive": "NEAT (passive)",
+    "neat_plus": "NEAT+",
+    "random": "random",
+    "paper": "batches of B (the paper)",
+    "former": "live, formerly",
+    "unbalanced": "live, without balance",
     "live": "live (default)",
-}  # fmt: skip
+}
 BEFORE_LAST = ("neat_passive", "neat", "neat_plus", "live")  # drawn last: on top
 MARKERS = 5  # points of a live run from one marker to the next
 WIDTH_INCHES = 3.4
@@ -89,12 +100,24 @@ def _style() -> Iterator[Any]:
 
     with matplotlib.rc_context(
         {
-            "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8,
-            "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-            "grid.color": "#E3E3E3", "grid.linewidth": 0.6, "axes.axisbelow": True, "svg.fonttype": "none",
-            "svg.hashsalt": "neat-backend", "figure.dpi": 100, "savefig.dpi": 200,
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.labelsize": 9,
+            "legend.fontsize": 8,
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#E3E3E3",
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "neat-backend",
+            "figure.dpi": 100,
+            "savefig.dpi": 200,
         }
-    ):  # fmt: skip
+    ):
         from matplotlib.figure import Figure
 
         yield Figure
@@ -182,9 +205,13 @@ def _legend(figure: Any, lines: dict[str, Any], wanted: Sequence[str] | None) ->
     if not lines:
         raise SettingsError(f"none of {', '.join(wanted or ())} has a finished run")
     figure.legend(
-        lines.values(), map(shown_name, lines), loc="outside lower center", ncols=min(6, len(lines)),
-        frameon=False, handlelength=3.2,
-    )  # fmt: skip
+        lines.values(),
+        map(shown_name, lines),
+        loc="outside lower center",
+        ncols=min(6, len(lines)),
+        frameon=False,
+        handlelength=3.2,
+    )
 
 
 def _dataset(experiment: Experiment) -> str:
@@ -235,9 +262,14 @@ def _curve(
 
 
 def choices(
-    experiment: Experiment, features: NDArray[np.float32], codes: NDArray[np.int64],
-    chosen: dict[str, NDArray[np.int64]], query: int, out: Path, rng: np.random.Generator,
-) -> list[Path]:  # fmt: skip
+    experiment: Experiment,
+    features: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    chosen: dict[str, NDArray[np.int64]],
+    query: int,
+    out: Path,
+    rng: np.random.Generator,
+) -> list[Path]:
     """t-SNE of the pool, and in a panel each what strategies chose in one query (the paper's Figure 4).
 
     features: [n, d] of the pool; codes: [n], true class or INVALID; chosen: strategy → indices [B]. Of the rest of
@@ -264,11 +296,24 @@ def choices(
             handles = [
                 axis.scatter(*places[~known].T, s=4, c="#D4D4D4", linewidths=0, label="unknown class"),
                 axis.scatter(*places[known].T, s=4, c=SKY, linewidths=0, label="known class"),
-                axis.scatter(*points[right].T, s=22, c=BLUE, marker="o", linewidths=0.5, edgecolors="white",
-                             label="chosen, of a known class"),
-                axis.scatter(*points[~right].T, s=26, c=VERMILION, marker="x", linewidths=1.3,
-                             label="chosen, of an unknown class"),
-            ]  # fmt: skip
+                axis.scatter(
+                    *points[right].T,
+                    s=22,
+                    c=BLUE,
+                    marker="o",
+                    linewidths=0.5,
+                    edgecolors="white",
+                    label="chosen, of a known class",
+                ),
+                axis.scatter(
+                    *points[~right].T,
+                    s=26,
+                    c=VERMILION,
+                    marker="x",
+                    linewidths=1.3,
+                    label="chosen, of an unknown class",
+                ),
+            ]
             axis.set_title(f"{shown_name(name)}, query {query}: {right.sum()} of {len(indices)} known")
             axis.set_xticks([])
             axis.set_yticks([])

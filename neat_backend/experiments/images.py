@@ -86,7 +86,12 @@ class ImageLearner:
         with torch.random.fork_rng(devices=[]):  # VGG-16's dropout draws from torch's own generator
             torch.manual_seed(seed)
             classifier.train(
-                network, classifier.as_pixels(images, side), torch.from_numpy(targets.astype(np.int64)), self._device,
-                epochs=self._epochs, seed=seed, temperature=temperature,
-            )  # fmt: skip
+                network,
+                classifier.as_pixels(images, side),
+                torch.from_numpy(targets.astype(np.int64)),
+                self._device,
+                epochs=self._epochs,
+                seed=seed,
+                temperature=temperature,
+            )
         return ImageModel(network, self._images, n_outputs, self._device)

@@ -112,9 +112,14 @@ def run_labels(
 
 
 def _point(
-    known: tuple[int, ...], asked: list[int], codes: Indices, oracle: Oracle, samples: LiveSamples, test: Indices,
+    known: tuple[int, ...],
+    asked: list[int],
+    codes: Indices,
+    oracle: Oracle,
+    samples: LiveSamples,
+    test: Indices,
     clock: Clock,
-) -> Point:  # fmt: skip
+) -> Point:
     """Accuracy is None without test images, or with labels of fewer than two classes; precision with nothing asked."""
     labels, answers = oracle.labels, codes[asked]
     taught = np.flatnonzero(labels >= 0)

@@ -39,10 +39,12 @@ def live_table(folders: Sequence[Path], against: str | None = None) -> Table:
                     cells = [_differences(group, name, other, mark) for mark in shown]
                     rows.append([f"{prefix}{name} − {other}", str(sum(draws)), *cells])
     return Table(
-        "; ".join(map(described, experiments)), ["order", "runs", *(f"{mark} labels" for mark in shown)], rows,
+        "; ".join(map(described, experiments)),
+        ["order", "runs", *(f"{mark} labels" for mark in shown)],
+        rows,
         "Accuracy / precision, in percent / effective classes over C: means over runs. Differences in the same units, "
         "± 95 % interval over draws of known classes, the seeds of a draw averaged first; beside them how many draws",
-    )  # fmt: skip
+    )
 
 
 def served_table(folders: Sequence[Path], against: str | None = None) -> Table:
@@ -57,25 +59,33 @@ def served_table(folders: Sequence[Path], against: str | None = None) -> Table:
             counts = np.array([served(one.codes, len(one.run.known)) for one in records])  # [runs, C + 1]
             classes = np.sort(counts[:, :-1], axis=1)[:, ::-1].mean(axis=0)
             soon = "" if never == len(records) else f"{np.nanmean(all_seen):.0f}"
-            rows.append([
-                prefix + name, f"{_mean(records, 'seen_20'):.1f}",
-                ", ".join([*([soon] if soon else []), *([f"{never} never"] if never else [])]),
-                " ".join(f"{count:.0f}" for count in classes[:5]) + (" …" if len(classes) > 5 else ""),
-                f"{counts[:, -1].mean():.0f}",
-                f"{_mean(records, f'longest_run_{_last(experiment)}'):.1f}",
-                *(f"{1000 * _mean(records, f'seconds_{phase}'):.0f}" for phase in PHASES),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    prefix + name,
+                    f"{_mean(records, 'seen_20'):.1f}",
+                    ", ".join([*([soon] if soon else []), *([f"{never} never"] if never else [])]),
+                    " ".join(f"{count:.0f}" for count in classes[:5]) + (" …" if len(classes) > 5 else ""),
+                    f"{counts[:, -1].mean():.0f}",
+                    f"{_mean(records, f'longest_run_{_last(experiment)}'):.1f}",
+                    *(f"{1000 * _mean(records, f'seconds_{phase}'):.0f}" for phase in PHASES),
+                ]
+            )
     return Table(
         "; ".join(map(described, experiments)),
         [
-            "order", "seen after 20", "all seen after", f"first {FIRST}", "unknown", "longest run",
+            "order",
+            "seen after 20",
+            "all seen after",
+            f"first {FIRST}",
+            "unknown",
+            "longest run",
             *(f"{phase} ms" for phase in PHASES),
         ],
         rows,
         "Means over runs: classes that have a label after 20; labels until all have, and runs in which they never had; "
         f"of the first {FIRST} tasks, how many are of the class that has most, the second and so on, and of no known "
         "class; most of one class in a row; milliseconds for each label",
-    )  # fmt: skip
+    )
 
 
 def _groups(experiments: Sequence[Experiment], together: bool) -> Iterator[tuple[str, list[Experiment]]]:

@@ -116,9 +116,17 @@ def run_rounds(
             model = train(number - 1, Clock())
         clock = Clock()
         pool = Pool(
-            samples.features, oracle.labels, len(run.known), oracle.unlabelled, TimedModel(model, clock),
-            TimedLearner(samples.learner, clock), protocol.k, protocol.rule, protocol.cut, tuple(past),
-        )  # fmt: skip
+            samples.features,
+            oracle.labels,
+            len(run.known),
+            oracle.unlabelled,
+            TimedModel(model, clock),
+            TimedLearner(samples.learner, clock),
+            protocol.k,
+            protocol.rule,
+            protocol.cut,
+            tuple(past),
+        )
         chosen = _chosen(
             pool, protocol.batch, run.strategy, stream("query", run.seed, run.known, number, run.strategy), clock
         )
@@ -127,9 +135,17 @@ def run_rounds(
         generated = None
         if generate is not None:
             answered = Pool(
-                pool.features, oracle.labels, pool.n_classes, oracle.unlabelled, pool.model, pool.learner, pool.k,
-                pool.rule, pool.cut, tuple(past),
-            )  # fmt: skip
+                pool.features,
+                oracle.labels,
+                pool.n_classes,
+                oracle.unlabelled,
+                pool.model,
+                pool.learner,
+                pool.k,
+                pool.rule,
+                pool.cut,
+                tuple(past),
+            )
             with clock("generation"):
                 rng = stream("generation", run.seed, run.known, number, run.strategy)
                 generated = generate(answered, chosen, rng)

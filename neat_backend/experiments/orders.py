@@ -60,17 +60,30 @@ class EngineOrder:
     """
 
     def __init__(
-        self, protocol: LiveProtocol, samples: Samples, run: Run, clock: Clock,
-        follow: Callable[[EngineOrder], None], balance: bool, source: Source, at_once: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        protocol: LiveProtocol,
+        samples: Samples,
+        run: Run,
+        clock: Clock,
+        follow: Callable[[EngineOrder], None],
+        balance: bool,
+        source: Source,
+        at_once: int = 1,
+    ) -> None:
         n, dim = samples.features.shape
         self.samples, self.clock, self.run = samples, clock, run
         self.rows = stream("task ids", run.seed, run.known).permutation(n)
         self.tasks = np.argsort(self.rows)
         self.engine = Engine(
-            dim, [str(code) for code in run.known], k=protocol.k, rule=protocol.rule, batch_size=protocol.batch,
-            seed=run.seed, balance=balance, source=source,
-        )  # fmt: skip
+            dim,
+            [str(code) for code in run.known],
+            k=protocol.k,
+            rule=protocol.rule,
+            batch_size=protocol.batch,
+            seed=run.seed,
+            balance=balance,
+            source=source,
+        )
         self.engine.reserve(n)
         self.engine.add_tasks(np.arange(n), samples.features[self.rows])
         self._follow, self._at_once = follow, at_once

@@ -8,9 +8,18 @@ from neat_backend.errors import SettingsError
 from neat_backend.experiments.protocols import LiveProtocol, Protocol
 
 PAPER_STRATEGIES = (
-    "random", "uncertainty", "certainty", "coreset", "bgadl", "openmax", "badge", "mqnet", "lfosa",
-    "neat", "neat_passive",
-)  # fmt: skip
+    "random",
+    "uncertainty",
+    "certainty",
+    "coreset",
+    "bgadl",
+    "openmax",
+    "badge",
+    "mqnet",
+    "lfosa",
+    "neat",
+    "neat_passive",
+)
 ALL_STRATEGIES = (*PAPER_STRATEGIES, "neat_plus")
 LIVE_ORDERS = ("random", "paper", "former", "live")
 ALL_ORDERS = (*LIVE_ORDERS, "unbalanced")
@@ -46,29 +55,64 @@ PRESETS = {
         Protocol("tiny-imagenet", 40, 0.08, CLIP), PAPER_STRATEGIES, (0, 1, 2), "the paper: 40 of 200, 8 %, B = 400"
     ),
     "fashion-2of10": Preset(
-        Protocol("fashion-mnist", 2, 0.08, LITE, train_images=12_000, choice="draw:5", batch=100, rounds=6,
-                 classifier="linear"),
-        ALL_STRATEGIES, (0, 1, 2), "the paper's protocol scaled: 2 known of 10, B = 100, 6 queries",
+        Protocol(
+            "fashion-mnist",
+            2,
+            0.08,
+            LITE,
+            train_images=12_000,
+            choice="draw:5",
+            batch=100,
+            rounds=6,
+            classifier="linear",
+        ),
+        ALL_STRATEGIES,
+        (0, 1, 2),
+        "the paper's protocol scaled: 2 known of 10, B = 100, 6 queries",
     ),
     "fashion-5of10": Preset(
-        Protocol("fashion-mnist", 5, 0.01, LITE, train_images=12_000, choice="draw:5", batch=100, rounds=6,
-                 classifier="linear"),
-        ALL_STRATEGIES, (0, 1, 2), "the same with 5 known of 10 and 1 % initial labels",
+        Protocol(
+            "fashion-mnist",
+            5,
+            0.01,
+            LITE,
+            train_images=12_000,
+            choice="draw:5",
+            batch=100,
+            rounds=6,
+            classifier="linear",
+        ),
+        ALL_STRATEGIES,
+        (0, 1, 2),
+        "the same with 5 known of 10 and 1 % initial labels",
     ),
     "fashion-quick": Preset(
-        Protocol("fashion-mnist", 2, 0.08, LITE, train_images=3_000, test_images=1_000, batch=50, rounds=4,
-                 classifier="linear"),
-        ALL_STRATEGIES, (0, 1), "all strategies, reduced: minutes on two cores",
+        Protocol(
+            "fashion-mnist",
+            2,
+            0.08,
+            LITE,
+            train_images=3_000,
+            test_images=1_000,
+            batch=50,
+            rounds=4,
+            classifier="linear",
+        ),
+        ALL_STRATEGIES,
+        (0, 1),
+        "all strategies, reduced: minutes on two cores",
     ),
     "digits-quick": Preset(
         Protocol("digits", 4, 20, LITE, batch=20, rounds=4, classifier="linear"),
-        ("random", "uncertainty", "neat", "neat_passive"), (0, 1), "a minute, to see how it goes",
+        ("random", "uncertainty", "neat", "neat_passive"),
+        (0, 1),
+        "a minute, to see how it goes",
     ),
     "live-cifar10": _live("cifar10", 5, 3_000, "5 known of 10, five draws"),
     "live-cifar10-2of10": _live("cifar10", 2, 3_000, "the same with 2 known of 10"),
     "live-fashion": _live("fashion-mnist", 5, 3_000, "5 known of 10"),
     "live-cifar100": _live("cifar100", 20, 5_000, "20 known of 100"),
-}  # fmt: skip
+}
 
 
 def preset(name: str) -> Preset:

@@ -141,8 +141,16 @@ class LiveProtocol(Values):
     def __post_init__(self) -> None:
         self._check(
             ("linear", "resnet18"),
-            known=1, labels=1, start=0, batch=1, epochs=1, k=1, side=8, train_images=1, test_images=1,
-        )  # fmt: skip
+            known=1,
+            labels=1,
+            start=0,
+            batch=1,
+            epochs=1,
+            k=1,
+            side=8,
+            train_images=1,
+            test_images=1,
+        )
 
 
 PROTOCOLS: dict[str, type[Protocol | LiveProtocol]] = {one.kind: one for one in (Protocol, LiveProtocol)}

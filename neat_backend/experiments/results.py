@@ -142,12 +142,14 @@ def write(folder: Path) -> None:
         }
     runs = [
         {
-            compared: one.run.strategy, "seed": one.run.seed, "known_classes": one.run.known,
+            compared: one.run.strategy,
+            "seed": one.run.seed,
+            "known_classes": one.run.known,
             **{key: _number(value) for key, value in one.summary.items()},
             **({"first_50": live_metrics.served(one.codes, len(one.run.known))} if kind == "live" else {}),
         }
         for one in experiment.records
-    ]  # fmt: skip
+    ]
     named = "orders" if kind == "live" else "strategies"
     protocol = experiment.plan.protocol.as_dict()
     more = {"differences": list(_differences(experiment))} if kind == "live" else {}
@@ -168,12 +170,14 @@ def _differences(experiment: Experiment) -> Iterator[dict[str, Any]]:
                     if "seconds" not in figure
                 }
                 yield {
-                    "order": name, "against": other,
+                    "order": name,
+                    "against": other,
                     **{
                         figure: {"mean": found.mean, "half": _number(found.half), "draws": found.n}
-                        for figure, found in figures.items() if found is not None
+                        for figure, found in figures.items()
+                        if found is not None
                     },
-                }  # fmt: skip
+                }
 
 
 def _live_rows(experiment: Experiment) -> Iterator[list[Any]]:
@@ -186,18 +190,38 @@ def _live_rows(experiment: Experiment) -> Iterator[list[Any]]:
 
 def _round_rows(experiment: Experiment) -> Iterator[list[Any]]:
     yield [
-        "strategy", "seed", "known_classes", "round", "accuracy", "asked", "found", "precision", "recall",
-        "recall_with_initial", "labelled_known", "labelled_invalid", *(f"seconds_{phase}" for phase in metrics.PHASES),
-    ]  # fmt: skip
+        "strategy",
+        "seed",
+        "known_classes",
+        "round",
+        "accuracy",
+        "asked",
+        "found",
+        "precision",
+        "recall",
+        "recall_with_initial",
+        "labelled_known",
+        "labelled_invalid",
+        *(f"seconds_{phase}" for phase in metrics.PHASES),
+    ]
     for one in experiment.records:
         recalls, with_initial = metrics.recalls(one.rounds), metrics.recalls_with_initial(one.rounds)
         for number, row in enumerate(one.rounds):
             yield [
-                one.run.strategy, one.run.seed, " ".join(map(str, one.run.known)), number,
-                "" if row["accuracy"] is None else row["accuracy"], row["asked"], row["found"],
-                row["found"] / row["asked"] if row["asked"] else "", recalls[number], with_initial[number],
-                row["known"], row["invalid"], *(row["seconds"].get(phase, 0.0) for phase in metrics.PHASES),
-            ]  # fmt: skip
+                one.run.strategy,
+                one.run.seed,
+                " ".join(map(str, one.run.known)),
+                number,
+                "" if row["accuracy"] is None else row["accuracy"],
+                row["asked"],
+                row["found"],
+                row["found"] / row["asked"] if row["asked"] else "",
+                recalls[number],
+                with_initial[number],
+                row["known"],
+                row["invalid"],
+                *(row["seconds"].get(phase, 0.0) for phase in metrics.PHASES),
+            ]
 
 
 def _number(value: float) -> float | None:

@@ -130,9 +130,12 @@ def _steps_done(folder: Path, protocol: Protocol | LiveProtocol, run: Run) -> in
 
 
 def _run(
-    protocol: Protocol | LiveProtocol, samples: Samples, folder: RunFolder,
-    on_step: Callable[[int, dict[str, Any]], None], first_models: FirstModels,
-) -> None:  # fmt: skip
+    protocol: Protocol | LiveProtocol,
+    samples: Samples,
+    folder: RunFolder,
+    on_step: Callable[[int, dict[str, Any]], None],
+    first_models: FirstModels,
+) -> None:
     if isinstance(protocol, LiveProtocol):
         assert isinstance(samples, LiveSamples)
         run_labels(protocol, samples, folder, on_step)
@@ -146,10 +149,12 @@ def _one_by_one(
     first_models = FirstModels()
     for run in runs:
         _run(
-            protocol, samples, RunFolder(folder, run),
+            protocol,
+            samples,
+            RunFolder(folder, run),
             lambda number, figures, run=run: report.step(run.name, number, figures),  # type: ignore[misc]
             first_models,
-        )  # fmt: skip
+        )
 
 
 class _Stopped(Exception):
@@ -160,9 +165,13 @@ _here: dict[str, Any] = {}  # of a process that does runs: what it has loaded
 
 
 def _at_once(
-    folder: Path, protocol: Protocol | LiveProtocol, machine: Machine, encoder_key: str, runs: Sequence[Run],
+    folder: Path,
+    protocol: Protocol | LiveProtocol,
+    machine: Machine,
+    encoder_key: str,
+    runs: Sequence[Run],
     report: Reporter,
-) -> None:  # fmt: skip
+) -> None:
     """Each process loads data and features for itself, and has its share of the cores."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()

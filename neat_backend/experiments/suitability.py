@@ -29,9 +29,12 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "dataset": self.dataset, "encoder": self.encoder, "images": self.images, "known": self.known,
+            "dataset": self.dataset,
+            "encoder": self.encoder,
+            "images": self.images,
+            "known": self.known,
             **self.found.as_dict(),
-        }  # fmt: skip
+        }
 
     @property
     def verdict(self) -> str:
@@ -47,9 +50,18 @@ class Row:
 
 
 def of_encoder(
-    dataset: str, data: Path | None, side: int, images: int, encoder: str, known: int | None, choice: str, k: int,
-    seed: int, machine: Machine, report: Reporter,
-) -> Row:  # fmt: skip
+    dataset: str,
+    data: Path | None,
+    side: int,
+    images: int,
+    encoder: str,
+    known: int | None,
+    choice: str,
+    k: int,
+    seed: int,
+    machine: Machine,
+    report: Reporter,
+) -> Row:
     """Measured on at most so many images of the training part. Raises SettingsError for values that don't fit it."""
     whole = datasets.load(dataset, data, side)
     whole = datasets.without_test(whole.subset(images, None, seed))
@@ -69,19 +81,28 @@ def as_table(rows: list[Row]) -> Table:
     lines = []
     for row in rows:
         found = row.found
-        lines.append([
-            row.encoder, *(f"{found.sigma[k - 1]:.3f}" for k in shown), f"{100 * found.purity:.1f} %",
-            f"{found.open_sigma[-1]:.3f}", _percent(found.pure_precision), _percent(found.pure_recall),
-            f"{found.constant:.2f}", f"{found.bound:.2g}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                row.encoder,
+                *(f"{found.sigma[k - 1]:.3f}" for k in shown),
+                f"{100 * found.purity:.1f} %",
+                f"{found.open_sigma[-1]:.3f}",
+                _percent(found.pure_precision),
+                _percent(found.pure_recall),
+                f"{found.constant:.2f}",
+                f"{found.bound:.2g}",
+            ]
+        )
     names = ", ".join(map(str, first.known))
     return Table(
-        f"{first.dataset}, {first.images} images, known classes {names}", head, lines,
+        f"{first.dataset}, {first.images} images, known classes {names}",
+        head,
+        lines,
         f"σk: share of samples not of one class with all their k nearest; neighbours alike by chance: "
         f"{100 * first.found.chance:.1f} %. With K = {first.found.k}, all unknown classes taken as one: open σK, "
         "precision and recall of “all K neighbours are known”. C: Assumption 0.1 measured on this sample with "
         f"α = {EXPONENT:g}; bound: Theorem 0.1's with it, mean over samples, saying nothing above 1",
-    )  # fmt: skip
+    )
 
 
 def _percent(share: float) -> str:

@@ -121,12 +121,16 @@ def strategies_table(folders: Sequence[Path], against: str | None = None) -> Tab
         for name in experiment.strategies:
             records = experiment.of(name)
             row = [
-                name if len(experiments) == 1 else f"{experiment.folder.name}: {name}", str(len(records)),
-                percent(column(records, "accuracy")), percent(column(records, "area")),
-                percent(column(records, "first_accuracy")), percent(column(records, "cumulative_precision")),
-                percent(column(records, "recall")), percent(column(records, "recall_with_initial")),
+                name if len(experiments) == 1 else f"{experiment.folder.name}: {name}",
+                str(len(records)),
+                percent(column(records, "accuracy")),
+                percent(column(records, "area")),
+                percent(column(records, "first_accuracy")),
+                percent(column(records, "cumulative_precision")),
+                percent(column(records, "recall")),
+                percent(column(records, "recall_with_initial")),
                 number(column(records, "found")),
-            ]  # fmt: skip
+            ]
             if against is not None:
                 row += [
                     difference(experiment.difference(f, name, against)) for f in ("accuracy", "area", "first_accuracy")
@@ -134,11 +138,13 @@ def strategies_table(folders: Sequence[Path], against: str | None = None) -> Tab
                 row.append(difference(experiment.difference("found", name, against), 1.0))
             rows.append(row)
     return Table(
-        "; ".join(map(described, experiments)), head, rows,
+        "; ".join(map(described, experiments)),
+        head,
+        rows,
         "Mean ± standard deviation over runs, in percent; accuracy and recall after the last query, area under the "
         "accuracy curve, precision over all queries, known samples found"
         + ("" if against is None else "; differences in points, paired by seed and known classes, ± 95 % interval"),
-    )  # fmt: skip
+    )
 
 
 def queries_table(folders: Sequence[Path], against: str | None = None) -> Table:
@@ -168,15 +174,19 @@ def timings_table(folders: Sequence[Path], against: str | None = None) -> Table:
     for experiment in experiments:
         for name in experiment.strategies:
             records = experiment.of(name)
-            rows.append([
-                name if len(experiments) == 1 else f"{experiment.folder.name}: {name}",
-                *(seconds(column(records, f"seconds_{phase}")) for phase in (*metrics.PHASES, "total")),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name if len(experiments) == 1 else f"{experiment.folder.name}: {name}",
+                    *(seconds(column(records, f"seconds_{phase}")) for phase in (*metrics.PHASES, "total")),
+                ]
+            )
     return Table(
-        "; ".join(map(described, experiments)), ["strategy", *metrics.PHASES, "whole run"], rows,
+        "; ".join(map(described, experiments)),
+        ["strategy", *metrics.PHASES, "whole run"],
+        rows,
         "Mean seconds of a round: detection and choice, detectors trained for it, samples made, the classifier's "
         "inference for it, its training, its test; and of a whole run",
-    )  # fmt: skip
+    )
 
 
 # Form → what the rows differ in, and its heading in the paper (Tables 1 and 2, appendix).
@@ -198,11 +208,16 @@ def ablation_table(form: str, folders: Sequence[Path], strategy: str) -> Table:
             records = experiment.of(name)
             if records:
                 protocol = experiment.plan.protocol
-                rows.append([
-                    protocol.dataset, str(getattr(protocol, field)), name,
-                    percent(column(records, "accuracy")), percent(column(records, "cumulative_precision")),
-                    percent(column(records, "recall")),
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        protocol.dataset,
+                        str(getattr(protocol, field)),
+                        name,
+                        percent(column(records, "accuracy")),
+                        percent(column(records, "cumulative_precision")),
+                        percent(column(records, "recall")),
+                    ]
+                )
     if not rows:
         raise SettingsError(f"no finished run of {strategy}; name another with --strategy")
     head = ["dataset", heading, "strategy", "accuracy", "precision", "recall"]

@@ -25,9 +25,18 @@ from neat_backend.store.database import Database
 from neat_backend.store.objects import bring
 
 __all__ = [
-    "FEATURES", "FORMATS", "IMAGES", "MODEL_FORMATS", "TABLES", "Row", "Wanted", "export", "export_model", "rows",
+    "FEATURES",
+    "FORMATS",
+    "IMAGES",
+    "MODEL_FORMATS",
+    "TABLES",
+    "Row",
+    "Wanted",
+    "export",
+    "export_model",
+    "rows",
     "stream",
-]  # fmt: skip
+]
 
 FORMATS = (*TABLES, *FOLDERS)
 MODEL_FORMATS = tuple(KINDS)

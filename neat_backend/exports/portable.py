@@ -103,9 +103,14 @@ def onnx(model: Portable) -> bytes:
     Raises ImportError where onnxscript is not installed.
     """
     made = torch.onnx.export(
-        _program(model), dynamic_shapes=({0: "n"},), input_names=["images"], output_names=list(model.outputs),
-        opset_version=OPSET, dynamo=True, verbose=False,
-    )  # fmt: skip
+        _program(model),
+        dynamic_shapes=({0: "n"},),
+        input_names=["images"],
+        output_names=list(model.outputs),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
     assert made is not None
     proto = made.model_proto
     for node in proto.graph.node:

@@ -72,9 +72,13 @@ def rows(settings: Settings, database: Database, project: int, wanted: Wanted) -
 
 
 def _row(
-    task: int, image: str | None, answers: Sequence[Annotation], config: LabelConfig, begun: Sequence[Round],
+    task: int,
+    image: str | None,
+    answers: Sequence[Annotation],
+    config: LabelConfig,
+    begun: Sequence[Round],
     chosen: Selection | None,
-) -> Row | None:  # fmt: skip
+) -> Row | None:
     """The task's row; None when it has no label."""
     label = label_config.resolve(task, answers, config)
     if label.choice is None and not label.invalid:
@@ -89,9 +93,16 @@ def _row(
     number = next((each.number for each in begun if each.started_at is not None and each.started_at >= at), None)
     agreement = sum(vote == label for vote in votes) / len(votes)
     return Row(
-        task, image or "", label.choice or "", label.invalid, len(votes), agreement, at.isoformat(), number,
+        task,
+        image or "",
+        label.choice or "",
+        label.invalid,
+        len(votes),
+        agreement,
+        at.isoformat(),
+        number,
         *((chosen.rank, chosen.inconsistency) if chosen is not None else ()),
-    )  # fmt: skip
+    )
 
 
 def _vote(task: int, answer: Annotation, config: LabelConfig) -> Label | None:

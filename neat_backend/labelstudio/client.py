@@ -100,16 +100,20 @@ class LabelStudioClient:
         # A redirect would take the token along, so none is followed (and an API has no reason for one).
         certificates = httpx.create_ssl_context()  # reading them takes a while: once for both
         self._http = httpx.Client(
-            timeout=timeout_seconds, follow_redirects=False, verify=certificates,
+            timeout=timeout_seconds,
+            follow_redirects=False,
+            verify=certificates,
             headers={"Cache-Control": "no-cache"},  # to a cache between: ask Label Studio each time
-        )  # fmt: skip
+        )
         make_timely(self._http)
         self._server_time: tuple[datetime, float] | None = None  # of its latest answer, and when that came
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # hosts are strangers to each other
         self._elsewhere = httpx.Client(
-            timeout=timeout_seconds, follow_redirects=False, cookies=no_cookies,
+            timeout=timeout_seconds,
+            follow_redirects=False,
+            cookies=no_cookies,
             transport=ImageTransport(ImageHosts(self.base_url, image_hosts), certificates),
-        )  # fmt: skip
+        )
         self._sdk = self._call(
             "reading the API key",
             lambda: LabelStudio(

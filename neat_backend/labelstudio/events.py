@@ -226,9 +226,11 @@ def no_later_than(change: Changes, limit: datetime) -> Changes:
         return item if item.updated_at <= limit else replace(item, updated_at=limit)
 
     return replace(
-        change, tasks=tuple(map(timed, change.tasks)), annotations=tuple(map(timed, change.annotations)),
+        change,
+        tasks=tuple(map(timed, change.tasks)),
+        annotations=tuple(map(timed, change.annotations)),
         project=None if change.project is None else timed(change.project),
-    )  # fmt: skip
+    )
 
 
 _BOTH_ANNOTATIONS = ("annotations", "annotation")

@@ -355,9 +355,13 @@ class Engine(WatchedHead):
         """Ids, qualities and queues of the n best of each queue, in no order."""
         quality, queue = self._waiting()
         rows = queues.best_of_each(
-            min(n, len(queue)), quality, queue, self._table.alive & (self._codes == UNLABELLED), self._table.ids,
+            min(n, len(queue)),
+            quality,
+            queue,
+            self._table.alive & (self._codes == UNLABELLED),
+            self._table.ids,
             len(self.classes) + 2,
-        )  # fmt: skip
+        )
         return self._table.ids[rows], quality[rows], queue[rows]
 
     def merged(
@@ -563,9 +567,12 @@ class Engine(WatchedHead):
         taken = np.concatenate([rows[self._codes[rows] != UNLABELLED], open_rows[drawn]])
         taken = taken[np.argsort(self._table.ids[taken])]
         return PoolPart(
-            self._table.ids[taken], self._codes[taken].astype(np.int64), self._trained[taken],
-            self._probabilities[taken], self.features(self._table.ids[taken]),
-        )  # fmt: skip
+            self._table.ids[taken],
+            self._codes[taken].astype(np.int64),
+            self._trained[taken],
+            self._probabilities[taken],
+            self.features(self._table.ids[taken]),
+        )
 
     def drawn(self, ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
         """Places of at most so many of the ids, drawn by the seed."""
@@ -719,10 +726,19 @@ class Engine(WatchedHead):
         """Grow the arrays that run beside the table's rows."""
         size = len(self._table.ids)
         for name, fill in (
-            ("_probabilities", 0), ("_codes", UNLABELLED), ("_aside", False), ("_trained", False),
-            ("_network_says", -1), ("_linear_says", -1), ("_known_chance", 1),
-            ("_inconsistency", 0), ("_known", 0), ("_candidate", False), ("_quality", 0), ("_queue", 0),
-        ):  # fmt: skip
+            ("_probabilities", 0),
+            ("_codes", UNLABELLED),
+            ("_aside", False),
+            ("_trained", False),
+            ("_network_says", -1),
+            ("_linear_says", -1),
+            ("_known_chance", 1),
+            ("_inconsistency", 0),
+            ("_known", 0),
+            ("_candidate", False),
+            ("_quality", 0),
+            ("_queue", 0),
+        ):
             array = getattr(self, name)
             if len(array) < size:
                 grown = np.full((size, *array.shape[1:]), fill, array.dtype)

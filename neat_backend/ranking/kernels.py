@@ -183,9 +183,17 @@ def decode(rows: Array, centre: Array, coarse: Array, rest: Array, step: Array, 
 
 @compiled(fastmath=True)
 def outputs(
-    begin: int, end: int, rows: Array, weights: Array, biases: Array, coarse: Array, rest: Array, step: Array,
-    centre: Array, found: Array,
-) -> None:  # fmt: skip
+    begin: int,
+    end: int,
+    rows: Array,
+    weights: Array,
+    biases: Array,
+    coarse: Array,
+    rest: Array,
+    step: Array,
+    centre: Array,
+    found: Array,
+) -> None:
     """found[i] = weights @ x + biases of the features x of rows[i], i in begin..end; weights float32 [m, d].
 
     From the features as they were given, and summed in one way: a row's values depend on neither its place, nor the

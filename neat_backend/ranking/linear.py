@@ -81,9 +81,14 @@ def name_head(features: Floats, classes: Sequence[str]) -> LinearHead:
 
 
 def fit_weights(
-    features: Floats, targets: NDArray[np.int64], n_classes: int, temperature: float = 1.0, penalty: float = PENALTY,
-    sample_weights: NDArray[np.floating] | None = None, tolerance: float = TOLERANCE,
-) -> tuple[Floats, Floats]:  # fmt: skip
+    features: Floats,
+    targets: NDArray[np.int64],
+    n_classes: int,
+    temperature: float = 1.0,
+    penalty: float = PENALTY,
+    sample_weights: NDArray[np.floating] | None = None,
+    tolerance: float = TOLERANCE,
+) -> tuple[Floats, Floats]:
     """Weights [d, C] and biases [C] that minimise mean cross-entropy(logits / temperature) + penalty/2 ‖weights‖².
 
     sample_weights [n]: what each sample counts in the mean; default alike. By L-BFGS from zero, until the largest entry
@@ -120,23 +125,32 @@ def fit_weights(
     start: NDArray[np.float64] = np.zeros((d + 1) * n_classes)
     if n > 2 * FIRST_SAMPLES:
         some = np.linspace(0, n - 1, FIRST_SAMPLES).astype(np.int64)
-        first = fit_weights(
-            features[some], targets[some], n_classes, temperature, penalty, share[some], tolerance
-        )  # fmt: skip
+        first = fit_weights(features[some], targets[some], n_classes, temperature, penalty, share[some], tolerance)
         start = np.concatenate([first[0].T.ravel(), first[1]]).astype(np.float64)
     found = minimize(
-        loss, start, jac=True, method="L-BFGS-B",
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
         options={"maxiter": MOST_STEPS, "gtol": tolerance, "ftol": 1e-9},
-    ).x  # fmt: skip
+    ).x
     weights = found[: d * n_classes].reshape(n_classes, d).astype(np.float32)
     return np.ascontiguousarray(weights.T), found[d * n_classes :].astype(np.float32)
 
 
 @compiled(fastmath=True)
 def _cross_entropy(
-    begin: int, end: int, features: Any, targets: Any, share: Any, weights: Any, biases: Any, temperature: float,
-    by_weights: Any, by_biases: Any,
-) -> float:  # fmt: skip
+    begin: int,
+    end: int,
+    features: Any,
+    targets: Any,
+    share: Any,
+    weights: Any,
+    biases: Any,
+    temperature: float,
+    by_weights: Any,
+    by_biases: Any,
+) -> float:
     """Weighted cross-entropy of samples begin..end; its slopes are added to by_weights [C, d] and by_biases [C].
 
     Four samples at a time, so that weights and slopes are fetched from the cache once for all of them; the last ones

@@ -62,9 +62,7 @@ class NeighborTable:
     A row keeps its number while its task lives; rows of removed tasks are used again.
     """
 
-    def __init__(
-        self, dim: int, k: int, device: torch.device | None = None, large: LargePool | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, dim: int, k: int, device: torch.device | None = None, large: LargePool | None = None) -> None:
         """device: where the pool is kept and multiplied; default the CPU, and the CPU when approximate is asked for."""
         self._large = large or LargePool()
         if self._large.neighbours == "approximate":

@@ -120,16 +120,12 @@ class FeaturePlanes:
         features = np.empty((len(rows), self.dim), np.float32)
 
         def work(begin: int, end: int) -> None:
-            kernels.decode(
-                rows[begin:end], self._centre, self._coarse, self._rest, self._step, features[begin:end]
-            )  # fmt: skip
+            kernels.decode(rows[begin:end], self._centre, self._coarse, self._rest, self._step, features[begin:end])
 
         kernels.in_parallel(work, len(rows))
         return features
 
-    def outputs(
-        self, rows: Rows, weights: NDArray[np.float32], biases: NDArray[np.float32]
-    ) -> NDArray[np.float32]:  # fmt: skip
+    def outputs(self, rows: Rows, weights: NDArray[np.float32], biases: NDArray[np.float32]) -> NDArray[np.float32]:
         """weights [m, d] @ feature + biases [m], of each row: float32 [n, m]; the same wherever a row lies."""
         found = np.empty((len(rows), len(biases)), np.float32)
 
@@ -185,9 +181,20 @@ class FeaturePlanes:
 
         def work(begin: int, end: int) -> None:
             kernels.offer_pairs(
-                begin, end, rows, starts, labels, taken, self._coarse, self._rest, self._step, self._centre,
-                near.ids, near.neighbours, near.similarities,
-            )  # fmt: skip
+                begin,
+                end,
+                rows,
+                starts,
+                labels,
+                taken,
+                self._coarse,
+                self._rest,
+                self._step,
+                self._centre,
+                near.ids,
+                near.neighbours,
+                near.similarities,
+            )
 
         kernels.in_parallel(work, len(rows), least=256)
         self.note(rows[taken], near)
@@ -237,9 +244,22 @@ class FeaturePlanes:
 
         def sketched(begin: int, end: int) -> tuple[Rows, int]:
             count, read = kernels.offer_one_sketched(
-                begin, end, label, feature, base, norm, self._slack, short, short_norm, short_left, _SKETCH_SLACK,
-                *sketch.arrays, *planes, *table, touched,
-            )  # fmt: skip
+                begin,
+                end,
+                label,
+                feature,
+                base,
+                norm,
+                self._slack,
+                short,
+                short_norm,
+                short_left,
+                _SKETCH_SLACK,
+                *sketch.arrays,
+                *planes,
+                *table,
+                touched,
+            )
             return touched[begin : begin + count], read
 
         parts = kernels.in_parallel(sketched, len(self))
@@ -268,10 +288,25 @@ class FeaturePlanes:
 
             def work(begin: int, end: int, first: int = first, products: NDArray[np.float32] = products) -> Rows:
                 count = kernels.offer_block(
-                    begin, end, first, products, labels, base, norm, slack,
-                    self._coarse, self._rest, self._step, self._residual, self._centre,
-                    near.alive, near.ids, near.neighbours, near.similarities, touched,
-                )  # fmt: skip
+                    begin,
+                    end,
+                    first,
+                    products,
+                    labels,
+                    base,
+                    norm,
+                    slack,
+                    self._coarse,
+                    self._rest,
+                    self._step,
+                    self._residual,
+                    self._centre,
+                    near.alive,
+                    near.ids,
+                    near.neighbours,
+                    near.similarities,
+                    touched,
+                )
                 return touched[first + begin : first + begin + count]
 
             found += kernels.in_parallel(work, len(block), least=512)

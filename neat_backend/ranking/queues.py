@@ -73,7 +73,7 @@ def best_of_each(
 @compiled()
 def _best_of_each(
     begin: int, end: int, quality: Any, queue: Any, open_rows: Any, ids: Any, heaps: Any, sizes: Any
-) -> None:  # fmt: skip
+) -> None:
     """Each queue's best rows of begin..end, as a heap with the worst on top."""
     n = heaps.shape[1]
     for row in range(begin, end):
@@ -134,9 +134,17 @@ def better(
 
 @compiled()
 def _count_better(
-    begin: int, end: int, quality: Any, queue: Any, open_rows: Any, ids: Any, of_quality: Any, of_queue: Any,
-    of_ids: Any, passed: Any,
-) -> None:  # fmt: skip
+    begin: int,
+    end: int,
+    quality: Any,
+    queue: Any,
+    open_rows: Any,
+    ids: Any,
+    of_quality: Any,
+    of_queue: Any,
+    of_ids: Any,
+    passed: Any,
+) -> None:
     """passed[i]: rows whose best beaten task, of those sorted by queue and quality, is the i-th."""
     for row in range(begin, end):
         if not open_rows[row]:

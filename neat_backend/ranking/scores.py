@@ -19,9 +19,18 @@ from neat_backend.ranking.formulas import Floats, KnownRule, is_candidate, max_i
 from neat_backend.ranking.kernels import compiled, in_parallel
 
 __all__ = [
-    "INVALID", "MISSING", "Codes", "KnownRule", "candidates", "inconsistency", "known_neighbours", "max_inconsistency",
-    "priority", "quality", "vote",
-]  # fmt: skip
+    "INVALID",
+    "MISSING",
+    "Codes",
+    "KnownRule",
+    "candidates",
+    "inconsistency",
+    "known_neighbours",
+    "max_inconsistency",
+    "priority",
+    "quality",
+    "vote",
+]
 
 INVALID = -1
 MISSING = -2

@@ -104,8 +104,11 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
         stale = doubt is None or abs(place.inconsistency - doubt) > _CLOSE * limit
         behind = stale or (place.known_neighbours, place.candidate) != (known, candidate)
         known, candidate, doubt, predicted = (
-            place.known_neighbours, place.candidate, place.inconsistency, place.predicted,
-        )  # fmt: skip
+            place.known_neighbours,
+            place.candidate,
+            place.inconsistency,
+            place.predicted,
+        )
         if _leads(settings) and settings.rerank == "live" and found.state == UNLABELLED:  # a batch's order is kept
             counts = [found.labels.get(name, 0) for name in config.classes]
             balance = balanced(place, counts, found.invalid, config.classes, settings.k)

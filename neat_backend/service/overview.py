@@ -86,8 +86,10 @@ def random_share(found: Insight, round: Round) -> dict[str, float]:
     began with 10 labels, 5 of them known, was drawn from 90 images with 35 known: 0.39, 0.33 … 0.44.
     """
     return _share(
-        found, round.known - round.queried_known, round.known + round.invalid - round.queried,
-    )  # fmt: skip
+        found,
+        round.known - round.queried_known,
+        round.known + round.invalid - round.queried,
+    )
 
 
 def _share(found: Insight, known_before: int, labelled_before: int) -> dict[str, float]:

@@ -315,7 +315,7 @@ class Service:
 
     def _file_unknown(
         self, project: Project, asked: Sequence[Mapping[str, Any]], unscored: set[int], backend_url: str
-    ) -> set[int]:  # fmt: skip
+    ) -> set[int]:
         """File those of the `unscored` tasks that the store doesn't have; returns their ids."""
         if not unscored:
             return set()

@@ -179,7 +179,7 @@ def has_arrived(conn: Connection, project: int, action: str, after: int) -> bool
     """Whether an event of this action has come in after the event `after`, whatever became of it."""
     statement = sa.select(_table.c.id).where(
         _table.c.project == project, _table.c.action == action, _table.c.id > after
-    )  # fmt: skip
+    )
     return conn.execute(statement.limit(1)).first() is not None
 
 

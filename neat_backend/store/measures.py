@@ -72,9 +72,10 @@ def write(arrays: ProjectArrays, measured: Measured) -> None:
     kept: dict[str, np.ndarray] = {}
     for name, histogram in measured.histograms.items():
         kept |= {
-            f"{name}_bounds": np.array(histogram.bounds), f"{name}_counts": histogram.counts,
+            f"{name}_bounds": np.array(histogram.bounds),
+            f"{name}_counts": histogram.counts,
             f"{name}_sum": np.array(histogram.sum_seconds),
-        }  # fmt: skip
+        }
     arrays.write_snapshot(_NAME, kept | {f"found_{what}": np.array(count) for what, count in measured.found.items()})
 
 

@@ -413,11 +413,12 @@ class Keeper:
             changed = conn.execute(
                 sa.update(schema.array_lists)
                 .where(
-                    schema.array_lists.c.project == self._project, schema.array_lists.c.version == self._version,
+                    schema.array_lists.c.project == self._project,
+                    schema.array_lists.c.version == self._version,
                     schema.array_lists.c.folder == objects.folder,
                 )
                 .values(version=version)
-            )  # fmt: skip
+            )
             if changed.rowcount != 1:
                 raise LeaseLost(f"project {self._project}: its files have been listed by another worker")
             for name in sorted(gone | put.keys()):

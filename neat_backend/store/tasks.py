@@ -410,9 +410,11 @@ def prune(conn: Connection, project: int, through: int, limit: int = 10_000) -> 
         for table, column in ((_annotations, _annotations.c.task), (_tasks, _tasks.c.id)):
             conn.execute(sa.delete(table).where(table.c.project == project, among(column, part)))
     buried = sa.select(_annotations.c.id).where(
-        _annotations.c.project == project, ~_annotations.c.live,
-        _annotations.c.deleted_seen <= through, _annotations.c.seen <= through,
-    )  # fmt: skip
+        _annotations.c.project == project,
+        ~_annotations.c.live,
+        _annotations.c.deleted_seen <= through,
+        _annotations.c.seen <= through,
+    )
     annotations = list(conn.execute(buried.limit(limit - len(tasks))).scalars())
     for part in chunks(annotations):
         conn.execute(sa.delete(_annotations).where(_annotations.c.project == project, among(_annotations.c.id, part)))
@@ -479,8 +481,11 @@ def _tell_of_unreadable(project: int, annotation: Annotation) -> None:
         if choices is None:
             log.warning(
                 "project %d: annotation %d of task %d has a result that can't be read (%s): it is no vote",
-                project, annotation.id, annotation.task, f"control {control!r}" if control else "of no control",
-            )  # fmt: skip
+                project,
+                annotation.id,
+                annotation.task,
+                f"control {control!r}" if control else "of no control",
+            )
 
 
 def _shown(row: Mapping[str, Any]) -> tuple[Any, ...] | None:

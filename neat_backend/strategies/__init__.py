@@ -17,9 +17,19 @@ from neat_backend.errors import SettingsError
 from neat_backend.ranking.pool import Select
 
 STRATEGIES = (
-    "random", "uncertainty", "certainty", "coreset", "bgadl", "openmax", "badge", "mqnet", "lfosa",
-    "neat", "neat_passive", "neat_plus",
-)  # fmt: skip
+    "random",
+    "uncertainty",
+    "certainty",
+    "coreset",
+    "bgadl",
+    "openmax",
+    "badge",
+    "mqnet",
+    "lfosa",
+    "neat",
+    "neat_passive",
+    "neat_plus",
+)
 HYBRID = "hybrid:"
 
 

@@ -70,7 +70,7 @@ def _checked(features: Floats, queries: Indices, places: Indices, rough: Floats,
     near = np.where((rough >= bar[:, None]) & (places != queries[:, None]), places, NONE)
     in_parallel(
         lambda begin, end: grid_similarities(begin, end, features, queries, near, values), len(queries), least=512
-    )  # fmt: skip
+    )
     return values
 
 

@@ -178,9 +178,12 @@ def fit_softmax(
 
     zero = np.zeros((d + 1) * n_outputs)
     found = minimize(
-        loss, zero if start is None else start.ravel(), jac=True, method="L-BFGS-B",
+        loss,
+        zero if start is None else start.ravel(),
+        jac=True,
+        method="L-BFGS-B",
         options={"maxiter": MOST_STEPS, "ftol": 1e-5, "gtol": 1e-3},
-    ).x  # fmt: skip
+    ).x
     weights: Floats = found.reshape(d + 1, n_outputs)
     return weights
 

@@ -23,14 +23,22 @@ def precision(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     columns = []
     for place, one in _places(shown):
-        column = {**place, "round": one["round"], "name": one["round"] if place["named"] else "",
-                  "percent": round(100 * one["precision"]), "top": _y(one["precision"]), "random": None}  # fmt: skip
+        column = {
+            **place,
+            "round": one["round"],
+            "name": one["round"] if place["named"] else "",
+            "percent": round(100 * one["precision"]),
+            "top": _y(one["precision"]),
+            "random": None,
+        }
         if one["random"] is not None:
             low, high = _y(one["random"]["low"]), _y(one["random"]["high"])
             column["random"] = {
-                "line": _y(one["random"]["share"]), "top": high, "height": max(low - high, 1.0),
+                "line": _y(one["random"]["share"]),
+                "top": high,
+                "height": max(low - high, 1.0),
                 "percent": round(100 * one["random"]["share"]),
-            }  # fmt: skip
+            }
         columns.append(column)
     return {"columns": columns, "ticks": _percents(), "random": any(one["random"] for one in columns)}
 
@@ -71,14 +79,19 @@ def histogram(scores: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
     width = (RIGHT - LEFT) / len(candidates)
     bars = [
         {
-            "x": round(LEFT + at * width + 1, 1), "width": round(width - 2, 1), "top": y(count),
-            "height": round(BOTTOM - y(count), 1), "kind": kind, "count": count,
-            "from": at / len(candidates), "to": (at + 1) / len(candidates),
+            "x": round(LEFT + at * width + 1, 1),
+            "width": round(width - 2, 1),
+            "top": y(count),
+            "height": round(BOTTOM - y(count), 1),
+            "kind": kind,
+            "count": count,
+            "from": at / len(candidates),
+            "to": (at + 1) / len(candidates),
         }
         for kind, counts in (("candidate", candidates), ("other", others))
         for at, count in enumerate(counts)
         if count
-    ]  # fmt: skip
+    ]
     ticks: list[dict[str, Any]] = [
         {"y": y(value), "name": f"{value:,}"} for value in (0, *(10**power for power in range(top + 1)))
     ]

@@ -107,10 +107,17 @@ class LiveProject:
     """The live state of one project. `load` first; then the steps, each from one thread at a time."""
 
     def __init__(
-        self, project: Project, owner: str, settings: Settings, database: Database,
-        encoder: Callable[[], Encoder], connect: Callable[[Project], LabelStudioClient],
-        compute: Callable[[], Compute] = LocalCompute, objects: Objects | None = None, basis: Basis | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        project: Project,
+        owner: str,
+        settings: Settings,
+        database: Database,
+        encoder: Callable[[], Encoder],
+        connect: Callable[[Project], LabelStudioClient],
+        compute: Callable[[], Compute] = LocalCompute,
+        objects: Objects | None = None,
+        basis: Basis | None = None,
+    ) -> None:
         """objects: where the arrays are kept beyond the data folder, if anywhere.
 
         basis: how far this process has read the project before; what has changed since is enough then.
@@ -197,35 +204,64 @@ class LiveProject:
         self._encoder = self._make_encoder()
         self._compute = self._make_compute()
         engine = self._compute.engine(
-            self._encoder.dim, config.classes, k=self.settings.k, rule=self.settings.known_rule,
-            batch_size=self.settings.batch_size, seed=self.settings.seed, device=self.settings.device,
-            balance=self.settings.balanced, source=self._learning.source(), large=LargePool(
-                self.settings.neighbours, self.settings.features_memory,
+            self._encoder.dim,
+            config.classes,
+            k=self.settings.k,
+            rule=self.settings.known_rule,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            device=self.settings.device,
+            balance=self.settings.balanced,
+            source=self._learning.source(),
+            large=LargePool(
+                self.settings.neighbours,
+                self.settings.features_memory,
                 self.settings.scratch_dir or self.settings.data_dir / "scratch",
             ),
-        )  # fmt: skip
+        )
         with self.lock:
             self._title, self._label_config, self._sampling = project.title, project.label_config, project.sampling
             self._config, self._engine = config, engine
             self._publishing = Publishing(
-                self.id, Publisher(self._client, self.id, config), self.database,
+                self.id,
+                Publisher(self._client, self.id, config),
+                self.database,
                 interval_seconds=self.settings.publish_interval_seconds,
-                batch_size=self.settings.batch_size, tail=self.settings.publish_tail, still_ours=self._still_ours,
+                batch_size=self.settings.batch_size,
+                tail=self.settings.publish_tail,
+                still_ours=self._still_ours,
                 took=lambda seconds: self._measures.observe(measures.PUBLISH, seconds),
                 fill=lambda task: filled_in(task, self.settings.prefill, self._learning.tested.trusted),
-            )  # fmt: skip
+            )
             self._images = PoolImages(
-                self.id, self.settings, self.database, self.arrays, self._client, self._compute, self._encoder,
-                engine, self.lock, self._relabel,
-            )  # fmt: skip
+                self.id,
+                self.settings,
+                self.database,
+                self.arrays,
+                self._client,
+                self._compute,
+                self._encoder,
+                engine,
+                self.lock,
+                self._relabel,
+            )
             self._comparing = Comparing(
-                self.id, self._client, self.database, self._publishing, self._take_in_changed, self._publish_anew,
+                self.id,
+                self._client,
+                self.database,
+                self._publishing,
+                self._take_in_changed,
+                self._publish_anew,
                 self._basis,
-            )  # fmt: skip
+            )
             self._rounds = Rounds(
-                self.id, self.settings, self.database, self.arrays, getattr(self._compute, "address", ""),
+                self.id,
+                self.settings,
+                self.database,
+                self.arrays,
+                getattr(self._compute, "address", ""),
                 lambda: self._learning.tested.counts("linear"),
-            )  # fmt: skip
+            )
             self._tabs = Tabs(self.id, self._client, self.arrays)
             self._columns = columns.Columns(self.id, self._client, self.arrays)
             self._name_classes()
@@ -676,9 +712,11 @@ class LiveProject:
             self._note_chosen(found.relabelled)
             self.count_found(found)
             effects = Effects(
-                relabelled=found.relabelled | found.new_images, deleted=found.deleted,
-                image_changed=found.image_changed, new_images=bool(found.new_images),
-            )  # fmt: skip
+                relabelled=found.relabelled | found.new_images,
+                deleted=found.deleted,
+                image_changed=found.image_changed,
+                new_images=bool(found.new_images),
+            )
             try:
                 self._take_in(effects)
             except BaseException:
@@ -761,9 +799,14 @@ class LiveProject:
                 return False
             plan = self._planning.version if self._planning else 0
             seen = (
-                self._engine.version, self._applied, self._sampling, self._state.bulk, self._batches, plan,
+                self._engine.version,
+                self._applied,
+                self._sampling,
+                self._state.bulk,
+                self._batches,
+                plan,
                 self._learning.event,
-            )  # fmt: skip
+            )
             if seen == self._seen and self._shown.is_written(self._engine.version):
                 return True
             if seen != self._looked_at:  # else it waits for its turn
@@ -812,14 +855,23 @@ class LiveProject:
         # Images that come in may wait for each other, an answer that nobody is served from yet may not.
         hold = self._state.bulk == projects.EMBEDDING and self._answered <= self._publishing.event
         order = Order(
-            head, reflects, self._sampling, hold=hold,
+            head,
+            reflects,
+            self._sampling,
+            hold=hold,
             version=self._engine.head_version if live else None,
-        )  # fmt: skip
+        )
         shows = Head(
-            head, self._engine.classes, counts.known, counts.invalid, counts.unlabelled, self._applied,
+            head,
+            self._engine.classes,
+            counts.known,
+            counts.invalid,
+            counts.unlabelled,
+            self._applied,
             left=self._shown.left(self._engine),
-            features=self._images.kind, without_label=self._engine.without_label(),
-        )  # fmt: skip
+            features=self._images.kind,
+            without_label=self._engine.without_label(),
+        )
         return order, shows
 
     def _head(self) -> list[Ranked]:

@@ -68,9 +68,14 @@ class Upkeep:
     """One worker's. `step` in a thread of its own; the rest is the main loop's."""
 
     def __init__(
-        self, settings: Settings, database: Database, owner: Callable[[], str], lease_seconds: float,
-        connect: Callable[[Project], LabelStudioClient], objects: Objects | None,
-    ) -> None:  # fmt: skip
+        self,
+        settings: Settings,
+        database: Database,
+        owner: Callable[[], str],
+        lease_seconds: float,
+        connect: Callable[[Project], LabelStudioClient],
+        objects: Objects | None,
+    ) -> None:
         self._settings, self._database, self._objects = settings, database, objects
         self._owner, self._lease_seconds, self._connect = owner, lease_seconds, connect
         self._lock = threading.Lock()
@@ -151,9 +156,15 @@ class Upkeep:
         log.info("project %d: Label Studio lists a connection to %s; reading it", project.id, backend.url)
         with self._database.begin() as conn:
             projects.save_connection(
-                conn, project.id, title=info.title, label_config=info.label_config, backend_url=project.backend_url,
-                extra_params=dict(backend.extra_params), state=projects.CONNECTING, detail="",
-            )  # fmt: skip
+                conn,
+                project.id,
+                title=info.title,
+                label_config=info.label_config,
+                backend_url=project.backend_url,
+                extra_params=dict(backend.extra_params),
+                state=projects.CONNECTING,
+                detail="",
+            )
 
     def _drop(self, number: int, through: int) -> None:
         with self._database.begin() as conn:
@@ -172,9 +183,10 @@ class Upkeep:
             return None
         with self._lock:
             resting = {
-                number for number, at in self._resting.items()
+                number
+                for number, at in self._resting.items()
                 if number not in self._wanted and at.basis.since is not None and time.monotonic() >= at.compare_at
-            }  # fmt: skip
+            }
         now, never = datetime.now(timezone.utc), datetime.min.replace(tzinfo=timezone.utc)
         ages = {number: now - (known[number].compared_at or never) for number in resting & known.keys()}
         # One from the future: our clock, or that of another worker's host, has been set.
@@ -226,9 +238,14 @@ class Upkeep:
         _, backend = connection.look(client, project)
         otherwise = backend.key != project.connection or backend.extra_params != project.extra_params
         comparing = Comparing(
-            project.id, client, owned, _Served(project.model_version), resting.found.append,
-            lambda: self._want(project.id), resting.basis,
-        )  # fmt: skip
+            project.id,
+            client,
+            owned,
+            _Served(project.model_version),
+            resting.found.append,
+            lambda: self._want(project.id),
+            resting.basis,
+        )
         compared = comparing.compare(config.image_key, project.label_config)
         if compared.read_again:
             resting.basis.since = None
@@ -251,9 +268,15 @@ def leave(
         log.warning("project %d: disconnected: %s", number, why)
         with database.begin() as conn:
             projects.update(
-                conn, number, state=projects.DISCONNECTED, detail=str(why), connection="",
-                progress_done=0, progress_total=0, progress_eta_seconds=None,
-            )  # fmt: skip
+                conn,
+                number,
+                state=projects.DISCONNECTED,
+                detail=str(why),
+                connection="",
+                progress_done=0,
+                progress_total=0,
+                progress_eta_seconds=None,
+            )
         return
     log.warning("%s; beginning anew with it", why)
     with database.read() as conn:

@@ -129,7 +129,7 @@ class Worker:
         )
         upkeep = threading.Thread(
             target=_insist, args=(stopping, self._keep_up, LOOK_SECONDS), name="upkeep", daemon=True
-        )  # fmt: skip
+        )
         leases.start()
         upkeep.start()
         _insist(stopping, self._look, LOOK_SECONDS)
@@ -265,9 +265,16 @@ class Worker:
             log.error("project %d: going on without its extra params: %s", project.id, error)
             settings = self.settings
         live = LiveProject(
-            project, self.owner, settings, self.database, self._shared_encoder, self._connect, self._shared_compute,
-            self._objects, resting.basis if resting else None,
-        )  # fmt: skip
+            project,
+            self.owner,
+            settings,
+            self.database,
+            self._shared_encoder,
+            self._connect,
+            self._shared_compute,
+            self._objects,
+            resting.basis if resting else None,
+        )
         for found in resting.found if resting else ():
             live.count_found(found)
         live.leased_until = leased_until
@@ -286,11 +293,9 @@ class Worker:
             ("keep", lambda: live.keep_step() and False, lambda: _pause(live, max(KEEP_SECONDS, live.keep_seconds))),
         ]
         threads = [
-            threading.Thread(
-                target=_repeat, args=(live, name, step, idle), name=f"{name}-{project.id}", daemon=True
-            )
+            threading.Thread(target=_repeat, args=(live, name, step, idle), name=f"{name}-{project.id}", daemon=True)
             for name, step, idle in steps
-        ]  # fmt: skip
+        ]
         loader = threading.Thread(target=_load, args=(live,), name=f"load-{project.id}", daemon=True)
         self._live[project.id] = (live, [loader, *threads])
         self._connections[project.id] = _connection(project)
@@ -372,7 +377,7 @@ def _load(live: LiveProject) -> None:
 
 def _repeat(
     live: LiveProject, name: str, step: Callable[[], bool], idle: Callable[[], None], once: bool = False
-) -> None:  # fmt: skip
+) -> None:
     """Repeat a step until the project is put away; errors are shown, waited out and tried again."""
     logs.about(project=live.id)
     backoff = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)

@@ -72,9 +72,7 @@ def _named_training() -> None:
 
 
 def _subprocess(popen: Any) -> SimpleNamespace:
-    return SimpleNamespace(
-        Popen=popen, DEVNULL=None, STDOUT=None, TimeoutExpired=subprocess.TimeoutExpired
-    )  # fmt: skip
+    return SimpleNamespace(Popen=popen, DEVNULL=None, STDOUT=None, TimeoutExpired=subprocess.TimeoutExpired)
 
 
 class _Watched(worker.Worker):

@@ -106,9 +106,11 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return not self.problems and self.worker_runs and not (
-            self.labels_lost or self.acknowledged_lost or self.states_different or self.set_aside
-        )  # fmt: skip
+        return (
+            not self.problems
+            and self.worker_runs
+            and not (self.labels_lost or self.acknowledged_lost or self.states_different or self.set_aside)
+        )
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "passed": self.passed})
@@ -179,9 +181,12 @@ class Campaign:
         until(lambda: self._get("/health") is not None, f"the web does not answer; see {self.host.log}", every=0.05)
         there = self.studio.state.projects[PROJECT]
         body = {
-            "project": f"{PROJECT}.1795417238", "schema": there.label_config, "hostname": self.studio.url,
-            "access_token": TOKEN, "extra_params": None,
-        }  # fmt: skip
+            "project": f"{PROJECT}.1795417238",
+            "schema": there.label_config,
+            "hostname": self.studio.url,
+            "access_token": TOKEN,
+            "extra_params": None,
+        }
         self.studio.connect_backend(PROJECT, self.host.url)
         self.host.http.post("/setup", json=body).raise_for_status()
 

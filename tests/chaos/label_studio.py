@@ -55,9 +55,9 @@ class LivingLabelStudio(FakeLabelStudio):
     def import_predictions(self, project: int, predictions: Any) -> int:
         created = super().import_predictions(project, predictions)
         for prediction in predictions:
-            for one in self.projects[project].predictions.get(prediction["model_version"], {}).get(
-                prediction["task"], []
-            ):  # fmt: skip
+            for one in (
+                self.projects[project].predictions.get(prediction["model_version"], {}).get(prediction["task"], [])
+            ):
                 one.setdefault("id", self._id())
         return created
 
@@ -123,7 +123,7 @@ class LabelStudioHttp:
             ("POST", "api/webhooks"): lambda: self._add(self.hooks, project, body),
             ("PATCH", "api/webhooks/ID"): lambda: self._edit(self.hooks, numbers[0], body),
             ("DELETE", "api/webhooks/ID"): lambda: self._remove(self.hooks, numbers[0]),
-        }  # fmt: skip
+        }
         if (method, place) not in routes:
             raise NotFoundInLabelStudio(f"{method} {place}")
         answer = routes[method, place]()
@@ -148,11 +148,17 @@ class LabelStudioHttp:
     def _project(self, project: int) -> Json:
         info, there = self.state.project(project), self._there(project)
         return {
-            "id": info.id, "title": info.title, "label_config": info.label_config, "sampling": info.sampling,
-            "model_version": info.model_version, "task_number": info.task_count, "updated_at": there.updated_at,
+            "id": info.id,
+            "title": info.title,
+            "label_config": info.label_config,
+            "sampling": info.sampling,
+            "model_version": info.model_version,
+            "task_number": info.task_count,
+            "updated_at": there.updated_at,
             "created_at": there.created_at,
-            "total_annotations_number": info.annotation_count, "skipped_annotations_number": info.skipped_count,
-        }  # fmt: skip
+            "total_annotations_number": info.annotation_count,
+            "skipped_annotations_number": info.skipped_count,
+        }
 
     def _change(self, project: int, body: Json) -> Json:
         if "model_version" in body:

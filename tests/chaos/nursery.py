@@ -26,10 +26,17 @@ from typing import IO, Any
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 PRELOADED = (
-    "neat_backend.worker.worker", "neat_backend.cli.supervisor", "neat_backend.models.classifier",
-    "neat_backend.worker.steps.training", "neat_backend.web.app", "neat_backend.cli.running", "gunicorn.app.wsgiapp",
-    "gunicorn.workers.gthread", "gunicorn.arbiter", "tests.chaos.backend",
-)  # fmt: skip
+    "neat_backend.worker.worker",
+    "neat_backend.cli.supervisor",
+    "neat_backend.models.classifier",
+    "neat_backend.worker.steps.training",
+    "neat_backend.web.app",
+    "neat_backend.cli.running",
+    "gunicorn.app.wsgiapp",
+    "gunicorn.workers.gthread",
+    "gunicorn.arbiter",
+    "tests.chaos.backend",
+)
 
 
 def preload() -> None:
@@ -53,9 +60,12 @@ def run_module(command: Sequence[str]) -> int:
 
 
 def fork(
-    command: Sequence[str], env: Mapping[str, str], output: int | None = None,
-    before: Callable[[], None] | None = None, keep: Sequence[int] = (),
-) -> int:  # fmt: skip
+    command: Sequence[str],
+    env: Mapping[str, str],
+    output: int | None = None,
+    before: Callable[[], None] | None = None,
+    keep: Sequence[int] = (),
+) -> int:
     """A child process, in a session of its own, that runs the command; its id. For processes without threads alone.
 
     output: a file descriptor, None = where this process's output goes. keep: descriptors that stay open.
@@ -106,9 +116,13 @@ class ForkedPopen:
     """What `serve` needs of subprocess.Popen, for a process without other threads."""
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], pass_fds: Sequence[int] = (),
-        preexec_fn: Callable[[], None] | None = None, **_: Any,
-    ) -> None:  # fmt: skip
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        pass_fds: Sequence[int] = (),
+        preexec_fn: Callable[[], None] | None = None,
+        **_: Any,
+    ) -> None:
         self.pid = fork(command, env, before=preexec_fn, keep=pass_fds)
         self.returncode: int | None = None
 

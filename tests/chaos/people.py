@@ -28,7 +28,7 @@ class People:
 
     def __init__(
         self, studio: LabelStudioHttp, project: int, rng: random.Random, most_tasks: int, trainings: bool = True
-    ) -> None:  # fmt: skip
+    ) -> None:
         """trainings: whether anything is done that begins one."""
         self.studio, self.project, self.rng, self.most_tasks = studio, project, rng, most_tasks
         self.done: Counter[str] = Counter()
@@ -135,9 +135,7 @@ class People:
 
     def _change_choices(self) -> Json:
         extra = [name for name in EXTRA if self.rng.random() < 0.5]
-        return self.studio.state.change_project(
-            self.project, label_config=label_config(*BASE, *extra, "invalid")
-        )  # fmt: skip
+        return self.studio.state.change_project(self.project, label_config=label_config(*BASE, *extra, "invalid"))
 
     def _change_title(self) -> Json:
         return self.studio.state.change_project(self.project, title=f"animals {self.rng.randrange(1000)}")

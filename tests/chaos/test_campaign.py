@@ -19,8 +19,16 @@ EVENTS, KILLS = 240, 10
 
 
 def campaign(database: str, folder: Path) -> dict[str, Any]:
-    size = {"minutes": 0.3, "events": EVENTS, "kills": KILLS, "faults": 3, "stretches": 1, "tasks": 80, "seed": 1,
-            "late": 6}  # fmt: skip
+    size = {
+        "minutes": 0.3,
+        "events": EVENTS,
+        "kills": KILLS,
+        "faults": 3,
+        "stretches": 1,
+        "tasks": 80,
+        "seed": 1,
+        "late": 6,
+    }
     options = [part for name, value in size.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "tests.chaos", *options, "--no-trainings", "--database", database]
     command += ["--folder", str(folder), "--json"]

@@ -59,8 +59,9 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     for name in ("labels", "neighbours"):
         if len(wrong := _wrong(expected[name], found[name])):
             words.append(f"{name} of {len(wrong)} tasks, such as {wrong[:3]}")
-    ours, theirs = (dict(zip(r["ids"], zip(*r.values(), strict=True), strict=True)) for r in
-                    (found["ranking"], expected["ranking"]))  # fmt: skip
+    ours, theirs = (
+        dict(zip(r["ids"], zip(*r.values(), strict=True), strict=True)) for r in (found["ranking"], expected["ranking"])
+    )
     if len(wrong := _wrong(theirs, ours)):
         words.append(f"places of {len(wrong)} of {len(theirs)} tasks, such as {wrong[:3]}")
     return words

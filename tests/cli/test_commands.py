@@ -76,13 +76,16 @@ class TestExplain:
 
     def test_shows_votes_and_neighbours(self, served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         told = {
-            "state": "unlabelled", "reasons": ["It is so."], "invalid_votes": 1, "invalid_labels": 14,
+            "state": "unlabelled",
+            "reasons": ["It is so."],
+            "invalid_votes": 1,
+            "invalid_labels": 14,
             "classes": [{"name": "[dog]", "votes": 1, "probability": 0.25, "labels": 37}],
             "neighbours": [
                 {"task": 11, "label": "[dog]", "invalid": False, "similarity": 0.98765},
                 {"task": 12, "label": None, "invalid": True, "similarity": 0.5},
             ],
-        }  # fmt: skip
+        }
         monkeypatch.setattr(Service, "explain", lambda self, project, task: told)
         lines = run("explain", "7", "5").stdout.splitlines()
         assert any("[dog]" in line and "0.250" in line and "37" in line for line in lines)
@@ -92,9 +95,13 @@ class TestExplain:
 
     @pytest.mark.parametrize(("words", "expected"), [(("7", "99"), "no task 99"), (("8", "1"), "project 8")])
     def test_what_is_unknown_is_an_error(
-        self, served: Service, words: tuple[str, str], expected: str,
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    ) -> None:  # fmt: skip
+        self,
+        served: Service,
+        words: tuple[str, str],
+        expected: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         code, said = said_by_main("explain", *words, monkeypatch=monkeypatch, capsys=capsys)
         assert code == 1
         assert expected in said

@@ -127,9 +127,13 @@ class TestCompletion:
         asked = f'COMP_WORDS=(neat-backend rank ""); COMP_CWORD=2; {function} neat-backend; echo "${{COMPREPLY[@]}}"'
         variables = os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
         done = subprocess.run(
-            [bash, "-c", f"{made.stdout}\n{asked}"], capture_output=True, text=True, timeout=HANGS, check=False,
+            [bash, "-c", f"{made.stdout}\n{asked}"],
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
             env=variables,
-        )  # fmt: skip
+        )
         assert done.stdout.split() == ["7"], done.stderr
 
     @pytest.mark.parametrize("line", ["neat-backend s", "neat-backend rank ", "neat-backend export 7 --format "])
@@ -206,11 +210,12 @@ class TestFollowing:
         from datetime import datetime, timezone
 
         runner = self.follow(
-            served, monkeypatch,
+            served,
+            monkeypatch,
             lambda: self.applied(served),  # taken out of the queue, not read yet
             lambda: self.applied(served, state=projects.SYNCING, progress_total=10),
             lambda: self.applied(served, state=projects.READY, synced_at=datetime.now(timezone.utc)),
-        )  # fmt: skip
+        )
         done = runner.invoke(cli.app, ["sync", "7", "--follow", "--json"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["status"]["state"] == "ready"
@@ -222,9 +227,16 @@ class TestFollowing:
         def begin() -> None:
             with served.database.begin() as conn:
                 rounds.start(
-                    conn, 7, trigger="requested", known=1, invalid=0, unlabelled=1, queried=1, queried_known=1,
+                    conn,
+                    7,
+                    trigger="requested",
+                    known=1,
+                    invalid=0,
+                    unlabelled=1,
+                    queried=1,
+                    queried_known=1,
                     classes=["dog"],
-                )  # fmt: skip
+                )
 
         def fail() -> None:
             with served.database.begin() as conn:
@@ -244,11 +256,15 @@ class Terminal:
     def __init__(self, *words: str) -> None:
         self.main, child = pty.openpty()
         self.process = subprocess.Popen(
-            [str(PROGRAM), *words], stdin=child, stdout=child, stderr=child, start_new_session=True,
+            [str(PROGRAM), *words],
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            start_new_session=True,
             env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
             # Where the tests run in the background of a script, Ctrl-C is switched off for them and what they start.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        )
         os.close(child)
         self.text = ""
 

@@ -48,10 +48,14 @@ class Checks:
 
     def run(self) -> Figures:
         for check in (
-            self.all_become_healthy, self.a_project_is_ranked_at_the_documented_address, self.labels_are_answered,
-            self.a_restart_loses_nothing, self.down_and_up_lose_nothing, self.another_worker_takes_over,
+            self.all_become_healthy,
+            self.a_project_is_ranked_at_the_documented_address,
+            self.labels_are_answered,
+            self.a_restart_loses_nothing,
+            self.down_and_up_lose_nothing,
+            self.another_worker_takes_over,
             self.no_webhook_was_lost,
-        ):  # fmt: skip
+        ):
             self.say(check.__name__.replace("_", " "))
             check()
         return self.figures
@@ -137,9 +141,11 @@ class Checks:
 
     def _wait(self, true: Callable[[dict[str, Any]], object]) -> None:
         until(
-            lambda: true(self._status()), lambda: f"does not come to it: {self._status()}",
-            progress=lambda: {**self._status(), "queue": None}, every=0.1,
-        )  # fmt: skip
+            lambda: true(self._status()),
+            lambda: f"does not come to it: {self._status()}",
+            progress=lambda: {**self._status(), "queue": None},
+            every=0.1,
+        )
 
     def _label_next(self) -> None:
         task = self.labelling.annotator.next_task(self.project)

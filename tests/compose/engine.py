@@ -24,8 +24,13 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 OF_DEBIAN_13 = ("docker.io", "docker-cli", "docker-compose", "docker-buildx", "containerd")
 OF_DEBIAN_12 = ("runc", "tini")
 PROGRAMS = (
-    "sbin/dockerd", "sbin/docker-proxy", "sbin/runc", "bin/docker", "bin/containerd", "bin/containerd-shim-runc-v2"
-)  # fmt: skip
+    "sbin/dockerd",
+    "sbin/docker-proxy",
+    "sbin/runc",
+    "bin/docker",
+    "bin/containerd",
+    "bin/containerd-shim-runc-v2",
+)
 PLUGINS = ("docker-compose", "docker-buildx")
 PYTHON = re.compile(r"^ARG BASE=(\S+)$", re.MULTILINE)
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -102,9 +107,12 @@ class Engine:
             (place / name).mkdir(parents=True, exist_ok=True)
         (place / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} trixie main\n")
         values = {
-            "Dir::Etc::sourcelist": place / "sources.list", "Dir::Etc::sourceparts": "/nonexistent",
-            "Dir::State::lists": place / "lists", "Dir::Cache": place / "cache", "APT::Get::List-Cleanup": "0",
-        }  # fmt: skip
+            "Dir::Etc::sourcelist": place / "sources.list",
+            "Dir::Etc::sourceparts": "/nonexistent",
+            "Dir::State::lists": place / "lists",
+            "Dir::Cache": place / "cache",
+            "APT::Get::List-Cleanup": "0",
+        }
         return [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
 
     def _run(self) -> None:
@@ -113,19 +121,35 @@ class Engine:
                 subprocess.run(["iptables-save", "--table", table], stdout=saved, check=True, timeout=60)
         (self.folder / "ip_forward").write_text(FORWARDING.read_text())
         words = [
-            "nice", "--adjustment", "10", "dockerd", "--host", self.env["DOCKER_HOST"],
-            "--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"),
-            "--pidfile", str(self.folder / "dockerd.pid"), "--storage-driver", "overlay2",
-        ]  # fmt: skip
+            "nice",
+            "--adjustment",
+            "10",
+            "dockerd",
+            "--host",
+            self.env["DOCKER_HOST"],
+            "--data-root",
+            str(self.folder / "data"),
+            "--exec-root",
+            str(self.folder / "exec"),
+            "--pidfile",
+            str(self.folder / "dockerd.pid"),
+            "--storage-driver",
+            "overlay2",
+        ]
         with (self.folder / "dockerd.log").open("ab") as log:
             process = subprocess.Popen(
-                words, env=os.environ | self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                words,
+                env=os.environ | self.env,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         until(
             lambda: process.poll() is not None or self._answers(),
-            f"the engine does not answer; see {self.folder}/dockerd.log", every=0.5,
-        )  # fmt: skip
+            f"the engine does not answer; see {self.folder}/dockerd.log",
+            every=0.5,
+        )
         assert process.poll() is None, (self.folder / "dockerd.log").read_text()[-3000:]
 
     def _make_bases(self) -> None:

@@ -22,9 +22,11 @@ def follow(
         )
     try:
         until(
-            lambda: process.poll() is not None, lambda: f"{' '.join(words)} says nothing more: {_end(log, began)}",
-            progress=lambda: (log.stat().st_size, shutil.disk_usage(log.parent).free), every=0.1,
-        )  # fmt: skip
+            lambda: process.poll() is not None,
+            lambda: f"{' '.join(words)} says nothing more: {_end(log, began)}",
+            progress=lambda: (log.stat().st_size, shutil.disk_usage(log.parent).free),
+            every=0.1,
+        )
     finally:
         if process.poll() is None:
             process.kill()

@@ -61,9 +61,7 @@ class Stack:
         return self._output("docker", *words)
 
     def _output(self, *words: str) -> str:
-        done = subprocess.run(
-            words, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-        )  # fmt: skip
+        done = subprocess.run(words, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         return done.stdout.strip()
 
@@ -89,9 +87,11 @@ class Stack:
 
     def wait_until_healthy(self, count: int) -> None:
         until(
-            lambda: sorted(self.health().values()) == ["healthy"] * count, lambda: f"not all healthy: {self.health()}",
-            progress=lambda: (self.health(), len(self.asked("logs"))), every=2,
-        )  # fmt: skip
+            lambda: sorted(self.health().values()) == ["healthy"] * count,
+            lambda: f"not all healthy: {self.health()}",
+            progress=lambda: (self.health(), len(self.asked("logs"))),
+            every=2,
+        )
 
     def containers(self, service: str) -> list[str]:
         """Their ids, of twelve digits: their host names."""

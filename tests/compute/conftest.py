@@ -26,8 +26,12 @@ def cluster() -> Iterator[Cluster]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # else its processes would wait for all others of the tests
         ray.init(
-            address="local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100_000_000,
+            address="local",
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=100_000_000,
             log_to_driver=False,
-        )  # fmt: skip
+        )
         yield connect()
         ray.shutdown()

@@ -171,9 +171,18 @@ def test_images_are_prepared_ahead_but_not_without_limit(run: Run) -> None:
 
     run.encoder.before_encoding = lambda: threading.Event().wait(0.01)  # type: ignore[assignment, return-value]
     embedding.embed(
-        refs(*range(1, 81)), load=load, thumbnail=thumbnail, encoder=run.encoder, arrays=run.arrays, side=16,
-        batch_size=4, downloads=2, on_stored=run.stored.append, on_failed=lambda *_: None, on_progress=look,
-    )  # fmt: skip
+        refs(*range(1, 81)),
+        load=load,
+        thumbnail=thumbnail,
+        encoder=run.encoder,
+        arrays=run.arrays,
+        side=16,
+        batch_size=4,
+        downloads=2,
+        on_stored=run.stored.append,
+        on_failed=lambda *_: None,
+        on_progress=look,
+    )
     assert 0 < most_ahead <= 2 * 2 + 4 + 4
 
 

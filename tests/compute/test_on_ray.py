@@ -42,10 +42,17 @@ class Run:
 
     def __call__(self, tasks: range, away: frozenset[int] = frozenset()) -> embedding.Progress:
         progress: embedding.Progress = self.compute.embed(
-            [(task, f"/{task}.png") for task in tasks], load=partial(picture, away, frozenset({12})),
-            thumbnail=thumbnail, encoder=self.encoder, arrays=self.arrays, side=16, batch_size=4, downloads=1,
-            on_stored=lambda stored: self.told.extend(stored.tasks.tolist()), on_failed=self.failed.__setitem__,
-        )  # fmt: skip
+            [(task, f"/{task}.png") for task in tasks],
+            load=partial(picture, away, frozenset({12})),
+            thumbnail=thumbnail,
+            encoder=self.encoder,
+            arrays=self.arrays,
+            side=16,
+            batch_size=4,
+            downloads=1,
+            on_stored=lambda stored: self.told.extend(stored.tasks.tolist()),
+            on_failed=self.failed.__setitem__,
+        )
         return progress
 
     def features(self) -> Any:
@@ -127,6 +134,9 @@ def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
     code = "import sys, neat_backend.worker.worker; from neat_backend.compute import open_compute; open_compute()"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('ray' in sys.modules)"],
-        capture_output=True, text=True, timeout=HANGS, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=True,
+    )
     assert done.stdout.strip() == "False"

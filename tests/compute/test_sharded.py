@@ -96,9 +96,13 @@ def assert_same_answers(single: Engine, sharded: ShardedEngine) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    ACTIONS, st.integers(1, 4), st.integers(1, 4), st.sampled_from(["all", "majority"]), st.booleans(),
+    ACTIONS,
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from(["all", "majority"]),
+    st.booleans(),
     st.sampled_from(["resnet18", "linear"]),
-)  # fmt: skip
+)
 def test_any_stream_of_events_gives_the_answers_of_a_single_engine(actions, n, k, rule, balance, source) -> None:
     how = {"k": k, "rule": rule, "batch_size": 3, "seed": 5, "balance": balance, "source": source}
     single = Engine(DIM, CLASSES, **how)

@@ -14,10 +14,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 COMMAND = "$ neat-backend doctor; echo $?"
 # What differs from one run to the next and says nothing.
 VARYING = (
-    (r"\d[\d.]* GiB", "… GiB"), (r"at work: \S+", "at work: …"), (r"127\.0\.0\.1:\d+", "127.0.0.1:…"),
-    (r"neat-r\d+", "neat-r…"), (r"the oldest for \d+ s", "the oldest for … s"), (r"version [\d.]+", "version …"),
-    (r"PyTorch sees .*", "PyTorch sees …"), (r"\((local|network), \w+\)", "(…)"),
-)  # fmt: skip
+    (r"\d[\d.]* GiB", "… GiB"),
+    (r"at work: \S+", "at work: …"),
+    (r"127\.0\.0\.1:\d+", "127.0.0.1:…"),
+    (r"neat-r\d+", "neat-r…"),
+    (r"the oldest for \d+ s", "the oldest for … s"),
+    (r"version [\d.]+", "version …"),
+    (r"PyTorch sees .*", "PyTorch sees …"),
+    (r"\((local|network), \w+\)", "(…)"),
+)
 
 
 def check(title: str, printed: str, status: int, names: Mapping[str, str]) -> None:

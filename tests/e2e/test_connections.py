@@ -44,13 +44,18 @@ def test_what_is_not_connected_is_neither_kept_nor_touched_and_comes_back_when_i
 
     def forget() -> dict[str, Any]:
         place = {
-            "LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.token,
+            "LABEL_STUDIO_URL": label_studio.url,
+            "LABEL_STUDIO_API_KEY": label_studio.token,
             "NEAT_DATA_DIR": str(tmp_path / "data"),
-        }  # fmt: skip
+        }
         done = subprocess.run(
             [sys.executable, "-m", "neat_backend.cli", "forget", str(project), "--json"],
-            env={**os.environ, **SETTINGS, **OPEN, **place}, capture_output=True, text=True, timeout=HANGS, check=True,
-        )  # fmt: skip
+            env={**os.environ, **SETTINGS, **OPEN, **place},
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=True,
+        )
         return dict(json.loads(done.stdout))
 
     without = {"NEAT_CONFIGURE_PROJECT": False}

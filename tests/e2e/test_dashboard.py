@@ -51,9 +51,17 @@ def digits(folder: Path) -> tuple[Settings, Database, list[int]]:
     pictures = np.repeat(found.images[:N, :, :, None] * 15, 3, axis=3).astype(np.uint8)
     pictures = pictures.repeat(8, axis=1).repeat(8, axis=2)
     engine = prepare(
-        settings, database, 7, features, truth, CLASSES, 5, pictures=pictures, failed=FAILED,
+        settings,
+        database,
+        7,
+        features,
+        truth,
+        CLASSES,
+        5,
+        pictures=pictures,
+        failed=FAILED,
         title="Digits: zero, one or two?",
-    )  # fmt: skip
+    )
     with database.begin() as conn:
         projects.update(conn, 7, label_studio_url="http://127.0.0.1:1")
     prequential.write(ProjectArrays(settings.data_dir, 7), TESTED)
@@ -101,9 +109,11 @@ def test_every_page_is_accessible_and_fits_in_light_and_dark(
 ) -> None:
     url, _, batch = lively
     paths = {
-        "home": "/", "project": "/projects/7", "task": f"/projects/7/tasks/{batch[0]}",
+        "home": "/",
+        "project": "/projects/7",
+        "task": f"/projects/7/tasks/{batch[0]}",
         "failed": f"/projects/7/tasks/{FAILED[0]}",
-    }  # fmt: skip
+    }
     page = opened(browser, url, size)
     for name, path in paths.items():
         page.goto(url + path)
@@ -293,9 +303,10 @@ def test_a_tasks_page_has_the_balances_part(browser: Any, tmp_path: Path) -> Non
                 numbers = dict(
                     zip(
                         page.locator("#numbers dt").all_inner_texts(),
-                        (one.split()[0] for one in page.locator("#numbers dd").all_inner_texts()), strict=True,
+                        (one.split()[0] for one in page.locator("#numbers dd").all_inner_texts()),
+                        strict=True,
                     )
-                )  # fmt: skip
+                )
                 by_hand = math.sqrt(float(numbers["Quality"])) * float(numbers["Weight"])
                 assert by_hand == pytest.approx(float(numbers["Priority"]), abs=2e-3)
                 words = "spread over the pool" if choice == "dog" else f"likeliest to be “{first['queue']}”"

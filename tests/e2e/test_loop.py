@@ -181,9 +181,11 @@ def test_an_address_that_gets_no_webhook_is_said_and_one_that_gets_it_mends_it(
     assert backend.wait_until(project, is_ranked)["detail"].startswith(said)
     assert annotator.call("GET", f"/api/webhooks/?project={project}") == []
     env = {
-        **SETTINGS, "LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.token,
+        **SETTINGS,
+        "LABEL_STUDIO_URL": label_studio.url,
+        "LABEL_STUDIO_API_KEY": label_studio.token,
         "NEAT_DATA_DIR": str(tmp_path / "data"),
-    }  # fmt: skip
+    }
     (finding,) = [one for one in examine(env, project) if one.check == "webhook"]
     assert (finding.state, finding.said.startswith(said)) == (FAILED, True)
     assert "neat-backend.internal" in finding.remedy
@@ -202,9 +204,12 @@ def test_two_projects_keep_to_themselves_and_settings_can_differ(
     two = Labelling(annotator, tmp_path / "two", 15, "project two")
     connect(annotator, backend, one.project)
     annotator.connect_backend(
-        two.project, backend.url, extra_params={"NEAT_BATCH_SIZE": 3, "NEAT_CONFIGURE_PROJECT": False},
-        user="neat", password="a secret: with ünïcode",
-    )  # fmt: skip
+        two.project,
+        backend.url,
+        extra_params={"NEAT_BATCH_SIZE": 3, "NEAT_CONFIGURE_PROJECT": False},
+        user="neat",
+        password="a secret: with ünïcode",
+    )
     backend.wait_until(one.project, is_ranked)
     backend.wait_until(two.project, is_ranked)
     assert annotator.call("GET", f"/api/projects/{two.project}/")["sampling"] == "Sequential sampling"

@@ -95,9 +95,11 @@ def test_pointing_names_a_task_and_a_click_opens_its_page(
     corners(settings)
     page, area = shown(browser, url)
     expected = {  # places grow upwards, as a reader expects of axes
-        (False, True): "Task 1, labelled dog", (True, False): "Task 2, number 2 of the next batch",
-        (False, False): "Task 3, labelled invalid", (True, True): "Task 5, number 1 of the next batch",
-    }  # fmt: skip
+        (False, True): "Task 1, labelled dog",
+        (True, False): "Task 2, number 2 of the next batch",
+        (False, False): "Task 3, labelled invalid",
+        (True, True): "Task 5, number 1 of the next batch",
+    }
     for (right, bottom), named in expected.items():
         x, y = at_corner(area, right, bottom)
         area.hover(position={"x": x, "y": y})

@@ -129,9 +129,15 @@ class Reader:
         # The page's own words: "into an empty database and data folder".
         script = re.sub(r"^(?=.*into an empty database)", f"NEAT_DATA_DIR={place}/empty ", script, flags=re.MULTILINE)
         done = subprocess.run(
-            ["bash", "-euo", "pipefail"], input=script, cwd=place, env=environment, capture_output=True, text=True,
-            timeout=HANGS, check=False,
-        )  # fmt: skip
+            ["bash", "-euo", "pipefail"],
+            input=script,
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
+        )
         if done.returncode != 0:
             return f"{script}\n{done.returncode}\n{done.stdout}\n{done.stderr}"
         for target in re.findall(r"--out(?:put)? ([^\s$]+)", script):

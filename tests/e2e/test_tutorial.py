@@ -59,9 +59,15 @@ class Reader:
         if state.exists():
             script = f". {state}\n{script}"
         done = subprocess.run(
-            ["bash"], input=script, cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=HANGS, check=False,
-        )  # fmt: skip
+            ["bash"],
+            input=script,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=HANGS,
+            check=False,
+        )
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         self.said.append((code, done.stdout))
         return done.stdout
@@ -79,9 +85,14 @@ class Reader:
             extra = {name: variables[name] for name in kept} | {"LABEL_STUDIO_BASE_DATA_DIR": str(server.folder)}
         with open(self.folder / f"{name}.log", "ab") as log:
             self.terminals[name] = subprocess.Popen(
-                ["bash", "-c", f"set -euo pipefail\n{self._here(code)}"], cwd=self.folder, env=self.environment | extra,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                ["bash", "-c", f"set -euo pipefail\n{self._here(code)}"],
+                cwd=self.folder,
+                env=self.environment | extra,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         port = self.ports["8080" if name == "label-studio" else "9090"]
         self.until(lambda: is_up(f"http://127.0.0.1:{port}/health"))
 

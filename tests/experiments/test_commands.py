@@ -15,9 +15,21 @@ from neat_backend.experiments import commands, results, runner
 from neat_backend.experiments.checkpoints import read_plan
 
 OPTIONS = [
-    "--preset", "digits-quick", "--dataset", "squares", "--known", "2", "--batch", "8", "--rounds", "3", "--k", "3",
-    "--initial", "6",
-]  # fmt: skip
+    "--preset",
+    "digits-quick",
+    "--dataset",
+    "squares",
+    "--known",
+    "2",
+    "--batch",
+    "8",
+    "--rounds",
+    "3",
+    "--k",
+    "3",
+    "--initial",
+    "6",
+]
 
 
 def invoke(*words, code: int = 0) -> str:

@@ -67,10 +67,13 @@ def test_an_idx_file_that_is_cut_off_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("fashion-mnist", "zalandoresearch"), ("cifar10", "cs.toronto.edu"), ("cifar100", "cs.toronto.edu"),
-        ("tiny-imagenet", "cs231n.stanford.edu"), ("folder", "train/CLASS"),
+        ("fashion-mnist", "zalandoresearch"),
+        ("cifar10", "cs.toronto.edu"),
+        ("cifar100", "cs.toronto.edu"),
+        ("tiny-imagenet", "cs231n.stanford.edu"),
+        ("folder", "train/CLASS"),
     ],
-)  # fmt: skip
+)
 def test_a_data_set_that_is_not_there_says_where_it_can_be_had(name, source, tmp_path):
     with pytest.raises(SettingsError, match=source):
         datasets.load(name, tmp_path / "nowhere")

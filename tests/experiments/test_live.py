@@ -221,9 +221,25 @@ def part(live):
 
 
 OPTIONS = [
-    "--protocol", "live", "--dataset", "squares", "--known", "3", "--choice", "draw:2", "--seeds", "0", "--k", "3",
-    "--labels", "20", "--start", "2", "--batch", "10",
-]  # fmt: skip
+    "--protocol",
+    "live",
+    "--dataset",
+    "squares",
+    "--known",
+    "3",
+    "--choice",
+    "draw:2",
+    "--seeds",
+    "0",
+    "--k",
+    "3",
+    "--labels",
+    "20",
+    "--start",
+    "2",
+    "--batch",
+    "10",
+]
 
 
 def invoke(*words, code: int = 0) -> str:
@@ -298,8 +314,21 @@ class TestCommands:
         assert figures_of(tmp_path / "one") == figures_of(tmp_path / "two")
 
     def test_a_network_may_be_trained_in_rounds(self, at_hand, tmp_path):
-        run(tmp_path / "net", "--orders", "former,paper", "--classifier", "resnet18", "--epochs", "1",
-            "--choice", "first", "--labels", "9", "--batch", "8")  # fmt: skip
+        run(
+            tmp_path / "net",
+            "--orders",
+            "former,paper",
+            "--classifier",
+            "resnet18",
+            "--epochs",
+            "1",
+            "--choice",
+            "first",
+            "--labels",
+            "9",
+            "--batch",
+            "8",
+        )
         assert len(results.read(tmp_path / "net").records) == 2
 
     @pytest.mark.parametrize("form", ["live", "served"])
@@ -313,8 +342,21 @@ class TestCommands:
 
     def test_a_table_without_a_form_is_that_of_the_protocol(self, done, tmp_path):
         assert invoke("table", done) == invoke("table", done, "--form", "live")
-        invoke("run", "--preset", "digits-quick", "--dataset", "squares", "--known", "2", "--rounds", "1",
-               "--strategies", "random", "--out", tmp_path / "batch")  # fmt: skip
+        invoke(
+            "run",
+            "--preset",
+            "digits-quick",
+            "--dataset",
+            "squares",
+            "--known",
+            "2",
+            "--rounds",
+            "1",
+            "--strategies",
+            "random",
+            "--out",
+            tmp_path / "batch",
+        )
         with pytest.raises(SettingsError, match="batch and of the live protocol; add --form"):
             invoke("table", tmp_path)
         assert "random" in invoke("table", tmp_path, "--form", "strategies")
@@ -405,10 +447,19 @@ class TestIntervals:
         point = {"precision": 0.6, "effective": 0.9, "longest_run": 2, "seen": 2, "known": 38, "invalid": 20}
         points = [{"labels": n, "accuracy": accuracy, **point} for n in (20, 50)]
         codes = [0, 1, -1, 0, 1] * 10
-        RunFolder(folder, run).write_live({
-            "order": run.strategy, "seed": run.seed, "classes": run.known, "start": [], "asked": list(range(50)),
-            "codes": codes, "points": points, "all_seen_after": 2, "seconds": {"fit": 0.5},
-        })  # fmt: skip
+        RunFolder(folder, run).write_live(
+            {
+                "order": run.strategy,
+                "seed": run.seed,
+                "classes": run.known,
+                "start": [],
+                "asked": list(range(50)),
+                "codes": codes,
+                "points": points,
+                "all_seen_after": 2,
+                "seconds": {"fit": 0.5},
+            }
+        )
 
     def rows(self, *folders, form="live", **more):
         options = [word for name, value in more.items() for word in (f"--{name}", value)]

@@ -29,9 +29,14 @@ def take_out(labelled: Labelled, target: Path, **given: Any) -> dict[str, Any]:
 def alone(folder: Path, *command: str, without: str = "") -> str:
     """A fresh Python process somewhere else, in which neither this package nor those named can be imported."""
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, without, *command], cwd=folder, env=dict(os.environ), capture_output=True,
-        text=True, timeout=HANGS, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", ALONE, without, *command],
+        cwd=folder,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -56,9 +56,16 @@ class TestWhatIsExported:
             monkeypatch.setattr(rounds, "clock", lambda conn, m=minutes: START + timedelta(minutes=m))
             with labelled.database.begin() as conn:
                 rounds.start(
-                    conn, PROJECT, trigger="batch", known=1, invalid=0, unlabelled=1, queried=0, queried_known=0,
+                    conn,
+                    PROJECT,
+                    trigger="batch",
+                    known=1,
+                    invalid=0,
+                    unlabelled=1,
+                    queried=0,
+                    queried_known=0,
                     classes=("dog",),
-                )  # fmt: skip
+                )
         assert [row.task for row in labelled.rows(round=1)] == list(range(1, 11))
         assert [row.task for row in labelled.rows(round=2)] == list(range(11, 26))
         assert [row.round for row in labelled.rows()][25:] == [None] * 5

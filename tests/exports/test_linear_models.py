@@ -113,9 +113,14 @@ def clip(folder: Path) -> tuple[str, Path | None]:
     ("made", "format", "invalid"), [(efficientnet, "onnx", True), (resnet, "pt2", True), (clip, "pt2", False)]
 )
 def test_an_image_file_gets_the_backends_probabilities_without_the_backend(
-    labelled: Labelled, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch,
-    made: Callable[[Path], Any], format: str, invalid: bool,
-) -> None:  # fmt: skip
+    labelled: Labelled,
+    tmp_path: Path,
+    pictures: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    made: Callable[[Path], Any],
+    format: str,
+    invalid: bool,
+) -> None:
     name, file = made(tmp_path)
     encoder = build_encoder(name, file, "cpu")
     head = learn(labelled, encoder, invalid)

@@ -116,9 +116,12 @@ class TestImageFolder:
         told: list[str] = []
         odd = {1: saved("AVIF"), 2: saved("GIF"), 3: saved("GIF")}
         labelled.export(
-            tmp_path / "out", format="folder", split=(1, 0, 0), on_warning=told.append,
+            tmp_path / "out",
+            format="folder",
+            split=(1, 0, 0),
+            on_warning=told.append,
             fetch=lambda task, image: odd.get(task) or fetch(task, image),
-        )  # fmt: skip
+        )
         assert len(told) == 1
         assert "ImageFolder passes over files of these kinds, here 1 .avif, 2 .gif" in told[0]
         assert len(ImageFolder(tmp_path / "out/train")) == 30 - 3
@@ -135,8 +138,9 @@ class TestImageFolder:
         assert "classes.json" in told[0]
         numbers = json.loads((tmp_path / "out/classes.json").read_text())
         assert numbers == [
-            {"number": 0, "folder": "cat", "label": "cat"}, {"number": 1, "folder": "dog", "label": "dog"}
-        ]  # fmt: skip
+            {"number": 0, "folder": "cat", "label": "cat"},
+            {"number": 1, "folder": "dog", "label": "dog"},
+        ]
         assert ImageFolder(tmp_path / "out/train").class_to_idx == {"cat": 0, "dog": 1}
         assert ImageFolder(tmp_path / "out/val").class_to_idx == {"dog": 0}
 

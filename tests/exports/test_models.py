@@ -40,9 +40,16 @@ def train(labelled: Labelled, side: int = 16, learnt: bool = False) -> Classifie
     made.classes = CLASSES
     with labelled.database.begin() as conn:
         begun = rounds.start(
-            conn, PROJECT, trigger="batch", known=30, invalid=4, unlabelled=6, queried=34, queried_known=30,
+            conn,
+            PROJECT,
+            trigger="batch",
+            known=30,
+            invalid=4,
+            unlabelled=6,
+            queried=34,
+            queried_known=30,
             classes=CLASSES,
-        )  # fmt: skip
+        )
         rounds.finish(conn, PROJECT, begun.number, seconds=1, held_out=10, held_out_correct=9)
     arrays = ProjectArrays(labelled.settings.data_dir, PROJECT)
     made.save(arrays.folder("models") / f"{begun.number:06d}.safetensors")
@@ -64,8 +71,12 @@ def test_the_loading_example_gives_the_backends_probabilities_without_the_backen
     for file in (tmp_path / "model").iterdir():
         assert here not in file.read_bytes(), f"{file.name} names a folder of this machine"
     assert set(content(tmp_path / "model")) == {
-        "README.md", "model.json", f"model.{format}", "model.safetensors", "predict.py",
-    }  # fmt: skip
+        "README.md",
+        "model.json",
+        f"model.{format}",
+        "model.safetensors",
+        "predict.py",
+    }
     example = str(tmp_path / "model" / "predict.py")
     said = alone(tmp_path, example, *map(str, pictures), without="torch" if format == "onnx" else "")
     assert len(said.splitlines()) == len(pictures) == 5

@@ -54,8 +54,10 @@ class TestTables:
 
     def test_pandas_reads_jsonl(self, labelled: Labelled, tmp_path: Path) -> None:
         labelled.export(tmp_path / "labels.jsonl", format="jsonl", wanted=Wanted(include_invalid=True))
-        equal(pandas.read_json(tmp_path / "labels.jsonl", lines=True, precise_float=True),
-              labelled.rows(include_invalid=True))  # fmt: skip
+        equal(
+            pandas.read_json(tmp_path / "labels.jsonl", lines=True, precise_float=True),
+            labelled.rows(include_invalid=True),
+        )
 
     def test_pandas_reads_parquet(self, labelled: Labelled, tmp_path: Path) -> None:
         labelled.export(tmp_path / "labels.parquet", format="parquet", wanted=Wanted(include_invalid=True))
@@ -105,7 +107,7 @@ class TestFeatures:
         self.same(table, values)
         streamed = exports.stream(
             labelled.settings, labelled.database, PROJECT, "parquet", Wanted(), features="parquet"
-        )  # fmt: skip
+        )
         assert b"".join(streamed) == (tmp_path / "labels.parquet").read_bytes()
 
     def test_or_in_a_parquet_file_beside_another_table(

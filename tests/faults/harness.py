@@ -99,9 +99,10 @@ def torn(data: bytes, how: str) -> bytes:
         "half of it": data[:middle],
         "a byte short": data[:-1],
         "other bytes": np.random.default_rng(0).bytes(len(data)),
-        "a few other bytes": data[: middle - 8] + bytes(255 - byte for byte in data[middle - 8 : middle + 8])
+        "a few other bytes": data[: middle - 8]
+        + bytes(255 - byte for byte in data[middle - 8 : middle + 8])
         + data[middle + 8 :],
-    }[how]  # fmt: skip
+    }[how]
 
 
 TORN = ("nothing in it", "half of it", "a byte short", "other bytes", "a few other bytes")

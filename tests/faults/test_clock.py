@@ -26,9 +26,11 @@ from tests.worker.test_worker import Workers, _hurry, holder, ready, until, work
 PACKAGE = Path(neat_backend.__file__).parent
 LONG_RUNNING = ("store", "labelstudio", "web", "core", "compute", "doctor")  # and the files beside them
 JUMPS = {
-    "a day forward": timedelta(days=1), "a day back": timedelta(days=-1),
-    "a minute forward": timedelta(minutes=1), "a minute back": timedelta(minutes=-1),
-}  # fmt: skip
+    "a day forward": timedelta(days=1),
+    "a day back": timedelta(days=-1),
+    "a minute forward": timedelta(minutes=1),
+    "a minute back": timedelta(minutes=-1),
+}
 
 
 @pytest.fixture

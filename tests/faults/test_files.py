@@ -40,9 +40,14 @@ FILES = {
     "insight": "snapshots/insight.npz",
 }
 PAGES = (
-    "/", f"/projects/{PROJECT}", f"/api/projects/{PROJECT}", f"/api/projects/{PROJECT}/ranking", "/metrics",
-    f"/api/projects/{PROJECT}/tasks/9/thumbnail", f"/api/projects/{PROJECT}/tasks/9/explanation",
-)  # fmt: skip
+    "/",
+    f"/projects/{PROJECT}",
+    f"/api/projects/{PROJECT}",
+    f"/api/projects/{PROJECT}/ranking",
+    "/metrics",
+    f"/api/projects/{PROJECT}/tasks/9/thumbnail",
+    f"/api/projects/{PROJECT}/tasks/9/explanation",
+)
 
 
 @dataclass
@@ -168,9 +173,11 @@ def test_everything_torn_at_once_costs_work_and_no_label(made: Made, backend: Ba
 def test_what_writers_left_that_died_is_cleared_away_at_the_start(backend: Backend) -> None:
     root = ProjectArrays(backend.settings.data_dir, PROJECT).root
     old = [
-        root / "snapshots" / ".tmp-12-ab12", root / "features" / "fake" / ".tmp-13-ab12",
-        root / "models" / ".000001.safetensors.14.tmp", root / "training" / ".result.json.tmp",
-    ]  # fmt: skip
+        root / "snapshots" / ".tmp-12-ab12",
+        root / "features" / "fake" / ".tmp-13-ab12",
+        root / "models" / ".000001.safetensors.14.tmp",
+        root / "training" / ".result.json.tmp",
+    ]
     young = root / "images" / "16" / ".tmp-15-ab12"  # somebody may be writing it
     dropped = root / "probabilities" / ".dropped-ab12"
     (root / "training").mkdir(exist_ok=True)

@@ -218,10 +218,16 @@ def live(site: Site, working: Worker) -> LiveProject:
 
 
 FAULTS = {  # and what people are told meanwhile
-    "down": projects.AWAY, "500": projects.AWAY, "502": projects.AWAY, "429": projects.AWAY,
-    "401": projects.BLOCKED, "truncated JSON": projects.AWAY, "breaks off": projects.AWAY,
-    "an HTML page with 200": projects.AWAY, "the answer is lost": projects.AWAY,
-}  # fmt: skip
+    "down": projects.AWAY,
+    "500": projects.AWAY,
+    "502": projects.AWAY,
+    "429": projects.AWAY,
+    "401": projects.BLOCKED,
+    "truncated JSON": projects.AWAY,
+    "breaks off": projects.AWAY,
+    "an HTML page with 200": projects.AWAY,
+    "the answer is lost": projects.AWAY,
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

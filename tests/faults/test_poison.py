@@ -86,8 +86,15 @@ def test_a_poison_event_is_set_aside_shown_and_blocks_nobody(
         conn.execute(sa.text(ends_it))
     assert service.retry_events(PROJECT) == 2
     until(lambda: live._engine is not None and set(live._engine.labels()) == {1, 2, 3})
-    until(lambda: service.status(PROJECT)["queue"] | {"oldest_seconds": 0} == {
-        "count": 0, "oldest_seconds": 0, "set_aside": 1,
-    })  # fmt: skip
+    until(
+        lambda: (
+            service.status(PROJECT)["queue"] | {"oldest_seconds": 0}
+            == {
+                "count": 0,
+                "oldest_seconds": 0,
+                "set_aside": 1,
+            }
+        )
+    )
     until(lambda: not live.is_busy())
     assert_whole(backend, live, aside=[senseless])

@@ -58,9 +58,12 @@ def fuzz_routes(tally: Tally, seed: int, seconds: float, folder: Path) -> None:
     make_ready(database)
     write_ranking(settings)
     guarded = Settings.from_env(
-        {}, data_dir=settings.data_dir, predict_wait_seconds=0,
-        basic_auth_user=routes.AUTH[0], basic_auth_pass=routes.AUTH[1],
-    )  # fmt: skip
+        {},
+        data_dir=settings.data_dir,
+        predict_wait_seconds=0,
+        basic_auth_user=routes.AUTH[0],
+        basic_auth_pass=routes.AUTH[1],
+    )
     try:
         routes.fuzz(tally, seed, seconds, create_app(settings, database), create_app(guarded, database))
     finally:

@@ -25,22 +25,54 @@ AUTH = ("ann", "pass")
 PROJECT, TASKS = 7, (1, 2, 3, 5, 99)  # of the ranking that tests/serving.py writes, and one that nobody knows
 AT_ONCE = 6  # cases of one route before the next one's turn
 _PATHS = (
-    "/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2f..%2fsettings.py", "/static//etc/passwd", "/static/%00",
-    "/static/" + "a" * 5000, "/projects/99999999999999999999", "/projects/-1", "/projects/7%00", "/projects/٧",
-    "/api/projects/7/tasks/99999999999999999999/thumbnail", "/api/projects/0", "/api/projects/7/../../metrics", "//",
-    "/%ff%fe", "/%c0%af", "/\u202e", "/api/projects/7/ranking?limit=&limit=5&offset=" + "9" * 4000, "/?" + "a&" * 3000,
-    "/api/projects/7/export?format=\0", "/api/projects/7/export?since=9999-12-31T23:59:59-14:00",
+    "/static/../app.py",
+    "/static/%2e%2e/app.py",
+    "/static/..%2f..%2fsettings.py",
+    "/static//etc/passwd",
+    "/static/%00",
+    "/static/" + "a" * 5000,
+    "/projects/99999999999999999999",
+    "/projects/-1",
+    "/projects/7%00",
+    "/projects/٧",
+    "/api/projects/7/tasks/99999999999999999999/thumbnail",
+    "/api/projects/0",
+    "/api/projects/7/../../metrics",
+    "//",
+    "/%ff%fe",
+    "/%c0%af",
+    "/\u202e",
+    "/api/projects/7/ranking?limit=&limit=5&offset=" + "9" * 4000,
+    "/?" + "a&" * 3000,
+    "/api/projects/7/export?format=\0",
+    "/api/projects/7/export?since=9999-12-31T23:59:59-14:00",
     "/versions?project=%ff",
-    "/api/projects/7/export?round=-1&min_agreement=nan", "/health?%00=%ff", "/api/projects/7/ranking?limit=1e3",
-)  # fmt: skip
+    "/api/projects/7/export?round=-1&min_agreement=nan",
+    "/health?%00=%ff",
+    "/api/projects/7/ranking?limit=1e3",
+)
 _HEADERS: tuple[dict[str, str], ...] = (
-    {}, {"Accept": "*/*;q=nan,text/html"}, {"Accept": "x" * 5000}, {"If-None-Match": '"' * 999}, {"Range": "bytes=9-1"},
-    {"Content-Type": "application/json; charset=utf-7"}, {"Content-Type": "multipart/form-data; boundary="},
-    {"Content-Length": "-1"}, {"Content-Length": "abc"}, {"Transfer-Encoding": "chunked"}, {"Host": "a\0b"},
-    {"Host": "[::1"}, {"Host": "localhost:99999999"}, {"Cookie": "a=" + "b" * 4000}, {"Origin": "null"},
-    {"If-Modified-Since": "Thu, 99 Foo 99999 99:99:99"}, {"X-HTTP-Method-Override": "DELETE"},
-    {"Authorization": "Basic =="}, {"Authorization": "Bearer 7." + "0" * 64}, {"Content-Encoding": "gzip"},
-)  # fmt: skip
+    {},
+    {"Accept": "*/*;q=nan,text/html"},
+    {"Accept": "x" * 5000},
+    {"If-None-Match": '"' * 999},
+    {"Range": "bytes=9-1"},
+    {"Content-Type": "application/json; charset=utf-7"},
+    {"Content-Type": "multipart/form-data; boundary="},
+    {"Content-Length": "-1"},
+    {"Content-Length": "abc"},
+    {"Transfer-Encoding": "chunked"},
+    {"Host": "a\0b"},
+    {"Host": "[::1"},
+    {"Host": "localhost:99999999"},
+    {"Cookie": "a=" + "b" * 4000},
+    {"Origin": "null"},
+    {"If-Modified-Since": "Thu, 99 Foo 99999 99:99:99"},
+    {"X-HTTP-Method-Override": "DELETE"},
+    {"Authorization": "Basic =="},
+    {"Authorization": "Bearer 7." + "0" * 64},
+    {"Content-Encoding": "gzip"},
+)
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND", "get")
 
 
@@ -78,9 +110,12 @@ def _operations(app: Flask) -> list[Any]:
 def _draw(strategy: Any, number: int, use: Callable[[Any], None]) -> None:
     @seed(number)
     @settings(
-        max_examples=AT_ONCE, database=None, deadline=None, phases=[Phase.generate],
+        max_examples=AT_ONCE,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(strategy)
     def run(case: Any) -> None:
         use(case)
@@ -130,9 +165,10 @@ def _odd(tally: Tally, rng: Random, open_app: Flask, guarded_app: Flask) -> None
             data = rng.randbytes(rng.choice((0, 10, 5000)))
             try:
                 answer = tally.timed(
-                    "requests that are odd", lambda what=what: what,  # type: ignore[misc]
+                    "requests that are odd",
+                    lambda what=what: what,  # type: ignore[misc]
                     lambda: client.open(path, method=method, headers=headers, data=data),  # noqa: B023
-                )  # fmt: skip
+                )
             except (UnicodeError, ValueError):  # the test client itself can't write it
                 continue
             tally.answered("requests that are odd", _status(answer.status_code, path), what)

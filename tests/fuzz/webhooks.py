@@ -72,9 +72,10 @@ def _one_store(tally: Tally, rng: Random, backend: Backend, name: str) -> None:
         what = f"{route} {data[:1500]!r}"
         kind = f"requests of Label Studio, {name}"
         answer = tally.timed(
-            kind, lambda what=what: what,  # type: ignore[misc]
+            kind,
+            lambda what=what: what,  # type: ignore[misc]
             lambda: client.post(route, data=data, content_type="application/json"),  # noqa: B023
-        )  # fmt: skip
+        )
         tally.answered(kind, answer.status_code, what)
         if answer.status_code == 201:
             accepted += 1
@@ -85,8 +86,16 @@ def _one_store(tally: Tally, rng: Random, backend: Backend, name: str) -> None:
             sent.clear()
         if accepted >= EVENTS_PER_STORE or turn > 20 * EVENTS_PER_STORE:
             break
-    for path in ("/", "/projects/1", "/api/projects", "/api/projects/1/ranking", "/api/projects/1/failed-images",
-                 "/api/projects/1/export", "/metrics", "/api/projects/1/rounds"):  # fmt: skip
+    for path in (
+        "/",
+        "/projects/1",
+        "/api/projects",
+        "/api/projects/1/ranking",
+        "/api/projects/1/failed-images",
+        "/api/projects/1/export",
+        "/metrics",
+        "/api/projects/1/rounds",
+    ):
         answer = client.get(path, headers={"Accept": "text/html"})
         answer.get_data()
         tally.answered("requests after it", answer.status_code, path)

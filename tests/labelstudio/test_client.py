@@ -324,10 +324,23 @@ def test_a_webhook_gets_its_headers(client, person, project):
 @pytest.mark.parametrize(
     "host",
     [
-        "localhost", "127.0.0.1", "[::1]", "neat-backend.internal", "neat.svc.cluster.local", "ü.example", "a.xn--p1ai",
-        "neat-backend", "neat_backend.internal", "neat.c0m", "127.1", "2130706433", "-a.example", "a..example", "a.b.",
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        "neat-backend.internal",
+        "neat.svc.cluster.local",
+        "ü.example",
+        "a.xn--p1ai",
+        "neat-backend",
+        "neat_backend.internal",
+        "neat.c0m",
+        "127.1",
+        "2130706433",
+        "-a.example",
+        "a..example",
+        "a.b.",
     ],
-)  # fmt: skip
+)
 def test_an_address_that_label_studio_takes_no_webhook_for_is_known(client, person, project, host):
     made = client.ensure_webhook(project, f"http://{host}:9/webhook", {})
     assert made == ("created" if takes_webhooks(f"http://{host}:9/webhook") else "refused")
@@ -364,10 +377,20 @@ def test_a_local_file(client, person, project, label_studio):
     for place in (label_studio.document_root.parent, label_studio.document_root):
         (place / "secret.png").write_bytes(png("black"))
     for path in (
-        "../secret.png", "secret.png", "pets/../secret.png", "pets/../../secret.png", "pets/..%2f..%2fsecret.png",
-        "%2e%2e/secret.png", "pets/%252e%252e/%252e%252e/secret.png", "pets\\..\\..\\secret.png",
-        "//etc/passwd", "/etc/passwd", str(label_studio.document_root.parent / "secret.png"), "pets/%00", "",
-    ):  # fmt: skip
+        "../secret.png",
+        "secret.png",
+        "pets/../secret.png",
+        "pets/../../secret.png",
+        "pets/..%2f..%2fsecret.png",
+        "%2e%2e/secret.png",
+        "pets/%252e%252e/%252e%252e/secret.png",
+        "pets\\..\\..\\secret.png",
+        "//etc/passwd",
+        "/etc/passwd",
+        str(label_studio.document_root.parent / "secret.png"),
+        "pets/%00",
+        "",
+    ):
         with pytest.raises(ImageError):
             fetcher(client).fetch(1, f"/data/local-files/?d={path}")
 

@@ -293,8 +293,17 @@ def test_an_odd_result_is_unreadable_and_ends_nothing(result, read):
     assert told.annotations[0].choices == read
 
 
-@given(st.recursive(st.none() | st.integers() | st.text(), lambda some: st.lists(some) | st.dictionaries(
-    st.sampled_from(["from_name", "type", "value", "choices", "x"]), some | st.just("choices"))))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda some: (
+            st.lists(some)
+            | st.dictionaries(
+                st.sampled_from(["from_name", "type", "value", "choices", "x"]), some | st.just("choices")
+            )
+        ),
+    )
+)
 def test_whatever_comes_as_a_result_is_read_alike_from_the_api_and_from_a_webhook(result):
     annotation = {"id": 1, "task": 2, "result": result}
     told = changes(event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 1}}), "image")

@@ -120,23 +120,41 @@ def test_files_are_known_below_a_path_of_label_studio_too(home: Server):
     client.fetch_bytes("/data/upload/a.png", 100)
     client.fetch_bytes(f"{home.url}/data/upload/b.png", 100)
     assert [(path, KEY in headers.get("authorization", "")) for path, headers in home.seen] == [
-        ("/studio/data/upload/a.png", True), ("/data/upload/b.png", False),
-    ]  # fmt: skip
+        ("/studio/data/upload/a.png", True),
+        ("/data/upload/b.png", False),
+    ]
 
 
 @pytest.mark.parametrize(
     "address",
     [
-        "http://8.8.8.8@127.0.0.1:{port}/a", "http://a:b@localhost:{port}/a", "http://127.0.0.1:{port}#@8.8.8.8/a",
-        "http://127.0.0.1:{port}\\@8.8.8.8/a", "http://LOCALHOST:{port}/a", "http://localhost.:{port}/a",
-        "http://0177.0.0.1:{port}/a", "http://0x7f.1:{port}/a", "http://0x7f000001:{port}/a", "http://0:{port}/a",
-        "http://①②⑦.⓪.⓪.①:{port}/a", "http://127。0。0。1:{port}/a", "http://ⓛocalhost:{port}/a",
-        "http://%6cocalhost:{port}/a", "http://127.0.0.1%00.example.com:{port}/a", "http://[::ffff:7f00:1]:{port}/a",
-        "http://[::127.0.0.1]:{port}/a", "http://[0:0:0:0:0:ffff:7f00:0001]:{port}/a", "http://[::1%25lo]:{port}/a",
-        "http:/\\127.0.0.1:{port}/a", "http:///127.0.0.1:{port}/a", "HTTP://127.0.0.1:{port}/a",
-        "http://127.0.0.1:{port}\r\nX: y/a", " http://127.0.0.1:{port}/a", "http://\t127.0.0.1:{port}/a",
+        "http://8.8.8.8@127.0.0.1:{port}/a",
+        "http://a:b@localhost:{port}/a",
+        "http://127.0.0.1:{port}#@8.8.8.8/a",
+        "http://127.0.0.1:{port}\\@8.8.8.8/a",
+        "http://LOCALHOST:{port}/a",
+        "http://localhost.:{port}/a",
+        "http://0177.0.0.1:{port}/a",
+        "http://0x7f.1:{port}/a",
+        "http://0x7f000001:{port}/a",
+        "http://0:{port}/a",
+        "http://①②⑦.⓪.⓪.①:{port}/a",
+        "http://127。0。0。1:{port}/a",
+        "http://ⓛocalhost:{port}/a",
+        "http://%6cocalhost:{port}/a",
+        "http://127.0.0.1%00.example.com:{port}/a",
+        "http://[::ffff:7f00:1]:{port}/a",
+        "http://[::127.0.0.1]:{port}/a",
+        "http://[0:0:0:0:0:ffff:7f00:0001]:{port}/a",
+        "http://[::1%25lo]:{port}/a",
+        "http:/\\127.0.0.1:{port}/a",
+        "http:///127.0.0.1:{port}/a",
+        "HTTP://127.0.0.1:{port}/a",
+        "http://127.0.0.1:{port}\r\nX: y/a",
+        " http://127.0.0.1:{port}/a",
+        "http://\t127.0.0.1:{port}/a",
     ],
-)  # fmt: skip
+)
 def test_no_way_of_writing_a_private_address_gets_through(home: Server, other: Server, address: str):
     client = LabelStudioClient(home.url, KEY)
     place = address.format(port=other.port)
@@ -279,15 +297,43 @@ def test_a_proxy_is_not_asked_for_a_private_address(home: Server, other: Server,
         ("64:ff9b::808:808", True),
         ("::ffff:8.8.8.8", True),
         ("2002:808:808::1", True),
-        *((address, False) for address in (
-            "127.0.0.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254",
-            "168.63.129.16", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1%eth0", "fd00:ec2::254", "ff02::1",
-            "::ffff:10.0.0.1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "64:ff9b:1::808:808", "64:ff9b:1::a9fe:a9fe",
-            "::8.8.8.8", "::127.0.0.1", "::ffff:0:8.8.8.8", "::ffff:0:a00:1", "fec0::1", "3fff::1", "2001:db8::1",
-            "5f00::1", "100::1", "4000::1",
-        )),
+        *(
+            (address, False)
+            for address in (
+                "127.0.0.1",
+                "0.0.0.0",
+                "10.1.2.3",
+                "172.16.0.1",
+                "192.168.1.1",
+                "100.64.0.1",
+                "169.254.169.254",
+                "168.63.129.16",
+                "224.0.0.1",
+                "255.255.255.255",
+                "::",
+                "::1",
+                "fe80::1%eth0",
+                "fd00:ec2::254",
+                "ff02::1",
+                "::ffff:10.0.0.1",
+                "64:ff9b::a9fe:a9fe",
+                "2002:7f00:1::",
+                "64:ff9b:1::808:808",
+                "64:ff9b:1::a9fe:a9fe",
+                "::8.8.8.8",
+                "::127.0.0.1",
+                "::ffff:0:8.8.8.8",
+                "::ffff:0:a00:1",
+                "fec0::1",
+                "3fff::1",
+                "2001:db8::1",
+                "5f00::1",
+                "100::1",
+                "4000::1",
+            )
+        ),
     ],
-)  # fmt: skip
+)
 def test_which_addresses_are_public(address: str, public: bool):
     assert is_public(address) is public
 

@@ -60,8 +60,10 @@ def test_a_choice_is_compared_as_it_is_written_blanks_and_all():
     found = parse(xml, ())
     assert found.classes == ("dog ", " cat\xa0", "\towl")
     assert [resolve(7, [annotation(choice)], found) for choice in found.classes] == [
-        Label(7, "dog "), Label(7, " cat\xa0"), Label(7, "\towl"),
-    ]  # fmt: skip
+        Label(7, "dog "),
+        Label(7, " cat\xa0"),
+        Label(7, "\towl"),
+    ]
     assert resolve(7, [annotation("dog")], found) == Label(7, set_aside=NOT_IN_CONFIG, answer="dog")
 
 

@@ -151,9 +151,7 @@ class Slow:
 def test_two_starts_at_once_leave_one_tab(client: LabelStudioClient, person: Annotator, project: int) -> None:
     client.create_tab(project, {"type": "list", "target": "tasks", "title": "Default"})
     together = threading.Barrier(2)
-    starts = [
-        threading.Thread(target=ensure, args=(Slow(client, together), project, NEXT, None)) for _ in range(2)
-    ]  # fmt: skip
+    starts = [threading.Thread(target=ensure, args=(Slow(client, together), project, NEXT, None)) for _ in range(2)]
     for start in starts:
         start.start()
     for start in starts:

@@ -24,9 +24,15 @@ def learn(*engines):
 def fresh(engine, features, labels, probabilities, **kwargs):
     """An engine that is given the end state at once."""
     other = Engine(
-        engine._table.dim, engine.classes, k=engine.k, rule=engine.rule, batch_size=engine.batch_size,
-        balance=engine.balance, source=engine.source, **kwargs
-    )  # fmt: skip
+        engine._table.dim,
+        engine.classes,
+        k=engine.k,
+        rule=engine.rule,
+        batch_size=engine.batch_size,
+        balance=engine.balance,
+        source=engine.source,
+        **kwargs,
+    )
     ids = sorted(features)
     if ids:
         other.add_tasks(ids, np.stack([features[i] for i in ids]))
@@ -41,9 +47,17 @@ def fresh(engine, features, labels, probabilities, **kwargs):
 def assert_same_state(engine, other):
     one, two = engine.ranking(), other.ranking()
     for name in (
-        "ids", "inconsistency", "known_neighbours", "candidate", "predicted", "known_chance", "quality", "queue",
-        "place", "priority",
-    ):  # fmt: skip
+        "ids",
+        "inconsistency",
+        "known_neighbours",
+        "candidate",
+        "predicted",
+        "known_chance",
+        "quality",
+        "queue",
+        "place",
+        "priority",
+    ):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name), err_msg=name)
     assert engine.head() == other.head()
     assert engine.head(3) == engine.head(10**6)[:3]
@@ -64,9 +78,12 @@ ACTIONS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    ACTIONS, st.sampled_from(["all", "majority"]), st.integers(1, 4), st.booleans(),
+    ACTIONS,
+    st.sampled_from(["all", "majority"]),
+    st.integers(1, 4),
+    st.booleans(),
     st.sampled_from(["resnet18", "linear"]),
-)  # fmt: skip
+)
 def test_any_stream_of_events_leaves_the_state_of_a_rebuild(actions, rule, k, balance, source):
     engine = Engine(8, CLASSES, k=k, rule=rule, batch_size=3, balance=balance, source=source)
     features, labels, probabilities = {}, {}, {}

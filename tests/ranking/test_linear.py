@@ -70,9 +70,7 @@ def test_it_is_scikit_learns_logistic_regression_with_these_class_weights(
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.dictionaries(st.sampled_from([0, 1, 2, INVALID]), st.integers(1, 12), min_size=2), st.integers(0, 2**32 - 1)
-)  # fmt: skip
+@given(st.dictionaries(st.sampled_from([0, 1, 2, INVALID]), st.integers(1, 12), min_size=2), st.integers(0, 2**32 - 1))
 def test_probabilities_are_of_the_classes_that_have_labels_and_sum_to_one(counts: dict[int, int], seed: int) -> None:
     features, codes = labelled(counts, seed=seed)
     probabilities, chance = fitted(features, codes).predict(features)

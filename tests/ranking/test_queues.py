@@ -141,9 +141,11 @@ def test_many_tasks_are_looked_at_in_parts_and_come_to_the_same() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    TASKS.filter(len), st.lists(st.integers(0, 50), min_size=CLASSES, max_size=CLASSES), st.integers(0, 50),
+    TASKS.filter(len),
+    st.lists(st.integers(0, 50), min_size=CLASSES, max_size=CLASSES),
+    st.integers(0, 50),
     st.integers(0, 99),
-)  # fmt: skip
+)
 def test_priorities_lie_in_the_unit_interval_and_keep_each_queues_order_with_what_is_set_aside_last(
     tasks: list[tuple[float, int, bool]], counts: list[int], invalid: int, seed: int
 ) -> None:

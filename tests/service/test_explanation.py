@@ -30,10 +30,31 @@ from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle
 from tests.waiting import HANGS
 
 KEYS = [
-    "project", "task", "state", "label", "rank", "pool", "priority", "inconsistency", "max_inconsistency", "candidate",
-    "rule", "k", "known_neighbours", "predicted", "classifier", "known_chance", "queue", "place", "balance", "classes",
-    "invalid_votes", "invalid_labels", "neighbours", "reasons",
-]  # fmt: skip
+    "project",
+    "task",
+    "state",
+    "label",
+    "rank",
+    "pool",
+    "priority",
+    "inconsistency",
+    "max_inconsistency",
+    "candidate",
+    "rule",
+    "k",
+    "known_neighbours",
+    "predicted",
+    "classifier",
+    "known_chance",
+    "queue",
+    "place",
+    "balance",
+    "classes",
+    "invalid_votes",
+    "invalid_labels",
+    "neighbours",
+    "reasons",
+]
 
 
 @pytest.fixture(autouse=True)

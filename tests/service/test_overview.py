@@ -32,9 +32,20 @@ from neat_backend.worker.steps import estimates
 
 NONE = np.zeros(BINS, np.int64)
 HALFWAY = Insight(
-    labelled=20, known=15, pool=80, left=25.0, left_low=20.0, left_high=30.0, in_head=8.0, head=10, candidates=NONE,
-    others=NONE, k=5, mistakes=(), more_mistakes=0,
-)  # fmt: skip
+    labelled=20,
+    known=15,
+    pool=80,
+    left=25.0,
+    left_low=20.0,
+    left_high=30.0,
+    in_head=8.0,
+    head=10,
+    candidates=NONE,
+    others=NONE,
+    k=5,
+    mistakes=(),
+    more_mistakes=0,
+)
 
 
 @pytest.fixture
@@ -138,8 +149,13 @@ class TestClassifier:
     def test_before_the_worker_has_looked_none_is_in_force(self, arrays: ProjectArrays) -> None:
         nothing = {"right": 0, "of": 0}
         assert overview.classifier(arrays) == {
-            "in_force": "", "why": "", "tested": 0, "resnet18": nothing, "linear": nothing, "vote": nothing,
-        }  # fmt: skip
+            "in_force": "",
+            "why": "",
+            "tested": 0,
+            "resnet18": nothing,
+            "linear": nothing,
+            "vote": nothing,
+        }
 
     def test_the_better_one_is_said_to_be_it_with_the_accuracy_of_each(self, arrays: ProjectArrays) -> None:
         assert self.why(arrays, right_on(61, 84, 79)) == (
@@ -181,8 +197,9 @@ class TestClasses:
         has = replace(HALFWAY, classes=("dog", "owl"), class_labels=(15, 0), class_left=(25.0, math.nan))
         insights.write_insight(arrays, has)
         assert describe(arrays, [])["classes"] == [
-            {"name": "dog", "labels": 15, "left": 25.0}, {"name": "owl", "labels": 0, "left": None},
-        ]  # fmt: skip
+            {"name": "dog", "labels": 15, "left": 25.0},
+            {"name": "owl", "labels": 0, "left": None},
+        ]
 
     def test_an_insight_of_an_earlier_version_has_none_and_all_else(self, arrays: ProjectArrays) -> None:
         insights.write_insight(arrays, HALFWAY)

@@ -16,11 +16,20 @@ from tests.strategies.pools import fixed_model, make_pool
 # Labelled: two of class 0 and one of class 1 near the first axis, two invalid and one of class 0 near the second,
 # three invalid near the third. Offered: two at the first axis, one at the second, one at the third.
 POINTS = [
-    [10, 1, 0], [10, 2, 0], [10, 0, 1],
-    [1, 10, 0], [0, 10, 1], [2, 10, 0],
-    [0, 0, 10], [1, 0, 10], [0, 1, 10],
-    [20, 1, 1], [1, 0, 20], [2, 20, 1], [20, 2, 1],
-]  # fmt: skip
+    [10, 1, 0],
+    [10, 2, 0],
+    [10, 0, 1],
+    [1, 10, 0],
+    [0, 10, 1],
+    [2, 10, 0],
+    [0, 0, 10],
+    [1, 0, 10],
+    [0, 1, 10],
+    [20, 1, 1],
+    [1, 0, 20],
+    [2, 20, 1],
+    [20, 2, 1],
+]
 LABELS = [0, 0, 1, INVALID, 0, INVALID, INVALID, INVALID, INVALID, *[UNLABELLED] * 4]
 FIRST, THIRD, SECOND, ALSO_FIRST = 9, 10, 11, 12
 

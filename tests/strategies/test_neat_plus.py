@@ -80,9 +80,7 @@ def test_what_is_kept_of_the_background_is_of_the_same_features_and_samples_only
     first = plus_detector.of_background(pool, behind).copy()
     again = plus_detector.of_background(replace(pool, labels=np.array([0, 0, UNLABELLED, INVALID])), behind)
     np.testing.assert_array_equal(again, first)
-    np.testing.assert_array_equal(
-        plus_detector.of_background(pool, fewer), plus_detector.mean_of_nearest(pool, fewer)
-    )  # fmt: skip
+    np.testing.assert_array_equal(plus_detector.of_background(pool, fewer), plus_detector.mean_of_nearest(pool, fewer))
     turned = pool_on_a_circle([0, 90, 60, 200], [0, UNLABELLED, UNLABELLED, INVALID])
     assert plus_detector.of_background(turned, behind)[0] == pytest.approx((0 + 0.5) / 2, abs=1e-6)
 

@@ -190,10 +190,19 @@ class TestExport:
     @pytest.mark.parametrize(
         "query",
         [
-            "format=excel", "format=hf", "features=npy", "features=parquet", "include_invalid=yes", "since=yesterday",
-            "round=4", "round=-1", "min_agreement=2", "min_agreement=nan", "min_agreement=much",
+            "format=excel",
+            "format=hf",
+            "features=npy",
+            "features=parquet",
+            "include_invalid=yes",
+            "since=yesterday",
+            "round=4",
+            "round=-1",
+            "min_agreement=2",
+            "min_agreement=nan",
+            "min_agreement=much",
         ],
-    )  # fmt: skip
+    )
     def test_refuses_what_cant_be_meant(self, client: FlaskClient, query: str) -> None:
         answer = client.get(f"/api/projects/7/export?{query}")
         assert (answer.status_code, answer.json["field"]) == (400, query.partition("=")[0])  # type: ignore[index]

@@ -83,8 +83,17 @@ class TestTheWebhooksSecret:
     def test_cannot_be_made_up(self, guarded: Settings, guarded_client: FlaskClient, tmp_path: Path) -> None:
         right = webhook_secret.token(guarded.data_dir, 7)
         other = webhook_secret.token(tmp_path / "elsewhere", 7)
-        wrong = [right[:-1] + ("0" if right[-1] != "0" else "1"), right.replace("7.", "8.", 1), other, "7.", "", "7",
-                 right.upper(), f"0{right}", "7." + "é" * 64]  # fmt: skip
+        wrong = [
+            right[:-1] + ("0" if right[-1] != "0" else "1"),
+            right.replace("7.", "8.", 1),
+            other,
+            "7.",
+            "",
+            "7",
+            right.upper(),
+            f"0{right}",
+            "7." + "é" * 64,
+        ]
         for secret in wrong:
             answer = guarded_client.post(
                 "/webhook", json=annotation_created(1), headers={"Authorization": f"Bearer {secret}".encode()}

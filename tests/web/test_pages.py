@@ -84,9 +84,16 @@ class TestProject:
     ) -> None:
         with database.begin() as conn:
             rounds.start(
-                conn, 7, trigger="batch", known=8, invalid=2, unlabelled=4, queried=10, queried_known=8,
+                conn,
+                7,
+                trigger="batch",
+                known=8,
+                invalid=2,
+                unlabelled=4,
+                queried=10,
+                queried_known=8,
                 classes=("dog", "cat"),
-            )  # fmt: skip
+            )
         assert "Training round 1" in page(client)
         folder = ProjectArrays(settings.data_dir, 7).folder("training") / "000001"
         folder.mkdir()
@@ -99,9 +106,16 @@ class TestProject:
     ) -> None:
         with database.begin() as conn:
             begun = rounds.start(
-                conn, 7, trigger="batch", known=8, invalid=2, unlabelled=4, queried=10, queried_known=7,
+                conn,
+                7,
+                trigger="batch",
+                known=8,
+                invalid=2,
+                unlabelled=4,
+                queried=10,
+                queried_known=7,
                 classes=("dog", "cat"),
-            )  # fmt: skip
+            )
             rounds.finish(conn, 7, begun.number, seconds=1, held_out=10, held_out_correct=8)
         text = page(client)
         assert "70 %" in text
@@ -115,15 +129,33 @@ class TestProject:
         assert "Nothing is labelled yet." in page(client)
         some = np.full(BINS, 3)
         insight = Insight(
-            labelled=40, known=30, pool=60, left=12.0, left_low=6.0, left_high=20.0, in_head=7.0, head=10,
-            candidates=some, others=some, k=5, mistakes=(Mistake(2, "dog", None, 4, 1, 0.9),), more_mistakes=3,
-        )  # fmt: skip
+            labelled=40,
+            known=30,
+            pool=60,
+            left=12.0,
+            left_low=6.0,
+            left_high=20.0,
+            in_head=7.0,
+            head=10,
+            candidates=some,
+            others=some,
+            k=5,
+            mistakes=(Mistake(2, "dog", None, 4, 1, 0.9),),
+            more_mistakes=3,
+        )
         insights.write_insight(ProjectArrays(settings.data_dir, 7), insight)
         with database.begin() as conn:
             rounds.start(
-                conn, 7, trigger="batch", known=30, invalid=10, unlabelled=60, queried=20, queried_known=16,
+                conn,
+                7,
+                trigger="batch",
+                known=30,
+                invalid=10,
+                unlabelled=60,
+                queried=20,
+                queried_known=16,
                 classes=("dog", "cat"),
-            )  # fmt: skip
+            )
         text = page(client)
         assert "1.8 times as many of your classes as at random" in text
         assert "likely 1.5 to 2.1 times" in text
@@ -140,10 +172,23 @@ class TestProject:
         assert "Nothing is encoded yet" in page(client)
         none, arrays = np.zeros(BINS, np.int64), ProjectArrays(settings.data_dir, 7)
         insight = Insight(
-            labelled=40, known=30, pool=6000, left=1234.4, left_low=6.0, left_high=2000.0, in_head=7.0, head=10,
-            candidates=none, others=none, k=5, mistakes=(), more_mistakes=0, classes=("<dog>", "cat", "owl"),
-            class_labels=(28, 2, 0), class_left=(1204.4, 30.0, math.nan),
-        )  # fmt: skip
+            labelled=40,
+            known=30,
+            pool=6000,
+            left=1234.4,
+            left_low=6.0,
+            left_high=2000.0,
+            in_head=7.0,
+            head=10,
+            candidates=none,
+            others=none,
+            k=5,
+            mistakes=(),
+            more_mistakes=0,
+            classes=("<dog>", "cat", "owl"),
+            class_labels=(28, 2, 0),
+            class_left=(1204.4, 30.0, math.nan),
+        )
         insights.write_insight(arrays, insight)
         text = page(client)
         assert "&lt;dog&gt;" in text
@@ -184,10 +229,15 @@ class TestProject:
             ids = np.arange(1, count + 1)
             priority = np.linspace(0.9, 0.1, count)
             write_ranking(
-                settings, head=ids[:100].tolist(), ids=ids, priority=priority, inconsistency=priority,
-                known_neighbours=np.ones(count, np.int16), candidate=priority > 0.5,
+                settings,
+                head=ids[:100].tolist(),
+                ids=ids,
+                priority=priority,
+                inconsistency=priority,
+                known_neighbours=np.ones(count, np.int16),
+                candidate=priority > 0.5,
                 predicted=(ids % 2).astype(np.int16),
-            )  # fmt: skip
+            )
             insights.write_map(ProjectArrays(settings.data_dir, 7), Map(ids, np.zeros((count, 2), np.uint16)))
             sizes.append(len(page(client)))
         assert abs(sizes[1] - sizes[0]) < 100

@@ -51,8 +51,11 @@ HEAD = [ranked(1, 6.312, "dog"), ranked(2, 6.349, "cat"), ranked(3, 1.04, "dog")
 def test_tasks_with_the_same_value_share_a_call(server: FakeLabelStudio, columns: Columns, clock: Clock) -> None:
     assert write(columns, clock, HEAD) == 4
     assert [data(server, task) for task in (1, 2, 3, 4)] == [
-        {CLASS: "dog", INCONSISTENCY: 6.3}, {CLASS: "cat", INCONSISTENCY: 6.3}, {CLASS: "dog", INCONSISTENCY: 1.0}, {},
-    ]  # fmt: skip
+        {CLASS: "dog", INCONSISTENCY: 6.3},
+        {CLASS: "cat", INCONSISTENCY: 6.3},
+        {CLASS: "dog", INCONSISTENCY: 1.0},
+        {},
+    ]
 
 
 def test_only_what_has_changed_is_written_again_also_after_a_restart(

@@ -65,9 +65,13 @@ def test_chosen_labels_do_not_mislead_it() -> None:
     votes = (engine.nearest_labelled().codes >= 0).mean(axis=1)
     reduced = Axes([features]).project(features).astype(float)
     found = known_left(
-        reduced[labelled], votes[labelled], codes[labelled] >= 0, reduced[~labelled], votes[~labelled],
+        reduced[labelled],
+        votes[labelled],
+        codes[labelled] >= 0,
+        reduced[~labelled],
+        votes[~labelled],
         np.random.default_rng(0),
-    )  # fmt: skip
+    )
     assert found is not None
     left = int(known[~labelled].sum())
     assert (codes[labelled] >= 0).mean() > 2 * left / (~labelled).sum()

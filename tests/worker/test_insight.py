@@ -140,13 +140,20 @@ class TestClasses:
         n, codes = len(predicted), np.array(predicted, np.int16)
         none, floats = np.zeros(n, np.int16), np.zeros(n)
         return Ranking(
-            np.arange(n), floats, floats, none, none.astype(np.int64), np.array(chances, np.float32), floats, none,
-            none > 0, codes, CLASSES,
-        )  # fmt: skip
+            np.arange(n),
+            floats,
+            floats,
+            none,
+            none.astype(np.int64),
+            np.array(chances, np.float32),
+            floats,
+            none,
+            none > 0,
+            codes,
+            CLASSES,
+        )
 
-    def left(
-        self, labels: list[int], invalid: int, left: float, predicted: tuple[int, ...] = (0, 0, 1)
-    ) -> list[float]:  # fmt: skip
+    def left(self, labels: list[int], invalid: int, left: float, predicted: tuple[int, ...] = (0, 0, 1)) -> list[float]:
         return left_of_classes(self.ranking([*predicted], [0.9, 0.7, 0.4]), np.array(labels), invalid, left).tolist()
 
     def test_the_worked_example(self) -> None:

@@ -528,8 +528,13 @@ def test_with_the_linear_one_nothing_is_trained_and_rounds_count_all_the_same(
         assert not live._rounds.is_training  # type: ignore[union-attr]
         one, two = recorded(backend)
         assert (one.state, one.trigger, one.known, one.invalid, one.queried, one.queried_known) == (
-            "done", "batch", 3, 1, 4, 3,
-        )  # fmt: skip
+            "done",
+            "batch",
+            3,
+            1,
+            4,
+            3,
+        )
         assert (two.state, two.known, two.invalid, two.queried, two.queried_known) == ("done", 7, 1, 4, 4)
         assert (two.held_out, two.held_out_correct) == (of, right)
         assert two.held_out_accuracy == right / of

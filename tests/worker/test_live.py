@@ -849,9 +849,13 @@ class TestTimesAheadOfLabelStudiosClock:
         assert labels(live)[1].choice == "cat"
 
     def test_are_forgotten_where_the_clock_was_not_known_as_the_whole_project_is_read(
-        self, server: FakeLabelStudio, backend: Backend, live: LiveProject, ahead: timedelta,
+        self,
+        server: FakeLabelStudio,
+        backend: Backend,
+        live: LiveProject,
+        ahead: timedelta,
         monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
+    ) -> None:
         monkeypatch.setattr(server, "clock", lambda: None)
         event = server.change_project(PROJECT, title="from the future")
         event["project"]["updated_at"] = (server.now() + ahead).isoformat()
@@ -937,10 +941,17 @@ def test_a_project_that_is_not_to_be_configured_is_left_as_it_is(server: FakeLab
 @pytest.mark.parametrize(
     "lost",
     [
-        "annotate", "skip", "change_annotation", "delete_annotation", "import_tasks", "delete_tasks", "change_image",
-        "one_deleted_one_new", "config",
+        "annotate",
+        "skip",
+        "change_annotation",
+        "delete_annotation",
+        "import_tasks",
+        "delete_tasks",
+        "change_image",
+        "one_deleted_one_new",
+        "config",
     ],
-)  # fmt: skip
+)
 def test_a_lost_webhook_is_made_up_for(server: FakeLabelStudio, tmp_path: Path, lost: str) -> None:
     backend = Backend(tmp_path, server, reconcile_seconds=60)
     server.import_tasks(PROJECT, 5, annotated=["dog"])
@@ -990,9 +1001,7 @@ def test_a_difference_that_reading_again_does_not_cure_is_not_read_for_ever(
     live = backend.live()
     take_in(live)
     original = server.project
-    monkeypatch.setattr(
-        server, "project", lambda number: live_module.replace(original(number), annotation_count=5)
-    )  # fmt: skip
+    monkeypatch.setattr(server, "project", lambda number: live_module.replace(original(number), annotation_count=5))
     reads = len(server.called("annotations"))
     for _ in range(4):
         live._reconcile_at = 0.0

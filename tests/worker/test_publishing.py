@@ -42,9 +42,14 @@ class Site:
     def restarted(self) -> Publishing:
         publisher = Publisher(self.server, PROJECT, parse(CONFIG, ("invalid",)))
         self.publishing = Publishing(
-            PROJECT, publisher, self.database, interval_seconds=self.interval_seconds, batch_size=B, tail=self.tail,
+            PROJECT,
+            publisher,
+            self.database,
+            interval_seconds=self.interval_seconds,
+            batch_size=B,
+            tail=self.tail,
             clock=lambda: self.now,
-        )  # fmt: skip
+        )
         return self.publishing
 
     def step(

@@ -455,9 +455,12 @@ def test_probabilities_of_an_image_that_was_changed_do_not_come_back_with_a_rest
 
 
 def test_probabilities_of_an_image_that_was_changed_during_the_training_are_not_used(
-    server: FakeLabelStudio, backend: Backend, live: LiveProject, filled: type[FakeClassifier],
+    server: FakeLabelStudio,
+    backend: Backend,
+    live: LiveProject,
+    filled: type[FakeClassifier],
     trainings: list[FakeTraining],
-) -> None:  # fmt: skip
+) -> None:
     train(backend, live)
     live.rounds_step()
     trainings[1].succeed()
@@ -474,9 +477,12 @@ def test_probabilities_of_an_image_that_was_changed_during_the_training_are_not_
 
 
 def test_an_image_that_is_changed_while_its_task_is_filled_gets_probabilities_of_its_own(
-    server: FakeLabelStudio, backend: Backend, live: LiveProject, filled: type[FakeClassifier],
+    server: FakeLabelStudio,
+    backend: Backend,
+    live: LiveProject,
+    filled: type[FakeClassifier],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     body = server.import_tasks(PROJECT, 1)
     new = body["tasks"][0]["id"]
     backend.deliver(body)
@@ -499,9 +505,13 @@ def test_an_image_that_is_changed_while_its_task_is_filled_gets_probabilities_of
 
 
 def test_a_round_that_ends_while_tasks_are_filled_has_the_last_word(
-    server: FakeLabelStudio, backend: Backend, live: LiveProject, filled: type[FakeClassifier],
-    trainings: list[FakeTraining], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    server: FakeLabelStudio,
+    backend: Backend,
+    live: LiveProject,
+    filled: type[FakeClassifier],
+    trainings: list[FakeTraining],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     backend.deliver(server.import_tasks(PROJECT, 3))
     backend.deliver(server.press_train(PROJECT))
     live.apply_step()

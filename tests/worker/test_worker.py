@@ -52,10 +52,14 @@ from tests.waiting import HANGS, Gate, until
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (
-        ("LOOK_SECONDS", 0.05), ("POLL_SECONDS", 0.02), ("REST_SECONDS", 0.0),
-        ("FIRST_BACKOFF_SECONDS", 0.05), ("LONGEST_BACKOFF_SECONDS", 0.2),
-        ("LEASE_SECONDS", HANGS), ("JOIN_SECONDS", HANGS),  # no lease is lost because the machine is busy
-    ):  # fmt: skip
+        ("LOOK_SECONDS", 0.05),
+        ("POLL_SECONDS", 0.02),
+        ("REST_SECONDS", 0.0),
+        ("FIRST_BACKOFF_SECONDS", 0.05),
+        ("LONGEST_BACKOFF_SECONDS", 0.2),
+        ("LEASE_SECONDS", HANGS),
+        ("JOIN_SECONDS", HANGS),  # no lease is lost because the machine is busy
+    ):
         monkeypatch.setattr(worker_module, name, seconds)
     monkeypatch.setattr(upkeep, "FIRST_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(upkeep, "LONGEST_BACKOFF_SECONDS", 0.2)
@@ -981,9 +985,7 @@ def test_the_key_goes_only_to_the_url_that_came_with_it(backend: Backend, monkey
     )
     there = replace(backend.project(), label_studio_url="http://elsewhere", access_token="theirs")
     for url, key in (("", "ours"), ("http://here", "ours"), ("http://here", ""), ("", "")):
-        settings = backend.settings.model_copy(
-            update={"label_studio_url": url, "label_studio_api_key": SecretStr(key)}
-        )  # fmt: skip
+        settings = backend.settings.model_copy(update={"label_studio_url": url, "label_studio_api_key": SecretStr(key)})
         worker = Worker(settings, backend.database)
         with contextlib.suppress(SettingsError):
             worker._connect(there)

@@ -160,10 +160,13 @@ def _pages(app: Flask) -> Iterator[Operation]:
             name = rule.endpoint.partition(".")[2].replace("_", " ")
             for method in sorted((rule.methods or set()) & {"GET", "POST"}):
                 yield Operation(
-                    method, rule.rule, "pages", f"The dashboard: {name}",
+                    method,
+                    rule.rule,
+                    "pages",
+                    f"The dashboard: {name}",
                     {200: ("text/html",), 304: (), 400: PAGE, 404: PAGE},
                     said={304: "As it was at the last time.", 400: "It can't be shown now.", 404: "It is not here."},
-                )  # fmt: skip
+                )
 
 
 def _sections(document: dict[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:

@@ -359,9 +359,11 @@ class Balance(BaseModel):
 
     spread: bool = Field(description="Asked to find classes without a label; else it waits in its class's queue.")
     quality: float = Field(
-        ge=0, le=1, description="In a class's queue, known_chance times the share of the largest inconsistency; else by"
+        ge=0,
+        le=1,
+        description="In a class's queue, known_chance times the share of the largest inconsistency; else by"
         " its place in the spread.",
-    )  # fmt: skip
+    )
     labels: float = Field(description="What its queue counts as having.")
     least: float = Field(description="The fewest that a queue counts as having.")
     least_of: str | None = Field(description="Whose that is; nothing = of the search for classes without a label.")
@@ -469,8 +471,21 @@ class ProjectBody(BaseModel):
 
 
 ANSWERS: tuple[type[BaseModel], ...] = (
-    Error, Health, Readiness, Connected, Filed, Acknowledged, Predictions, Versions, Projects, Project, Ranking, Rounds,
-    FailedImages, Insight, Explanation,
-)  # fmt: skip
+    Error,
+    Health,
+    Readiness,
+    Connected,
+    Filed,
+    Acknowledged,
+    Predictions,
+    Versions,
+    Projects,
+    Project,
+    Ranking,
+    Rounds,
+    FailedImages,
+    Insight,
+    Explanation,
+)
 BODIES: tuple[type[BaseModel], ...] = (SetupBody, PredictBody, WebhookBody, ProjectBody)
 MODELS = (*ANSWERS, *BODIES)

@@ -39,9 +39,12 @@ class Columns:
     """Keeps the columns of one project; `step` from one thread."""
 
     def __init__(
-        self, project: int, client: LabelStudioClient, arrays: ProjectArrays,
+        self,
+        project: int,
+        client: LabelStudioClient,
+        arrays: ProjectArrays,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.project, self.client, self.arrays = project, client, arrays
         self._clock = clock
         self._written = _read(arrays)  # column → task → its value

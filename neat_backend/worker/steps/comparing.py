@@ -60,9 +60,15 @@ class Comparing:
     """
 
     def __init__(
-        self, project: int, client: LabelStudioClient, database: Database, served: Served,
-        take_in: Callable[[reading.Changed], None], on_another_version: Callable[[], None], basis: Basis,
-    ) -> None:  # fmt: skip
+        self,
+        project: int,
+        client: LabelStudioClient,
+        database: Database,
+        served: Served,
+        take_in: Callable[[reading.Changed], None],
+        on_another_version: Callable[[], None],
+        basis: Basis,
+    ) -> None:
         self._project, self._client, self._database, self._served = project, client, database, served
         self._take_in, self._on_another_version, self.basis = take_in, on_another_version, basis
 
@@ -104,8 +110,10 @@ class Comparing:
         if theirs != ours or info.label_config != label_config:
             log.warning(
                 "project %d: Label Studio counts %s tasks, annotations, skips and we %s; reading it again",
-                self._project, theirs, ours,
-            )  # fmt: skip
+                self._project,
+                theirs,
+                ours,
+            )
             self.basis.unexplained = (theirs, ours) if theirs != ours else None
             return READ_AGAIN
         return Compared(equal=True, info=info)
@@ -161,8 +169,10 @@ class Comparing:
             if found:
                 log.warning(
                     "project %d: no webhook had told of %d tasks with other labels and %d new images; taken in",
-                    self._project, len(found.relabelled), len(found.new_images),
-                )  # fmt: skip
+                    self._project,
+                    len(found.relabelled),
+                    len(found.new_images),
+                )
             self._take_in(found)
 
 

@@ -33,9 +33,12 @@ class Tabs:
     """Keeps the tabs of one project; from any thread."""
 
     def __init__(
-        self, project: int, client: LabelStudioClient, arrays: ProjectArrays,
+        self,
+        project: int,
+        client: LabelStudioClient,
+        arrays: ProjectArrays,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.project, self.client, self.arrays = project, client, arrays
         self._clock = clock
         self._lock = threading.Lock()

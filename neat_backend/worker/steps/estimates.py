@@ -42,9 +42,14 @@ class Estimate:
 
 
 def known_left(
-    labelled: Floats, votes: Floats, is_known: NDArray[np.bool_], pool: Floats, pool_votes: Floats,
-    rng: np.random.Generator, wanted: NDArray[np.int64] | None = None,
-) -> Estimate | None:  # fmt: skip
+    labelled: Floats,
+    votes: Floats,
+    is_known: NDArray[np.bool_],
+    pool: Floats,
+    pool_votes: Floats,
+    rng: np.random.Generator,
+    wanted: NDArray[np.int64] | None = None,
+) -> Estimate | None:
     """Estimate how many of the unlabelled tasks are of known classes; None of too few labels to tell.
 
     labelled [m, d], pool [n, d]   reduced features (see `projection`)

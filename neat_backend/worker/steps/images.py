@@ -34,10 +34,18 @@ class PoolImages:
     """One project's images. `lock` is the engine's; `relabel` gives it these tasks' labels from the store."""
 
     def __init__(
-        self, project: int, settings: Settings, database: Database, arrays: ProjectArrays, client: LabelStudioClient,
-        compute: Compute, encoder: Encoder, engine: Engine, lock: threading.RLock,
+        self,
+        project: int,
+        settings: Settings,
+        database: Database,
+        arrays: ProjectArrays,
+        client: LabelStudioClient,
+        compute: Compute,
+        encoder: Encoder,
+        engine: Engine,
+        lock: threading.RLock,
         relabel: Callable[[Iterable[int]], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.retry_at = 0.0  # time.monotonic()
         self._project, self._settings, self._database, self._arrays = project, settings, database, arrays
         self._client, self._compute, self._encoder = client, compute, encoder
@@ -88,9 +96,11 @@ class PoolImages:
         if not todo:
             return True
         with ImageFetcher(
-            self._client, self._settings.max_image_bytes, self._settings.max_image_pixels,
+            self._client,
+            self._settings.max_image_bytes,
+            self._settings.max_image_pixels,
             self._settings.request_timeout_seconds,
-        ) as fetcher:  # fmt: skip
+        ) as fetcher:
             progress = self._compute.embed(
                 list(todo.items()),
                 load=fetcher.load,
@@ -107,8 +117,11 @@ class PoolImages:
             )
         log.info(
             "project %d: %d images embedded, %d failed, %.1f images/s",
-            self._project, progress.done, progress.failed, progress.images_per_second,
-        )  # fmt: skip
+            self._project,
+            progress.done,
+            progress.failed,
+            progress.images_per_second,
+        )
         return True
 
     def miss(self) -> None:

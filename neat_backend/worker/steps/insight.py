@@ -159,19 +159,25 @@ class Insights:
         insights.write_insight(
             self.arrays,
             Insight(
-                labelled=int((codes != UNLABELLED).sum()), known=int((codes >= 0).sum()),
+                labelled=int((codes != UNLABELLED).sum()),
+                known=int((codes >= 0).sum()),
                 pool=int((codes == UNLABELLED).sum()),
                 left=math.nan if estimate is None else estimate.known,
                 left_low=math.nan if estimate is None else estimate.low,
                 left_high=math.nan if estimate is None else estimate.high,
-                in_head=math.nan if estimate is None else estimate.wanted, head=len(head),
+                in_head=math.nan if estimate is None else estimate.wanted,
+                head=len(head),
                 candidates=np.bincount(bins[ranking.candidate], minlength=BINS),
                 others=np.bincount(bins[~ranking.candidate], minlength=BINS),
-                k=k, mistakes=tuple(mistakes[:MOST_MISTAKES]), more_mistakes=max(0, len(mistakes) - MOST_MISTAKES),
-                classes=classes, class_labels=tuple(class_labels.tolist()), class_left=tuple(class_left.tolist()),
+                k=k,
+                mistakes=tuple(mistakes[:MOST_MISTAKES]),
+                more_mistakes=max(0, len(mistakes) - MOST_MISTAKES),
+                classes=classes,
+                class_labels=tuple(class_labels.tolist()),
+                class_left=tuple(class_left.tolist()),
                 answered=answered,
             ),
-        )  # fmt: skip
+        )
         self._of, self._mistakes = of, tuple(mistakes[:MOST_MISTAKES])
         return True
 
@@ -184,9 +190,14 @@ class Insights:
         reduced = self._projected[np.searchsorted(self._ids, ids)].astype(np.float64)
         labelled = codes != UNLABELLED
         return estimates.known_left(
-            reduced[labelled], votes[labelled], codes[labelled] >= 0, reduced[~labelled], votes[~labelled],
-            np.random.default_rng(self.seed), np.flatnonzero(np.isin(ids[~labelled], head)),
-        )  # fmt: skip
+            reduced[labelled],
+            votes[labelled],
+            codes[labelled] >= 0,
+            reduced[~labelled],
+            votes[~labelled],
+            np.random.default_rng(self.seed),
+            np.flatnonzero(np.isin(ids[~labelled], head)),
+        )
 
 
 def _rows(found: Rows, rows: NDArray[np.bool_]) -> Rows:
@@ -229,11 +240,14 @@ def likely_mistakes(nearest: Labelled, codes: NDArray[np.int16], classes: tuple[
             similar = float(nearest.similarities[row][nearest.codes[row] == others[best]].mean())
             found.append(
                 Mistake(
-                    task=int(nearest.ids[row]), label=_name(int(codes[row]), classes),
-                    neighbours_say=_name(int(others[best]), classes), votes=int(counts[best]),
-                    own_votes=int((nearest.codes[row] == codes[row]).sum()), similarity=similar,
+                    task=int(nearest.ids[row]),
+                    label=_name(int(codes[row]), classes),
+                    neighbours_say=_name(int(others[best]), classes),
+                    votes=int(counts[best]),
+                    own_votes=int((nearest.codes[row] == codes[row]).sum()),
+                    similarity=similar,
                 )
-            )  # fmt: skip
+            )
     return sorted(found, key=lambda one: (-one.votes, one.own_votes, -one.similarity, one.task))
 
 

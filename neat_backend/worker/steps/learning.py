@@ -100,9 +100,7 @@ class Learning:
         self._behind_since = now if self._behind_since is None else self._behind_since
         return now - self._behind_since < LONGEST_HOLD_SECONDS
 
-    def step(
-        self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]
-    ) -> bool:  # fmt: skip
+    def step(self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]) -> bool:
         """Fit the head to new labels, see who is ahead, write both down; True if anything changed.
 
         event: the last one that the engine has taken in. network_again: gives the engine the network's probabilities,
@@ -112,9 +110,7 @@ class Learning:
         self._write()  # last: a full disk keeps nothing from being learnt
         return changed
 
-    def catch_up(
-        self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]
-    ) -> bool:  # fmt: skip
+    def catch_up(self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]) -> bool:
         """The same, but nothing is written."""
         changed = self._choose(engine, lock, network_again)
         if not self.is_behind(engine) or self._clock() < self._free_at:

@@ -49,9 +49,12 @@ class Planning:
         return engine.version != self._of
 
     def step(
-        self, engine: Engine, lock: threading.RLock, event: Callable[[], int],
+        self,
+        engine: Engine,
+        lock: threading.RLock,
+        event: Callable[[], int],
         queries: Callable[[], Sequence[Sequence[int]]] = list,
-    ) -> bool:  # fmt: skip
+    ) -> bool:
         """Make a new plan if anything has changed; True if so.
 
         event: the last one that the engine has taken in. queries: the tasks that each finished query got answers for,

@@ -54,10 +54,19 @@ class Publishing:
     """Keeps one project's order in Label Studio; driven by two threads, one for heads, one for the rest."""
 
     def __init__(
-        self, project: int, publisher: Publisher, database: Database, *, interval_seconds: float, batch_size: int,
-        tail: int, still_ours: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
-        took: Callable[[float], None] = lambda seconds: None, fill: Callable[[Ranked], str | None] = lambda _: None,
-    ) -> None:  # fmt: skip
+        self,
+        project: int,
+        publisher: Publisher,
+        database: Database,
+        *,
+        interval_seconds: float,
+        batch_size: int,
+        tail: int,
+        still_ours: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        took: Callable[[float], None] = lambda seconds: None,
+        fill: Callable[[Ranked], str | None] = lambda _: None,
+    ) -> None:
         """still_ours: asked before a revision is switched on; raises when another process owns the project.
 
         took: told the seconds that each publication took. fill: the choice that is filled in for a task's annotator.
@@ -185,8 +194,12 @@ class Publishing:
             self._lowest = min(ranked.priority for ranked in order.head)
         log.info(
             "project %d: %s on, %d tasks in order, event %d, %.2f s",
-            self.project, version, len(self._served), order.event, self._clock() - started,
-        )  # fmt: skip
+            self.project,
+            version,
+            len(self._served),
+            order.event,
+            self._clock() - started,
+        )
 
     def reflects(self, event: int) -> None:
         """Note that what annotators are served reflects the inbox up to this event."""

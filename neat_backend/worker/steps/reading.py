@@ -64,9 +64,7 @@ def read_project(
         seen = inbox.received_through(conn, project)
     info = client.project(project)
     with database.begin() as conn:
-        projects.update(
-            conn, project, title=info.title, label_config=info.label_config, sampling=info.sampling
-        )  # fmt: skip
+        projects.update(conn, project, title=info.title, label_config=info.label_config, sampling=info.sampling)
     config = label_config.parse(info.label_config, settings.invalid_choices, settings.control)
 
     present: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # eight bytes for each
@@ -93,8 +91,11 @@ def read_project(
             tasks.delete_unseen_annotations(conn, project, part, seen)
     log.info(
         "project %d: read %d tasks and %d annotations, %d tasks are gone",
-        project, read, len(answered), len(deleted),
-    )  # fmt: skip
+        project,
+        read,
+        len(answered),
+        len(deleted),
+    )
     return Synced(info, config, seen, read, len(answered), len(deleted), frozenset(relabelled))
 
 

@@ -35,9 +35,14 @@ class Rounds:
     """The rounds of one project. The caller serialises `start` and `finish`."""
 
     def __init__(
-        self, project: int, settings: Settings, database: Database, arrays: ProjectArrays, ray_address: str = "",
+        self,
+        project: int,
+        settings: Settings,
+        database: Database,
+        arrays: ProjectArrays,
+        ray_address: str = "",
         tested: Callable[[], tuple[int, int]] = lambda: (0, 0),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """ray_address: of the Ray that a training computes on, with NEAT_COMPUTE=ray. tested: how often the linear
         classifier was right on the last labels before it learnt them, and how many these are."""
         self._tested = tested
@@ -105,10 +110,16 @@ class Rounds:
         try:
             with self.database.begin() as conn:
                 begun = rounds.start(
-                    conn, self.project, trigger=trigger, known=counts.known, invalid=counts.invalid,
-                    unlabelled=counts.unlabelled, queried=queried,
-                    queried_known=min(max(counts.known - self._known, 0), queried), classes=classes,
-                )  # fmt: skip
+                    conn,
+                    self.project,
+                    trigger=trigger,
+                    known=counts.known,
+                    invalid=counts.invalid,
+                    unlabelled=counts.unlabelled,
+                    queried=queried,
+                    queried_known=min(max(counts.known - self._known, 0), queried),
+                    classes=classes,
+                )
                 if self.settings.classifier == "linear":  # it has learnt every label already
                     right, of = self._tested()
                     rounds.finish(conn, self.project, begun.number, seconds=0.0, held_out=of, held_out_correct=right)
@@ -126,12 +137,20 @@ class Rounds:
         ids = np.array(sorted(known), np.int64)
         codes = np.array([classes.index(known[int(t)] or "") for t in ids], np.int64)
         job = TrainingJob(
-            data_dir=str(self.settings.data_dir), project=self.project, round=begun.number, classes=classes,
-            image_size=self.settings.image_size, epochs=self.settings.epochs, seed=self.settings.seed,
-            holdout=self.settings.holdout, device=self.settings.device,
-            weights=self.settings.classifier_weights, early_stop=self.settings.early_stop,
-            compute=self.settings.compute, ray_address=self._ray_address,
-        )  # fmt: skip
+            data_dir=str(self.settings.data_dir),
+            project=self.project,
+            round=begun.number,
+            classes=classes,
+            image_size=self.settings.image_size,
+            epochs=self.settings.epochs,
+            seed=self.settings.seed,
+            holdout=self.settings.holdout,
+            device=self.settings.device,
+            weights=self.settings.classifier_weights,
+            early_stop=self.settings.early_stop,
+            compute=self.settings.compute,
+            ray_address=self._ray_address,
+        )
         try:
             folder = self.arrays.folder("training") / f"{begun.number:06d}"
             process = TrainingProcess(job, folder, time_limit_seconds=self.settings.train_time_limit_seconds)
@@ -164,9 +183,13 @@ class Rounds:
             self._done = begun
         with self.database.begin() as conn:
             rounds.finish(
-                conn, self.project, begun.number, seconds=time.monotonic() - started,
-                held_out=result.held_out, held_out_correct=result.held_out_correct,
-            )  # fmt: skip
+                conn,
+                self.project,
+                begun.number,
+                seconds=time.monotonic() - started,
+                held_out=result.held_out,
+                held_out_correct=result.held_out_correct,
+            )
         self._training = None  # only now: should the record fail, it is written at the next step
         self.arrays.drop_except("probabilities", {f"{begun.number:06d}"})
         for model in self._models():
@@ -176,9 +199,12 @@ class Rounds:
             log.warning("project %d: round %d: %s", self.project, begun.number, result.note)
         self._noted = result.note
         log.info(
-            "project %d: round %d done in %.1f s, %d epochs", self.project, begun.number,
-            time.monotonic() - started, result.epochs,
-        )  # fmt: skip
+            "project %d: round %d done in %.1f s, %d epochs",
+            self.project,
+            begun.number,
+            time.monotonic() - started,
+            result.epochs,
+        )
         return True
 
     def fill(self, engine: Engine, lock: contextlib.AbstractContextManager[object], missing: list[int]) -> bool:
