@@ -259,6 +259,8 @@ class Worker:
         may, resting = self._upkeep.take_up(project.id)
         if not may:
             return  # it is being compared: in a moment
+        if project.synced_at is None:
+            resting = None  # forgotten and connected anew meanwhile: nothing of it has been read
         try:
             settings = self.settings.for_project(project.extra_params)
         except SettingsError as error:  # checked when they were sent, so they come from another version
