@@ -222,6 +222,7 @@ def test_nested_choices_are_published_by_their_paths(server: FakeLabelStudio, ba
         projects.update(conn, PROJECT, label_config=xml)
     for task, path in enumerate([["pets", "dog"], ["pets", "cat"]] * 4, 1):
         server.answer(task, [result(path)])
+    backend.settings = backend.settings.model_copy(update={"prefill": "classifier"})
     live = backend.live()
     settle(live)
     assert set(labels(live).values()) == {"dog", "cat"}

@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEAT_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("NEAT_PREDICT_WAIT", "0.2")
+    monkeypatch.setenv("NEAT_PREFILL", "classifier")
     monkeypatch.syspath_prepend(str(ROOT))
 
 
