@@ -21,7 +21,7 @@ def backup(
 
     Example: neat-backend backup backups/2026-11-24
     """
-    from neat_backend.store import backup as room
+    from neat_backend.store import backup as module
     from neat_backend.store import objects, projects
 
     settings = shared.settings()
@@ -31,7 +31,7 @@ def backup(
             connected = [project.id for project in projects.all(conn)]
         for project in connected:
             objects.bring(settings.arrays_url, settings.data_dir, database, project, *objects.LARGE)
-    manifest = room.backup(database, settings.data_dir, folder)
+    manifest = module.backup(database, settings.data_dir, folder)
     shared.show(_summary(folder, manifest), as_json, f"{_said(manifest)} are in {folder}")
 
 
@@ -45,11 +45,11 @@ def restore(
 
     Example: neat-backend restore backups/2026-11-24
     """
-    from neat_backend.store import backup as room
+    from neat_backend.store import backup as module
     from neat_backend.store.database import Database
 
     settings = shared.settings()
-    manifest = room.restore(Database(settings.sqlalchemy_url), settings.data_dir, folder, overwrite)
+    manifest = module.restore(Database(settings.sqlalchemy_url), settings.data_dir, folder, overwrite)
     shared.show(_summary(folder, manifest), as_json, f"{_said(manifest)} are restored from {folder}")
 
 

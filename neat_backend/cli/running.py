@@ -46,11 +46,11 @@ def worker() -> None:
 
     Example: DATABASE_URL=postgresql://neat:…@db/neat neat-backend worker · neat-backend web
     """
-    from neat_backend.worker import worker as room
+    from neat_backend.worker import worker as process
 
     settings = shared.settings()
     shared.set_up_logging(settings)
-    room.run(settings)
+    process.run(settings)
 
 
 @commands.command()

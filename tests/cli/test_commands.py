@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 from typer.testing import CliRunner, Result
 
-import neat_backend
+import neat_backend.worker
 from neat_backend import cli, connection
 from neat_backend.cli import shared
 from neat_backend.errors import LabelStudioUnavailable
@@ -332,7 +332,7 @@ class TestFailing:
         monkeypatch.setitem(
             sys.modules, "neat_backend.worker.worker", types.ModuleType("worker")
         )  # it takes long to import
-        monkeypatch.setattr(neat_backend, "worker", types.ModuleType("worker"), raising=False)
+        monkeypatch.setattr(neat_backend.worker, "worker", types.ModuleType("worker"), raising=False)
         code, said = said_by_main(command, monkeypatch=monkeypatch, capsys=capsys)
         assert code == 1
         assert said.startswith("error: NEAT_K='ten': ")
@@ -370,7 +370,7 @@ class TestHandingOver:
         room, asked = types.ModuleType("worker"), []
         room.run = asked.append  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "neat_backend.worker.worker", room)
-        monkeypatch.setattr(neat_backend, "worker", room, raising=False)
+        monkeypatch.setattr(neat_backend.worker, "worker", room, raising=False)
         assert run("worker").exit_code == 0
         assert asked == [Settings.from_env()]
 
