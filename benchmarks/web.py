@@ -30,7 +30,10 @@ def serving(folder: Path) -> Iterator[tuple[str, int]]:
         "BASIC_AUTH_PASS": "",
         "LOG_LEVEL": "WARNING",
     }
-    code = "from neat_backend import serve, settings; serve.serve(settings.Settings.from_env(), worker_command=())"
+    code = (
+        "from neat_backend import settings; from neat_backend.cli import supervisor;"
+        " supervisor.serve(settings.Settings.from_env(), worker_command=())"
+    )
     server = subprocess.Popen([sys.executable, "-c", code], env=env, stdin=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:

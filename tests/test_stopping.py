@@ -25,7 +25,8 @@ def once():
 SIGNALLED = """
 import os, random, signal, sys, threading, time
 from types import SimpleNamespace
-from neat_backend import serve, worker
+from neat_backend.cli import supervisor as serve
+from neat_backend.worker import worker
 from neat_backend.settings import Settings
 sys.setswitchinterval(0.0001)
 {how}

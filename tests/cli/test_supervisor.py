@@ -33,7 +33,7 @@ STUBBORN = [
 ]
 LEAVE_AN_ORPHAN = """
 import os, sys, time
-from neat_backend.ports import Place
+from neat_backend.demo.ports import Place
 place = Place("127.0.0.1", int(sys.argv[1]))
 child = os.fork()
 if child:

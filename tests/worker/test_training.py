@@ -360,7 +360,7 @@ def test_a_training_ends_with_the_process_that_asked_for_it(job, tmp_path: Path)
     parent = f"""
 import os, time, numpy as np
 from pathlib import Path
-from neat_backend.training import TrainingJob, TrainingProcess
+from neat_backend.worker.steps.training import TrainingJob, TrainingProcess
 process = TrainingProcess(TrainingJob.from_json({replace(job, epochs=10_000).to_json()!r}), Path({str(tmp_path)!r}))
 process.start(np.arange(10, 610, 3), np.arange(200) % 3)
 print(process._process.pid, flush=True)
