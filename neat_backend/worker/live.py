@@ -684,9 +684,12 @@ class LiveProject:
         """Find what no webhook has told, or one that was lost."""
         assert self._comparing is not None
         assert self._config is not None
+        asked = self._compare_wanted  # by /setup: Label Studio may have made a webhook since
         self._compare_wanted = False  # before looking: what asks for it from now on is not overlooked
         try:
-            self._hold_connection()
+            project, backend = self._hold_connection()
+            if asked or backend.key != project.connection:
+                self._state.notice(connection.ensure_webhook(self.id, backend, self.settings, self._api))
             compared = self._comparing.compare(self._config.image_key, self._label_config)
         except BaseException:
             self._compare_wanted = True  # it is made as soon as Label Studio is back

@@ -606,9 +606,11 @@ def test_a_connection_made_anew_between_two_looks_is_configured_though_its_id_is
     (before,) = server.ml_backends(PROJECT)
     server.disconnect(PROJECT)
     server.projects[PROJECT].sampling = "Sequential sampling"
+    server.projects[PROJECT].webhooks.clear()
     assert server.connect(PROJECT).id == before.id
     backend.file(COMPARE)  # as /setup does
     until(lambda: server.projects[PROJECT].sampling == "Uncertainty sampling")
+    until(lambda: server.projects[PROJECT].webhooks, "it has no webhook")
     assert shown(backend) == projects.READY
 
 
