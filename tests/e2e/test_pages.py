@@ -138,6 +138,9 @@ class Reader:
             timeout=HANGS,
             check=False,
         )
+        if "neat-backend forget" in block:  # the copy's Label Studio is ours, and the webhook is gone
+            again = ["neat-backend", "sync", str(self.project), "--follow"]
+            subprocess.run(again, env=self.environment, capture_output=True, timeout=HANGS, check=True)
         if done.returncode != 0:
             return f"{script}\n{done.returncode}\n{done.stdout}\n{done.stderr}"
         for target in re.findall(r"--out(?:put)? ([^\s$]+)", script):

@@ -198,6 +198,7 @@ def test_where_no_name_is_ever_looked_up_the_weights_are_given_up_after_one_try(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("neat_backend.models.weights.CONNECT_SECONDS", 0.3)
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(EncoderError, match=rf"no answer from {host} within 0\.3 s"):
@@ -217,6 +218,7 @@ def test_weights_in_the_hubs_cache_are_used_where_the_hub_is_out_of_reach(monkey
         raise OSError("no network in this test")
 
     monkeypatch.setattr(open_clip, "create_model", create_model)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # other tests set it for the whole process
     monkeypatch.setattr(encoders, "reach", lambda url: None)
     with pytest.raises(EncoderError, match="offline: False"):
         build_encoder("clip:ViT-B-32/openai", device="cpu")

@@ -83,7 +83,7 @@ class TestWebhook:
             task["data"]["text"] = "x" * 5000
         assert client.post("/webhook", json=body).status_code == 201
         with service.database.read() as conn:
-            assert inbox.depth(conn, 7).count == 1
+            assert inbox.depth(conn, 7).count == 2  # pieces of 2,500
 
 
 class TestPredict:

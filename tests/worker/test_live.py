@@ -294,7 +294,7 @@ def test_a_database_that_fails_between_the_commit_and_the_engine_loses_nothing(
         raise StoreError("the database is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(live_module.sync, "resolve_labels", down)
+        patch.setattr(live_module.reading, "resolve_labels", down)
         with pytest.raises(StoreError):
             live.apply_step()
         with pytest.raises(StoreError):
