@@ -21,10 +21,10 @@ demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # Label Studio and the backend with 
 	@$(BIN)/neat-backend demo $(ARGS)
 
 check: lint  # lint and the fast tests: no process, no Label Studio, no PostgreSQL, no browser
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not ($(SLOW))" $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not ($(SLOW))" $(ARGS)
 
 test: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # all tests; ARGS="-k engine" for some
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 format: $(BIN)/.ready  # put the code into the form that lint asks for
 	$(BIN)/ruff check --fix .

@@ -45,7 +45,6 @@ OF_PATHS = {
 OF_FIXTURES = {"browser": "browser", "label_studio": "labelstudio", "postgres_server": "postgres"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     for item in items:
@@ -58,9 +57,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
         if "postgresql" in item.name.partition("[")[2]:
             item.add_marker("postgres")
-        shared = item.get_closest_marker("labelstudio") or item.get_closest_marker("browser")
-        # Of several processes that run the tests, one takes a file whole, and one all that shares a Label Studio.
-        item.add_marker(pytest.mark.xdist_group("label studio" if shared else path))
 
 
 def need(name: str, reason: str) -> None:

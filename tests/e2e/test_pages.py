@@ -64,6 +64,8 @@ NOT_RUN = {
     "docker compose down --volumes": NO_DOCKER,
     "docker build --build-arg VARIANT=web .": NO_DOCKER,
     "docker build --build-arg VARIANT=cpu --build-arg TORCH_INDEX=… .": NO_DOCKER,
+    "make compose-test": NO_DOCKER,
+    "make compose-test ARGS=--light": NO_DOCKER,
     "make lint": "runs before the tests",
     "make compose-test": "needs a Docker engine",
     "make image-test": "is a test of its own, which needs buildah and debootstrap; tests/test_image.py",
