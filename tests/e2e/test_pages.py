@@ -67,7 +67,6 @@ NOT_RUN = {
     "make compose-test": NO_DOCKER,
     "make compose-test ARGS=--light": NO_DOCKER,
     "make lint": "runs before the tests",
-    "make compose-test": "needs a Docker engine",
     "make image-test": "is a test of its own, which needs buildah and debootstrap; tests/test_image.py",
     "DATABASE_URL=postgresql://…/empty python -m benchmarks failover --times 5": "takes minutes; test_failover.py",
     "pip install pyarrow": INSTALLED,
