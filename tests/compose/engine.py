@@ -210,7 +210,9 @@ def mirror(sources: Sequence[Path] | None = None) -> str:
         sources = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     text = "\n".join(path.read_text() for path in sources if path.is_file())
     found = re.findall(r"^(?:URIs:|deb(?: \[.*?\])?) *(\S+/debian/?)(?: |$)", text, re.MULTILINE)
-    return str(found[0]) if found else "http://deb.debian.org/debian"
+    if not found:
+        raise SystemExit("apt's sources (/etc/apt/sources.list, sources.list.d) name no address that ends in /debian")
+    return str(found[0])
 
 
 def _link(path: Path, target: Path) -> None:

@@ -82,12 +82,17 @@ def test_a_command_that_says_and_writes_nothing_is_given_up(tmp_path: Path, monk
     [
         ("Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n", "http://mirror.example/debian"),
         ("deb [signed-by=/a/b] http://mirror.example/debian bookworm main\n", "http://mirror.example/debian"),
-        ("deb http://security.example/debian-security bookworm main\n", "http://deb.debian.org/debian"),
     ],
 )
 def test_debian_is_had_from_where_apt_has_it(text: str, found: str, tmp_path: Path) -> None:
     (tmp_path / "sources").write_text(text)
     assert mirror([tmp_path / "sources"]) == found
+
+
+def test_without_a_mirror_it_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "sources").write_text("deb http://security.example/debian-security bookworm main\n")
+    with pytest.raises(SystemExit, match="name no address"):
+        mirror([tmp_path / "sources"])
 
 
 def test_what_is_read_in_the_files_is_there() -> None:
