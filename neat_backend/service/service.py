@@ -129,7 +129,8 @@ class Service:
             config = label_config.parse(xml, settings.invalid_choices, settings.control)
         except BadLabelConfig as error:
             log.warning("project %d: predictions without classes: %s", number, error)
-        trusted = prequential.read(ProjectArrays(self.settings.data_dir, number)).trusted
+        arrays = ProjectArrays(self.settings.data_dir, number)
+        trusted = settings.prefill == "agree" and prequential.read(arrays).trusted
         return _predictions(
             project, request.tasks, ranking, config, lambda one: filled_in(one, settings.prefill, trusted)
         )

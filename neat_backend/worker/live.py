@@ -607,7 +607,7 @@ class LiveProject:
         assert self._comparing is not None
         self._state.at(projects.SYNCING)
         project, backend = self._hold_connection()
-        self._state.notice(connection.ensure_webhook(self.id, backend, self.settings, self._api))
+        self._ensure_webhook(backend)
         if self._missed_wanted and project.compared_at is not None:
             assert self._config is not None
             self._comparing.read_missed(project.compared_at, self._config.image_key, self._label_config)
@@ -629,6 +629,9 @@ class LiveProject:
         now = datetime.now(timezone.utc)
         self._update(synced_at=now, compared_at=now)
         # Label Studio makes its own webhook after /setup was answered: look again now.
+        self._ensure_webhook(backend)
+
+    def _ensure_webhook(self, backend: MLBackend) -> None:
         self._state.notice(connection.ensure_webhook(self.id, backend, self.settings, self._api))
 
     def _hold_connection(self) -> tuple[Project, MLBackend]:
@@ -689,7 +692,7 @@ class LiveProject:
         try:
             project, backend = self._hold_connection()
             if asked or backend.key != project.connection:
-                self._state.notice(connection.ensure_webhook(self.id, backend, self.settings, self._api))
+                self._ensure_webhook(backend)
             compared = self._comparing.compare(self._config.image_key, self._label_config)
         except BaseException:
             self._compare_wanted = True  # it is made as soon as Label Studio is back
