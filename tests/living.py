@@ -25,6 +25,7 @@ from neat_backend.store.objects import Objects
 from neat_backend.worker.live import LiveProject
 from neat_backend.worker.steps.training import TrainingJob, TrainingResult
 from tests.fake_label_studio import BACKEND_URL, FakeLabelStudio
+from tests.waiting import until
 
 PROJECT = 7
 
@@ -201,13 +202,13 @@ def take_in(live: LiveProject) -> None:
 
 
 def settle(live: LiveProject) -> None:
-    """The same, and the order is published."""
-    take_in(live)
-    for _ in range(20):
-        if live.publish_step() and not live._sync_wanted:
-            return
+    """The same, and the order is published; after a slow publication the next one rests as long as it took."""
+
+    def is_served() -> bool:
         take_in(live)
-    raise AssertionError("the order is not served")
+        return live.publish_step() and not live._sync_wanted
+
+    until(is_served, "the order is not served")
 
 
 def state(live: LiveProject) -> tuple[Any, ...]:
