@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@sed -nE 's/^([a-z-]+):.*  # (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
-demo: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # Label Studio and the backend with sample images; ARGS="--annotate 80 --exit"
+demo: $(BIN)/.runtime $(LABEL_STUDIO)/.ready  # Label Studio and the backend with sample images; ARGS="--annotate 80 --exit"
 	@$(BIN)/neat-backend demo $(ARGS)
 
 check: lint  # lint and the fast tests: no process, no Label Studio, no PostgreSQL, no browser
@@ -73,16 +73,21 @@ audit: $(BIN)/.ready  # known vulnerabilities of what the locks name
 	@$(PYTHON) .ci/audit
 
 # uv does the installing: the one on the PATH, else one that is put into the environment itself.
-$(BIN)/.ready: requirements.lock pyproject.toml
+$(BIN)/.runtime: requirements-runtime.lock pyproject.toml  # what the service needs
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; name one: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo 'python3-venv is missing: apt-get install python3-venv'; exit 1; }
 	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	@echo 'Installing the backend (once; PyTorch is large, this takes a minute or two) ...' >&2
-	@$(call uv) pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
+	@$(call uv) pip install --quiet --python $(BIN)/python --no-deps -r requirements-runtime.lock
 	@$(call uv) pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-$(LABEL_STUDIO)/.ready: label-studio.lock | $(BIN)/.ready
+$(BIN)/.ready: requirements.lock $(BIN)/.runtime  # and what its tests need
+	@echo 'Installing what the tests need (once) ...' >&2
+	@$(call uv) pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
+	@touch $@
+
+$(LABEL_STUDIO)/.ready: label-studio.lock | $(BIN)/.runtime
 	@mkdir -p $(dir $(LABEL_STUDIO))
 	@test -x $(LABEL_STUDIO)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO)
 	@echo 'Installing Label Studio in an environment of its own (once) ...' >&2

@@ -95,8 +95,14 @@ def _look(strategy: str) -> dict[str, Any]:
 
 @contextmanager
 def _style() -> Iterator[Any]:
-    """pyplot without a display, with this module's fonts, and everything closed afterwards."""
-    import matplotlib
+    """Figures without a display, with this module's fonts. Raises SettingsError where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise SettingsError(
+            "figures need matplotlib, which is not installed here: `pip install matplotlib`, or the extra of this "
+            "package that includes it, neat-backend[experiments]"
+        ) from error
 
     with matplotlib.rc_context(
         {

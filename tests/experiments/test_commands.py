@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -184,6 +185,13 @@ def test_other_images_under_the_same_plan_are_refused(done, at_hand):
     at_hand.key = "colour-2"
     with pytest.raises(SettingsError, match="other images or encoder weights"):
         invoke("resume", done)
+
+
+def test_without_matplotlib_the_extra_that_includes_it_is_named(done, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SettingsError, match=r"neat-backend\[experiments\]"):
+        invoke("plot", done, "--out", tmp_path / "f")
+    assert not (tmp_path / "f").exists()
 
 
 def test_tsne_needs_runs_that_both_have_done(done, tmp_path):
