@@ -43,7 +43,7 @@ class Inspector(LabelStudioClient):
 
     def touch(self, project: int) -> None:
         """A change of the project that changes nothing: shows the right to edit, and makes a PROJECT_UPDATED."""
-        self._send("PATCH", f"/api/projects/{project}/", {})
+        self.transport.send("PATCH", f"/api/projects/{project}/", {})
 
 
 def version(base_url: str, timeout_seconds: float) -> str:

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from neat_backend.cli import shared, supervisor
-from neat_backend.labelstudio import client
+from neat_backend.labelstudio import transport
 from neat_backend.service import service
 from neat_backend.settings import Settings
 from neat_backend.store import arrays, sql
@@ -132,7 +132,7 @@ def set_clock(path: Path) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + timedelta(seconds=seconds_off())
 
-    for module in (live, worker, service, sql, client):
+    for module in (live, worker, service, sql, transport):
         module.datetime = Stepped  # type: ignore[attr-defined]
     stepped = SimpleNamespace(**vars(time))
     stepped.time = lambda: time.time() + seconds_off()

@@ -68,9 +68,9 @@ def test_both_kinds_of_token_work_and_are_renewed(label_studio: LabelStudioServe
     assert LabelStudioClient(label_studio.url, label_studio.token).whoami() == label_studio.username
     client = LabelStudioClient(label_studio.url + "/", personal_token)
     assert client.whoami() == label_studio.username
-    assert client._sdk._client_wrapper.get_headers()["Authorization"].startswith("Bearer ")
+    assert client.transport.sdk._client_wrapper.get_headers()["Authorization"].startswith("Bearer ")
     # an access token that the server finds too old is exchanged for a new one
-    tokens = client._sdk._client_wrapper._tokens_client
+    tokens = client.transport.sdk._client_wrapper._tokens_client
     tokens._access_token = tokens._access_token[:-4] + "AAAA"
     assert client.whoami() == label_studio.username
 
@@ -84,13 +84,13 @@ def test_a_wrong_token_says_which_setting_to_mend(label_studio: LabelStudioServe
 def test_legacy_tokens_that_are_switched_off_are_refused(label_studio: LabelStudioServer, personal_token: str):
     personal = LabelStudioClient(label_studio.url, personal_token)
     off = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": False, "api_token_ttl_days": 10}
-    personal._send("POST", "/api/jwt/settings", off)
+    personal.transport.send("POST", "/api/jwt/settings", off)
     try:
         with pytest.raises(LabelStudioRefused, match="legacy"):
             LabelStudioClient(label_studio.url, label_studio.token).whoami()
         assert personal.whoami() == label_studio.username
     finally:
-        personal._send("POST", "/api/jwt/settings", {**off, "legacy_api_tokens_enabled": True})
+        personal.transport.send("POST", "/api/jwt/settings", {**off, "legacy_api_tokens_enabled": True})
 
 
 # --- reading

@@ -20,7 +20,8 @@ from neat_backend.errors import (
     NotFoundInLabelStudio,
     PredictionsRejected,
 )
-from neat_backend.labelstudio.client import LONGEST_RETRY_AFTER_SECONDS, LabelStudioClient
+from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.transport import LONGEST_RETRY_AFTER_SECONDS
 from tests.waiting import HANGS
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -134,9 +135,9 @@ class Pages:
     def __init__(self, monkeypatch, client, *answers, task_count=0):
         self.asked = 0
         self._answers, self._task_count = answers, task_count
-        monkeypatch.setattr(client, "_send", self.send)
+        monkeypatch.setattr(client.transport, "send", self.send)
 
-    def send(self, method, path, body, **_):
+    def send(self, method, path, body=None, **_):
         if path.startswith("/api/projects/"):
             return {
                 "id": 1,
@@ -314,9 +315,9 @@ def test_a_file_that_says_it_is_too_large_is_not_read(server, client):
 
 def test_paths_below_a_label_studio_that_is_below_a_path():
     client = LabelStudioClient("https://host.example/ls/", KEY)
-    assert client._absolute("/data/upload/a") == "https://host.example/ls/data/upload/a"
-    assert client._absolute("/ls/data/upload/a") == "https://host.example/ls/data/upload/a"
-    assert client._absolute("http://x/a") == "http://x/a"
+    assert client.files.absolute("/data/upload/a") == "https://host.example/ls/data/upload/a"
+    assert client.files.absolute("/ls/data/upload/a") == "https://host.example/ls/data/upload/a"
+    assert client.files.absolute("http://x/a") == "http://x/a"
 
 
 # --- the demo's server
