@@ -1,22 +1,34 @@
 """All settings, and the only reader of the environment.
 
-Each field's first alias is its environment variable; the table of docs/reference.md is generated from here and a
-test keeps the two equal. Bad values raise `SettingsError` naming key, value and remedy.
+The table of docs/reference.md is generated from here and a test keeps the two equal. Bad values raise
+`SettingsError` naming key, value and remedy.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import ipaddress
 import json
 import os
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 
 from neat_backend.errors import SettingsError
@@ -45,9 +57,9 @@ PER_PROJECT = (
 FILE = "_FILE"  # after a secret's variable: the variable that names a file with it
 
 
-def _env(name: str, *older_names: str) -> AliasChoices:
-    """The variable of a field; the other names are taken too, because users know them."""
-    return AliasChoices(name, *older_names)
+def env(default: Any, variable: str, *older_names: str, **bounds: Any) -> Any:
+    """A field of Settings: its default, its variable, other variables that users know, and pydantic's bounds."""
+    return Field(default, validation_alias=AliasChoices(variable, *older_names), **bounds)
 
 
 def _names(info: FieldInfo) -> list[str]:
@@ -55,383 +67,229 @@ def _names(info: FieldInfo) -> list[str]:
     return [str(choice) for choice in info.validation_alias.choices]
 
 
+def _split_list(value: Any) -> Any:
+    """Accept `a, b, c` beside a JSON list."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"is not a JSON list: {error}") from None
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _hosts_only(value: tuple[str, ...]) -> tuple[str, ...]:
+    for host in value:
+        if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host) and not _is_address(host):
+            raise ValueError(f"{host!r} is no host: give names without scheme, port and path, *.example.com, or *")
+    return value
+
+
+def _any_case(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _known_encoder(value: str) -> str:
+    """Said at the start: the encoder itself is built when the first project connects."""
+    if not re.fullmatch(r"clip:.+|resnet(18|34|50)|efficientnet_lite[012]", value):
+        raise ValueError(
+            "must be clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50, efficientnet_lite0, _lite1 or _lite2"
+        )
+    return value
+
+
+def _known_weights(value: str) -> str:
+    if not re.fullmatch(r"auto|scratch|.+\.(safetensors|pt|pth|bin)", value, re.DOTALL):
+        raise ValueError("must be auto, scratch, or a .safetensors, .pt, .pth or .bin file")
+    return value
+
+
+def _known_device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return value
+
+
+def _known_database(value: str) -> str:
+    if value and not value.startswith(("postgresql", "postgres://", "sqlite")):
+        raise ValueError("must start with postgresql:// or sqlite:///")
+    return value
+
+
+def _known_store(value: str) -> str:
+    if not value:
+        return value
+    from fsspec import available_protocols
+
+    protocol, found, rest = value.partition("://")
+    if not found or not rest.strip("/"):
+        raise ValueError("must be a URL with a bucket or folder, such as s3://bucket/folder")
+    if protocol not in available_protocols():
+        near = difflib.get_close_matches(protocol, ["s3", "gs", "gcs", "file", "abfs", "sftp"], n=1, cutoff=0.5)
+        raise ValueError(f"there is no {protocol}://" + (f"; did you mean {near[0]}://?" if near else ""))
+    return value.rstrip("/")
+
+
+def _http_url(value: str) -> str:
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return value.rstrip("/")
+
+
+Strategy = Literal["neat", "neat_plus", "neat_passive", "random", "uncertainty", "certainty", "coreset", "badge"]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_any_case)]
+Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], BeforeValidator(_split_list)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_hosts_only)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+DatabaseUrl = Annotated[str, AfterValidator(_known_database)]
+ArraysUrl = Annotated[str, AfterValidator(_known_store)]
+Encoder = Annotated[str, AfterValidator(_known_encoder)]
+Weights = Annotated[str, AfterValidator(_known_weights)]
+Device = Annotated[str, AfterValidator(_known_device)]
+
+
 class Settings(BaseModel):
-    """Settings of one process; `for_project` gives those of one project."""
+    """Settings of one process; `for_project` gives those of one project. The text below a field says what it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     # Label Studio
-    label_studio_url: str = Field(
-        "",
-        validation_alias=_env("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
-        description="Where Label Studio is, as seen from here",
-    )
-    label_studio_api_key: SecretStr = Field(
-        SecretStr(""),
-        validation_alias=_env("LABEL_STUDIO_API_KEY"),
-        description="Legacy or personal access token of a user who may edit the projects",
-    )
-    configure_project: bool = Field(
-        True,
-        validation_alias=_env("NEAT_CONFIGURE_PROJECT"),
-        description="Set uncertainty sampling when a project connects, and keep the tabs “NEAT: next batch” and"
-        " “NEAT: check these labels”",
-    )
-    task_columns: bool = Field(
-        False,
-        validation_alias=_env("NEAT_TASK_COLUMNS"),
-        description="Write inconsistency and predicted class of the tasks that come next into their data, as columns"
-        " `neat_inconsistency` and `neat_class` of the Data Manager",
-    )
-    request_timeout_seconds: float = Field(
-        30,
-        gt=0,
-        validation_alias=_env("NEAT_REQUEST_TIMEOUT"),
-        description="Seconds to wait for one answer of Label Studio",
-    )
-    reconcile_seconds: float = Field(
-        60,
-        ge=0,
-        validation_alias=_env("NEAT_RECONCILE_SECONDS"),
-        description="Seconds between comparisons with Label Studio, to find what webhooks did not tell; 0 = never",
-    )
+    label_studio_url: HttpUrl = env("", "LABEL_STUDIO_URL", "LABEL_STUDIO_HOST")
+    """Where Label Studio is, as seen from here"""
+    label_studio_api_key: SecretStr = env(SecretStr(""), "LABEL_STUDIO_API_KEY")
+    """Legacy or personal access token of a user who may edit the projects"""
+    configure_project: bool = env(True, "NEAT_CONFIGURE_PROJECT")
+    """Set uncertainty sampling when a project connects, and keep the tabs “NEAT: next batch” and “NEAT: check these
+    labels”"""
+    task_columns: bool = env(False, "NEAT_TASK_COLUMNS")
+    """Write inconsistency and predicted class of the tasks that come next into their data, as columns
+    `neat_inconsistency` and `neat_class` of the Data Manager"""
+    request_timeout_seconds: float = env(30, "NEAT_REQUEST_TIMEOUT", gt=0)
+    """Seconds to wait for one answer of Label Studio"""
+    reconcile_seconds: float = env(60, "NEAT_RECONCILE_SECONDS", ge=0)
+    """Seconds between comparisons with Label Studio, to find what webhooks did not tell; 0 = never"""
 
     # this service
-    host: str = Field(
-        "127.0.0.1",
-        validation_alias=_env("HOST"),
-        description="Address to listen on: this machine alone, or 0.0.0.0 for others, who then need credentials",
-    )
-    port: int = Field(9090, ge=0, le=65535, validation_alias=_env("PORT"), description="Port to listen on")
-    workers: int = Field(1, ge=1, validation_alias=_env("WORKERS"), description="gunicorn worker processes")
-    threads: int = Field(8, ge=1, validation_alias=_env("THREADS"), description="Threads of each gunicorn worker")
-    basic_auth_user: str = Field(
-        "", validation_alias=_env("BASIC_AUTH_USER"), description="User name for basic auth; empty = none"
-    )
-    basic_auth_pass: SecretStr = Field(
-        SecretStr(""), validation_alias=_env("BASIC_AUTH_PASS"), description="Password for basic auth"
-    )
-    allow_anonymous: bool = Field(
-        False,
-        validation_alias=_env("NEAT_ALLOW_ANONYMOUS"),
-        description="Serve other machines without credentials; only where the network itself keeps strangers out",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias=_env("LOG_LEVEL"), description="DEBUG, INFO, WARNING or ERROR"
-    )
-    log_format: Literal["plain", "json"] = Field(
-        "plain",
-        validation_alias=_env("NEAT_LOG_FORMAT"),
-        description="plain, or json: one object a line, with the ids of project, task and event",
-    )
-    predict_wait_seconds: float = Field(
-        5,
-        ge=0,
-        validation_alias=_env("NEAT_PREDICT_WAIT"),
-        description="Seconds that /predict waits for a task that was not known",
-    )
+    host: str = env("127.0.0.1", "HOST")
+    """Address to listen on: this machine alone, or 0.0.0.0 for others, who then need credentials"""
+    port: int = env(9090, "PORT", ge=0, le=65535)
+    """Port to listen on"""
+    workers: int = env(1, "WORKERS", ge=1)
+    """gunicorn worker processes"""
+    threads: int = env(8, "THREADS", ge=1)
+    """Threads of each gunicorn worker"""
+    basic_auth_user: str = env("", "BASIC_AUTH_USER")
+    """User name for basic auth; empty = none"""
+    basic_auth_pass: SecretStr = env(SecretStr(""), "BASIC_AUTH_PASS")
+    """Password for basic auth"""
+    allow_anonymous: bool = env(False, "NEAT_ALLOW_ANONYMOUS")
+    """Serve other machines without credentials; only where the network itself keeps strangers out"""
+    log_level: LogLevel = env("INFO", "LOG_LEVEL")
+    """DEBUG, INFO, WARNING or ERROR"""
+    log_format: Literal["plain", "json"] = env("plain", "NEAT_LOG_FORMAT")
+    """plain, or json: one object a line, with the ids of project, task and event"""
+    predict_wait_seconds: float = env(5, "NEAT_PREDICT_WAIT", ge=0)
+    """Seconds that /predict waits for a task that was not known"""
 
     # where things are kept
-    data_dir: Path = Field(
-        Path("data"),
-        validation_alias=_env("NEAT_DATA_DIR", "MODEL_DIR"),
-        description="Folder for the database, features and models",
-    )
-    database_url: str = Field(
-        "",
-        validation_alias=_env("DATABASE_URL"),
-        description="postgresql://… for PostgreSQL; empty = SQLite in the data folder",
-    )
-    database_password: SecretStr = Field(
-        SecretStr(""),
-        validation_alias=_env("DATABASE_PASSWORD"),
-        description="Password of the user in `DATABASE_URL`, instead of one in the URL itself",
-    )
-    arrays_url: str = Field(
-        "",
-        validation_alias=_env("NEAT_ARRAYS_URL"),
-        description="Object store for features and models, such as s3://bucket/folder (pip install s3fs)"
-        " or gs://… (gcsfs), for hosts that share no NEAT_DATA_DIR, which is then a cache; empty ="
-        " NEAT_DATA_DIR alone",
-    )
-    max_live_projects: int = Field(
-        8,
-        ge=1,
-        validation_alias=_env("NEAT_MAX_LIVE_PROJECTS"),
-        description="Projects kept in memory; the least recently used leave",
-    )
-    features_memory: int = Field(
-        8_000_000_000,
-        ge=0,
-        validation_alias=_env("NEAT_FEATURES_MEMORY"),
-        description="Bytes of one project's features, 3 for each value, that may lie in memory; more are in a file"
-        " that is mapped",
-    )
-    scratch_dir: Path | None = Field(
-        None,
-        validation_alias=_env("NEAT_SCRATCH_DIR"),
-        description="Folder on a local disk for such files, which go with the process; empty = in the data folder",
-    )
+    data_dir: Path = env(Path("data"), "NEAT_DATA_DIR", "MODEL_DIR")
+    """Folder for the database, features and models"""
+    database_url: DatabaseUrl = env("", "DATABASE_URL")
+    """postgresql://… for PostgreSQL; empty = SQLite in the data folder"""
+    database_password: SecretStr = env(SecretStr(""), "DATABASE_PASSWORD")
+    """Password of the user in `DATABASE_URL`, instead of one in the URL itself"""
+    arrays_url: ArraysUrl = env("", "NEAT_ARRAYS_URL")
+    """Object store for features and models, such as s3://bucket/folder (pip install s3fs) or gs://… (gcsfs), for hosts
+    that share no NEAT_DATA_DIR, which is then a cache; empty = NEAT_DATA_DIR alone"""
+    max_live_projects: int = env(8, "NEAT_MAX_LIVE_PROJECTS", ge=1)
+    """Projects kept in memory; the least recently used leave"""
+    features_memory: int = env(8_000_000_000, "NEAT_FEATURES_MEMORY", ge=0)
+    """Bytes of one project's features, 3 for each value, that may lie in memory; more are in a file that is mapped"""
+    scratch_dir: Path | None = env(None, "NEAT_SCRATCH_DIR")
+    """Folder on a local disk for such files, which go with the process; empty = in the data folder"""
 
     # what computes
-    compute: Literal["local", "ray"] = Field(
-        "local",
-        validation_alias=_env("NEAT_COMPUTE"),
-        description="local = this machine; ray = embedding, training and pool inference on a Ray cluster"
-        " (pip install 'ray[data]')",
-    )
-    ray_address: str = Field(
-        "",
-        validation_alias=_env("RAY_ADDRESS"),
-        description="Ray's head node, host:port or ray://host:port; empty = a Ray of this machine's own",
-    )
-    shards: int = Field(
-        0,
-        ge=0,
-        validation_alias=_env("NEAT_SHARDS"),
-        description="With Ray: actors that the pool's rows are spread over; 0 = all in the worker's memory",
-    )
+    compute: Literal["local", "ray"] = env("local", "NEAT_COMPUTE")
+    """local = this machine; ray = embedding, training and pool inference on a Ray cluster (pip install 'ray[data]')"""
+    ray_address: str = env("", "RAY_ADDRESS")
+    """Ray's head node, host:port or ray://host:port; empty = a Ray of this machine's own"""
+    shards: int = env(0, "NEAT_SHARDS", ge=0)
+    """With Ray: actors that the pool's rows are spread over; 0 = all in the worker's memory"""
 
     # features
-    encoder: str = Field(
-        "clip:ViT-B-32/openai",
-        validation_alias=_env("NEAT_ENCODER"),
-        description="clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50, efficientnet_lite0 (needs no download),"
-        " _lite1 or _lite2",
-    )
-    encoder_weights: Path | None = Field(
-        None,
-        validation_alias=_env("NEAT_ENCODER_WEIGHTS"),
-        description="Local file with the encoder's weights, instead of a download",
-    )
-    device: str = Field("auto", validation_alias=_env("NEAT_DEVICE"), description="auto, cpu, cuda or cuda:N")
-    encode_batch_size: int = Field(
-        32, ge=1, validation_alias=_env("NEAT_ENCODE_BATCH_SIZE"), description="Images encoded at a time"
-    )
-    downloads: int = Field(
-        8, ge=1, validation_alias=_env("NEAT_DOWNLOADS"), description="Images fetched at the same time"
-    )
-    max_image_bytes: int = Field(
-        50_000_000, ge=1, validation_alias=_env("NEAT_MAX_IMAGE_BYTES"), description="Larger image files are refused"
-    )
-    max_image_pixels: int = Field(
-        100_000_000,
-        ge=1,
-        validation_alias=_env("NEAT_MAX_IMAGE_PIXELS"),
-        description="Images with more pixels are refused",
-    )
-    image_hosts: tuple[str, ...] = Field(
-        (),
-        validation_alias=_env("NEAT_IMAGE_HOSTS"),
-        description="Hosts, beside Label Studio, that images may come from, such as `minio, *.example.com`;"
-        " `*` = every public address, as when empty; a host with a private address must be named",
-    )
+    encoder: Encoder = env("clip:ViT-B-32/openai", "NEAT_ENCODER")
+    """clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50, efficientnet_lite0 (needs no download), _lite1 or _lite2"""
+    encoder_weights: Path | None = env(None, "NEAT_ENCODER_WEIGHTS")
+    """Local file with the encoder's weights, instead of a download"""
+    device: Device = env("auto", "NEAT_DEVICE")
+    """auto, cpu, cuda or cuda:N"""
+    encode_batch_size: int = env(32, "NEAT_ENCODE_BATCH_SIZE", ge=1)
+    """Images encoded at a time"""
+    downloads: int = env(8, "NEAT_DOWNLOADS", ge=1)
+    """Images fetched at the same time"""
+    max_image_bytes: int = env(50_000_000, "NEAT_MAX_IMAGE_BYTES", ge=1)
+    """Larger image files are refused"""
+    max_image_pixels: int = env(100_000_000, "NEAT_MAX_IMAGE_PIXELS", ge=1)
+    """Images with more pixels are refused"""
+    image_hosts: Hosts = env((), "NEAT_IMAGE_HOSTS")
+    """Hosts, beside Label Studio, that images may come from, such as `minio, *.example.com`; `*` = every public
+    address, as when empty; a host with a private address must be named"""
 
     # the method
-    strategy: Literal["neat", "neat_plus", "neat_passive", "random", "uncertainty", "certainty", "coreset", "badge"] = (
-        Field(
-            "neat",
-            validation_alias=_env("NEAT_STRATEGY"),
-            description="neat (paper; follows each label at once), or, with an order made in seconds beside the labels,"
-            " neat_plus, neat_passive, random, uncertainty, certainty, coreset or badge",
-        )
+    strategy: Strategy = env("neat", "NEAT_STRATEGY")
+    """neat (paper; follows each label at once), or, with an order made in seconds beside the labels, neat_plus,
+    neat_passive, random, uncertainty, certainty, coreset or badge"""
+    k: int = env(10, "NEAT_K", ge=1, le=1000)
+    """Neighbours looked at (K of the paper)"""
+    neighbours: Literal["exact", "approximate", "auto"] = env("auto", "NEAT_NEIGHBOURS")
+    """exact, approximate (a label is offered to the tasks near it only), or auto: approximate where the features exceed
+    NEAT_FEATURES_MEMORY, without a GPU"""
+    known_rule: Literal["all", "majority"] = env("all", "NEAT_KNOWN_RULE")
+    """all = candidate when all K neighbours are known (paper); majority = when most are"""
+    batch_size: int = env(50, "NEAT_BATCH_SIZE", ge=1, le=10_000)
+    """Labels in a query round (B); the classifier trains after each"""
+    rerank: Literal["live", "round"] = env("live", "NEAT_RERANK")
+    """live = new order after every label; round = fixed batch of B (paper)"""
+    balance: bool = env(True, "NEAT_BALANCE")
+    """Keep the classes in balance: the class with fewest labels is asked for next (0 = the paper's order)"""
+    prefill: Literal["agree", "off", "vote", "classifier"] = env("agree", "NEAT_PREFILL")
+    """Which choice an annotator finds filled in: agree = the one classifier and neighbours agree on, once the
+    classifier was right on 4 of 5 of the last labels; vote = the neighbours'; classifier = the classifier's; off =
+    none"""
+    invalid_choices: Names = env(
+        ("invalid", "unknown", "other", "none of these", "reject"), "NEAT_INVALID_CHOICES", max_length=1000
     )
-    k: int = Field(
-        10, ge=1, le=1000, validation_alias=_env("NEAT_K"), description="Neighbours looked at (K of the paper)"
-    )
-    neighbours: Literal["exact", "approximate", "auto"] = Field(
-        "auto",
-        validation_alias=_env("NEAT_NEIGHBOURS"),
-        description="exact, approximate (a label is offered to the tasks near it only), or auto: approximate where the"
-        " features exceed NEAT_FEATURES_MEMORY, without a GPU",
-    )
-    known_rule: Literal["all", "majority"] = Field(
-        "all",
-        validation_alias=_env("NEAT_KNOWN_RULE"),
-        description="all = candidate when all K neighbours are known (paper); majority = when most are",
-    )
-    batch_size: int = Field(
-        50,
-        ge=1,
-        le=10_000,
-        validation_alias=_env("NEAT_BATCH_SIZE"),
-        description="Labels in a query round (B); the classifier trains after each",
-    )
-    rerank: Literal["live", "round"] = Field(
-        "live",
-        validation_alias=_env("NEAT_RERANK"),
-        description="live = new order after every label; round = fixed batch of B (paper)",
-    )
-    balance: bool = Field(
-        True,
-        validation_alias=_env("NEAT_BALANCE"),
-        description="Keep the classes in balance: the class with fewest labels is asked for next (0 = the paper's"
-        " order)",
-    )
-    prefill: Literal["agree", "off", "vote", "classifier"] = Field(
-        "agree",
-        validation_alias=_env("NEAT_PREFILL"),
-        description="Which choice an annotator finds filled in: agree = the one classifier and neighbours agree on,"
-        " once the classifier was right on 4 of 5 of the last labels; vote = the neighbours'; classifier = the"
-        " classifier's; off = none",
-    )
-    invalid_choices: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(
-        ("invalid", "unknown", "other", "none of these", "reject"),
-        max_length=1000,
-        validation_alias=_env("NEAT_INVALID_CHOICES"),
-        description='Choices that mean “none of my classes”, unless the label config marks one with invalid="true"',
-    )
-    control: str = Field(
-        "",
-        max_length=1000,
-        validation_alias=_env("NEAT_CONTROL"),
-        description="Name of the Choices tag to use when a label config has several",
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        lt=2**32,  # what every generator takes
-        validation_alias=_env("NEAT_SEED"),
-        description="Seed of training and of every random choice",
-    )
+    """Choices that mean “none of my classes”, unless the label config marks one with invalid="true" """
+    control: str = env("", "NEAT_CONTROL", max_length=1000)
+    """Name of the Choices tag to use when a label config has several"""
+    seed: int = env(0, "NEAT_SEED", ge=0, lt=2**32)
+    """Seed of training and of every random choice"""
 
     # classifier
-    classifier: Literal["auto", "resnet18", "linear"] = Field(
-        "auto",
-        validation_alias=_env("NEAT_CLASSIFIER"),
-        description="Which classifier gives probabilities, predicted class and exported model: resnet18 (paper; trained"
-        " after each round), linear (logistic regression on the encoder's features, refitted at each label), or auto ="
-        " the one that was right more often on the last labels before it learnt them",
-    )
-    image_size: int = Field(
-        64,
-        ge=16,
-        le=512,
-        validation_alias=_env("NEAT_IMAGE_SIZE"),
-        description="Side in pixels of the classifier's images",
-    )
-    classifier_weights: str = Field(
-        "auto",
-        validation_alias=_env("NEAT_CLASSIFIER_WEIGHTS"),
-        description="What resnet18 begins its training with: auto (ImageNet's weights, downloaded once; from scratch"
-        " where they can't be had), scratch (paper), or a local file, .pth or .safetensors",
-    )
-    epochs: int = Field(
-        100, ge=1, le=10_000, validation_alias=_env("NEAT_EPOCHS"), description="Epochs of one training, at most"
-    )
-    early_stop: bool = Field(
-        True,
-        validation_alias=_env("NEAT_EARLY_STOP"),
-        description="End a training before its last epoch when its loss is flat (0 = all epochs, as in the paper)",
-    )
-    holdout: float = Field(
-        0.1,
-        ge=0,
-        le=0.5,
-        validation_alias=_env("NEAT_HOLDOUT"),
-        description="Share of known labels kept to measure accuracy",
-    )
-    train_time_limit_seconds: float = Field(
-        7200,
-        gt=0,
-        validation_alias=_env("NEAT_TRAIN_TIME_LIMIT"),
-        description="Seconds after which a training is stopped",
-    )
+    classifier: Literal["auto", "resnet18", "linear"] = env("auto", "NEAT_CLASSIFIER")
+    """Which classifier gives probabilities, predicted class and exported model: resnet18 (paper; trained after each
+    round), linear (logistic regression on the encoder's features, refitted at each label), or auto = the one that was
+    right more often on the last labels before it learnt them"""
+    image_size: int = env(64, "NEAT_IMAGE_SIZE", ge=16, le=512)
+    """Side in pixels of the classifier's images"""
+    classifier_weights: Weights = env("auto", "NEAT_CLASSIFIER_WEIGHTS")
+    """What resnet18 begins its training with: auto (ImageNet's weights, downloaded once; from scratch where they can't
+    be had), scratch (paper), or a local file, .pth or .safetensors"""
+    epochs: int = env(100, "NEAT_EPOCHS", ge=1, le=10_000)
+    """Epochs of one training, at most"""
+    early_stop: bool = env(True, "NEAT_EARLY_STOP")
+    """End a training before its last epoch when its loss is flat (0 = all epochs, as in the paper)"""
+    holdout: float = env(0.1, "NEAT_HOLDOUT", ge=0, le=0.5)
+    """Share of known labels kept to measure accuracy"""
+    train_time_limit_seconds: float = env(7200, "NEAT_TRAIN_TIME_LIMIT", gt=0)
+    """Seconds after which a training is stopped"""
 
     # publishing
-    publish_interval_seconds: float = Field(
-        2,
-        ge=0,
-        le=86_400,
-        validation_alias=_env("NEAT_PUBLISH_INTERVAL"),
-        description="Shortest time between two publications of a project, in seconds",
-    )
-    publish_tail: int = Field(
-        10_000,
-        ge=0,
-        le=1_000_000,
-        validation_alias=_env("NEAT_PUBLISH_TAIL"),
-        description="Tasks after the first 2B that get a score too, once it is quiet",
-    )
-
-    @field_validator("invalid_choices", "image_hosts", mode="before")
-    @classmethod
-    def _split_list(cls, value: Any) -> Any:
-        """Accept `a, b, c` beside a JSON list."""
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            try:
-                return json.loads(value)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"is not a JSON list: {error}") from None
-        return [part.strip() for part in value.split(",") if part.strip()]
-
-    @field_validator("image_hosts")
-    @classmethod
-    def _hosts_only(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for host in value:
-            if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host) and not _is_address(host):
-                raise ValueError(f"{host!r} is no host: give names without scheme, port and path, *.example.com, or *")
-        return value
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _any_case(cls, value: Any) -> Any:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("encoder")
-    @classmethod
-    def _known_encoder(cls, value: str) -> str:
-        """Said at the start: the encoder itself is built when the first project connects."""
-        if not re.fullmatch(r"clip:.+|resnet(18|34|50)|efficientnet_lite[012]", value):
-            raise ValueError(
-                "must be clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50, efficientnet_lite0, _lite1 or _lite2"
-            )
-        return value
-
-    @field_validator("classifier_weights")
-    @classmethod
-    def _known_weights(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|scratch|.+\.(safetensors|pt|pth|bin)", value, re.DOTALL):
-            raise ValueError("must be auto, scratch, or a .safetensors, .pt, .pth or .bin file")
-        return value
-
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
-            raise ValueError("must be auto, cpu, cuda or cuda:N")
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _known_database(cls, value: str) -> str:
-        if value and not value.startswith(("postgresql", "postgres://", "sqlite")):
-            raise ValueError("must start with postgresql:// or sqlite:///")
-        return value
-
-    @field_validator("arrays_url")
-    @classmethod
-    def _known_store(cls, value: str) -> str:
-        if not value:
-            return value
-        from fsspec import available_protocols
-
-        protocol, found, rest = value.partition("://")
-        if not found or not rest.strip("/"):
-            raise ValueError("must be a URL with a bucket or folder, such as s3://bucket/folder")
-        if protocol not in available_protocols():
-            near = difflib.get_close_matches(protocol, ["s3", "gs", "gcs", "file", "abfs", "sftp"], n=1, cutoff=0.5)
-            raise ValueError(f"there is no {protocol}://" + (f"; did you mean {near[0]}://?" if near else ""))
-        return value.rstrip("/")
-
-    @field_validator("label_studio_url")
-    @classmethod
-    def _http_url(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
-            raise ValueError("must start with http:// or https://")
-        return value.rstrip("/")
+    publish_interval_seconds: float = env(2, "NEAT_PUBLISH_INTERVAL", ge=0, le=86_400)
+    """Shortest time between two publications of a project, in seconds"""
+    publish_tail: int = env(10_000, "NEAT_PUBLISH_TAIL", ge=0, le=1_000_000)
+    """Tasks after the first 2B that get a score too, once it is quiet"""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -506,13 +364,23 @@ class Settings(BaseModel):
     def markdown(cls) -> str:
         """All settings as a table."""
         rows = ["| variable | default | per project | meaning |", "|---|---|---|---|"]
-        defaults = cls.from_env({}).shown()
+        defaults, meanings = cls.from_env({}).shown(), cls._meanings()
         for name, info in cls.model_fields.items():
             title, *older = _names(info)
             default = f"`{defaults[title]}`" if defaults[title] else ""
-            meaning = (info.description or "") + "".join(f" (also read: `{each}`)" for each in older)
+            meaning = meanings[name] + "".join(f" (also read: `{each}`)" for each in older)
             rows.append(f"| `{title}` | {default} | {'yes' if name in PER_PROJECT else ''} | {meaning} |")
         return "\n".join(rows)
+
+    @classmethod
+    def _meanings(cls) -> dict[str, str]:
+        """Field → the text below it, read from the source only when it is needed (pydantic would at each import)."""
+        (body,) = (node.body for node in ast.parse(inspect.getsource(cls)).body if isinstance(node, ast.ClassDef))
+        return {
+            field.target.id: " ".join(ast.literal_eval(text.value).split())
+            for field, text in pairwise(body)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
+        }
 
     def shown(self) -> dict[str, str]:
         """Variable → value as text, secrets hidden, those inside of URLs too."""
