@@ -57,6 +57,6 @@ def status(
         if row["detail"]:
             words = f"project {row['id']} is {row['state']}: {row['detail']}"
             shared.out.print(words, highlight=False, markup=False, soft_wrap=True)
-        for said in (row["without_label"]["said"], row["classifier"]["why"]):
+        for said in (row["without_label"]["said"], row["classifier"]["why"], row["prefilled"]["said"]):
             if said:
                 shared.out.print(f"project {row['id']}: {said}", highlight=False, markup=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from neat_backend.records import SKIPPED, Round, WithoutLabel, in_words
 from neat_backend.store import insights, prequential, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import LEAST_OF_EACH, UNLABELLED, Insight, States
+from neat_backend.store.prefills import Kept
 from neat_backend.store.prequential import SHOWN_FROM, SPEAKERS, Prequential
 
 GO_ON, SOON, STOP, UNSURE, NOTHING_LEFT = "go on", "stop soon", "stop", "too early to say", "nothing left"
@@ -151,7 +152,25 @@ def without_label(found: Sequence[WithoutLabel]) -> dict[str, Any]:
     }
 
 
+def prefilled(found: Kept) -> dict[str, Any]:
+    """How many answers found a choice filled in and how many kept it, also in a sentence ("" = none); JSON-ready."""
+    return {**asdict(found), "said": _prefilled(found)}
+
+
 # in words
+
+
+def _prefilled(found: Kept) -> str:
+    if not found.answered:
+        return ""
+    answers = "1 answer" if found.answered == 1 else f"{found.answered:,} answers"
+    kept = f", kept {_share_of(found.kept, found.filled)}" if found.filled else ""
+    return f"Pre-filled {_share_of(found.filled, found.answered)} of {answers}{kept}."
+
+
+def _share_of(part: int, whole: int) -> str:
+    """In percent, never rounded up to all."""
+    return f"{min(round(100 * part / whole), 100 if part == whole else 99)} %"
 
 
 def _why(told: Prequential, counts: dict[str, tuple[int, int]]) -> str:

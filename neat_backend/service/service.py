@@ -25,7 +25,7 @@ from neat_backend.labelstudio.publisher import filled_in, reasons, result, score
 from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
 from neat_backend.service import explanation, overview
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, measures, prequential, projects, rounds, snapshots, tasks
+from neat_backend.store import inbox, measures, prefills, prequential, projects, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.intake import Intake
@@ -368,6 +368,7 @@ class Service:
             "without_label": overview.without_label(head.without_label if head else ()),
             "classes": list(head.classes) if head else [],
             "classifier": overview.classifier(arrays),
+            "prefilled": overview.prefilled(prefills.kept(conn, project.id)),
             "queue": asdict(depth),
             "received_through": received,
             "applied_event": project.applied_event,

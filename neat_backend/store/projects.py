@@ -70,6 +70,7 @@ def delete(conn: Connection, id: int) -> None:
     for table in (
         schema.annotations,
         schema.selections,
+        schema.prefills,
         schema.array_files,
         schema.array_lists,
         schema.tasks,

@@ -189,6 +189,18 @@ selections = Table(
     sqlite_with_rowid=False,
 )
 
+# What a task's annotator found filled in, see prefills.py.
+prefills = Table(
+    "prefills",
+    metadata,
+    Column("project", sa.BigInteger, nullable=False),
+    Column("task", sa.BigInteger, nullable=False),
+    Column("choice", PlainText, nullable=False),  # as published last before the first answer; "" = nothing
+    Column("kept", sa.Boolean),  # whether the first answer was this choice; null = not answered yet
+    *_project_key("task"),
+    sqlite_with_rowid=False,
+)
+
 # Where NEAT_ARRAYS_URL is set: what a project's array files are, and from whose folder; see objects.py.
 array_lists = Table(
     "array_lists",

@@ -89,6 +89,11 @@ class Stored(Collector):
             "Share of the last labels of known classes on which it was right before learning them",
             labels=["project", "classifier"],
         )
+        prefilled = GaugeMetricFamily(
+            "neat_prefilled_answers",
+            "First answers to published tasks: empty (nothing was filled in), kept or changed",
+            labels=["project", "outcome"],
+        )
         rounds = GaugeMetricFamily("neat_rounds", "Query rounds, by state", labels=["project", "state"])
         training = GaugeMetricFamily("neat_training_running", "1 while a classifier trains", labels=["project"])
         read = GaugeMetricFamily(
@@ -128,6 +133,10 @@ class Stored(Collector):
                 tested = status["classifier"][name]
                 if tested["of"] >= SHOWN_FROM:
                     accuracy.add_metric([*project, name], tested["right"] / tested["of"])
+            filled = status["prefilled"]
+            prefilled.add_metric([*project, "empty"], filled["answered"] - filled["filled"])
+            prefilled.add_metric([*project, "kept"], filled["kept"])
+            prefilled.add_metric([*project, "changed"], filled["filled"] - filled["kept"])
             found = [one["state"] for one in status["rounds"]]
             for state in ("running", "done", "failed"):
                 rounds.add_metric([*project, state], found.count(state))
@@ -148,7 +157,7 @@ class Stored(Collector):
         by_state = GaugeMetricFamily("neat_projects", "Connected projects, by state", labels=["state"])
         for state, count in sorted(states.items()):
             by_state.add_metric([state], count)
-        yield from (by_state, depth, age, aside, behind, tasks, labelled, accuracy)
+        yield from (by_state, depth, age, aside, behind, tasks, labelled, accuracy, prefilled)
         yield from (rounds, training, read, owned, done, total)
         yield from (compared, found_late, *timings.values())
 

@@ -48,7 +48,6 @@ from neat_backend.store import (
     projects,
     queries,
     revisions,
-    selections,
     snapshots,
     tasks,
 )
@@ -388,7 +387,7 @@ class LiveProject:
         with self.database.begin() as conn:
             for event, change in changes:
                 self._store_event(conn, event, change, effects)
-            selections.note(conn, self.id, chosen)
+            reading.note_chosen(conn, self.id, self._config, chosen)
             inbox.mark_applied(conn, [event.id for event in waiting])
             projects.update(conn, self.id, applied_event=waiting[-1].id, **self._news(effects))
         effects.through = waiting[-1].id
@@ -436,10 +435,11 @@ class LiveProject:
 
     def _note_chosen(self, answered: Iterable[int]) -> None:
         """The same for answers that no event has told of: what was served since is still in the order."""
+        assert self._config is not None
         chosen = self._chosen(answered)
         if chosen:
             with self.database.begin() as conn:
-                selections.note(conn, self.id, chosen)
+                reading.note_chosen(conn, self.id, self._config, chosen)
 
     def _store_event(self, conn: Connection, event: Event, change: ls_events.Changes, effects: Effects) -> None:
         if change.tasks:

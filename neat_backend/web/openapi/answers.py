@@ -153,6 +153,15 @@ class Classifier(BaseModel):
     vote: Tested
 
 
+class Prefilled(BaseModel):
+    """Of the published tasks that were answered, by what was published for them at that time."""
+
+    answered: int
+    filled: int = Field(description="With a choice filled in.")
+    kept: int = Field(description="Of these, answered with that choice.")
+    said: str = Field(description="In one sentence; empty = nothing is counted yet.")
+
+
 class Round(BaseModel):
     """A query round: what was asked since the last, and the classifier trained after it."""
 
@@ -191,6 +200,7 @@ class Project(BaseModel):
     without_label: WithoutLabels
     classes: list[str]
     classifier: Classifier
+    prefilled: Prefilled
     queue: ProjectQueue
     received_through: int
     applied_event: int

@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from sqlalchemy import Connection
+
 from neat_backend.errors import LabelStudioUnavailable, LeaseLost, NotFoundInLabelStudio
-from neat_backend.labelstudio.publisher import Prediction, Publisher, reasons, score
+from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher, reasons, score
 from neat_backend.records import Ranked
-from neat_backend.store import inbox, projects, revisions
+from neat_backend.store import inbox, prefills, projects, revisions
 from neat_backend.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -166,7 +168,8 @@ class Publishing:
         with self._database.begin() as conn:
             version = revisions.begin(conn, self.project)
         try:
-            imported = self.publisher.import_revision(version, predictions(order.head, order.sampling, self._fill))
+            made = predictions(order.head, order.sampling, self._fill)
+            imported = self.publisher.import_revision(version, made)
             self.dropped += len(imported.dropped_tasks)
             self.vanished.update(imported.dropped_tasks)
             if not imported.accepted:
@@ -181,6 +184,7 @@ class Publishing:
             raise
         with self._database.begin() as conn:
             revisions.switched(conn, self.project, version)
+            self._note_filled(conn, made, imported)
             self._switched_event = inbox.received_through(conn, self.project)
         self._refused, self._left = set(imported.dropped_tasks), set()
         self._served = [ranked.task for ranked in order.head if ranked.task not in self._refused]
@@ -200,6 +204,10 @@ class Publishing:
             order.event,
             self._clock() - started,
         )
+
+    def _note_filled(self, conn: Connection, made: Sequence[Prediction], imported: Imported) -> None:
+        dropped = set(imported.dropped_tasks)
+        prefills.publish(conn, self.project, {one.task: one.choice for one in made if one.task not in dropped})
 
     def reflects(self, event: int) -> None:
         """Note that what annotators are served reflects the inbox up to this event."""
@@ -255,7 +263,8 @@ class Publishing:
         if wanted[0].priority >= lowest:  # the head is of another moment; the tail comes after it all the same
             wanted = [replace(t, priority=t.priority * lowest) for t in wanted]
         try:
-            imported = self.publisher.import_revision(version, predictions(wanted, sampling, self._fill))
+            made = predictions(wanted, sampling, self._fill)
+            imported = self.publisher.import_revision(version, made)
         except BaseException:
             with self._tail_lock:
                 if version == self._version:
@@ -263,8 +272,12 @@ class Publishing:
             raise
         self.dropped += len(imported.dropped_tasks)
         with self._tail_lock:
-            if version == self._version:
+            is_on = version == self._version
+            if is_on:
                 self._tail_sent.update(t.task for t in wanted)
                 self._tail_left = left - len(wanted)
                 self._lowest = min(lowest, wanted[-1].priority)
+        if is_on:  # else these tasks show another version by now
+            with self._database.begin() as conn:
+                self._note_filled(conn, made, imported)
         return True

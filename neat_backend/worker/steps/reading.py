@@ -8,21 +8,23 @@ lets no earlier word undo a later one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.records import Label
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, tasks
+from neat_backend.store import inbox, prefills, projects, selections, tasks
 from neat_backend.store.database import Database
+from neat_backend.store.selections import Selection
 from neat_backend.store.sql import chunks
 
 if TYPE_CHECKING:
@@ -182,6 +184,14 @@ def configure(project: int, client: LabelStudioClient, database: Database, tabs:
         projects.update(conn, project, sampling=UNCERTAINTY)
     tabs.make(UNCERTAINTY, ())
     log.info("project %d: sampling is %r, the tabs are there", project, UNCERTAINTY)
+
+
+def note_chosen(conn: Connection, project: int, config: LabelConfig, chosen: Mapping[int, Selection]) -> None:
+    """Keep where tasks stood when their answers, stored by now, came; and whether what was filled in was kept."""
+    answers = tasks.annotations_of(conn, project, chosen) if chosen else {}
+    labels = {task: label_config.resolve(task, found, config).choice for task, found in answers.items()}
+    selections.note(conn, project, chosen)
+    prefills.answer(conn, project, labels)
 
 
 def resolve_labels(
