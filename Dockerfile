@@ -37,7 +37,7 @@ RUN case "$VARIANT" in \
     esac; \
     /opt/uv/bin/uv pip install --no-cache --no-deps --compile-bytecode --python /opt/venv/bin/python -r all.lock; \
     find /opt/venv \( -name '*.a' -o -path '*/nvidia/*/include' -o -path '*/torch/include' \) -prune -exec rm -rf {} +
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY neat_backend ./neat_backend
 RUN /opt/uv/bin/uv pip install --no-cache --no-deps --python /opt/venv/bin/python . \
     && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/neat_backend

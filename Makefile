@@ -62,6 +62,10 @@ bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the short benchmarks; ARGS=--json
 	@$(BIN)/python -m benchmarks train --images 256 --epochs 1 --seeds 1 $(ARGS)
 	@$(BIN)/python -m benchmarks memory --pool 100000 $(ARGS)
 
+.PHONY: install-matrix
+install-matrix: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the wheel in fresh environments; ARGS="--pythons 3.12 --installers uv"
+	@$(BIN)/python -m tools.install_matrix $(ARGS)
+
 reference: $(BIN)/.ready  # what the code says of itself; a test compares
 	@$(BIN)/python -m tools.reference > docs/reference.md.new
 	@mv docs/reference.md.new docs/reference.md

@@ -21,6 +21,7 @@ from benchmarks.query import query
 from benchmarks.rerank import rerank
 from benchmarks.scale import scale
 from benchmarks.soak import soak
+from benchmarks.startup import startup
 from benchmarks.train import train
 
 app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the same run.", no_args_is_help=True)
@@ -39,6 +40,7 @@ for command in (
     approximate,
     capacity,
     failover,
+    startup,
 ):
     app.command()(command)
 app.command()(soak)

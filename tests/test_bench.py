@@ -52,6 +52,13 @@ def test_queries_of_strategies_are_timed_beside_each_other() -> None:
     assert found["badge_times_neat"] == pytest.approx(found["badge_seconds"] / found["neat_seconds"])
 
 
+def test_the_start_of_the_command_line_is_timed_beside_typers() -> None:
+    found = figures("startup", {"repeat": 1})
+    rows = {row["run"]: row["processor_seconds"] for row in found["rows"]}
+    assert found["help_times_typer"] == pytest.approx(rows["help"] / rows["typer"])
+    assert 0 < rows["bare"] < rows["status"]
+
+
 def test_exports_are_measured_beside_reading_alone() -> None:
     found = figures("export", {"labels": 40, "formats": "csv,manifest"})
     assert [row["format"] for row in found["rows"]] == ["csv", "manifest"]

@@ -42,6 +42,8 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=True,
+    context_settings={"max_content_width": 120},
+    rich_markup_mode=None,  # help as plain text: rich takes longer to load than all else
     pretty_exceptions_show_locals=False,  # locals may hold secrets
 )
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json
@@ -32,7 +30,10 @@ def config(
     if as_json:
         shared.show(values, True)
         return
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("variable", "value")
     for title, value in values.items():
         table.add_row(title, escape(value))
-    shared.out.print(table)
+    shared.out().print(table)

@@ -27,12 +27,12 @@ def demo(
     """
     from neat_backend.demo import run as demonstration
 
-    with demonstration.Demo(folder, images, shared.err) as running:
+    with demonstration.Demo(folder, images, shared.err()) as running:
         result = running.annotate(annotate) if annotate else None
         if result is not None:
             shared.show(result.as_dict(), as_json, result.as_text())
         if not stop:
-            shared.err.print("\nCtrl-C stops everything; the next start goes on where this one ends.")
+            shared.err().print("\nCtrl-C stops everything; the next start goes on where this one ends.")
             running.wait()
     if result is not None and not result.order_ok:
         raise typer.Exit(1)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
-from rich.text import Text
 
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json, ProjectIdOrAll
@@ -39,14 +38,16 @@ def doctor(
     else:
         findings = diagnosis.examine(os.environ, project, tell=_print)
         counts = {state: sum(one.state == state for one in findings) for state in SIGNS}
-        shared.out.print(", ".join(f"{count} {state}" for state, count in counts.items() if count), highlight=False)
+        shared.out().print(", ".join(f"{count} {state}" for state, count in counts.items() if count), highlight=False)
     raise typer.Exit(diagnosis.exit_code(findings))
 
 
 def _print(finding: Finding) -> None:
+    from rich.text import Text
+
     sign, style = SIGNS[finding.state]
     of = "" if finding.project is None else f"project {finding.project}: "
     line = Text.assemble((sign, style), f" {of}{finding.check}: {finding.said}")
     if finding.remedy:
         line.append(f"\n    → {finding.remedy}")
-    shared.out.print(line, highlight=False, soft_wrap=True)
+    shared.out().print(line, highlight=False, soft_wrap=True)

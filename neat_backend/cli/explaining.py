@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
 
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json, ProjectId
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 commands = typer.Typer()
 
@@ -28,16 +29,19 @@ def explain(
     if as_json:
         shared.show(told, True)
         return
-    shared.out.print(f"task {task} of project {project}: {told['state']}", highlight=False, markup=False)
+    shared.out().print(f"task {task} of project {project}: {told['state']}", highlight=False, markup=False)
     for reason in told["reasons"]:
-        shared.out.print(f"- {reason}", highlight=False, markup=False, soft_wrap=True)
+        shared.out().print(f"- {reason}", highlight=False, markup=False, soft_wrap=True)
     if any(one["votes"] or one["probability"] is not None for one in told["classes"]):
-        shared.out.print(_classes(told))
+        shared.out().print(_classes(told))
     if told["neighbours"]:
-        shared.out.print(_neighbours(told))
+        shared.out().print(_neighbours(told))
 
 
 def _classes(told: dict[str, Any]) -> Table:
+    from rich.markup import escape
+    from rich.table import Column, Table
+
     numbers = [Column(title, justify="right") for title in ("votes", "probability", "labels")]
     table = Table("class", *numbers)
     for one in told["classes"]:
@@ -49,6 +53,9 @@ def _classes(told: dict[str, Any]) -> Table:
 
 
 def _neighbours(told: dict[str, Any]) -> Table:
+    from rich.markup import escape
+    from rich.table import Column, Table
+
     table = Table(Column("neighbour", justify="right"), "label", Column("similarity", justify="right"))
     for one in told["neighbours"]:
         name = "(none of the classes)" if one["invalid"] else escape(one["label"])

@@ -11,7 +11,6 @@ import typer
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json, ProjectId
 from neat_backend.errors import BadRequest
-from neat_backend.progress import Progress
 
 if TYPE_CHECKING:
     from neat_backend import exports
@@ -76,12 +75,14 @@ def export(
     neat-backend export 3 --format folder --out dataset --split 0.7,0.2,0.1 --seed 1 ·
     neat-backend export 3 --format parquet --features parquet --out labels.parquet
     """
+    from neat_backend.progress import Progress
+
     asked = shared.service()
     wanted = exports.Wanted(
         include_invalid, since.replace(tzinfo=timezone.utc) if since else None, round, min_agreement
     )
     warnings: list[str] = []
-    with Progress(shared.err) as progress:
+    with Progress(shared.err()) as progress:
         count = exports.export(
             asked.settings,
             asked.database,

@@ -10,9 +10,9 @@ import typer
 
 from neat_backend.cli import shared
 from neat_backend.errors import NeatError
-from neat_backend.progress import Progress
 
 if TYPE_CHECKING:
+    from neat_backend.progress import Progress
     from neat_backend.service.service import Service
 
 LOOK_SECONDS = 0.5
@@ -51,8 +51,10 @@ def until_trained(asked: Service, project: int, before: Status) -> Status:
 
 def _watch(asked: Service, project: int, done: Callable[[Status], bool]) -> Status:
     """Until `done`. Raises NeatError where a person must act."""
+    from neat_backend.progress import Progress
+
     try:
-        with Progress(shared.err) as progress:
+        with Progress(shared.err()) as progress:
             while True:
                 now = asked.status(project)
                 if done(now):
@@ -63,7 +65,7 @@ def _watch(asked: Service, project: int, done: Callable[[Status], bool]) -> Stat
                 _show(asked, project, now, progress)
                 time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
-        shared.err.print("stopped looking; the worker goes on with it", highlight=False)
+        shared.err().print("stopped looking; the worker goes on with it", highlight=False)
         raise typer.Exit(shared.INTERRUPTED) from None
 
 

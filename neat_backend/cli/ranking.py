@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
 
 from neat_backend.cli import shared
 from neat_backend.cli.shared import Json, ProjectId
@@ -29,6 +27,9 @@ def rank(
     if as_json:
         shared.show(ranked, True)
         return
+    from rich.markup import escape
+    from rich.table import Column, Table
+
     whole = [Column(title, no_wrap=True) for title in ("rank", "task", "priority", "inconsistency")]
     table = Table(*whole, "known neighbours", "candidate", "predicted")
     for one in ranked:
@@ -41,4 +42,4 @@ def rank(
             "yes" if one["candidate"] else "no",
             escape(one["predicted"] or "-"),
         )
-    shared.out.print(table)
+    shared.out().print(table)

@@ -9,24 +9,38 @@ import importlib.util
 import json
 import logging
 import sys
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from neat_backend import logs
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from neat_backend.service.service import Service
     from neat_backend.settings import Settings
     from neat_backend.store.database import Database
 
-out, err = Console(), Console(stderr=True)
-
 # Exit codes; see `neat-backend --help`.
 FAILED, WRONG_USE, WARNINGS, INTERRUPTED = 1, 2, 3, 130
+
+
+@cache
+def out() -> Console:
+    """The terminal or file that standard output goes to."""
+    from rich.console import Console
+
+    return Console()
+
+
+@cache
+def err() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def complete_projects(incomplete: str) -> list[tuple[str, str]]:
@@ -70,12 +84,16 @@ def later(name: str) -> ModuleType:
 
 
 def fail(message: str) -> NoReturn:
-    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    from rich.markup import escape
+
+    err().print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(FAILED)
 
 
 def warn(message: str) -> None:
-    err.print(f"[bold yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    from rich.markup import escape
+
+    err().print(f"[bold yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def set_up_logging(settings: Settings) -> None:
@@ -114,4 +132,4 @@ def show(data: Any, as_json: bool, text: str = "") -> None:
     if as_json:
         print(json.dumps(data, indent=2, default=str))
     elif text:
-        out.print(text, highlight=False, markup=False)
+        out().print(text, highlight=False, markup=False)

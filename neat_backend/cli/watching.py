@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
 
 from neat_backend.cli import following, shared
 from neat_backend.cli.shared import Json, ProjectIdOrAll
@@ -34,10 +32,15 @@ def status(
         shared.show(found if project is None else found[0], True)
         return
     if not found:
-        shared.out.print("No project is connected yet: paste this backend's URL into Label Studio (Settings → Model).")
+        shared.out().print(
+            "No project is connected yet: paste this backend's URL into Label Studio (Settings → Model)."
+        )
         place = f"Looked in {asked.database.shown}; NEAT_DATA_DIR or DATABASE_URL name another place."
-        shared.out.print(place, highlight=False, markup=False, soft_wrap=True)
+        shared.out().print(place, highlight=False, markup=False, soft_wrap=True)
         return
+    from rich.markup import escape
+    from rich.table import Column, Table
+
     numbers = [Column(title, justify="right") for title in ("tasks", "known", "invalid", "failed", "waiting events")]
     table = Table("project", Column("state", no_wrap=True), *numbers, Column("served", no_wrap=True))
     for row in found:
@@ -52,11 +55,11 @@ def status(
             str(row["queue"]["count"]),
             row["model_version"],
         )
-    shared.out.print(table)
+    shared.out().print(table)
     for row in found:
         if row["detail"]:
             words = f"project {row['id']} is {row['state']}: {row['detail']}"
-            shared.out.print(words, highlight=False, markup=False, soft_wrap=True)
+            shared.out().print(words, highlight=False, markup=False, soft_wrap=True)
         for said in (row["without_label"]["said"], row["classifier"]["why"], row["prefilled"]["said"]):
             if said:
-                shared.out.print(f"project {row['id']}: {said}", highlight=False, markup=False, soft_wrap=True)
+                shared.out().print(f"project {row['id']}: {said}", highlight=False, markup=False, soft_wrap=True)

@@ -23,8 +23,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
             monkeypatch.delenv(str(key), raising=False)
     made = make_settings(tmp_path)
     monkeypatch.setenv("NEAT_DATA_DIR", str(made.data_dir))
-    monkeypatch.setattr(shared, "out", Console(width=250))
-    monkeypatch.setattr(shared, "err", Console(width=250, stderr=True))
+    monkeypatch.setattr(shared, "out", lambda: Console(width=250))
+    monkeypatch.setattr(shared, "err", lambda: Console(width=250, stderr=True))
     return made
 
 

@@ -188,7 +188,7 @@ class TestStatus:
     def test_in_a_narrow_terminal_version_and_reason_are_whole(
         self, served: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shared, "out", Console(width=80))
+        monkeypatch.setattr(shared, "out", lambda: Console(width=80))
         reason = "Label Studio refused us (401, GET /api/webhooks/): check LABEL_STUDIO_API_KEY: " + "long " * 20
         with served.database.begin() as conn:
             projects.update(conn, 7, state=projects.BLOCKED, detail=reason)
