@@ -6,7 +6,7 @@ A new label is offered to the rows of the cells that list it and to no others: w
 pool. With no more labels than are listed, every label is offered to every row, and the table is exact.
 
 What this leaves out is measured by `python -m benchmarks approximate`. Product quantisation is not needed: the
-planes' sketch (`core.planes`) is as short as its codes would be, and its bounds hold.
+planes' sketch (`ranking.planes`) is as short as its codes would be, and its bounds hold.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Ranking:
     ids: NDArray[np.int64]
     priority: NDArray[np.float64]  # sort by this, then by id
     quality: NDArray[np.float64]  # what it is worth before the classes are balanced; strictly between ties too
-    queue: NDArray[np.int16]  # that it waits in, see core.queues; -1 = the only one, without balance
+    queue: NDArray[np.int16]  # that it waits in, see ranking.queues; -1 = the only one, without balance
     place: NDArray[np.int64]  # how many of its queue come before it
     known_chance: NDArray[np.float32]  # probability of a known class by the linear head
     inconsistency: NDArray[np.float64]
@@ -148,7 +148,7 @@ class Engine(WatchedHead):
     """Neighbours, votes, class probabilities and the order of the unlabelled tasks.
 
     dim: length of a feature. classes: known classes, in the order of the label config. k, rule,
-    batch_size (B), seed: the method's settings. balance: led by what the classes lack (`core.queues`), else the
+    batch_size (B), seed: the method's settings. balance: led by what the classes lack (`ranking.queues`), else the
     paper's order. device: where the pool's features are kept. large: what happens when they are too many for memory.
 
     Class probabilities are those of the classifier in force, `source`: of the network, which `set_probabilities` tells,
@@ -414,7 +414,7 @@ class Engine(WatchedHead):
     def spread(
         self, ids: NDArray[np.int64], features: Callable[[NDArray[np.int64]], NDArray[np.float32]]
     ) -> NDArray[np.int64]:
-        """Those of all tasks [n], ascending, that `core.cover` puts first, in order; a sample is drawn by the seed."""
+        """Those of all tasks [n], ascending, that `ranking.cover` puts first, in order; a sample is drawn by the seed."""
         drawn = ids[self.drawn(ids, cover.SAMPLE)]
         drawn = drawn[np.argsort(mixed(drawn, self.seed + 1))]
         return drawn[cover.greedy_cover(features(drawn), cover.MOST)] if len(drawn) else drawn

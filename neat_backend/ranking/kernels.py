@@ -23,7 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -39,6 +39,54 @@ _ROWS_PER_THREAD = 8192  # fewer are not worth waking another thread
 # Stability, 3.1); sums here are at most 4 in magnitude, whatever the order. Float32 bounds add a few roundings.
 SINGLE = 4 * 2.0**-23
 NONE = -1
+
+
+# The kernels take these records apart before their loops: numba counts references at each look into one.
+class Planes(NamedTuple):
+    """The stored features, one row each: n rows of d values, as above."""
+
+    coarse: Array  # int8 [n, d]
+    rest: Array  # int16 [n, d]
+    step: Array  # int32 [n], grid units
+    residual: Array  # float32 [n], length of the rest, rounded up
+    centre: Array  # float64 [d], grid units
+
+
+class Sketched(NamedTuple):
+    """The rows' sketches, float32 [n] but for the coordinates."""
+
+    coarse: Array  # int8 [n, p]
+    step: Array
+    error: Array  # length of the rounding
+    left_out: Array  # length of what the directions leave out
+    along: Array  # product with the centre
+
+
+class Table(NamedTuple):
+    """Each row's task and its nearest labelled rows."""
+
+    alive: Array  # bool [n]
+    ids: Array  # int64 [n]
+    neighbours: Array  # int32 [n, k], nearest first, NONE where there is none
+    similarities: Array  # float32 [n, k], -inf where there is none
+
+
+class Query(NamedTuple):
+    """A label that is offered, or several: then each field is an array of them."""
+
+    label: Any  # its row
+    base: Any  # centre·y
+    norm: Any  # |y|
+    slack: Any  # what single precision may lose of a bound
+
+
+class Short(NamedTuple):
+    """A label's sketch."""
+
+    along: Array  # Dᵀỹ, float32 [p]
+    norm: float  # its length
+    left_out: float  # |ỹ - DDᵀỹ|
+    slack: float
 
 
 def compiled(fastmath: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -144,10 +192,9 @@ def insert(neighbours: Array, similarities: Array, ids: Array, row: int, label: 
 
 
 @compiled()
-def encode(
-    features: Array, rows: Array, centre: Array, coarse: Array, rest: Array, step: Array, residual: Array
-) -> int:
+def encode(features: Array, rows: Array, planes: Planes) -> int:
     """Store features [n, d]. The number of the first that is off the grid or longer than 1, or -1: all stored."""
+    coarse, rest, step, residual, centre = planes
     for i in range(len(rows)):
         largest = 0.0
         for j in range(features.shape[1]):
@@ -171,8 +218,9 @@ def encode(
 
 
 @compiled()
-def decode(rows: Array, centre: Array, coarse: Array, rest: Array, step: Array, features: Array) -> None:
+def decode(rows: Array, planes: Planes, features: Array) -> None:
     """The features of rows, as they were given, into float32 [n, d]."""
+    coarse, rest, step, _, centre = planes
     for i in range(len(rows)):
         row = rows[i]
         scale = np.float64(step[row])
@@ -182,23 +230,13 @@ def decode(rows: Array, centre: Array, coarse: Array, rest: Array, step: Array, 
 
 
 @compiled(fastmath=True)
-def outputs(
-    begin: int,
-    end: int,
-    rows: Array,
-    weights: Array,
-    biases: Array,
-    coarse: Array,
-    rest: Array,
-    step: Array,
-    centre: Array,
-    found: Array,
-) -> None:
+def outputs(begin: int, end: int, rows: Array, weights: Array, biases: Array, planes: Planes, found: Array) -> None:
     """found[i] = weights @ x + biases of the features x of rows[i], i in begin..end; weights float32 [m, d].
 
     From the features as they were given, and summed in one way: a row's values depend on neither its place, nor the
     others, nor the centre that there is now.
     """
+    coarse, rest, step, _, centre = planes
     d = coarse.shape[1]
     feature = np.empty(d, np.float32)
     for i in range(begin, end):
@@ -215,39 +253,23 @@ def outputs(
 
 
 @compiled()
-def offer_one(
-    begin: int,
-    end: int,
-    label: int,
-    query: Array,
-    base: float,
-    norm: float,
-    slack: float,
-    coarse: Array,
-    rest: Array,
-    step: Array,
-    residual: Array,
-    centre: Array,
-    alive: Array,
-    ids: Array,
-    neighbours: Array,
-    similarities: Array,
-    touched: Array,
-) -> int:
-    """Offer one label to rows begin..end; the rows that took it go to touched[begin:], their number is returned.
+def offer_one(begin: int, end: int, query: Query, feature: Array, planes: Planes, near: Table, touched: Array) -> int:
+    """Offer one label with its feature, float32 [d], to rows begin..end.
 
-    query: the label's feature, float32 [d]; base = centre·y; norm = |y|.
+    The rows that took it go to touched[begin:], their number is returned.
     """
     count = 0
-    k = neighbours.shape[1]
+    coarse, rest, step, residual, centre = planes
+    alive, ids, neighbours, similarities = near
+    k = similarities.shape[1]
     for row in range(begin, end):
-        if not alive[row] or row == label:
+        if not alive[row] or row == query.label:
             continue
-        rough = rough_product(coarse, row, query) * (step[row] * GRID)
-        if rough + base + residual[row] * norm + slack < similarities[row, k - 1]:
+        rough = rough_product(coarse, row, feature) * (step[row] * GRID)
+        if rough + query.base + residual[row] * query.norm + query.slack < similarities[row, k - 1]:
             continue
-        similarity = exact_similarity(coarse, rest, step, centre, row, label)
-        if insert(neighbours, similarities, ids, row, label, similarity):
+        similarity = exact_similarity(coarse, rest, step, centre, row, query.label)
+        if insert(neighbours, similarities, ids, row, query.label, similarity):
             touched[begin + count] = row
             count += 1
     return count
@@ -257,51 +279,34 @@ def offer_one(
 def offer_one_sketched(
     begin: int,
     end: int,
-    label: int,
-    query: Array,
-    base: float,
-    norm: float,
-    slack: float,
-    short: Array,
-    short_norm: float,
-    short_left: float,
-    sketch_slack: float,
-    sketch: Array,
-    sketch_step: Array,
-    sketch_error: Array,
-    left_out: Array,
-    along: Array,
-    coarse: Array,
-    rest: Array,
-    step: Array,
-    residual: Array,
-    centre: Array,
-    alive: Array,
-    ids: Array,
-    neighbours: Array,
-    similarities: Array,
+    query: Query,
+    feature: Array,
+    planes: Planes,
+    near: Table,
+    sketches: tuple[Short, Sketched],
     touched: Array,
 ) -> tuple[int, int]:
-    """The same, reading only the rows that the sketch can't exclude; their number is returned too.
-
-    short = Dᵀỹ, float32 [p]; short_norm its length; short_left = |ỹ - DDᵀỹ|.
-    """
+    """The same, reading only the rows that the sketch can't exclude; their number is returned too."""
     count = 0
     read = 0
-    k = neighbours.shape[1]
+    coarse, rest, step, residual, centre = planes
+    alive, ids, neighbours, similarities = near
+    k = similarities.shape[1]
+    short, sketch = sketches
+    sketched, sketch_step, error, left_out, along = sketch
     for row in range(begin, end):
-        if not alive[row] or row == label:
+        if not alive[row] or row == query.label:
             continue
         kth = similarities[row, k - 1]
-        bound = rough_product(sketch, row, short) * sketch_step[row] + sketch_error[row] * short_norm
-        if bound + left_out[row] * short_left + along[row] + base + slack + sketch_slack < kth:
+        bound = rough_product(sketched, row, short.along) * sketch_step[row] + error[row] * short.norm
+        if bound + left_out[row] * short.left_out + along[row] + query.base + short.slack < kth:
             continue
         read += 1
-        rough = rough_product(coarse, row, query) * (step[row] * GRID)
-        if rough + base + residual[row] * norm + slack < kth:
+        rough = rough_product(coarse, row, feature) * (step[row] * GRID)
+        if rough + query.base + residual[row] * query.norm + query.slack < kth:
             continue
-        similarity = exact_similarity(coarse, rest, step, centre, row, label)
-        if insert(neighbours, similarities, ids, row, label, similarity):
+        similarity = exact_similarity(coarse, rest, step, centre, row, query.label)
+        if insert(neighbours, similarities, ids, row, query.label, similarity):
             touched[begin + count] = row
             count += 1
     return count, read
@@ -309,28 +314,14 @@ def offer_one_sketched(
 
 @compiled()
 def offer_block(
-    begin: int,
-    end: int,
-    first: int,
-    products: Array,
-    labels: Array,
-    base: Array,
-    norm: Array,
-    slack: Array,
-    coarse: Array,
-    rest: Array,
-    step: Array,
-    residual: Array,
-    centre: Array,
-    alive: Array,
-    ids: Array,
-    neighbours: Array,
-    similarities: Array,
-    touched: Array,
+    begin: int, end: int, first: int, products: Array, queries: Query, planes: Planes, near: Table, touched: Array
 ) -> int:
     """Offer several labels to rows first+begin..first+end; products: coarse·y, [rows of the block, labels]."""
     count = 0
-    k = neighbours.shape[1]
+    coarse, rest, step, residual, centre = planes
+    alive, ids, neighbours, similarities = near
+    labels, base, norm, slack = queries
+    k = similarities.shape[1]
     for at in range(begin, end):
         row = first + at
         if not alive[row]:
@@ -351,21 +342,11 @@ def offer_block(
 
 @compiled()
 def offer_pairs(
-    begin: int,
-    end: int,
-    rows: Array,
-    starts: Array,
-    labels: Array,
-    taken: Array,
-    coarse: Array,
-    rest: Array,
-    step: Array,
-    centre: Array,
-    ids: Array,
-    neighbours: Array,
-    similarities: Array,
+    begin: int, end: int, rows: Array, starts: Array, labels: Array, planes: Planes, near: Table, taken: Array
 ) -> None:
     """Offer labels[starts[i]:starts[i+1]] to rows[i], for i in begin..end; taken[i]: whether it took any."""
+    coarse, rest, step, _, centre = planes
+    _, ids, neighbours, similarities = near
     for i in range(begin, end):
         row = rows[i]
         for pair in range(starts[i], starts[i + 1]):
@@ -389,28 +370,17 @@ def rows_of_cells(begin: int, end: int, wanted: Array, cells: Array, alive: Arra
 
 @compiled()
 def left_by_sketch(
-    begin: int,
-    end: int,
-    rows: Array,
-    base: float,
-    short: Array,
-    short_norm: float,
-    short_left: float,
-    slack: float,
-    sketch: Array,
-    sketch_step: Array,
-    sketch_error: Array,
-    left_out: Array,
-    along: Array,
-    similarities: Array,
-    left: Array,
+    begin: int, end: int, rows: Array, query: Query, short: Short, sketch: Sketched, near: Table, left: Array
 ) -> None:
     """left[i]: whether the sketch leaves it possible that a label is among the nearest of rows[i], i in begin..end."""
+    sketched, step, error, left_out, along = sketch
+    similarities = near.similarities
     k = similarities.shape[1]
     for i in range(begin, end):
         row = rows[i]
-        bound = rough_product(sketch, row, short) * sketch_step[row] + sketch_error[row] * short_norm
-        left[i] = bound + left_out[row] * short_left + along[row] + base + slack >= similarities[row, k - 1]
+        bound = rough_product(sketched, row, short.along) * step[row] + error[row] * short.norm
+        bound += left_out[row] * short.left_out + along[row] + query.base + short.slack
+        left[i] = bound >= similarities[row, k - 1]
 
 
 @compiled()

@@ -110,12 +110,12 @@ def fit_weights(
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights = flat[: d * n_classes].reshape(n_classes, d)
-        given = weights.astype(np.float32), flat[d * n_classes :].astype(np.float32)
+        head = weights.astype(np.float32), flat[d * n_classes :].astype(np.float32)
 
         def work(begin: int, end: int) -> tuple[float, Floats, NDArray[np.float64]]:
             by_weights, by_biases = np.zeros((n_classes, d), np.float32), np.zeros(n_classes)
-            value = _cross_entropy(begin, end, features, targets, share, *given, temperature, by_weights, by_biases)
-            return value, by_weights, by_biases
+            slopes = by_weights, by_biases
+            return _cross_entropy(begin, end, features, targets, share, head, temperature, slopes), *slopes
 
         parts = in_parallel(work, n, least=256)
         by_weights = sum(part[1] for part in parts) + penalty * weights
@@ -145,19 +145,19 @@ def _cross_entropy(
     features: Any,
     targets: Any,
     share: Any,
-    weights: Any,
-    biases: Any,
+    head: tuple[Any, Any],
     temperature: float,
-    by_weights: Any,
-    by_biases: Any,
+    slopes: tuple[Any, Any],
 ) -> float:
-    """Weighted cross-entropy of samples begin..end; its slopes are added to by_weights [C, d] and by_biases [C].
+    """Weighted cross-entropy of samples begin..end under weights [C, d] and biases [C]; slopes are added to two alike.
 
     Four samples at a time, so that weights and slopes are fetched from the cache once for all of them; the last ones
     are taken again with a share of 0 where fewer are left.
     """
+    weights, biases = head
+    by_weights, by_biases = slopes
     n_classes, d = weights.shape
-    logits, slopes = np.empty((4, n_classes)), np.empty((4, n_classes), np.float32)
+    logits, of_logits = np.empty((4, n_classes)), np.empty((4, n_classes), np.float32)
     value = 0.0
     for first in range(begin, end, 4):
         a, b = first, min(first + 1, end - 1)
@@ -175,7 +175,7 @@ def _cross_entropy(
         for r in range(4):
             i = first + r
             if i >= end:
-                slopes[r] = 0
+                of_logits[r] = 0
                 continue
             most = logits[r].max()
             sums = np.exp(logits[r] - most).sum()
@@ -183,9 +183,9 @@ def _cross_entropy(
             for c in range(n_classes):
                 slope = (np.exp(logits[r, c] - most) / sums - (c == targets[i])) * share[i] / temperature
                 by_biases[c] += slope
-                slopes[r, c] = slope
+                of_logits[r, c] = slope
         for c in range(n_classes):
-            on_a, on_b, on_e, on_f = slopes[0, c], slopes[1, c], slopes[2, c], slopes[3, c]
+            on_a, on_b, on_e, on_f = of_logits[0, c], of_logits[1, c], of_logits[2, c], of_logits[3, c]
             for j in range(d):
                 by_weights[c, j] += (
                     on_a * features[a, j] + on_b * features[b, j] + on_e * features[e, j] + on_f * features[f, j]

@@ -1,13 +1,13 @@
 """For every task, its K nearest labelled tasks: exact, and kept up as labels come and go.
 
-Features are L2-normalised rows on the 2^-22 grid (`core.features.to_grid`). A product of two grid
+Features are L2-normalised rows on the 2^-22 grid (`grid.to_grid`). A product of two grid
 values is a multiple of 2^-44 and every partial sum stays below 2^4, so a dot product in float64 is
 *exact* whatever the order of summation. The similarity of two tasks is that exact value rounded to
 float32: one number, independent of batch shapes, threads and libraries. Ties go to the smaller id.
 
 Fast products of the features' leading eight bits only *filter*: where they leave it possible that a label is
 among a row's K nearest, its similarity is computed exactly. Adding m labels is one blocked pass over the rows
-(`core.planes`); unlabelling searches again only for the rows that had the task as a neighbour. Bulk searches go
+(`ranking.planes`); unlabelling searches again only for the rows that had the task as a neighbour. Bulk searches go
 through a FAISS flat index of the labelled tasks, on a GPU when faiss sees one.
 """
 

@@ -1,6 +1,6 @@
 """Features of the whole pool in three bytes a value: an int8 part to filter by and an int16 part for the rest.
 
-Together they are exact (`core.kernels` says how); a label's pass over the pool reads the int8 part alone, a
+Together they are exact (`ranking.kernels` says how); a label's pass over the pool reads the int8 part alone, a
 quarter of single precision and half of half precision. Values are taken relative to the pool's mean, once there
 are enough of them: encoders add much the same to every feature, and what is left needs smaller steps.
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from neat_backend.grid import GRID
 from neat_backend.models.devices import bfloat16_is_faster
 from neat_backend.ranking import kernels
+from neat_backend.ranking.kernels import Planes, Query, Short, Sketched, Table
 from neat_backend.ranking.mapped import MappedArray
 
 Rows = NDArray[np.int32]
@@ -43,7 +44,7 @@ _CHUNK_ROWS = 65_536  # converted at a time
 
 
 class Neighbours(Protocol):
-    """Who is near whom: what a pass over the planes reads and changes. One row for each row of the planes."""
+    """What a pass over the planes reads and changes; one row for each row of the planes."""
 
     ids: NDArray[np.int64]
     alive: NDArray[np.bool_]
@@ -120,7 +121,7 @@ class FeaturePlanes:
         features = np.empty((len(rows), self.dim), np.float32)
 
         def work(begin: int, end: int) -> None:
-            kernels.decode(rows[begin:end], self._centre, self._coarse, self._rest, self._step, features[begin:end])
+            kernels.decode(rows[begin:end], self._planes, features[begin:end])
 
         kernels.in_parallel(work, len(rows))
         return features
@@ -130,9 +131,7 @@ class FeaturePlanes:
         found = np.empty((len(rows), len(biases)), np.float32)
 
         def work(begin: int, end: int) -> None:
-            kernels.outputs(
-                begin, end, rows, weights, biases, self._coarse, self._rest, self._step, self._centre, found
-            )
+            kernels.outputs(begin, end, rows, weights, biases, self._planes, found)
 
         kernels.in_parallel(work, len(rows), least=1024)
         return found
@@ -163,12 +162,11 @@ class FeaturePlanes:
         """Offer one label to some rows, reading those that the sketch can't exclude; gives those that took it."""
         left = np.ones(len(rows), bool)
         if self._sketch is not None:
-            feature = self.exact(np.array([label], np.int32))[0]
-            base = float(self._centre @ feature.astype(np.float64)) * GRID
-            sketched = (base, *self._sketch.of(feature), self._slack + _SKETCH_SLACK, *self._sketch.arrays)
+            query, feature = self._query(label)
+            given = rows, query, self._short(feature, self._sketch), self._sketch.arrays, _table(near), left
 
             def work(begin: int, end: int) -> None:
-                kernels.left_by_sketch(begin, end, rows, *sketched, near.similarities, left)
+                kernels.left_by_sketch(begin, end, *given)
 
             kernels.in_parallel(work, len(rows))
         rows = rows[left]
@@ -178,23 +176,10 @@ class FeaturePlanes:
     def offer_pairs(self, rows: Rows, starts: NDArray[np.int64], labels: Rows, near: Neighbours) -> Rows:
         """Offer labels[starts[i]:starts[i+1]] to rows[i], all different; gives the rows that took any."""
         taken = np.zeros(len(rows), bool)
+        planes, table = self._planes, _table(near)
 
         def work(begin: int, end: int) -> None:
-            kernels.offer_pairs(
-                begin,
-                end,
-                rows,
-                starts,
-                labels,
-                taken,
-                self._coarse,
-                self._rest,
-                self._step,
-                self._centre,
-                near.ids,
-                near.neighbours,
-                near.similarities,
-            )
+            kernels.offer_pairs(begin, end, rows, starts, labels, planes, table, taken)
 
         kernels.in_parallel(work, len(rows), least=256)
         self.note(rows[taken], near)
@@ -208,12 +193,10 @@ class FeaturePlanes:
     # inside
 
     def _encode(self, rows: Rows, features: NDArray[np.float32], centre: NDArray[np.float64] | None = None) -> None:
-        centre = self._centre if centre is None else centre
+        planes = self._planes if centre is None else self._planes._replace(centre=centre)
 
         def work(begin: int, end: int) -> int:
-            bad: int = kernels.encode(
-                features[begin:end], rows[begin:end], centre, self._coarse, self._rest, self._step, self._residual
-            )
+            bad: int = kernels.encode(features[begin:end], rows[begin:end], planes)
             return bad if bad < 0 else begin + bad
 
         bad = max(kernels.in_parallel(work, len(rows)))
@@ -223,43 +206,37 @@ class FeaturePlanes:
                 raise ValueError("features must have length 1")
             raise ValueError("features must be on the 2^-22 grid: pass them through to_grid first")
 
-    def _offer_one(self, label: int, near: Neighbours) -> Rows:
+    @property
+    def _planes(self) -> Planes:
+        return Planes(self._coarse, self._rest, self._step, self._residual, self._centre)
+
+    def _query(self, label: int) -> tuple[Query, NDArray[np.float32]]:
+        """A label as the kernels take it, and its feature."""
         feature = self.exact(np.array([label], np.int32))[0]
         norm = float(np.linalg.norm(feature.astype(np.float64)))
         base = float(self._centre @ feature.astype(np.float64)) * GRID
+        return Query(label, base, norm, self._slack), feature
+
+    def _short(self, feature: NDArray[np.float32], sketch: Sketch) -> Short:
+        return Short(*sketch.of(feature), self._slack + _SKETCH_SLACK)
+
+    def _offer_one(self, label: int, near: Neighbours) -> Rows:
+        query, feature = self._query(label)
+        planes, table = self._planes, _table(near)
         touched = np.empty(len(self), np.int32)
-        planes = (self._coarse, self._rest, self._step, self._residual, self._centre)
-        table = (near.alive, near.ids, near.neighbours, near.similarities)
         self._resting = max(self._resting - 1, 0)
-        sketch = self._sketch if self._resting == 0 else None
-        if sketch is None:
+        if self._sketch is None or self._resting > 0:
             self.read_share = 1.0
 
             def work(begin: int, end: int) -> Rows:
-                count = kernels.offer_one(begin, end, label, feature, base, norm, self._slack, *planes, *table, touched)
+                count = kernels.offer_one(begin, end, query, feature, planes, table, touched)
                 return touched[begin : begin + count]
 
             return np.concatenate(kernels.in_parallel(work, len(self)))
-        short, short_norm, short_left = sketch.of(feature)
+        sketches = self._short(feature, self._sketch), self._sketch.arrays
 
         def sketched(begin: int, end: int) -> tuple[Rows, int]:
-            count, read = kernels.offer_one_sketched(
-                begin,
-                end,
-                label,
-                feature,
-                base,
-                norm,
-                self._slack,
-                short,
-                short_norm,
-                short_left,
-                _SKETCH_SLACK,
-                *sketch.arrays,
-                *planes,
-                *table,
-                touched,
-            )
+            count, read = kernels.offer_one_sketched(begin, end, query, feature, planes, table, sketches, touched)
             return touched[begin : begin + count], read
 
         parts = kernels.in_parallel(sketched, len(self))
@@ -280,6 +257,7 @@ class FeaturePlanes:
         if precise is torch.bfloat16:
             slack += 2 * (exact - queries.double()).norm(dim=1).numpy() + 2 * 2.0**-8
         columns = queries.T.contiguous()  # [d, m]
+        query, planes, table = Query(labels, base, norm, slack), self._planes, _table(near)
         touched = np.empty(len(self), np.int32)
         found = []
         for first in range(0, len(self), _BLOCK_ROWS):
@@ -287,26 +265,7 @@ class FeaturePlanes:
             products = (block @ columns).float().numpy()  # [b, m]
 
             def work(begin: int, end: int, first: int = first, products: NDArray[np.float32] = products) -> Rows:
-                count = kernels.offer_block(
-                    begin,
-                    end,
-                    first,
-                    products,
-                    labels,
-                    base,
-                    norm,
-                    slack,
-                    self._coarse,
-                    self._rest,
-                    self._step,
-                    self._residual,
-                    self._centre,
-                    near.alive,
-                    near.ids,
-                    near.neighbours,
-                    near.similarities,
-                    touched,
-                )
+                count = kernels.offer_block(begin, end, first, products, query, planes, table, touched)
                 return touched[first + begin : first + begin + count]
 
             found += kernels.in_parallel(work, len(block), least=512)
@@ -336,9 +295,9 @@ class Sketch:
         self.grow(n)
 
     @property
-    def arrays(self) -> tuple[NDArray[np.generic], ...]:
-        """Coordinates [n, p], their steps, their rounding's length, what they leave out, products with the centre."""
-        return self._coarse, self._step, self._error, self._left_out, self._along
+    def arrays(self) -> Sketched:
+        """As the kernels take it."""
+        return Sketched(self._coarse, self._step, self._error, self._left_out, self._along)
 
     def grow(self, n: int) -> None:
         """Make room for n rows."""
@@ -415,6 +374,10 @@ class HalfPlane:
             found, which = ((block @ queries.T) >= bars[:, None]).nonzero(as_tuple=True)
             if len(found):
                 yield (found + start).cpu().numpy().astype(np.int32), which.cpu().numpy()
+
+
+def _table(near: Neighbours) -> Table:
+    return Table(near.alive, near.ids, near.neighbours, near.similarities)
 
 
 def grown(array: NDArray, n: int) -> NDArray:

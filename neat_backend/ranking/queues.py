@@ -3,7 +3,7 @@
 Each unlabelled task waits in one queue, best first:
 
     0 … C-1   of the class that it is likeliest to be of
-    C         while a class has no label yet: tasks spread over the pool (`core.cover`), to find it
+    C         while a class has no label yet: tasks spread over the pool (`ranking.cover`), to find it
     C + 1     set aside: somebody has answered without a label; all others come first
 
 With quality q in [0, 1], n_c labels of its class c and j better tasks in its queue, a task's priority is
@@ -116,11 +116,11 @@ def better(
 ) -> Ids:
     """For tasks with these qualities, queues and ids: how many open rows of their queues are better, int64 [m]."""
     order = np.lexsort((-of[2], of[0], of[1]))  # by queue, the worst first
-    sorted_of = tuple(column[order] for column in of)
+    sorted_of = of[0][order], of[1][order], of[2][order]
 
     def work(begin: int, end: int) -> Ids:
         passed = np.zeros(len(order) + 1, np.int64)
-        _count_better(begin, end, quality, queue, open_rows, ids, *sorted_of, passed)
+        _count_better(begin, end, quality, queue, open_rows, ids, sorted_of, passed)
         return passed
 
     counted: Ids = np.sum(in_parallel(work, len(ids)), axis=0)
@@ -134,18 +134,10 @@ def better(
 
 @compiled()
 def _count_better(
-    begin: int,
-    end: int,
-    quality: Any,
-    queue: Any,
-    open_rows: Any,
-    ids: Any,
-    of_quality: Any,
-    of_queue: Any,
-    of_ids: Any,
-    passed: Any,
+    begin: int, end: int, quality: Any, queue: Any, open_rows: Any, ids: Any, of: tuple[Any, Any, Any], passed: Any
 ) -> None:
     """passed[i]: rows whose best beaten task, of those sorted by queue and quality, is the i-th."""
+    of_quality, of_queue, of_ids = of
     for row in range(begin, end):
         if not open_rows[row]:
             continue

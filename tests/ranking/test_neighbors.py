@@ -179,7 +179,7 @@ def test_a_sketch_of_the_pool_leaves_the_table_exact(monkeypatch):
     table.label(rows[:200])
     used = []
     offer = kernels.offer_one_sketched
-    monkeypatch.setattr(kernels, "offer_one_sketched", lambda *given: used.append(given[2]) or offer(*given))
+    monkeypatch.setattr(kernels, "offer_one_sketched", lambda *given: used.append(given[2].label) or offer(*given))
     for row in rows[200:260]:
         table.label(np.array([row]))
     assert used == rows[200:260].tolist()
