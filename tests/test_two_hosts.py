@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
-from neat_backend.store.objects import listing
+from neat_backend.store.listed import listing
 from tests.cable import Cable
 from tests.fake_label_studio import FakeLabelStudio
 from tests.far import served

@@ -30,7 +30,7 @@ def backup(
         with database.read() as conn:
             connected = [project.id for project in projects.all(conn)]
         for project in connected:
-            objects.bring(settings.arrays_url, settings.data_dir, database, project, *objects.LARGE)
+            objects.fetch_once(settings.arrays_url, settings.data_dir, database, project, *objects.LARGE)
     manifest = module.backup(database, settings.data_dir, folder)
     shared.show(_summary(folder, manifest), as_json, f"{_said(manifest)} are in {folder}")
 

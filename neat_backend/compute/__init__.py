@@ -43,7 +43,7 @@ class Compute(Protocol):
         """As `embedding.embed`. `load` and `thumbnail` must be picklable, for they may run on other machines."""
 
     def fit(self, images: Images, labels: NDArray[np.int64], n_classes: int, **how: Any) -> Classifier:
-        """As `core.classifier.fit`."""
+        """As `models.classifier.fit`."""
 
     def predict(self, classifier: Classifier, batches: Iterable[Images]) -> Iterator[NDArray[np.float32]]:
         """The classifier's probabilities of each batch, in their order."""

@@ -86,7 +86,7 @@ class RayCompute:
         on_epoch: Callable[[int, int, float], None] | None = None,
         **how: Any,
     ) -> Classifier:
-        """As `core.classifier.fit`, on a GPU where the cluster has one."""
+        """As `models.classifier.fit`, on a GPU where the cluster has one."""
         how["device"] = self.device
         with plain_errors("training"):
             told: Any = _fit.options(num_gpus=1 if self.gpus else 0).remote(images, labels, n_classes, how)

@@ -20,7 +20,7 @@ BATCH_SIZE_CUDA = 256
 
 
 class Encoder(Protocol):
-    """What is needed of core.encoders.Encoder."""
+    """What is needed of models.encoders.Encoder."""
 
     key: str
     dim: int

@@ -22,7 +22,7 @@ from neat_backend.exports.targets import new_file, refuse_existing
 from neat_backend.settings import Settings
 from neat_backend.store import projects
 from neat_backend.store.database import Database
-from neat_backend.store.objects import bring
+from neat_backend.store.objects import fetch_once
 
 __all__ = [
     "FEATURES",
@@ -84,7 +84,7 @@ def export(
         raise BadRequest(f"a table ({format}) has no images to leave out; leave --skip-missing out", "skip_missing")
     refuse_existing(target, overwrite)
     if features:
-        bring(settings.arrays_url, settings.data_dir, database, project, "snapshots", "features")
+        fetch_once(settings.arrays_url, settings.data_dir, database, project, "snapshots", "features")
     found = rows(settings, database, project, wanted)
     if format in TABLES:
         return _write_table(settings, project, target, format, features, found, overwrite, raw)
@@ -129,7 +129,7 @@ def stream(
             "a stream carries features in a Parquet table alone: format=parquet&features=parquet", "features"
         )
     if features:
-        bring(settings.arrays_url, settings.data_dir, database, project, "snapshots", "features")
+        fetch_once(settings.arrays_url, settings.data_dir, database, project, "snapshots", "features")
     found = rows(settings, database, project, wanted)
     first = next(found, None)
     found = chain(() if first is None else (first,), found)

@@ -17,7 +17,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import prequential, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
-from neat_backend.store.objects import bring
+from neat_backend.store.objects import fetch_once
 
 if TYPE_CHECKING:
     from neat_backend.ranking.linear_head import LinearHead
@@ -64,7 +64,7 @@ def linear(settings: Settings, database: Database, project: Project) -> Taken:
     kind = snapshots.features_kind(arrays, snapshots.read_head(arrays))
     head = _fitted_by_the_worker(settings, arrays, labelled)
     if head is None:
-        bring(settings.arrays_url, settings.data_dir, database, project.id, "features")
+        fetch_once(settings.arrays_url, settings.data_dir, database, project.id, "features")
         kind = snapshots.features_kind(arrays, snapshots.read_head(arrays))
         head = _fitted_now(settings, project, labelled) if kind else None
     if head is None:

@@ -26,7 +26,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import prequential, projects
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
-from neat_backend.store.objects import bring
+from neat_backend.store.objects import fetch_once
 from neat_backend.store.prequential import Prequential
 
 IN_FORCE = "in-force"
@@ -63,7 +63,7 @@ def export_model(
         found = projects.get(conn, project) if 0 < project < 2**63 else None
     if found is None:
         raise UnknownProject(f"project {project} is not connected to this backend", "project")
-    bring(settings.arrays_url, settings.data_dir, database, project, "snapshots")
+    fetch_once(settings.arrays_url, settings.data_dir, database, project, "snapshots")
     own = settings.for_project(found.extra_params)
     tested = prequential.read(ProjectArrays(settings.data_dir, project))
     in_force, why = _in_force(own, tested)

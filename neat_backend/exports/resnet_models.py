@@ -11,7 +11,7 @@ from neat_backend.settings import Settings
 from neat_backend.store import rounds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
-from neat_backend.store.objects import bring
+from neat_backend.store.objects import fetch_once
 
 PREPROCESSING = (
     "turn upright by EXIF; RGB, transparent parts white",
@@ -46,7 +46,7 @@ def resnet18(settings: Settings, database: Database, project: Project) -> Taken:
     from neat_backend.models.classifier import Classifier
     from neat_backend.models.networks import ORDINARY_STEM_FROM
 
-    bring(settings.arrays_url, settings.data_dir, database, project.id, "models")
+    fetch_once(settings.arrays_url, settings.data_dir, database, project.id, "models")
     folder = ProjectArrays(settings.data_dir, project.id).root / "models"
     for _ in range(3):  # a round that ends just now takes the file of the one before along
         with database.read() as conn:

@@ -414,7 +414,7 @@ class Engine(WatchedHead):
     def spread(
         self, ids: NDArray[np.int64], features: Callable[[NDArray[np.int64]], NDArray[np.float32]]
     ) -> NDArray[np.int64]:
-        """Those of all tasks [n], ascending, that `ranking.cover` puts first, in order; a sample is drawn by the seed."""
+        """Those of all tasks [n], ascending, that `cover` puts first, in order; a sample is drawn by the seed."""
         drawn = ids[self.drawn(ids, cover.SAMPLE)]
         drawn = drawn[np.argsort(mixed(drawn, self.seed + 1))]
         return drawn[cover.greedy_cover(features(drawn), cover.MOST)] if len(drawn) else drawn

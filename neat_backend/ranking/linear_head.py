@@ -1,4 +1,4 @@
-"""A fitted linear classifier; with NumPy alone, so that the web process can read one (`core.linear` fits them)."""
+"""A fitted linear classifier; with NumPy alone, so that the web process can read one (`ranking.linear` fits them)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Answered from the store and the arrays, without PyTorch, FAISS or numba, so that the web process can. What a place in
 the order came from is taken as the worker has published it; the neighbours are searched for here, exactly as the engine
 does it (features on the grid, ties to the smaller id), among the labels as the store has them now. Where the classes
-are kept in balance, the parts of `core.queues`' formula are told, so that a priority can be computed by hand.
+are kept in balance, the parts of `ranking.queues`' formula are told, so that a priority can be computed by hand.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def nearest(
     """The k labelled tasks whose features are nearest to `feature` [dim], nearest first, ties by smaller id.
 
     labelled: labels by ascending task, with the keys of their images; what has no features of that image is no
-    neighbour. Similarities are exact products rounded to single precision, as in `core.neighbors`.
+    neighbour. Similarities are exact products rounded to single precision, as in `ranking.neighbors`.
     """
     ids = np.array([label.task for label, _ in labelled], np.int64)
     keys = np.array([key for _, key in labelled], np.int64)

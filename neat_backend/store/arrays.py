@@ -16,24 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neat_backend.errors import StoreError
-from neat_backend.store import locks
+from neat_backend.store import locks, segments
 from neat_backend.store.npz import (
-    BLOCK_BYTES,
     Corrupt,
     foreign_errors,
     make_folder,
@@ -41,32 +37,20 @@ from neat_backend.store.npz import (
     sync_folder,
     temporary_npz,
 )
+from neat_backend.store.segments import Segment
 
 log = logging.getLogger(__name__)
 
-SMALL_BYTES = 16 * 2**20  # segments below this are worth merging
-MERGED_BYTES = 128 * 2**20  # a merge stops growing here
 MANY_SMALL = 64  # that many small segments in a row are merged by the next append
 LOCK_SECONDS = 10.0  # longest wait for another process in a project's folders
-STALE_SECONDS = 3600  # a temporary file this old belongs to a writer that died
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=-]*")
-_SEGMENT = re.compile(r"(\d{10})-([0-9a-f]{8})\.(\d+)\.npz")
 
 
 def image_key(ref: str) -> int:
     """A number for an image's reference: 64 bits of BLAKE2b, signed as the databases like it."""
     digest = hashlib.blake2b(ref.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Values by task."""
-
-    ids: np.ndarray  # int64[n], ascending, distinct
-    keys: np.ndarray  # int64[n], image_key of the image that the value was made from
-    values: np.ndarray  # [n, …]
 
 
 class ProjectArrays:
@@ -92,21 +76,21 @@ class ProjectArrays:
             raise StoreError(f"{kind}: values must be numbers, not {values.dtype}")
         if not len(ids):
             return
-        rows = _last_of_each(ids)
+        rows = segments.last_of_each(ids)
         if len(rows) < len(ids) or np.any(rows[1:] < rows[:-1]):
             ids, keys, values = ids[rows], keys[rows], values[rows]
         folder = self._path(kind)
 
         def place(temporary: Path) -> None:
             # Under the lock, so that the order of the numbers is the order of the appends.
-            paths = _segments(folder)
-            _check_layout(kind, paths, values)
-            number = _number(paths[-1])[0] + 1 if paths else 1
+            paths = segments.paths_in(folder)
+            segments.check_layout(kind, paths, values)
+            number = segments.numbered(paths[-1])[0] + 1 if paths else 1
             os.replace(temporary, folder / f"{number:010d}-{secrets.token_hex(4)}.0.npz")
 
         self._write(folder, {"ids": ids, "keys": keys, "values": values}, place)
         paths = self._segments(folder)
-        if len(paths) >= MANY_SMALL and any(len(run) >= MANY_SMALL for run in _runs(paths)):
+        if len(paths) >= MANY_SMALL and any(len(run) >= MANY_SMALL for run in segments.small_runs(paths)):
             self.compact(kind)
 
     def load(self, kind: str) -> Segment:
@@ -117,7 +101,7 @@ class ProjectArrays:
         folder = self._path(kind)
         while True:
             try:
-                return _merge(kind, self._segments(folder))
+                return segments.merge(kind, self._segments(folder))
             except FileNotFoundError:
                 continue  # merged into another by now: look again
 
@@ -127,11 +111,11 @@ class ProjectArrays:
         done = np.empty(0, np.int64)
         while True:
             try:
-                for path, rows, ids, keys in _plan(self._segments(folder)):
+                for path, rows, ids, keys in segments.newest_rows(self._segments(folder)):
                     fresh = ~np.isin(ids, done)
                     if not fresh.any():
                         continue
-                    values = _values(path, rows)[fresh]
+                    values = segments.values_of(path, rows)[fresh]
                     yield Segment(ids[fresh], keys[fresh], values)
                     done = np.concatenate([done, ids[fresh]])
                 return
@@ -144,10 +128,10 @@ class ProjectArrays:
         while True:
             try:
                 for path in reversed(self._segments(folder)):
-                    columns = _columns(path)
+                    columns = segments.columns_of(path)
                     at = int(np.searchsorted(columns[0], id)) if columns is not None else 0
                     if columns is not None and at < len(columns[0]) and columns[0][at] == id:
-                        return int(columns[1][at]), _value(path, at)
+                        return int(columns[1][at]), segments.value_of(path, at)
                 return None
             except FileNotFoundError:
                 continue
@@ -162,12 +146,12 @@ class ProjectArrays:
         while True:
             try:
                 for path in reversed(self._segments(folder)):
-                    columns = _columns(path) if len(wanted) else None
+                    columns = segments.columns_of(path) if len(wanted) else None
                     if columns is None or not len(columns[0]):
                         continue
                     at = np.minimum(np.searchsorted(columns[0], wanted), len(columns[0]) - 1)
                     here = columns[0][at] == wanted
-                    for rows, values in _some_values(path, at[here]):
+                    for rows, values in segments.some_values(path, at[here]):
                         yield Segment(columns[0][rows], columns[1][rows], values)
                         wanted = wanted[~np.isin(wanted, columns[0][rows])]
                 return
@@ -181,7 +165,7 @@ class ProjectArrays:
             try:
                 found: dict[int, int] = {}
                 for path in self._segments(folder):
-                    columns = _columns(path)
+                    columns = segments.columns_of(path)
                     if columns is not None:
                         found.update(zip(columns[0].tolist(), columns[1].tolist(), strict=True))
                 return found
@@ -191,8 +175,8 @@ class ProjectArrays:
     def compact(self, kind: str) -> None:
         """Merge small neighbouring segments and clear away what dead writers left."""
         folder = self._path(kind)
-        _remove_stale(folder)
-        for run in _runs(self._segments(folder)):
+        segments.remove_stale(folder)
+        for run in segments.small_runs(self._segments(folder)):
             if len(run) >= 2:
                 self._merge_run(kind, folder, run)
 
@@ -224,7 +208,7 @@ class ProjectArrays:
     def clear_stale(self) -> None:
         """Remove what processes left that died while they wrote or deleted, in all folders of the project."""
         for folder in (self.root, *(path for path in self.root.rglob("*") if path.is_dir())):
-            _remove_stale(folder)
+            segments.remove_stale(folder)
             for left in folder.glob(".dropped-*"):
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -253,7 +237,7 @@ class ProjectArrays:
         except FileNotFoundError:
             return None
         except Corrupt as error:
-            _set_aside(path, error)
+            segments.set_aside(path, error)
             return None
 
     def snapshot_tag(self, name: str) -> str:
@@ -316,14 +300,14 @@ class ProjectArrays:
     def _segments(self, folder: Path) -> list[Path]:
         """Listed under the lock: a folder that changes meanwhile may show neither old nor new files."""
         with foreign_errors(folder), self._locked(exclusive=False):
-            return _segments(folder)
+            return segments.paths_in(folder)
 
     def _merge_run(self, kind: str, folder: Path, run: Sequence[Path]) -> None:
         try:
-            merged = _merge(kind, run)
+            merged = segments.merge(kind, run)
         except FileNotFoundError:
             return  # someone else is at it
-        number, random, generation = _number(run[-1])
+        number, random, generation = segments.numbered(run[-1])
         # Right after its last member in the order, so that it hides none that came later.
         target = folder / f"{number:010d}-{random}.{generation + 1}.npz"
 
@@ -357,171 +341,3 @@ class ProjectArrays:
             with suppress(*() if exclusive else (FileNotFoundError,)):  # nobody has written yet
                 stack.enter_context(locks.held(self.root / ".lock", LOCK_SECONDS, exclusive))
             yield
-
-
-# segments of one folder
-
-
-def _number(path: Path) -> tuple[int, str, int]:
-    match = _SEGMENT.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), match[2], int(match[3])
-
-
-def _segments(folder: Path) -> list[Path]:
-    """Segment files, in the order in which later ones count."""
-    with suppress(FileNotFoundError), foreign_errors(folder):
-        return sorted((path for path in folder.iterdir() if _SEGMENT.fullmatch(path.name)), key=_number)
-    return []
-
-
-def _runs(paths: Sequence[Path]) -> list[list[Path]]:
-    """Small segments that stand next to each other, in groups worth merging."""
-    runs: list[list[Path]] = [[]]
-    total = 0
-    for path in paths:
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            size = SMALL_BYTES
-        if size >= SMALL_BYTES or total + size > MERGED_BYTES:
-            runs.append([])
-            total = 0
-        if size < SMALL_BYTES:
-            runs[-1].append(path)
-            total += size
-    return [run for run in runs if run]
-
-
-def _last_of_each(ids: np.ndarray) -> np.ndarray:
-    """Rows of the last occurrence of each id, by ascending id."""
-    _, rows = np.unique(ids[::-1], return_index=True)
-    return len(ids) - 1 - rows
-
-
-def _columns(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """ids and keys of a segment; None when it is damaged, and then it is set aside."""
-    try:
-        with opened(path) as file:
-            ids, keys = file.array("ids"), file.array("keys")
-            file.layout("values")
-            return ids, keys
-    except Corrupt as error:
-        _set_aside(path, error)
-        return None
-
-
-def _plan(paths: Sequence[Path]) -> list[tuple[Path, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each segment the rows that no later one replaces, with their ids and keys."""
-    columns = [(path, *found) for path in paths if (found := _columns(path)) is not None]
-    if not columns:
-        return []
-    every = np.concatenate([ids for _, ids, _ in columns])
-    winners = np.zeros(len(every), bool)
-    winners[_last_of_each(every)] = True
-    plan, start = [], 0
-    for path, ids, keys in columns:
-        rows = np.flatnonzero(winners[start : start + len(ids)])
-        start += len(ids)
-        if len(rows):
-            plan.append((path, rows, ids[rows], keys[rows]))
-    return plan
-
-
-def _values(path: Path, rows: np.ndarray) -> np.ndarray:
-    """Some rows of a segment's values; a damaged one is set aside and raises FileNotFoundError."""
-    try:
-        with opened(path) as file:
-            return file.array("values")[rows]
-    except Corrupt as error:
-        _set_aside(path, error)
-        raise FileNotFoundError(path) from error
-
-
-def _value(path: Path, at: int) -> np.ndarray:
-    """One row of a segment's values; a damaged one is set aside and raises FileNotFoundError."""
-    try:
-        with opened(path) as file:
-            return file.row("values", at)
-    except Corrupt as error:
-        _set_aside(path, error)
-        raise FileNotFoundError(path) from error
-
-
-def _some_values(path: Path, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some rows of a segment's values, in pieces; a damaged one is set aside and raises FileNotFoundError."""
-    if not len(rows):
-        return
-    try:
-        with opened(path) as file:
-            shape, dtype = file.layout("values")
-            step = max(1, BLOCK_BYTES // max(1, dtype.itemsize * math.prod(shape[1:])))
-            for start in range(0, len(rows), step):
-                part = rows[start : start + step]
-                yield part, file.rows("values", part)
-    except Corrupt as error:
-        _set_aside(path, error)
-        raise FileNotFoundError(path) from error
-
-
-def _merge(kind: str, paths: Sequence[Path]) -> Segment:
-    """Newest per id. FileNotFoundError when a file has gone, or has just been set aside."""
-    plan = _plan(paths)
-    if not plan:
-        return Segment(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    ids = np.concatenate([part[2] for part in plan])
-    keys = np.concatenate([part[3] for part in plan])
-    order = np.argsort(ids, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    values: np.ndarray | None = None
-    start = 0
-    for path, rows, _, _ in plan:
-        try:
-            with opened(path) as file:
-                shape, dtype = file.layout("values")
-                if values is None:
-                    values = np.empty((len(ids), *shape[1:]), dtype)
-                _same_layout(kind, (shape, dtype), values)
-                for first, block in file.blocks("values"):
-                    low, high = np.searchsorted(rows, (first, first + len(block)))
-                    values[place[start + low : start + high]] = block[rows[low:high] - first]
-        except Corrupt as error:
-            _set_aside(path, error)
-            raise FileNotFoundError(path) from error
-        start += len(rows)
-    assert values is not None
-    return Segment(ids[order], keys[order], values)
-
-
-def _check_layout(kind: str, paths: Sequence[Path], values: np.ndarray) -> None:
-    """StoreError unless `values` are of the shape and dtype that the kind has."""
-    for path in reversed(paths):
-        try:
-            with opened(path) as file:
-                _same_layout(kind, file.layout("values"), values)
-            return
-        except Corrupt as error:
-            _set_aside(path, error)
-
-
-def _same_layout(kind: str, layout: tuple[tuple[int, ...], np.dtype[Any]], values: np.ndarray) -> None:
-    shape, dtype = layout
-    if shape[1:] != values.shape[1:] or dtype != values.dtype:
-        raise StoreError(
-            f"{kind} holds {dtype}{list(shape[1:])}, not {values.dtype}{list(values.shape[1:])}: drop it first"
-        )
-
-
-def _set_aside(path: Path, error: Exception) -> None:
-    """Rename a damaged file out of the way; whoever does it logs it."""
-    with suppress(FileNotFoundError), foreign_errors(path):
-        path.rename(path.with_name(path.name + ".corrupt"))
-        log.error("%s is damaged (%s): set aside as .corrupt, its content counts as absent", path, error)
-
-
-def _remove_stale(folder: Path) -> None:
-    for path in (*folder.glob(".tmp-*"), *folder.glob(".*.tmp")):  # arrays; a classifier's weights
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink()

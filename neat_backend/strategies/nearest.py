@@ -1,7 +1,7 @@
 """The K nearest labelled samples of each query, exactly.
 
-Features lie on the 2^-22 grid (`core.features.to_grid`), where a float64 dot product is exact whatever the order of
-summation. The similarity is that value rounded to float32, the same number as `core.neighbors` keeps. FAISS finds
+Features lie on the 2^-22 grid (`grid.to_grid`), where a float64 dot product is exact whatever the order of
+summation. The similarity is that value rounded to float32, the same number as `ranking.neighbors` keeps. FAISS finds
 somewhat more than K by single precision; those that its rounding leaves in doubt are computed again exactly.
 """
 

@@ -53,8 +53,9 @@ from neat_backend.store import (
 )
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.store.keeper import Keeper
 from neat_backend.store.measures import Measures
-from neat_backend.store.objects import Keeper, Objects
+from neat_backend.store.objects import Objects
 from neat_backend.store.owned import OwnedDatabase
 from neat_backend.store.selections import Selection
 from neat_backend.store.snapshots import Head

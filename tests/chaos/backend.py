@@ -27,7 +27,7 @@ from neat_backend.cli import shared, supervisor
 from neat_backend.labelstudio import transport
 from neat_backend.service import service
 from neat_backend.settings import Settings
-from neat_backend.store import arrays, sql
+from neat_backend.store import segments, sql
 from neat_backend.worker import live, worker
 from neat_backend.worker.steps import training
 from tests.chaos.nursery import ForkedPopen, Nursery
@@ -136,7 +136,7 @@ def set_clock(path: Path) -> None:
         module.datetime = Stepped  # type: ignore[attr-defined]
     stepped = SimpleNamespace(**vars(time))
     stepped.time = lambda: time.time() + seconds_off()
-    arrays.time = stepped  # type: ignore[attr-defined]
+    segments.time = stepped  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from neat_backend.labelstudio.events import parse_webhook
 from neat_backend.ranking import kernels
 from neat_backend.service.service import Service
 from neat_backend.store import projects
-from neat_backend.store.arrays import STALE_SECONDS, ProjectArrays
+from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
+from neat_backend.store.segments import STALE_SECONDS
 from neat_backend.web.app import create_app
 from neat_backend.worker.live import LiveProject
 from neat_backend.worker.upkeep import Upkeep

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from neat_backend.errors import StoreError
 from neat_backend.store import arrays as module
+from neat_backend.store import segments
 from neat_backend.store.arrays import ProjectArrays, Segment, image_key
 from tests.waiting import HANGS
 
@@ -453,7 +454,7 @@ def test_appending_merges_small_segments_by_itself(arrays: ProjectArrays, monkey
 def test_large_segments_are_left_alone_and_keep_their_place(
     arrays: ProjectArrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SMALL_BYTES", 10_000)
+    monkeypatch.setattr(segments, "SMALL_BYTES", 10_000)
     put(arrays, [1], 1)
     put(arrays, [2], 1)
     put(arrays, list(range(500)), 2)

@@ -14,11 +14,13 @@ import pytest
 import sqlalchemy as sa
 
 from neat_backend.errors import LeaseLost, SettingsError, StoreError
-from neat_backend.store import objects as objects_module
+from neat_backend.store import keeper as keeper_module
 from neat_backend.store import projects, schema, webhook_secret
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
-from neat_backend.store.objects import LARGE, SMALL, Item, Keeper, Objects, check, listing
+from neat_backend.store.keeper import Keeper
+from neat_backend.store.listed import Item, listing
+from neat_backend.store.objects import LARGE, SMALL, Objects, check
 from neat_backend.store.owned import OwnedDatabase
 from tests.s3 import s3_at
 
@@ -387,7 +389,7 @@ def test_objects_that_nobody_can_be_reading_are_deleted(
         a.arrays.write_snapshot("head", {"n": np.array(number)})
         keeper.keep()
     assert len(on_store(a)) == 4  # a reader may be at one that was replaced just now
-    monkeypatch.setattr(objects_module, "REPLACED_SECONDS", -1.0)
+    monkeypatch.setattr(keeper_module, "REPLACED_SECONDS", -1.0)
     keeper.keep()
     assert on_store(a) == {item.object for item in listed(db).values()}
     old, young, foreign = (
@@ -404,7 +406,7 @@ def test_objects_that_nobody_can_be_reading_are_deleted(
 def test_much_is_put_in_parts_of_which_none_is_worse_than_what_was_listed(
     hosts: Callable[[str], Host], db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects_module, "PUT_BYTES", 1)
+    monkeypatch.setattr(keeper_module, "PUT_BYTES", 1)
     a, b = hosts("a"), hosts("b")
     keeper = a.take()
     for number in range(3):
