@@ -31,6 +31,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from neat_backend import plugins
 from neat_backend.errors import SettingsError
 
 # What a project may override for itself through the connection form's "extra params".
@@ -92,10 +93,23 @@ def _any_case(value: Any) -> Any:
 
 def _known_encoder(value: str) -> str:
     """Said at the start: the encoder itself is built when the first project connects."""
-    if not re.fullmatch(r"clip:.+|resnet(18|34|50)|efficientnet_lite[012]", value):
+    if re.fullmatch(r"clip:.+|resnet(18|34|50)|efficientnet_lite[012]", value):
+        return value
+    added = plugins.names(plugins.ENCODERS)
+    if value.partition(":")[0] not in added:
         raise ValueError(
             "must be clip:MODEL/PRETRAINED, resnet18, resnet34, resnet50, efficientnet_lite0, _lite1 or _lite2"
+            + "".join(f", or {name}" for name in added)
         )
+    return value
+
+
+def _known_strategy(value: str) -> str:
+    if value in STRATEGIES:
+        return value
+    added = plugins.names(plugins.STRATEGIES)
+    if value not in added:
+        raise ValueError(f"must be one of {', '.join((*STRATEGIES, *added))}")
     return value
 
 
@@ -137,7 +151,9 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
-Strategy = Literal["neat", "neat_plus", "neat_passive", "random", "uncertainty", "certainty", "coreset", "badge"]
+# Those that need no classifier of an experiment's own.
+STRATEGIES = ("neat", "neat_plus", "neat_passive", "random", "uncertainty", "certainty", "coreset", "badge")
+Strategy = Annotated[str, AfterValidator(_known_strategy)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_any_case)]
 Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], BeforeValidator(_split_list)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_hosts_only)]
@@ -239,7 +255,7 @@ class Settings(BaseModel):
     # the method
     strategy: Strategy = env("neat", "NEAT_STRATEGY")
     """neat (paper; follows each label at once), or, with an order made in seconds beside the labels, neat_plus,
-    neat_passive, random, uncertainty, certainty, coreset or badge"""
+    neat_passive, random, uncertainty, certainty, coreset, badge, or one that another package adds"""
     k: int = env(10, "NEAT_K", ge=1, le=1000)
     """Neighbours looked at (K of the paper)"""
     neighbours: Literal["exact", "approximate", "auto"] = env("auto", "NEAT_NEIGHBOURS")

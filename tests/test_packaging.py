@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,14 +12,10 @@ import pytest
 import yaml
 
 from neat_backend import __version__
+from tests.examples import built
 from tests.waiting import HANGS
 
 ROOT = Path(__file__).parents[1]
-BUILD = """
-import sys
-from setuptools import build_meta
-print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +29,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
     return folder
-
-
-def built(source: Path, kind: str, out: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, kind, str(out)],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        timeout=HANGS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return out / done.stdout.split()[-1]
 
 
 def test_one_version_everywhere() -> None:

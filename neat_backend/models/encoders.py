@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from neat_backend import plugins
 from neat_backend.errors import EncoderError
 from neat_backend.grid import to_grid
 from neat_backend.models.devices import resolve_device
@@ -185,6 +186,11 @@ class Encoder:
 def build_encoder(name: str, weights: Path | None = None, device: str = "auto") -> Encoder:
     """The encoder called `name` (see ACCEPTED); `weights`, a local file, takes the place of the download.
 
+    One of another distribution is used by the name of its entry point in the group `neat_backend.encoders`, alone or
+    with `:…` behind it: a function of (name, weights) that gives a network (float32 [n, 3, s, s] -> [n, dim]), its
+    `Preprocessing`, and a text that differs wherever the network's weights do. `neat_backend.testing.EncoderContract`
+    tests it.
+
     Raises EncoderError for an unknown name, weights that can't be fetched, and a file that does not fit;
     SettingsError for a device that is not there.
     """
@@ -201,8 +207,11 @@ def build_encoder(name: str, weights: Path | None = None, device: str = "auto") 
         network, preprocessing, origin = _resnet(name, weights)
     elif name in EFFICIENTNETS:
         network, preprocessing, origin = _efficientnet(name, weights)
+    elif load := plugins.load(plugins.ENCODERS, name.partition(":")[0]):
+        network, preprocessing, origin = load(name, weights)
     else:
-        raise EncoderError(f"NEAT_ENCODER={name!r} is not known; accepted: {ACCEPTED}")
+        added = "".join(f", {one}" for one in plugins.names(plugins.ENCODERS))
+        raise EncoderError(f"NEAT_ENCODER={name!r} is not known; accepted: {ACCEPTED}{added}")
     if weights is not None:
         origin = "sha256:" + _sha256(weights)
     encoder = Encoder(_key(name, origin, preprocessing), network, preprocessing, place, read)

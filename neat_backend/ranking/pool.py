@@ -20,7 +20,9 @@ Floats = NDArray[np.float32]
 class Model(Protocol):
     """A trained classifier; samples are named by their index."""
 
-    n_outputs: int
+    @property
+    def n_outputs(self) -> int:
+        """Classes that it tells apart."""
 
     def logits(self, indices: Indices) -> Floats:
         """Before the softmax: float32 [m, n_outputs]."""

@@ -6,13 +6,18 @@ The same pool, size and generator state give the same answer; nothing given is c
 known-class detection followed by any of them; `NAME-PART-…` leaves parts out of one that has a function `without`
 (neat_plus). A strategy may also have `generate(pool, chosen, rng)`, which
 makes further training samples of the ones just answered (BGADL).
+
+A strategy of another distribution is used by the name of its entry point in the group `neat_backend.strategies`, which
+names a function `select` or a module with one; `neat_backend.testing.StrategyContract` tests it as these are tested.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
+from types import SimpleNamespace
+from typing import Any
 
+from neat_backend import plugins
 from neat_backend.errors import SettingsError
 from neat_backend.ranking.pool import Select
 
@@ -33,12 +38,16 @@ STRATEGIES = (
 HYBRID = "hybrid:"
 
 
-def module(name: str) -> ModuleType:
-    """The module of a strategy, that after `hybrid:` for a hybrid. Raises SettingsError for an unknown name."""
+def module(name: str) -> Any:
+    """What has the strategy's `select`, that after `hybrid:` for a hybrid. Raises SettingsError for an unknown name."""
     plain = name.removeprefix(HYBRID).partition("-")[0]
-    if plain not in STRATEGIES:
-        raise SettingsError(f"strategy {name!r}: must be one of {', '.join(STRATEGIES)}, or {HYBRID}NAME")
-    return import_module(f"neat_backend.strategies.{plain}")  # only then: some bring torch
+    if plain in STRATEGIES:
+        return import_module(f"neat_backend.strategies.{plain}")  # only then: some bring torch
+    found = plugins.load(plugins.STRATEGIES, plain)
+    if found is None:
+        accepted = ", ".join((*STRATEGIES, *plugins.names(plugins.STRATEGIES)))
+        raise SettingsError(f"strategy {name!r}: must be one of {accepted}, or {HYBRID}NAME")
+    return found if hasattr(found, "select") else SimpleNamespace(select=found)
 
 
 def strategy(name: str) -> Select:

@@ -18,6 +18,7 @@ from neat_backend.errors import EncoderError, SettingsError
 from neat_backend.grid import GRID, to_grid
 from neat_backend.models import encoders
 from neat_backend.models.encoders import Encoder, Preprocessing, build_encoder
+from neat_backend.testing import EncoderContract
 from tests.waiting import HANGS
 
 
@@ -45,6 +46,10 @@ def photos() -> list[Image.Image]:
 
 def encode(encoder: Encoder, pictures: list[Image.Image]) -> np.ndarray:
     return encoder.encode(torch.stack([encoder.preprocess(picture) for picture in pictures]))
+
+
+class TestEfficientnets(EncoderContract):
+    names = ("efficientnet_lite0",)
 
 
 def test_efficientnet_features_tell_digits_apart(efficientnet):

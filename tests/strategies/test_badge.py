@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from neat_backend.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.strategies import badge
-from tests.strategies.pools import fixed_model, make_pool
+from neat_backend.testing.pools import fixed_model, make_pool
 
 
 def pool_of(probabilities, embeddings):

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import bgadl, vae_acgan
 from neat_backend.strategies.bgadl import bald
-from tests.strategies.pools import make_pool
+from neat_backend.testing.pools import make_pool
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 from neat_backend.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.strategies import certainty, uncertainty
-from tests.strategies.pools import fixed_model, make_pool
+from neat_backend.testing.pools import fixed_model, make_pool
 
 
 def test_the_sharpest_probabilities_come_first():

@@ -12,7 +12,7 @@ from neat_backend.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import coreset
-from tests.strategies.pools import fixed_model, make_pool
+from neat_backend.testing.pools import fixed_model, make_pool
 
 
 def pool_of(points, labels, offered=None):

@@ -11,7 +11,7 @@ from neat_backend.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.ranking.scores import INVALID, MISSING
 from neat_backend.strategies import detection, neat, neat_passive
-from tests.strategies.pools import fixed_model, make_pool
+from neat_backend.testing.pools import fixed_model, make_pool
 
 # Labelled: two of class 0 and one of class 1 near the first axis, two invalid and one of class 0 near the second,
 # three invalid near the third. Offered: two at the first axis, one at the second, one at the third.

@@ -9,7 +9,7 @@ from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import lfosa
 from neat_backend.strategies.lfosa import known_probability, larger_component, train_detector
-from tests.strategies.pools import make_pool
+from neat_backend.testing.pools import make_pool
 
 
 class RecordingLearner:

@@ -17,7 +17,7 @@ from neat_backend.strategies.mqnet import (
     purity,
     transformed,
 )
-from tests.strategies.pools import LinearLearner, make_pool
+from neat_backend.testing.pools import LinearLearner, make_pool
 
 
 def after_a_query(pool: Pool, asked: int = 30) -> Pool:

@@ -14,7 +14,7 @@ from neat_backend.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import neat
-from tests.strategies.pools import FixedModel, fixed_model
+from neat_backend.testing.pools import FixedModel, fixed_model
 
 
 def rng() -> np.random.Generator:

@@ -6,7 +6,7 @@ import numpy as np
 
 from neat_backend.strategies import neat_passive
 from neat_backend.strategies.detection import candidates
-from tests.strategies.pools import make_pool
+from neat_backend.testing.pools import make_pool
 
 
 def test_every_candidate_comes_as_often_as_any_other():

@@ -16,7 +16,7 @@ from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import neat_plus, plus_detector, strategy
 from neat_backend.strategies.neat_plus import LEAST_UNCERTAIN, MOST_PURITY, gate, purity_weight, select, uncertainty
 from neat_backend.strategies.plus_choice import cover
-from tests.strategies.pools import LinearLearner, make_pool
+from neat_backend.testing.pools import LinearLearner, make_pool
 
 
 def pool_on_a_circle(degrees: list[float], labels: list[int]) -> Pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from neat_backend.strategies import random
-from tests.strategies.pools import make_pool
+from neat_backend.testing.pools import make_pool
 
 
 def test_every_offered_sample_comes_as_often_as_any_other():

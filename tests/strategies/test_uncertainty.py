@@ -8,7 +8,7 @@ import pytest
 from neat_backend.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.strategies import uncertainty
-from tests.strategies.pools import fixed_model, make_pool
+from neat_backend.testing.pools import fixed_model, make_pool
 
 
 def test_entropy_worked_by_hand():

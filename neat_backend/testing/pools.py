@@ -1,4 +1,4 @@
-"""Small pools for the tests of all strategies, with a classifier and a learner that need no network.
+"""Small pools for tests of strategies, with a classifier and a learner that need no network.
 
 pool = make_pool()                          # 120 samples, 60 offered, half of the rest known, half invalid
 pool = make_pool(model=False, invalid=False)

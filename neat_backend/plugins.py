@@ -1,0 +1,34 @@
+"""Strategies and encoders of other distributions, found by their entry points; loaded only when used.
+
+    [project.entry-points."neat_backend.strategies"]
+    smallest_margin = "margin_strategy"
+
+A name of this package always means this package's own.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from neat_backend.errors import SettingsError
+
+STRATEGIES, ENCODERS = "neat_backend.strategies", "neat_backend.encoders"
+
+
+def names(group: str) -> tuple[str, ...]:
+    """What is installed, in alphabetical order."""
+    return tuple(sorted({point.name for point in entry_points(group=group)}))
+
+
+def load(group: str, name: str) -> Any:
+    """What the entry point names, None where there is none. Raises SettingsError where it can't be imported."""
+    for point in entry_points(group=group, name=name):
+        try:
+            return point.load()
+        except Exception as error:  # another's code
+            raise SettingsError(
+                f"{name!r} of {point.dist.name if point.dist else point.value} can't be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return None
