@@ -15,6 +15,7 @@ from benchmarks.export import export
 from benchmarks.failover import failover
 from benchmarks.ingest import ingest
 from benchmarks.memory import memory
+from benchmarks.mistakes import mistakes
 from benchmarks.paper import paper
 from benchmarks.publish import publish
 from benchmarks.query import query
@@ -38,6 +39,7 @@ for command in (
     dashboard,
     scale,
     approximate,
+    mistakes,
     capacity,
     failover,
     startup,

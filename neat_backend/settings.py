@@ -270,9 +270,9 @@ class Settings(BaseModel):
     balance: bool = env(True, "NEAT_BALANCE")
     """Keep the classes in balance: the class with fewest labels is asked for next (0 = the paper's order)"""
     prefill: Literal["agree", "off", "vote", "classifier"] = env("agree", "NEAT_PREFILL")
-    """Which choice an annotator finds filled in: agree = the one classifier and neighbours agree on, once the
-    classifier was right on 4 of 5 of the last labels; vote = the neighbours'; classifier = the classifier's; off =
-    none"""
+    """Which choice an annotator finds filled in: agree = the one that classifier and nearly all neighbours agree
+    on, once the classifier was right on 3 of 4 of the last labels; vote = the neighbours'; classifier = the
+    classifier's; off = none"""
     invalid_choices: Names = env(
         ("invalid", "unknown", "other", "none of these", "reject"), "NEAT_INVALID_CHOICES", max_length=1000
     )

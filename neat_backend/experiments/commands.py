@@ -237,8 +237,8 @@ def table(
     form: Annotated[
         str | None,
         typer.Option(
-            help="strategies, queries, encoders, k, batch, classifiers or timings; of the live protocol: live or "
-            "served. Default: strategies, or live."
+            help="strategies, queries, encoders, k, batch, classifiers or timings; of the live protocol: live, "
+            "served or prefill. Default: strategies, or live."
         ),
     ] = None,
     style: Annotated[str, typer.Option("--format", help="text, markdown, csv or json.")] = "text",

@@ -17,6 +17,7 @@ BY_FOLDERS: dict[str, Callable[[Sequence[Path], str | None], Table]] = {
     "timings": tables.timings_table,
     "live": live_tables.live_table,
     "served": live_tables.served_table,
+    "prefill": live_tables.prefill_table,
 }
 FORMS = (*BY_FOLDERS, *ABLATIONS)
 DEFAULTS = {Protocol.kind: "strategies", LiveProtocol.kind: "live"}

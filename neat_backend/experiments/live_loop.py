@@ -6,6 +6,7 @@ multinomial logistic regression on the encoder's features, trained on the known 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,14 @@ from neat_backend.experiments.live_metrics import effective_classes, longest_run
 from neat_backend.experiments.loop import Samples
 from neat_backend.experiments.models import Clock
 from neat_backend.experiments.oracle import Oracle
+from neat_backend.experiments.orders import EngineOrder
 from neat_backend.experiments.protocols import LiveProtocol
 from neat_backend.experiments.splits import codes_of, labels_of_each, stream
 from neat_backend.ranking.pool import Indices, Learner
+from neat_backend.ranking.prefill import MODES
 
 EVERY = 10  # labels between two points
+WINDOW = 100  # of the last known labels that the classifier is tested on, as the worker does
 
 Point = dict[str, Any]
 
@@ -48,6 +52,25 @@ def start_of(protocol: LiveProtocol, labels: Indices, run: Run) -> Indices:
     return labels_of_each(codes_of(labels, run.known), protocol.start, stream("start", run.seed, run.known))
 
 
+class Filling:
+    """What an annotator finds filled in; the classifier is tested on each known label before it learns it."""
+
+    def __init__(self, order: EngineOrder) -> None:
+        self.filled = {mode: [0, 0] for mode in MODES}
+        self._order = order
+        self._right: deque[bool] = deque(maxlen=WINDOW)
+
+    def answer(self, sample: int, code: int) -> None:
+        """It is labelled with this class, or INVALID; before the order is told."""
+        for mode, choice in self._order.filled_in(sample, (sum(self._right), len(self._right))).items():
+            if choice is not None:
+                self.filled[mode][0] += 1
+                self.filled[mode][1] += choice == code
+        predicted = self._order.predicted(sample)
+        if code >= 0 and predicted >= 0:
+            self._right.append(predicted == code)
+
+
 # Hundreds of small fits: BLAS's threads would wait for each other longer than they work.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def run_labels(
@@ -63,6 +86,8 @@ def run_labels(
         asked, codes            samples asked for, in order, and the answers: class code, or -1 = invalid
         points                  figures after 0, 10, 20 … labels (`_point`)
         all_seen_after          labels asked until every class had one; None = not in this run
+        filled                  for each mode of NEAT_PREFILL, how many of those asked for had a choice filled in, and
+                                how many of these were right; None without an engine
         seconds                 in all, by phase: fit and apply (of the linear head), order (labels in, next task out),
                                 round, testing
 
@@ -78,6 +103,7 @@ def run_labels(
     oracle, clock = Oracle(codes[:n], start), Clock()
     order = orders.build(protocol, samples, run, clock)
     order.take(start.tolist(), codes[start].tolist())
+    filling = Filling(order) if isinstance(order, EngineOrder) else None
     asked: list[int] = []
     points: list[Point] = []
     wanted = set(points_of(protocol))
@@ -92,6 +118,8 @@ def run_labels(
     while len(asked) < most:
         for sample in order.next()[: most - len(asked)]:
             code = oracle.answer(np.array([sample]))
+            if filling is not None:
+                filling.answer(sample, int(code[0]))
             order.take([sample], code.tolist())
             asked.append(sample)
             look()
@@ -105,6 +133,7 @@ def run_labels(
         "codes": answers,
         "points": points,
         "all_seen_after": seen_after(answers, codes[start].tolist(), len(run.known)),
+        "filled": None if filling is None else filling.filled,
         "seconds": {phase: round(seconds, 6) for phase, seconds in sorted(clock.seconds.items())},
     }
     folder.write_live(made)

@@ -59,12 +59,16 @@ def summary(run: Mapping[str, Any]) -> dict[str, float]:
     """The figures that tables are made of, of one run (live_loop.run_labels); NaN = there is none.
 
     accuracy_50 and so on: after 50 labels, for each of `marks` that the run has. most_first: of the first tasks served,
-    those of the class that has most. seconds_fit and so on: for each label asked.
+    those of the class that has most. filled_agree, filled_right_agree and so on: of those asked for, how many had a
+    choice filled in by this mode of NEAT_PREFILL, and how many of these were right. seconds_fit and so on: for each
+    label asked.
     """
     points = {point["labels"]: point for point in run["points"]}
     values = {f"{name}_{mark}": _number(points[mark][name]) for mark in marks(max(points)) for name in FIGURES}
     values["all_seen_after"] = _number(run["all_seen_after"])
     values["most_first"] = float(max(served(run["codes"], len(run["classes"]))[:-1]))
+    for mode, (filled, right) in (run.get("filled") or {}).items():
+        values[f"filled_{mode}"], values[f"filled_right_{mode}"] = float(filled), float(right)
     for phase in PHASES:
         values[f"seconds_{phase}"] = run["seconds"].get(phase, 0.0) / max(1, len(run["codes"]))
     return values

@@ -13,7 +13,9 @@ from neat_backend.experiments.live_metrics import FIRST, PHASES, REFERENCES, mar
 from neat_backend.experiments.protocols import LiveProtocol
 from neat_backend.experiments.results import Experiment, Record, over_draws, read_all
 from neat_backend.experiments.tables import Table, column, described
+from neat_backend.ranking.prefill import MODES
 
+_FILLED = ("filled", "filled_right")
 SHOWN = (("accuracy", 100.0, 1), ("precision", 100.0, 0), ("effective", 1.0, 2))  # figure, scale, decimals
 
 
@@ -85,6 +87,26 @@ def served_table(folders: Sequence[Path], against: str | None = None) -> Table:
         "Means over runs: classes that have a label after 20; labels until all have, and runs in which they never had; "
         f"of the first {FIRST} tasks, how many are of the class that has most, the second and so on, and of no known "
         "class; most of one class in a row; milliseconds for each label",
+    )
+
+
+def prefill_table(folders: Sequence[Path], against: str | None = None) -> Table:
+    """What an annotator finds filled in, by mode of NEAT_PREFILL: of how many tasks, and how much of it is right."""
+    experiments = read_all(folders, LiveProtocol.kind)
+    rows = []
+    for prefix, (experiment,) in _groups(experiments, together=False):
+        for name in experiment.strategies:
+            records = [one for one in experiment.of(name) if "filled_off" in one.summary]
+            asked = sum(len(one.codes) for one in records)
+            for mode in MODES if records else ():
+                filled, right = (sum(one.summary[f"{what}_{mode}"] for one in records) for what in _FILLED)
+                correct = f"{100 * right / filled:.1f} % ({right:.0f} of {filled:.0f})" if filled else "-"
+                rows.append([prefix + name, mode, str(len(records)), f"{100 * filled / asked:.1f} %", correct])
+    return Table(
+        "; ".join(map(described, experiments)),
+        ["order", "NEAT_PREFILL", "runs", "pre-filled", "right"],
+        rows,
+        "Of the tasks asked for in all runs, those with a choice filled in; of these, those with the right one",
     )
 
 

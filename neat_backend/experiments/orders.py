@@ -26,6 +26,7 @@ from neat_backend.experiments.protocols import LiveProtocol
 from neat_backend.experiments.splits import stream
 from neat_backend.ranking.engine import Engine, Source
 from neat_backend.ranking.linear import fit_head
+from neat_backend.ranking.prefill import MODES, filled_in
 from neat_backend.records import Label
 
 
@@ -99,6 +100,16 @@ class EngineOrder:
         self._follow(self)
         with self.clock("order"):
             return self.rows[self.engine.head(self._at_once)].tolist()
+
+    def filled_in(self, sample: int, tested: tuple[int, int]) -> dict[str, int | None]:
+        """What each mode of NEAT_PREFILL shows for it now, as class code; tested: as the worker's, see `live_loop`."""
+        (ranked,) = self.engine.ranked([int(self.tasks[sample])])
+        choices = {mode: filled_in(ranked, mode, tested, self.engine.k) for mode in MODES}
+        return {mode: None if name is None else self.engine.classes.index(name) for mode, name in choices.items()}
+
+    def predicted(self, sample: int) -> int:
+        """The class that the classifier in force names for it, -1 = none."""
+        return int(self.engine.says([int(self.tasks[sample])])[self.engine.source][0])
 
 
 def follow_head(order: EngineOrder) -> None:

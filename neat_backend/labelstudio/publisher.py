@@ -47,22 +47,6 @@ def score(priority: float, sampling: str) -> float:
     return min(max(1.0 - priority if sampling == UNCERTAINTY else priority, 0.0), 1.0)
 
 
-def filled_in(ranked: Ranked, prefill: str, trusted: bool) -> str | None:
-    """The choice that an annotator finds filled in; None = none.
-
-    A wrong one costs a click, and one that is not noticed costs a label. So by default it takes two that agree, the
-    classifier in force and the neighbours, and a classifier that is trusted: what stands first in the order is there
-    because they disagree.
-    """
-    if prefill == "off" or not ranked.candidate:
-        return None
-    if prefill == "vote":
-        return ranked.vote
-    if prefill == "classifier":
-        return ranked.predicted
-    return ranked.predicted if trusted and ranked.predicted == ranked.vote else None
-
-
 def result(choice: str | None, config: LabelConfig, why: str = "") -> list[dict[str, Any]]:
     """A choice as a prediction's result in Label Studio's JSON; None = none is filled in.
 

@@ -21,7 +21,8 @@ from neat_backend import connection
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, StoreError, UnknownProject
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook, pieces
-from neat_backend.labelstudio.publisher import filled_in, reasons, result, score
+from neat_backend.labelstudio.publisher import reasons, result, score
+from neat_backend.ranking.prefill import filled_in
 from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
 from neat_backend.service import explanation, overview
 from neat_backend.settings import Settings
@@ -130,9 +131,9 @@ class Service:
         except BadLabelConfig as error:
             log.warning("project %d: predictions without classes: %s", number, error)
         arrays = ProjectArrays(self.settings.data_dir, number)
-        trusted = settings.prefill == "agree" and prequential.read(arrays).trusted
+        tested = prequential.read(arrays).leader_counts if settings.prefill == "agree" else (0, 0)
         return _predictions(
-            project, request.tasks, ranking, config, lambda one: filled_in(one, settings.prefill, trusted)
+            project, request.tasks, ranking, config, lambda one: filled_in(one, settings.prefill, tested, settings.k)
         )
 
     def versions(self, project: int | None) -> list[str]:

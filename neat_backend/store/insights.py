@@ -42,10 +42,11 @@ class States:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A labelled task whose neighbours are labelled otherwise."""
+    """A labelled task whose label may be wrong."""
 
     task: int
     label: str | None  # None = invalid
+    chance: float  # of its being a mistake
     neighbours_say: str | None  # None = invalid
     votes: int  # how many of its K nearest labelled tasks say that
     own_votes: int  # how many have its own label
@@ -67,7 +68,7 @@ class Insight:
     candidates: NDArray[np.int64]  # [BINS] of the pool, by priority
     others: NDArray[np.int64]  # [BINS]
     k: int
-    mistakes: tuple[Mistake, ...]  # strongest first
+    mistakes: tuple[Mistake, ...]  # likeliest first
     more_mistakes: int  # beyond those
     classes: tuple[str, ...] = ()
     class_labels: tuple[int, ...] = ()  # of each class
@@ -116,7 +117,8 @@ def read_insight(arrays: ProjectArrays) -> Insight | None:
         return None
     columns = [found[f"mistake_{one.name}"].tolist() for one in fields(Mistake)]
     mistakes = tuple(
-        Mistake(task, label or None, say or None, *rest) for task, label, say, *rest in zip(*columns, strict=True)
+        Mistake(task, label or None, chance, say or None, *rest)
+        for task, label, chance, say, *rest in zip(*columns, strict=True)
     )
     values: dict[str, Any] = {
         one.name: found[one.name] if found[one.name].ndim else found[one.name].item()
@@ -140,4 +142,4 @@ def _column(mistakes: tuple[Mistake, ...], name: str) -> NDArray[Any]:
     values = [getattr(one, name) for one in mistakes]
     if name in ("label", "neighbours_say"):
         return np.array([value or "" for value in values], np.str_)
-    return np.array(values, np.float64 if name == "similarity" else np.int64)
+    return np.array(values, np.float64 if name in ("chance", "similarity") else np.int64)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from neat_backend.store.arrays import ProjectArrays
 
 SPEAKERS = ("resnet18", "linear", "vote")  # the columns of `right`; as the engine's
-TRUSTED_FROM = 0.8  # share of the last labels that the classifier in force must have been right on
 WINDOW = 100  # of the last labels of known classes
 SHOWN_FROM = 20  # labels; of fewer, a share means little
 RIGHT, WRONG, SILENT = 1, 0, -1
@@ -37,10 +36,9 @@ class Prequential:
         return int((column == RIGHT).sum()), int((column != SILENT).sum())
 
     @property
-    def trusted(self) -> bool:
-        """Whether the classifier in force is right often enough to fill in its class."""
-        right, of = self.counts(self.in_force) if self.in_force in SPEAKERS else (0, 0)
-        return of >= SHOWN_FROM and right >= TRUSTED_FROM * of
+    def leader_counts(self) -> tuple[int, int]:
+        """The same of the classifier in force; 0 of 0 before there is one."""
+        return self.counts(self.in_force) if self.in_force in SPEAKERS else (0, 0)
 
 
 def write(arrays: ProjectArrays, found: Prequential) -> None:

@@ -35,10 +35,11 @@ from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
-from neat_backend.labelstudio.publisher import UNCERTAINTY, Publisher, filled_in
+from neat_backend.labelstudio.publisher import UNCERTAINTY, Publisher
 from neat_backend.models.encoders import Encoder
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.neighbors import LargePool
+from neat_backend.ranking.prefill import filled_in
 from neat_backend.records import Event, MLBackend, Project, Ranked
 from neat_backend.settings import Settings
 from neat_backend.store import (
@@ -231,7 +232,9 @@ class LiveProject:
                 tail=self.settings.publish_tail,
                 still_ours=self._still_ours,
                 took=lambda seconds: self._measures.observe(measures.PUBLISH, seconds),
-                fill=lambda task: filled_in(task, self.settings.prefill, self._learning.tested.trusted),
+                fill=lambda task: filled_in(
+                    task, self.settings.prefill, self._learning.tested.leader_counts, self.settings.k
+                ),
             )
             self._images = PoolImages(
                 self.id,

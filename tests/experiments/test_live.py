@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from neat_backend import cli
 from neat_backend.errors import SettingsError
-from neat_backend.experiments import commands, live_loop, metrics, orders, results, runner
+from neat_backend.experiments import commands, live_loop, live_tables, metrics, orders, results, runner
 from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_plan, write_plan
 from neat_backend.experiments.live_loop import LiveSamples, run_labels
 from neat_backend.experiments.live_metrics import effective_classes, longest_run, marks, seen_after, served
@@ -40,6 +40,41 @@ def go(live, folder, order="live", protocol=PROTOCOL, seed=0, **more):
 
 def without_times(run):
     return {key: value for key, value in run.items() if key != "seconds"}
+
+
+class TestFilledIn:
+    """What annotators find filled in, counted beside the run."""
+
+    def test_each_mode_is_counted_and_none_changes_the_run(self, live, tmp_path):
+        run = go(live, tmp_path)
+        filled = run["filled"]
+        assert set(filled) == {"agree", "vote", "classifier", "off"}
+        assert filled["off"] == [0, 0]
+        assert all(0 <= right <= many <= len(run["asked"]) for many, right in filled.values())
+        assert filled["classifier"][0] > 0
+        assert go(live, tmp_path / "random", "random")["filled"] is None
+
+    def test_right_is_what_the_answer_says(self, live, tmp_path, monkeypatch):
+        monkeypatch.setattr(orders, "filled_in", lambda ranked, mode, tested, k: str(KNOWN[0]))
+        run = go(live, tmp_path)
+        assert run["filled"]["agree"] == [len(run["asked"]), run["codes"].count(0)]
+
+    def test_the_classifier_is_tested_on_known_labels_before_it_learns_them(self, live, tmp_path, monkeypatch):
+        told = []
+        monkeypatch.setattr(orders, "filled_in", lambda ranked, mode, tested, k: told.append(tested))
+        run = go(live, tmp_path)
+        known = [code >= 0 for code in run["codes"]]
+        tests = told[:: len(run["filled"])]
+        assert [of for _, of in tests] == [sum(known[:at]) for at in range(len(known))]  # the start gave a classifier
+        assert all(right <= of for right, of in tests)
+
+    def test_the_table_has_a_row_for_each_mode(self, live, tmp_path):
+        write_plan(tmp_path, Plan(PROTOCOL, ("live", "random"), (0,)))
+        for order in ("live", "random"):
+            go(live, tmp_path, order)
+        rows = live_tables.prefill_table([tmp_path]).rows
+        assert [row[:3] for row in rows] == [["live", mode, "1"] for mode in ("agree", "vote", "classifier", "off")]
+        assert rows[-1][3:] == ["0.0 %", "-"]
 
 
 class TestFigures:

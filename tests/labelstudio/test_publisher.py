@@ -2,14 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from neat_backend.errors import LabelStudioUnavailable, PredictionsRejected
 from neat_backend.labelstudio.label_config import LabelConfig
-from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher, filled_in, reasons, result
+from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher, reasons, result
 from neat_backend.records import Ranked
-from neat_backend.store.prequential import RIGHT, SHOWN_FROM, WRONG, Prequential
 
 CONFIG = LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",))
 
@@ -160,34 +158,3 @@ def test_reasons_say_neighbours_classifier_and_inconsistency():
     )
     assert "classes; the" in reasons(replace(ranked, vote=None))
     assert "no classifier yet" in reasons(replace(ranked, predicted=None))
-
-
-@pytest.mark.parametrize(
-    ("prefill", "predicted", "vote", "trusted", "filled"),
-    [
-        ("agree", "dog", "dog", True, "dog"),
-        ("agree", "dog", "cat", True, None),  # what comes first in the order: it is worth a look, not a tick
-        ("agree", "dog", "dog", False, None),
-        ("agree", None, None, True, None),
-        ("vote", "dog", "cat", False, "cat"),
-        ("classifier", "dog", "cat", False, "dog"),
-        ("off", "dog", "dog", True, None),
-    ],
-)
-def test_what_an_annotator_finds_filled_in(prefill, predicted, vote, trusted, filled):
-    task = Ranked(1, 0, 0.9, 1.0, 5, True, predicted, vote=vote, votes=4)
-    assert filled_in(task, prefill, trusted) == filled
-    assert filled_in(replace(task, candidate=False), prefill, trusted) is None
-
-
-def test_a_classifier_is_trusted_that_was_right_on_four_of_five_of_the_last_labels():
-    def told(right: int, of: int, in_force: str = "linear") -> Prequential:
-        rows = np.full((of, 3), WRONG, np.int8)
-        rows[:right, 1] = RIGHT
-        return Prequential(rows, in_force)
-
-    assert told(80, 100).trusted
-    assert not told(79, 100).trusted
-    assert not told(SHOWN_FROM - 1, SHOWN_FROM - 1).trusted  # too few to know
-    assert not told(80, 100, "resnet18").trusted
-    assert not Prequential().trusted

@@ -215,7 +215,7 @@ class TestClasses:
 
 
 def test_mistakes_and_scores_are_passed_on(arrays: ProjectArrays) -> None:
-    one = Mistake(3, "dog", None, 4, 1, 0.75)
+    one = Mistake(3, "dog", 0.5, None, 4, 1, 0.75)
     candidates = np.arange(BINS)
     insights.write_insight(arrays, replace(HALFWAY, mistakes=(one,), more_mistakes=2, candidates=candidates))
     told = describe(arrays, [])

@@ -140,7 +140,7 @@ class TestProject:
             candidates=some,
             others=some,
             k=5,
-            mistakes=(Mistake(2, "dog", None, 4, 1, 0.9),),
+            mistakes=(Mistake(2, "dog", 0.8, None, 4, 1, 0.9),),
             more_mistakes=3,
         )
         insights.write_insight(ProjectArrays(settings.data_dir, 7), insight)

@@ -108,7 +108,7 @@ def live(server: FakeLabelStudio, tmp_path: Path) -> Iterator[LiveProject]:
 
 
 def found(*tasks: int) -> tuple[Mistake, ...]:
-    return tuple(Mistake(task, "dog", "cat", 2, 0, 0.9) for task in tasks)
+    return tuple(Mistake(task, "dog", 0.8, "cat", 2, 0, 0.9) for task in tasks)
 
 
 def test_a_worker_lists_likely_mistakes_but_those_that_somebody_has_confirmed(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -210,8 +209,7 @@ class TestMistakes:
         assert self.of(engine) == []
 
     def of(self, engine: Engine) -> list[Mistake]:
-        _, codes, classes = engine.codes()
-        return likely_mistakes(engine.nearest_labelled(), codes, cast(tuple[str, ...], classes))
+        return likely_mistakes(engine.nearest_labelled(), *engine.taught(), engine.classes, np.random.default_rng(0))
 
     def test_they_are_kept_as_they_were(self, arrays: ProjectArrays) -> None:
         engine, clock = filled(arrays), Clock()

@@ -323,10 +323,11 @@ class ClassCount(BaseModel):
 
 
 class Mistake(BaseModel):
-    """A labelled task most of whose neighbours are labelled otherwise."""
+    """A labelled task whose label may be wrong."""
 
     task: int
     label: str | None = Field(description="Nothing = invalid.")
+    chance: float = Field(ge=0, le=1, description="Of its being a mistake.")
     neighbours_say: str | None = Field(description="Nothing = invalid.")
     votes: int = Field(description="How many of its K nearest labelled tasks say that.")
     own_votes: int = Field(description="How many have its own label.")
@@ -349,7 +350,7 @@ class Insight(BaseModel):
     batches: list[Batch]
     classes: list[ClassCount]
     scores: Scores
-    mistakes: list[Mistake] = Field(description="The strongest 100, strongest first.")
+    mistakes: list[Mistake] = Field(description="The likeliest 100, likeliest first.")
     more_mistakes: int
     verdict: Literal["go on", "stop soon", "stop", "too early to say", "nothing left"]
     advice: list[str] = Field(description="Plain sentences that say why.")

@@ -21,7 +21,7 @@ from neat_backend.ranking.engine import Engine, Labelled, Ranking
 from neat_backend.store import insights, prequential
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States
-from neat_backend.worker.steps import estimates
+from neat_backend.worker.steps import estimates, mistakes
 from neat_backend.worker.steps.projection import Axes, map_places
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ GROWN = 1.25  # axes are found anew when there are so many times the tasks that 
 AXES_FROM = 20_000  # tasks that axes are found from
 MOST_MISTAKES = 100
 LEAST_KNOWN = prequential.SHOWN_FROM  # labels of known classes, below which nothing is said of each class
-DISAGREEMENT = 0.6  # share of the K neighbours that have to agree on another label
 
 Rows = TypeVar("Rows", Labelled, Ranking)
 Lock = contextlib.AbstractContextManager[object]
@@ -142,6 +141,7 @@ class Insights:
                 return False
             _, codes, classes = engine.codes()
             finish, nearest = engine.copied_ranking(), engine.nearest_labelled()
+            taught = engine.taught()
             aside = engine.set_aside()  # Label Studio serves these to nobody who has answered
             head = np.setdiff1d(engine.head(engine.batch_size), aside).tolist()
             k = engine.k
@@ -155,7 +155,7 @@ class Insights:
         invalid = int((codes == INVALID).sum())
         class_left = left_of_classes(ranking, class_labels, invalid, math.nan if estimate is None else estimate.known)
         bins = np.minimum((ranking.priority * BINS).astype(np.int64), BINS - 1)
-        mistakes = likely_mistakes(nearest, codes, classes)
+        likely = likely_mistakes(nearest, *taught, classes, np.random.default_rng(self.seed))
         insights.write_insight(
             self.arrays,
             Insight(
@@ -170,15 +170,15 @@ class Insights:
                 candidates=np.bincount(bins[ranking.candidate], minlength=BINS),
                 others=np.bincount(bins[~ranking.candidate], minlength=BINS),
                 k=k,
-                mistakes=tuple(mistakes[:MOST_MISTAKES]),
-                more_mistakes=max(0, len(mistakes) - MOST_MISTAKES),
+                mistakes=tuple(likely[:MOST_MISTAKES]),
+                more_mistakes=max(0, len(likely) - MOST_MISTAKES),
                 classes=classes,
                 class_labels=tuple(class_labels.tolist()),
                 class_left=tuple(class_left.tolist()),
                 answered=answered,
             ),
         )
-        self._of, self._mistakes = of, tuple(mistakes[:MOST_MISTAKES])
+        self._of, self._mistakes = of, tuple(likely[:MOST_MISTAKES])
         return True
 
     def _estimate(
@@ -225,35 +225,38 @@ def left_of_classes(ranking: Ranking, labels: NDArray[np.int64], invalid: int, l
     return np.where(labels > 0, sums * scale, nothing)
 
 
-def likely_mistakes(nearest: Labelled, codes: NDArray[np.int16], classes: tuple[str, ...]) -> list[Mistake]:
-    """Labelled tasks most of whose neighbours agree on another label, the strongest disagreement first.
+def likely_mistakes(
+    nearest: Labelled,
+    ids: NDArray[np.int64],
+    codes: NDArray[np.integer],
+    features: NDArray[np.float32],
+    classes: tuple[str, ...],
+    rng: np.random.Generator,
+) -> list[Mistake]:
+    """Labels that are likelier mistakes than others, the likeliest first; `mistakes` says how that is found out.
 
-    codes: the label of each task of `nearest`. Only tasks with all K neighbours count.
+    ids [n], ascending; codes and features [n, d] of these, the labelled tasks, as the linear head is taught them.
     """
-    k = nearest.codes.shape[1]
-    rows = np.flatnonzero((codes != UNLABELLED) & (nearest.codes != UNLABELLED).all(axis=1))
+    places = np.searchsorted(nearest.ids, ids)
+    near, similarities = nearest.codes[places], nearest.similarities[places]
+    chance = mistakes.chances(features, codes, near, len(classes), rng)
     found = []
-    for row in rows[_own(nearest, codes)[rows] <= (1 - DISAGREEMENT) * k]:
-        others, counts = np.unique(nearest.codes[row], return_counts=True)
-        best = int(np.argmax(counts))
-        if others[best] != codes[row] and counts[best] >= DISAGREEMENT * k:
-            similar = float(nearest.similarities[row][nearest.codes[row] == others[best]].mean())
+    for row in mistakes.listed(chance):
+        others, counts = np.unique(near[row][(near[row] >= INVALID) & (near[row] != codes[row])], return_counts=True)
+        if len(others):
+            best = int(np.argmax(counts))
             found.append(
                 Mistake(
-                    task=int(nearest.ids[row]),
+                    task=int(ids[row]),
                     label=_name(int(codes[row]), classes),
+                    chance=float(chance[row]),
                     neighbours_say=_name(int(others[best]), classes),
                     votes=int(counts[best]),
-                    own_votes=int((nearest.codes[row] == codes[row]).sum()),
-                    similarity=similar,
+                    own_votes=int((near[row] == codes[row]).sum()),
+                    similarity=float(similarities[row][near[row] == others[best]].mean()),
                 )
             )
-    return sorted(found, key=lambda one: (-one.votes, one.own_votes, -one.similarity, one.task))
-
-
-def _own(nearest: Labelled, codes: NDArray[np.int16]) -> NDArray[np.int64]:
-    """How many of each task's neighbours have its own label."""
-    return (nearest.codes == codes[:, None]).sum(axis=1)
+    return sorted(found, key=lambda one: (-one.chance, -one.votes, one.own_votes, -one.similarity, one.task))
 
 
 def _name(code: int, classes: tuple[str, ...]) -> str | None:
