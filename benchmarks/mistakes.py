@@ -129,9 +129,10 @@ def _found(features: NDArray[np.float32], codes: NDArray[np.int64], n_classes: i
     nearest = codes[np.argsort(-similar, axis=1, kind="stable")[:, :k]]
     rng = np.random.default_rng(0)
     ours = mistakes.listed(mistakes.chances(features, codes, nearest, n_classes, rng))
-    answers, given = np.unique(codes, return_inverse=True)
+    # "None of these" is the last one, as it is of the head.
+    answers, given = np.unique(np.where(codes < 0, n_classes, codes), return_inverse=True)
     shares = np.exp(mistakes.unseen(features, codes, given, len(answers), rng))
-    votes = (nearest[:, :, None] == answers).mean(axis=1)
+    votes = (np.where(nearest < 0, n_classes, nearest)[:, :, None] == answers).mean(axis=1)
     contradicted = (votes.max(axis=1) >= 0.6) & (votes.argmax(axis=1) != given)
     return {"ours": ours, "confident": _confident(shares, given), "neighbours": np.flatnonzero(contradicted)}
 

@@ -180,7 +180,8 @@ class Settings(BaseModel):
     labels”"""
     task_columns: bool = env(False, "NEAT_TASK_COLUMNS")
     """Write inconsistency and predicted class of the tasks that come next into their data, as columns
-    `neat_inconsistency` and `neat_class` of the Data Manager"""
+    `neat_inconsistency` and `neat_class` of the Data Manager; and of the labels to check what the neighbours say and
+    how likely they are mistakes, as `neat_neighbours` and `neat_suspicion`"""
     request_timeout_seconds: float = env(30, "NEAT_REQUEST_TIMEOUT", gt=0)
     """Seconds to wait for one answer of Label Studio"""
     reconcile_seconds: float = env(60, "NEAT_RECONCILE_SECONDS", ge=0)

@@ -36,6 +36,11 @@ HIDDEN_COLUMNS = [
         "draft_exists",
     )
 ]
+# Of a tab of labelled tasks: what they are labelled with is shown, what only predictions have is not.
+HIDDEN_OF_LABELLED = [
+    *(name for name in HIDDEN_COLUMNS if name != "tasks:annotations_results"),
+    *(f"tasks:{name}" for name in ("predictions_score", "predictions_model_versions", "cancelled_annotations")),
+]
 NEXT, CHECK = "NEAT: next batch", "NEAT: check these labels"  # their titles
 NO_TASK = 0  # an id that no task has
 
@@ -67,7 +72,7 @@ class Tab:
             "target": "tasks",
             "title": self.title,
             "filters": self._filters(),
-            "hiddenColumns": {"explore": HIDDEN_COLUMNS, "labeling": HIDDEN_COLUMNS},
+            "hiddenColumns": _hidden(HIDDEN_COLUMNS if self.tasks is None else HIDDEN_OF_LABELLED),
         }
         return data | ({"ordering": list(self.ordering)} if self.ordering else {})
 
@@ -136,10 +141,18 @@ def _mended(tab: Json, wanted: Tab) -> Json | None:
         opposite = tuple(name[1:] if name.startswith("-") else f"-{name}" for name in wanted.ordering)
         turn = bool(opposite) and _ordering(data) == opposite
         return {**data, "ordering": list(wanted.ordering)} if turn else None
-    filters = wanted.data()["filters"]
-    if not _shows(data, wanted) or _lines(data) == _lines({"filters": filters}):
-        return None
-    return {**data, "filters": filters}
+    made = wanted.data()
+    # As versions before this one made it: it hides the label in question.
+    former = data.get("hiddenColumns") == _hidden(HIDDEN_COLUMNS)
+    renewed = ("hiddenColumns", "ordering") if former else ()
+    if _shows(data, wanted) and _lines(data) != _lines(made):
+        renewed = (*renewed, "filters")
+    change = {name: made[name] for name in renewed if name in made}
+    return {**data, **change} if change else None
+
+
+def _hidden(columns: Sequence[str]) -> Json:
+    return {"explore": list(columns), "labeling": list(columns)}
 
 
 def _shows(data: Json, wanted: Tab) -> bool:

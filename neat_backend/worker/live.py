@@ -63,7 +63,7 @@ from neat_backend.store.snapshots import Head
 from neat_backend.worker import heap
 from neat_backend.worker.steps import columns, reading
 from neat_backend.worker.steps.comparing import CLOCK_SLACK, Basis, Comparing
-from neat_backend.worker.steps.data_manager import Tabs
+from neat_backend.worker.steps.data_manager import MOST_CHECKED, Tabs
 from neat_backend.worker.steps.images import PoolImages
 from neat_backend.worker.steps.insight import Insights
 from neat_backend.worker.steps.learning import LARGE_POOL, Learning
@@ -265,7 +265,7 @@ class LiveProject:
                 getattr(self._compute, "address", ""),
                 lambda: self._learning.tested.counts("linear"),
             )
-            self._tabs = Tabs(self.id, self._client, self.arrays)
+            self._tabs = Tabs(self.id, self._client, self.arrays, by_suspicion=self.settings.task_columns)
             self._columns = columns.Columns(self.id, self._client, self.arrays)
             self._name_classes()
             self._refresh()
@@ -933,7 +933,9 @@ class LiveProject:
             return False
         assert self._columns is not None
         assert self._config is not None
-        return self._config.image_key not in columns.NAMES and self._columns.step(self._order.head)
+        return self._config.image_key not in columns.NAMES and self._columns.step(
+            self._order.head, self._insights.mistakes()[:MOST_CHECKED]
+        )
 
     def _keep_tabs(self) -> bool:
         """Make again the tabs that are gone, turn the one round with the sampling, list the labels to check."""

@@ -12,7 +12,8 @@ import pytest
 from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.records import Ranked
 from neat_backend.store.arrays import ProjectArrays
-from neat_backend.worker.steps.columns import AGAIN_SECONDS, CLASS, INCONSISTENCY, RESTS, Columns
+from neat_backend.store.insights import Mistake
+from neat_backend.worker.steps.columns import AGAIN_SECONDS, CLASS, INCONSISTENCY, NEIGHBOURS, RESTS, SUSPICION, Columns
 from tests.conftest import Clock
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, label_studio_of, settle, state, take_in
@@ -67,6 +68,21 @@ def test_only_what_has_changed_is_written_again_also_after_a_restart(
         assert not each.step(HEAD)
     assert write(again, clock, [ranked(1, 6.33, "cat"), *HEAD[1:]]) == 1
     assert server.called("set_column")[-1][2:] == (CLASS, "cat", (1,))
+
+
+def test_labels_to_check_have_what_the_neighbours_say_and_how_likely_they_are_mistakes(
+    server: FakeLabelStudio, columns: Columns, clock: Clock, tmp_path: Path
+) -> None:
+    mistakes = [Mistake(5, "dog", 0.94, "cat", 4, 1, 0.9), Mistake(6, "cat", 0.55, None, 4, 1, 0.9)]
+    while columns._missing(HEAD, mistakes):
+        clock.now += 1000
+        columns.step(HEAD, mistakes)
+    assert [data(server, task) for task in (5, 6)] == [
+        {NEIGHBOURS: "cat", SUSPICION: 0.9},
+        {NEIGHBOURS: "none of the classes", SUSPICION: round(0.55, 1)},
+    ]
+    again = Columns(PROJECT, server, ProjectArrays(tmp_path, PROJECT), clock)  # type: ignore[arg-type]
+    assert not again.step(HEAD, mistakes)
 
 
 def test_before_the_first_round_there_is_no_class_and_one_that_is_gone_is_emptied(

@@ -9,7 +9,7 @@ import pytest
 
 from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.labelstudio.publisher import UNCERTAINTY
-from neat_backend.labelstudio.tabs import CHECK, NEXT
+from neat_backend.labelstudio.tabs import CHECK, HIDDEN_COLUMNS, HIDDEN_OF_LABELLED, NEXT
 from neat_backend.store import insights
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import Mistake
@@ -67,6 +67,37 @@ def test_a_change_of_sampling_is_followed_at_once_a_change_of_the_list_not_faste
 def test_the_list_is_bounded_and_keeps_the_strongest(server: FakeLabelStudio, tabs: Tabs) -> None:
     tabs.step(UNCERTAINTY, range(1000, 1000 - 2 * MOST_CHECKED, -1))
     assert listed(server) == list(range(1000 - MOST_CHECKED + 1, 1001))
+
+
+def test_labels_to_check_show_the_label_and_nothing_that_only_predictions_have(
+    server: FakeLabelStudio, tmp_path: Path, clock: Clock
+) -> None:
+    made = Tabs(PROJECT, server, ProjectArrays(tmp_path, PROJECT), clock, by_suspicion=True)  # type: ignore[arg-type]
+    made.step(UNCERTAINTY, [3])
+    by_title = {data["title"]: data for data in server.projects[PROJECT].views.values()}
+    hidden = by_title[CHECK]["hiddenColumns"]["explore"]
+    assert {"tasks:annotations_results", "tasks:annotators"}.isdisjoint(hidden)
+    assert {"tasks:predictions_score", "tasks:predictions_model_versions", "tasks:predictions_results"} <= set(hidden)
+    assert by_title[CHECK]["ordering"] == ["-tasks:data.neat_suspicion"]
+    assert "tasks:annotations_results" in by_title[NEXT]["hiddenColumns"]["explore"]
+
+
+def test_a_tab_as_earlier_versions_made_it_gets_the_columns_of_today(
+    server: FakeLabelStudio, tabs: Tabs, clock: Clock
+) -> None:
+    tabs.step(UNCERTAINTY, [3])
+    (data,) = [one for one in server.projects[PROJECT].views.values() if one["title"] == CHECK]
+    data["hiddenColumns"] = {"explore": list(HIDDEN_COLUMNS), "labeling": list(HIDDEN_COLUMNS)}
+    clock.now += LOOK_SECONDS
+    tabs.step(UNCERTAINTY, [3])
+    (data,) = [one for one in server.projects[PROJECT].views.values() if one["title"] == CHECK]
+    assert data["hiddenColumns"]["explore"] == HIDDEN_OF_LABELLED
+    data["hiddenColumns"] = {"explore": ["tasks:annotators"], "labeling": []}  # a person's choice
+    clock.now += LOOK_SECONDS
+    tabs.step(UNCERTAINTY, [3])
+    (data,) = [one for one in server.projects[PROJECT].views.values() if one["title"] == CHECK]
+    assert data["hiddenColumns"] == {"explore": ["tasks:annotators"], "labeling": []}
+    assert listed(server) == [3]
 
 
 def test_the_ids_are_known_to_the_next_process(server: FakeLabelStudio, tabs: Tabs, tmp_path: Path) -> None:

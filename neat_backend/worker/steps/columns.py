@@ -1,11 +1,14 @@
-"""Predicted class and inconsistency as columns of Label Studio's Data Manager, where a project wants that.
+"""What is thought of tasks as columns of Label Studio's Data Manager, where a project wants that.
 
-A column there is a key in every task's data, and that is the users' own: so it is off unless asked for, two keys
+Of the tasks that come next: predicted class and inconsistency. Of the labels to check: what the neighbours say, and how
+likely the label is a mistake, which their tab is sorted by.
+
+A column there is a key in every task's data, and that is the users' own: so it is off unless asked for, four keys
 are set and nothing else is touched, through an action of Label Studio's own (see `LabelStudioClient.set_column`).
-That action sets one value for many tasks, so the tasks are taken together by value, and inconsistency is rounded.
+That action sets one value for many tasks, so the tasks are taken together by value, and numbers are rounded.
 
-Only the head of the order is written, which is what people look at. What a task has is left when it leaves the
-head: it says what was thought of it when it was last about to be labelled.
+Only the head of the order and the labels to check are written, which is what people look at. What a task has is left
+when it leaves them: it says what was thought of it last.
 """
 
 from __future__ import annotations
@@ -21,13 +24,22 @@ from neat_backend.errors import LabelStudioError
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.records import Ranked
 from neat_backend.store.arrays import ProjectArrays
+from neat_backend.store.insights import Mistake
 from neat_backend.worker.steps.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
 CLASS, INCONSISTENCY = "neat_class", "neat_inconsistency"
-NAMES = (CLASS, INCONSISTENCY)
-DECIMALS = 1  # of the inconsistency, which is at most about K: few values, so few calls
+NEIGHBOURS, SUSPICION = "neat_neighbours", "neat_suspicion"
+KINDS: dict[str, type[np.generic]] = {
+    CLASS: np.str_,
+    INCONSISTENCY: np.float64,
+    NEIGHBOURS: np.str_,
+    SUSPICION: np.float64,
+}
+NAMES = tuple(KINDS)
+DECIMALS = 1  # of numbers: few values, so few calls
+INVALID = "none of the classes"
 RESTS = 20  # a call is followed by a rest so many times as long as it took
 SHORTEST_REST_SECONDS = 0.5
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 60.0, 3600.0  # after a failure, and after many in a row
@@ -51,15 +63,15 @@ class Columns:
         self._free_at = float("-inf")
         self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
 
-    def step(self, head: Sequence[Ranked]) -> bool:
-        """One call to Label Studio, for the value that most tasks of the head lack; True if there was one to make.
+    def step(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> bool:
+        """One call to Label Studio, for the value that most of these tasks lack; True if there was one to make.
 
         Label Studio's failures are logged and tried again; nothing waits for them.
         """
         began = self._clock()
         if began < self._free_at:
             return False
-        wanted = self._missing(head)
+        wanted = self._missing(head, mistakes)
         if not wanted:
             return False
         (name, value), tasks = max(wanted.items(), key=lambda item: len(item[1]))
@@ -72,22 +84,27 @@ class Columns:
         self._backoff.worked()
         self._written[name] |= dict.fromkeys(tasks, value)
         if len(wanted) == 1:  # all of it is written: less to do after the next start
-            keep = {ranked.task for ranked in head}
+            keep = {ranked.task for ranked in head} | {mistake.task for mistake in mistakes}
             self._written = {n: {t: v for t, v in found.items() if t in keep} for n, found in self._written.items()}
             _write(self.arrays, self._written)
         self._free_at = self._clock() + max(SHORTEST_REST_SECONDS, RESTS * (self._clock() - began))
         return True
 
-    def _missing(self, head: Sequence[Ranked]) -> dict[tuple[str, Value], list[int]]:
+    def _missing(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> dict[tuple[str, Value], list[int]]:
         """Column and value → the tasks that should have it and do not."""
         wanted: dict[tuple[str, Value], list[int]] = defaultdict(list)
+
+        def want(task: int, name: str, value: Value) -> None:
+            if self._written[name].get(task) != value:
+                wanted[name, value].append(task)
+
         for ranked in head:
-            values: dict[str, Value] = {INCONSISTENCY: round(ranked.inconsistency, DECIMALS)}
+            want(ranked.task, INCONSISTENCY, round(ranked.inconsistency, DECIMALS))
             if ranked.predicted is not None or ranked.task in self._written[CLASS]:
-                values[CLASS] = ranked.predicted or ""
-            for name, value in values.items():
-                if self._written[name].get(ranked.task) != value:
-                    wanted[name, value].append(ranked.task)
+                want(ranked.task, CLASS, ranked.predicted or "")
+        for mistake in mistakes:
+            want(mistake.task, NEIGHBOURS, mistake.neighbours_say or INVALID)
+            want(mistake.task, SUSPICION, round(mistake.chance, DECIMALS))
         return wanted
 
 
@@ -102,7 +119,7 @@ def _read(arrays: ProjectArrays) -> dict[str, dict[int, Value]]:
 
 def _write(arrays: ProjectArrays, written: Mapping[str, Mapping[int, Value]]) -> None:
     snapshot = {}
-    for name, kind in ((CLASS, np.str_), (INCONSISTENCY, np.float64)):
+    for name, kind in KINDS.items():
         snapshot[f"{name}_ids"] = np.array(list(written[name]), np.int64)
         snapshot[name] = np.array(list(written[name].values()), kind)
     arrays.write_snapshot("columns", snapshot)

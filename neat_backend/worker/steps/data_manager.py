@@ -20,6 +20,7 @@ from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.labelstudio.tabs import CHECK, NEXT, Tab
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.worker.steps.backoff import Backoff
+from neat_backend.worker.steps.columns import SUSPICION
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ class Tabs:
         client: LabelStudioClient,
         arrays: ProjectArrays,
         clock: Callable[[], float] = time.monotonic,
+        by_suspicion: bool = False,
     ) -> None:
+        """by_suspicion: the labels to check have a column of it (columns.py), to be sorted by."""
+        self._check_order = (f"-tasks:data.{SUSPICION}",) if by_suspicion else ()
         self.project, self.client, self.arrays = project, client, arrays
         self._clock = clock
         self._lock = threading.Lock()
@@ -74,7 +78,7 @@ class Tabs:
     def make(self, sampling: str, to_check: Sequence[int]) -> None:
         """Make, find or mend both. Raises LabelStudioError."""
         best_first = "tasks:predictions_score" if sampling == UNCERTAINTY else "-tasks:predictions_score"
-        for tab in (Tab(NEXT, (best_first,)), Tab(CHECK, tasks=tuple(to_check))):
+        for tab in (Tab(NEXT, (best_first,)), Tab(CHECK, self._check_order, tuple(to_check))):
             found, made = tabs.ensure(self.client, self.project, tab, self._ids.get(tab.title))
             if made:
                 log.info("project %d: made the tab %r", self.project, tab.title)
