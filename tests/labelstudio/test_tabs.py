@@ -19,6 +19,7 @@ from tests.waiting import HANGS
 
 LABELS = LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",))
 NEXT = Tab("NEAT: next batch", ("tasks:predictions_score",))
+CHECK_TITLE = "NEAT: check these labels"
 TITLES = (f"tabs {number}" for number in itertools.count(1))
 
 
@@ -34,7 +35,7 @@ def add_tasks(person: Annotator, project: int, count: int) -> list[int]:
 
 
 def check(*tasks: int) -> Tab:
-    return Tab("NEAT: check these labels", tasks=tasks)
+    return Tab(CHECK_TITLE, tasks=tasks)
 
 
 def titles(person: Annotator, project: int) -> list[str]:
@@ -185,3 +186,13 @@ def test_a_column_is_set_without_anything_else_noticing(
     assert after[0]["updated_at"] == before["updated_at"]  # so it is not read again for it
     columns = {column["id"] for column in person.call("GET", f"/api/dm/columns?project={project}")["columns"]}
     assert {"neat_class", "neat_inconsistency"} <= columns
+
+
+def test_labels_to_check_are_sorted_by_a_column_of_the_tasks_data(
+    client: LabelStudioClient, person: Annotator, project: int
+) -> None:
+    ids = add_tasks(person, project, 4)
+    for task, suspicion in zip(ids, (0.6, 1.0, 0.5, 0.9), strict=True):
+        client.set_column(project, [task], "neat_suspicion", suspicion)
+    tab, _ = ensure(client, project, Tab(CHECK_TITLE, ("-tasks:data.neat_suspicion",), tuple(ids[:3])), None)
+    assert shown(person, project, tab) == [ids[1], ids[0], ids[2]]
