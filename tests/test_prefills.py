@@ -102,3 +102,14 @@ def test_the_figures_are_said_in_words(server: FakeLabelStudio, backend: Backend
     backend.deliver(server.annotate(server.served(PROJECT)[0], "dog"))
     settle(live)
     assert counted(backend)["said"] == "Pre-filled 100 % of 1 answer, kept 100 %."
+
+
+def test_a_choice_that_label_studio_refused_was_not_filled_in(server: FakeLabelStudio, backend: Backend) -> None:
+    server.drop_every_choice = True
+    server.import_tasks(PROJECT, 16, annotated=["dog"] * 3)
+    live = backend.live()
+    settle(live)
+    assert not filled(server)
+    backend.deliver(server.annotate(server.served(PROJECT)[0], "dog"))
+    settle(live)
+    assert (counted(backend)["answered"], counted(backend)["filled"]) == (1, 0)

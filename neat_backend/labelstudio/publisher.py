@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from neat_backend.errors import PredictionsRejected
@@ -80,6 +80,8 @@ class Imported:
 
     accepted: int
     dropped_tasks: tuple[int, ...] = ()
+    # Tasks whose choice was refused: they have the score alone.
+    without_choice: frozenset[int] = field(default=frozenset(), compare=False)
 
 
 class _Client(Protocol):
@@ -115,8 +117,9 @@ class Publisher:
         if len({prediction.task for prediction in predictions}) < len(predictions):
             raise ValueError("a task has more than one prediction in the same revision")
         dropped: list[int] = []
+        without_choice: set[int] = set()
         for chunk in _chunks(predictions):
-            dropped += self._import_chunk(version, chunk)
+            dropped += self._import_chunk(version, chunk, without_choice)
         if dropped:
             log.warning(
                 "project %d: Label Studio took %d of %d predictions of %s; not those of tasks %s",
@@ -126,7 +129,7 @@ class Publisher:
                 version,
                 ", ".join(map(str, dropped[:20])) + (" …" if len(dropped) > 20 else ""),
             )
-        return Imported(len(predictions) - len(dropped), tuple(dropped))
+        return Imported(len(predictions) - len(dropped), tuple(dropped), frozenset(without_choice.difference(dropped)))
 
     def switch(self, version: str) -> None:
         """Make Label Studio show and sort by this version."""
@@ -136,8 +139,8 @@ class Publisher:
         """Delete a version's predictions, without making annotators wait: up to 0.1 s each."""
         self.client.delete_model_version(self.project, version)
 
-    def _import_chunk(self, version: str, chunk: Sequence[Prediction]) -> list[int]:
-        """The tasks whose prediction Label Studio would not take."""
+    def _import_chunk(self, version: str, chunk: Sequence[Prediction], without_choice: set[int]) -> list[int]:
+        """The tasks whose prediction Label Studio would not take; adds those that it took without the choice."""
         pending = {prediction.task: prediction for prediction in chunk}
         with_choices = True
         dropped: list[int] = []
@@ -162,6 +165,7 @@ class Publisher:
                 return dropped
             # What is refused though every task is there, is refused for its choice.
             with_choices = with_choices and rejected and bool(gone)
+            without_choice.update(() if with_choices else pending)
         return dropped + sorted(pending)
 
     def _json(self, version: str, prediction: Prediction, with_choices: bool) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def test_tasks_that_are_gone_are_left_out(caplog):
 def test_a_choice_that_label_studio_no_longer_has_costs_only_the_choice():
     server = FakeLabelStudio(range(1, 5), choices=["dog"])
     given = [Prediction(1, 0.1, "dog"), Prediction(2, 0.2, "cat"), Prediction(3, 0.3, "cat"), Prediction(4, 0.4)]
-    assert Publisher(server, 7, CONFIG).import_revision("v1", given) == Imported(4)
+    done = Publisher(server, 7, CONFIG).import_revision("v1", given)
+    assert done == Imported(4)
+    assert done.without_choice == {2, 3}
     assert sorted((item["task"], len(item["result"])) for item in server.landed) == [(1, 1), (2, 0), (3, 0), (4, 0)]
 
 

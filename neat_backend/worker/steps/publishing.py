@@ -206,8 +206,10 @@ class Publishing:
         )
 
     def _note_filled(self, conn: Connection, made: Sequence[Prediction], imported: Imported) -> None:
-        dropped = set(imported.dropped_tasks)
-        prefills.publish(conn, self.project, {one.task: one.choice for one in made if one.task not in dropped})
+        """Keep which choice annotators find in each of these predictions."""
+        dropped, empty = set(imported.dropped_tasks), imported.without_choice
+        shown = {one.task: None if one.task in empty else one.choice for one in made if one.task not in dropped}
+        prefills.publish(conn, self.project, shown)
 
     def reflects(self, event: int) -> None:
         """Note that what annotators are served reflects the inbox up to this event."""
