@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import Annotation, Label, Task
 from neat_backend.settings import Settings
 from neat_backend.store import projects, rounds, snapshots, tasks
@@ -157,9 +157,8 @@ def _show(
             features=KIND,
         ),
     )
-    insights = Insights(arrays, settings.seed)
-    lock = threading.Lock()
-    while insights.step(engine, lock, KIND, settled=True):
+    insights = Insights(arrays, SharedEngine(engine), KIND, settings.seed)
+    while insights.step():
         pass
     if pictures is None:
         shown = np.array(sorted({*engine.head(), *engine.labels()}), np.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,10 @@ def rebuilt(
     from neat_backend.errors import StoreError
     from neat_backend.labelstudio import label_config
     from neat_backend.ranking.engine import Engine
+    from neat_backend.ranking.linear import fit_head
+    from neat_backend.store import prequential
     from neat_backend.store.arrays import ProjectArrays, image_key
-    from neat_backend.worker.steps.learning import Learning
+    from neat_backend.worker.steps.learning import head_is_wanted, source
 
     config = label_config.parse(client.project(project).label_config, settings.invalid_choices, settings.control)
     refs = {task.id: task.image for page in client.tasks(project, config.image_key) for task in page}
@@ -57,7 +58,6 @@ def rebuilt(
         raise StoreError("no features are stored yet")
     (encoder,) = encoders
     ids, features = stored(f"features/{encoder}")
-    learning = Learning(project, settings, arrays)  # which classifier is in force, and whether a head is wanted
     engine = Engine(
         features.shape[1],
         config.classes,
@@ -67,7 +67,7 @@ def rebuilt(
         seed=settings.seed,
         device=settings.device,
         balance=settings.balanced,
-        source=learning.source(),
+        source=source(settings.classifier, prequential.read(arrays)),
     )
     engine.add_tasks(ids, features)
     engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in refs])
@@ -78,8 +78,10 @@ def rebuilt(
         ids, probabilities = stored(f"probabilities/{rounds[-1]}")
         if len(ids):
             engine.set_probabilities(ids, probabilities, config.classes if done is None else done.classes)
-    if learning.wanted:
-        learning.fit(engine, contextlib.nullcontext())
+    if head_is_wanted(settings):
+        _, codes, features = engine.taught()
+        for _ in engine.set_linear(fit_head(features, codes, engine.classes)):
+            pass
     return engine
 
 

@@ -16,14 +16,18 @@ from PIL import Image
 from neat_backend.errors import TrainingError
 from neat_backend.grid import to_grid
 from neat_backend.labelstudio.events import parse_webhook
+from neat_backend.ranking.engine import Engine
 from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
-from neat_backend.worker.live import LiveProject
+from neat_backend.worker.live import LiveProject, Resources
+from neat_backend.worker.owned import OwnedProject
+from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.training import TrainingJob, TrainingResult
+from neat_backend.worker.worker import Worker
 from tests.fake_label_studio import BACKEND_URL, FakeLabelStudio
 from tests.waiting import until
 
@@ -167,17 +171,17 @@ class Backend:
             if holder is not None:
                 projects.release_lease(conn, number, holder)
             assert projects.acquire_lease(conn, number, owner, 600)
-        made = LiveProject(
-            self.project(number),
-            owner,
-            self.settings.for_project(self.project(number).extra_params),
-            self.database,
-            lambda: cast(Any, self.encoder),
-            lambda project: cast(Any, self.server),
-            objects=self.objects,
+        project = self.project(number)
+        settings = self.settings.for_project(project.extra_params)
+        owned = OwnedProject(project, owner, settings, self.database, self.objects)
+        return LiveProject.load(
+            owned, Resources(lambda: cast(Any, self.encoder), lambda project: cast(Any, self.server))
         )
-        made.load()
-        return made
+
+    def context(self, number: int = PROJECT) -> Context:
+        """What a step is given, outside any lease."""
+        arrays = ProjectArrays(self.settings.data_dir, number)
+        return Context(number, self.settings, self.database, arrays, cast(Any, self.server))
 
     def project(self, number: int = PROJECT) -> Project:
         with self.database.read() as conn:
@@ -193,10 +197,24 @@ class Backend:
         self.database.dispose()
 
 
+def engine_of(live: LiveProject) -> Engine:
+    """For a test that has no other thread at work."""
+    with live.engine() as engine:
+        return engine
+
+
+def live_of(worker: Worker, number: int = PROJECT) -> LiveProject:
+    """The project that this worker has taken up, once it is loaded."""
+    until(lambda: number in worker.running and worker.running[number].live is not None)
+    live = worker.running[number].live
+    assert live is not None
+    return live
+
+
 def take_in(live: LiveProject) -> None:
     """Events, reading, embedding and the linear classifier, until nothing is left."""
     for _ in range(200):
-        if not (live.apply_step() | live.bulk_step() | live.learn_step()):
+        if not (live.apply.step() | live.bulk.step() | live.learning.step()):
             return
     raise AssertionError("there is no end to it")
 
@@ -206,16 +224,15 @@ def settle(live: LiveProject) -> None:
 
     def is_served() -> bool:
         take_in(live)
-        return live.publish_step() and not live._sync_wanted
+        return live.publish.step() and not live.wanted.read
 
     until(is_served, "the order is not served")
 
 
 def state(live: LiveProject) -> tuple[Any, ...]:
     """What must not depend on the way that led here."""
-    assert live._engine is not None
-    with live.lock:
-        ranking = live._engine.ranking()
+    with live.engine() as engine:
+        ranking = engine.ranking()
         columns = [getattr(ranking, name).tolist() for name in vars(ranking) if name != "classes"]
-        neighbours = [live._engine.neighbours(task) for task in ranking.ids.tolist()]
-        return columns, ranking.classes, neighbours, live._engine.head(), live._engine.labels(), live._engine.counts()
+        neighbours = [engine.neighbours(task) for task in ranking.ids.tolist()]
+        return columns, ranking.classes, neighbours, engine.head(), engine.labels(), engine.counts()

@@ -20,7 +20,7 @@ from neat_backend.store import projects
 from neat_backend.web.app import create_app
 from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, label_studio_of, settle
+from tests.living import PROJECT, Backend, engine_of, label_studio_of, settle
 
 CONFIG = (
     '<View><Image name="image" value="$image"/><Choices name="class" toName="image"><Choice value="dog"/>'
@@ -71,8 +71,7 @@ def backend(server: FakeLabelStudio, tmp_path: Path) -> Iterator[Backend]:
 
 
 def labels(live: LiveProject) -> dict[int, str | None]:
-    assert live._engine is not None
-    return {task: None if label.invalid else label.choice for task, label in live._engine.labels().items()}
+    return {task: None if label.invalid else label.choice for task, label in engine_of(live).labels().items()}
 
 
 def events(server: FakeLabelStudio, answers: Sequence[Any]) -> list[dict[str, Any]]:
@@ -105,7 +104,7 @@ def test_odd_annotations_that_come_while_it_runs_stop_nothing(
         if not lost:
             backend.deliver(body)
     if lost:
-        live._reconcile()
+        live.bulk.syncing.compare()
     settle(live)
     assert labels(live) == {1: "cat ", 2: "dog", 3: "dog"}
     assert Service(backend.settings, backend.database).status(PROJECT)["queue"]["set_aside"] == 0
@@ -187,7 +186,7 @@ def test_the_advice_leaves_out_what_has_been_answered(server: FakeLabelStudio, b
         server.answer(task, [result("cat")])
     live = backend.live()
     settle(live)
-    while live.insight_step():
+    while live.insight.step():
         pass
     insight = Service(backend.settings, backend.database).insight(PROJECT)
     assert (insight["labelled"], insight["pool"], insight["next_batch"]["size"]) == (5, 0, 0)

@@ -13,7 +13,7 @@ from neat_backend.store.database import Database
 from neat_backend.worker import worker as worker_module
 from tests.cable import Cable
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, state, take_in
+from tests.living import PROJECT, Backend, live_of, state, take_in
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
 from tests.worker.test_worker import Workers, _hurry, ready, run_out, until, workers  # noqa: F401 - fixtures
 
@@ -45,7 +45,7 @@ def test_a_worker_that_is_cut_off_is_succeeded_and_writes_nothing_more(
     near = Backend(tmp_path, server, database=direct)
     one = workers.start(far)
     until(ready(near))
-    left = one._live[PROJECT][0]
+    left = live_of(one)
 
     way.cut.set()
     event = near.deliver(server.annotate(1, "dog"))
@@ -56,7 +56,7 @@ def test_a_worker_that_is_cut_off_is_succeeded_and_writes_nothing_more(
     assert left._may_be_taken()
 
     way.cut.clear()  # it is told what has happened, and leaves the project alone
-    until(lambda: not one._live)
+    until(lambda: not one.running)
     last = near.deliver(server.annotate(2, "cat"))
     until(lambda: near.project().published_event == last)
     with direct.read() as conn:
@@ -65,7 +65,7 @@ def test_a_worker_that_is_cut_off_is_succeeded_and_writes_nothing_more(
     anew = Backend(tmp_path / "anew", server)
     read = anew.live()
     take_in(read)
-    assert state(two._live[PROJECT][0]) == state(read)
+    assert state(live_of(two)) == state(read)
     for each in (anew, near, far):
         each.close()
 

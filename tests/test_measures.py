@@ -13,7 +13,7 @@ from neat_backend.store import measures
 from neat_backend.store.measures import PUBLISH, RERANK, SERVE
 from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
+from tests.living import PROJECT, Backend, engine_of, label_studio_of, settle, take_in
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def backend(server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def counted(live: LiveProject) -> dict[str, int]:
-    live.tidy_step()
-    return {name: int(timings.counts.sum()) for name, timings in measures.read(live.arrays).histograms.items()}
+    live.tidy.step()
+    return {name: int(timings.counts.sum()) for name, timings in measures.read(live.context.arrays).histograms.items()}
 
 
 def test_each_label_is_timed_from_its_arrival_to_its_being_served(server: FakeLabelStudio, backend: Backend) -> None:
@@ -50,8 +50,8 @@ def test_each_label_is_timed_from_its_arrival_to_its_being_served(server: FakeLa
 def test_what_waits_for_label_studio_is_not_served_yet(server: FakeLabelStudio, backend: Backend) -> None:
     live = backend.live()
     settle(live)
-    backend.deliver(server.annotate(live._engine.head()[0], "dog"))  # type: ignore[union-attr]
-    live.apply_step()
+    backend.deliver(server.annotate(engine_of(live).head()[0], "dog"))
+    live.apply.step()
     assert counted(live)[SERVE] == 0
     settle(live)
     assert counted(live)[SERVE] == 1
@@ -65,7 +65,7 @@ def test_a_whole_reading_says_that_all_is_equal_and_a_comparison_that_it_still_i
     read_at = backend.project().compared_at
     assert read_at is not None
     assert datetime.now(timezone.utc) - read_at < timedelta(minutes=1)
-    live._reconcile()
+    live.bulk.syncing.compare()
     compared_at = backend.project().compared_at
     assert compared_at is not None
     assert compared_at > read_at
@@ -76,7 +76,7 @@ def test_a_comparison_that_could_not_be_made_is_none(server: FakeLabelStudio, ba
     settle(live)
     read_at = backend.project().compared_at
     backend.deliver(server.annotate(1, "dog"))  # not applied yet
-    live._reconcile()
+    live.bulk.syncing.compare()
     assert backend.project().compared_at == read_at
 
 
@@ -85,15 +85,14 @@ def test_a_comparison_that_label_studio_broke_off_is_made_as_soon_as_it_is_back(
 ) -> None:
     live = backend.live()
     settle(live)
-    live._reconcile_at = 0
+    live.bulk.syncing.compare_at = 0
     server.annotate(3, "dog")  # in the gap
     server.failing = LabelStudioUnavailable("away")
     with pytest.raises(LabelStudioUnavailable):
-        live.bulk_step()
+        live.bulk.step()
     server.failing = None
     settle(live)
-    assert live._engine is not None
-    assert set(live._engine.labels()) == {3}
+    assert set(engine_of(live).labels()) == {3}
 
 
 def test_what_no_webhook_told_is_counted_by_what_it_was(server: FakeLabelStudio, backend: Backend) -> None:
@@ -103,10 +102,10 @@ def test_what_no_webhook_told_is_counted_by_what_it_was(server: FakeLabelStudio,
     server.annotate(4, "cat")
     server.import_tasks(PROJECT, 1)
     server.delete_tasks(7, 8, 9)
-    live._reconcile()
+    live.bulk.syncing.compare()
     settle(live)
     counted(live)
-    assert measures.read(live.arrays).found == {"labels": 2, "images": 1, "deleted": 3}
+    assert measures.read(live.context.arrays).found == {"labels": 2, "images": 1, "deleted": 3}
 
 
 class TestPeopleAtWorkWhileCountersAreCompared:
@@ -135,14 +134,13 @@ class TestPeopleAtWorkWhileCountersAreCompared:
         settle(live)
         reads = len(server.called("tasks"))
         on_their_way = self.someone_labels(server, monkeypatch, times)
-        live._reconcile()
+        live.bulk.syncing.compare()
         settle(live)
         assert len(server.called("tasks")) == reads
         for body in on_their_way:
             backend.deliver(body)
         settle(live)
-        assert live._engine is not None
-        assert len(live._engine.labels()) == len(on_their_way) == min(times, 3)
+        assert len(engine_of(live).labels()) == len(on_their_way) == min(times, 3)
 
     def test_what_counters_alone_can_tell_still_has_it_read(self, server: FakeLabelStudio, backend: Backend) -> None:
         live = backend.live()
@@ -150,10 +148,9 @@ class TestPeopleAtWorkWhileCountersAreCompared:
         there = server.projects[PROJECT]
         server.annotate(1, "dog")
         there.tasks[1] |= {"updated_at": "2020-01-01T00:00:00+00:00"}  # restored from somewhere: its time has not moved
-        live._reconcile()
+        live.bulk.syncing.compare()
         settle(live)
-        assert live._engine is not None
-        assert set(live._engine.labels()) == {1}
+        assert set(engine_of(live).labels()) == {1}
 
 
 def test_a_version_that_is_being_switched_on_is_no_foreign_one(
@@ -161,20 +158,20 @@ def test_a_version_that_is_being_switched_on_is_no_foreign_one(
 ) -> None:
     live = backend.live()
     settle(live)
-    publishing = live._publishing
+    publishing = live.publishing
     assert publishing is not None
     switch = publishing.publisher.switch
 
     def and_meanwhile_it_is_compared(version: str) -> None:
         switch(version)
-        live._reconcile()
+        live.bulk.syncing.compare()
 
     monkeypatch.setattr(publishing.publisher, "switch", and_meanwhile_it_is_compared)
-    for task in live._engine.head()[:6]:  # type: ignore[union-attr]
+    for task in engine_of(live).head()[:6]:
         backend.deliver(server.annotate(task, "dog"))
     for _ in range(2):
         take_in(live)
-        live.publish_step()
+        live.publish.step()
     assert publishing.version == "neat-r000002", "published again for nothing"
 
 
@@ -182,6 +179,6 @@ def test_a_foreign_version_is_replaced_by_ours(server: FakeLabelStudio, backend:
     live = backend.live()
     settle(live)
     server.projects[PROJECT].model_version = "somebody's"
-    live._reconcile()
+    live.bulk.syncing.compare()
     settle(live)
-    assert server.projects[PROJECT].model_version == live._publishing.version == "neat-r000002"  # type: ignore[union-attr]
+    assert server.projects[PROJECT].model_version == live.publishing.version == "neat-r000002"

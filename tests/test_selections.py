@@ -104,7 +104,7 @@ def test_a_label_that_no_webhook_told_of_is_kept_with_the_order_that_was_served_
     task = server.served(PROJECT)[1]
     server.annotate(task, "dog")
     if found_by == "comparison":
-        live._reconcile_at = 0.0
+        live.bulk.syncing.compare_at = 0.0
     else:
         live = backend.live()
     settle(live)
@@ -124,7 +124,7 @@ def test_a_death_before_the_event_is_marked_applied_takes_the_note_along(
     with monkeypatch.context() as patch:
         patch.setattr(inbox, "mark_applied", die)
         with pytest.raises(SystemExit):
-            live.apply_step()
+            live.apply.step()
     assert kept(backend) == {}
     take_in(backend.live())
     assert kept(backend) == {task: order[task]}

@@ -10,6 +10,7 @@ import pytest
 from neat_backend.errors import LeaseLost, StoreError
 from neat_backend.service.service import Service
 from neat_backend.store import projects
+from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, FakeTraining, settle, state, take_in
 
@@ -40,6 +41,12 @@ def host(server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     opened[0].close()
 
 
+def keep(live: LiveProject) -> bool:
+    """Put what has changed on the object store."""
+    (step,) = [step for step in live.steps if step.name == "keep"]
+    return step.step()
+
+
 def test_the_second_goes_on_without_encoding_anything_again(
     server: FakeLabelStudio, host: Open, tmp_path: Path
 ) -> None:
@@ -49,8 +56,8 @@ def test_the_second_goes_on_without_encoding_anything_again(
     a.deliver(server.annotate(1, "dog"))
     a.deliver(server.annotate(2, "cat"))
     settle(first)
-    assert first.keep_step()
-    assert not first.keep_step()
+    assert keep(first)
+    assert not keep(first)
     a.deliver(server.annotate(3, "dog"))  # the first dies here
 
     second = b.live(owner="another")
@@ -64,7 +71,7 @@ def test_the_second_goes_on_without_encoding_anything_again(
     anew.close()
     first.arrays.append("features/x", [1], [1], [[0.5]])
     with pytest.raises(LeaseLost):
-        first.keep_step()
+        keep(first)
 
 
 def test_what_is_lost_on_the_way_is_encoded_again(server: FakeLabelStudio, host: Open, tmp_path: Path) -> None:
@@ -72,10 +79,10 @@ def test_what_is_lost_on_the_way_is_encoded_again(server: FakeLabelStudio, host:
     first = a.live()
     settle(first)
     server.import_tasks(PROJECT, 3)
-    first._sync_wanted = True
+    first.wanted.read = True
     settle(first)
     before = state(first)
-    first.keep_step()
+    keep(first)
     segments = sorted((tmp_path / "bucket").rglob("projects/7/features/**/*.npz.*"))
     assert len(segments) >= 2
     segments[-1].write_bytes(segments[-1].read_bytes()[:-20])
@@ -92,13 +99,13 @@ def test_a_round_whose_classifier_did_not_get_there_is_trained_again(server: Fak
     for task, choice in ((1, "dog"), (2, "cat"), (3, "dog"), (4, "cat")):
         a.deliver(server.annotate(task, choice))
     settle(first)
-    assert first.rounds_step()
+    assert first.rounds.step()
     FakeTraining.running[-1].succeed()
-    first.keep_step()  # without a classifier: such a training writes none
-    assert first.rounds_step()
+    keep(first)  # without a classifier: such a training writes none
+    assert first.rounds.step()
     second = b.live()
     take_in(second)
-    assert second.rounds_step()
+    assert second.rounds.step()
     assert len(FakeTraining.running) == 2
 
 
@@ -109,8 +116,8 @@ def test_a_web_elsewhere_answers_as_the_one_beside_the_worker(server: FakeLabelS
     for task in (1, 2, 3):
         a.deliver(server.annotate(task, ("dog", "cat", "dog")[task - 1]))
         settle(live)
-        live.insight_step()
-        live.keep_step()
+        live.insight.step()
+        keep(live)
         near, there = (Service(one.settings, one.database) for one in (a, far))
         assert there.ranking(PROJECT) == near.ranking(PROJECT) != []
         assert there.status(PROJECT)["labelled"] == near.status(PROJECT)["labelled"]
@@ -126,7 +133,7 @@ def test_what_is_on_its_way_is_not_explained_wrongly(
     a, far = host("a"), host("far")
     live = a.live()
     settle(live)
-    live.keep_step()
+    keep(live)
     service = Service(far.settings, far.database)
     assert service._objects is not None
     monkeypatch.setattr(service._objects, "_mirror", lambda *_: (_ for _ in ()).throw(StoreError("no route to host")))
@@ -141,7 +148,7 @@ def test_forgetting_a_project_empties_the_store(server: FakeLabelStudio, host: O
     a = host("a")
     live = a.live()
     settle(live)
-    live.keep_step()
+    keep(live)
     assert list((tmp_path / "bucket/projects/7").rglob("*.npz*"))
     with a.database.begin() as conn:
         projects.release_lease(conn, PROJECT, "me")

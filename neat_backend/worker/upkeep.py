@@ -17,16 +17,18 @@ from pathlib import Path
 
 from neat_backend import connection
 from neat_backend.errors import Disconnected, LabelStudioUnavailable, LeaseLost, NeatError, Replaced
-from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.records import SYNC, Project
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects
+from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
 from neat_backend.store.owned import OwnedDatabase
+from neat_backend.worker.steps import schema
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.comparing import Basis, Comparing
+from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.reading import Changed
 
 log = logging.getLogger(__name__)
@@ -234,13 +236,12 @@ class Upkeep:
         """Compare, and take what is found into the store; whether the engine has to know."""
         client = self._connect(project)
         settings = self._settings.for_project(project.extra_params)
-        config = label_config.parse(project.label_config, settings.invalid_choices, settings.control)
+        config = schema.parse(project.label_config, settings)
         _, backend = connection.look(client, project)
         otherwise = backend.key != project.connection or backend.extra_params != project.extra_params
+        arrays = ProjectArrays(settings.data_dir, project.id)
         comparing = Comparing(
-            project.id,
-            client,
-            owned,
+            Context(project.id, settings, owned, arrays, client),
             _Served(project.model_version),
             resting.found.append,
             lambda: self._want(project.id),

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError
 
 from neat_backend import connection, logs
-from neat_backend.compute import Compute, open_compute
+from neat_backend.compute import Compute, heap, open_compute
 from neat_backend.errors import (
     Disconnected,
     LabelStudioUnavailable,
@@ -44,17 +44,17 @@ from neat_backend.stopping import Stopping
 from neat_backend.store import inbox, objects, projects, restoring, tasks, webhook_secret
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
-from neat_backend.worker import heap
-from neat_backend.worker.live import LiveProject
+from neat_backend.worker.live import LiveProject, Resources
+from neat_backend.worker.owned import OwnedProject
 from neat_backend.worker.steps.backoff import Backoff
+from neat_backend.worker.steps.reading import Changed
+from neat_backend.worker.steps.step import Step
 from neat_backend.worker.upkeep import Upkeep, leave
 
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 6.0  # so soon another worker takes over from one that is gone without a word
 HEARTBEATS = 4  # renewals in that time
-KEEP_SECONDS = 1.0  # between two looks for array files that are to go to the object store
-POLL_SECONDS = 0.05  # how soon an event is seen
 LOOK_SECONDS = 0.5  # how soon a project is taken up
 STUCK_SECONDS = 60.0  # a project that can't go on for so long may be put away to make room
 REST_SECONDS = 10.0  # a project stays so long after it was needed, and the next one waits no longer for its room
@@ -102,20 +102,54 @@ def _greet(settings: Settings) -> None:
         log.warning("Label Studio at %s can't be used yet: %s", shown(url), error)
 
 
+class Running:
+    """A project that this worker owns, with its threads: one that loads it, then one for each step."""
+
+    def __init__(self, owned: OwnedProject, connection: tuple[object, ...]) -> None:
+        """connection: what the project was started with."""
+        self.owned, self.connection = owned, connection
+        self.live: LiveProject | None = None  # None = not loaded yet
+        self.threads: list[threading.Thread] = []
+
+    def run(self, name: str, target: Callable[..., None], *args: object) -> None:
+        """Run it in a thread of its own."""
+        thread = threading.Thread(target=target, args=args, name=f"{name}-{self.owned.id}", daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def is_busy(self) -> bool:
+        return self.live is None or self.live.is_busy()
+
+    @property
+    def last_used(self) -> float:
+        return -math.inf if self.live is None else self.live.last_used
+
+    def stop(self) -> None:
+        """Have everything come to its end; `join` waits for it."""
+        self.owned.stopping.set()
+        if self.live is not None:
+            self.live.stop()
+
+    def join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for thread in self.threads:  # the first one may start the others meanwhile
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+
 class Worker:
     """Owns projects and runs their threads. `run` returns when told to stop."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
         self.owner = f"{_host()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._live: dict[int, tuple[LiveProject, list[threading.Thread]]] = {}
-        self._connections: dict[int, tuple[object, ...]] = {}  # what each of them was started with
+        self.running: dict[int, Running] = {}
         self._visited: set[int] = set()  # projects read at least once since the start
         self._pruned_at = -math.inf  # time.monotonic()
         self._waits: dict[int, float] = {}  # projects that nobody has made room for, since when
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
         self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
+        self._resources = Resources(self._shared_encoder, self._connect, self._shared_compute)
         self._upkeep = Upkeep(
             settings, database, lambda: self.owner, LEASE_SECONDS, lambda project: self._connect(project), self._objects
         )
@@ -137,9 +171,9 @@ class Worker:
 
     def stop(self) -> None:
         """Put all projects away and give their leases back."""
-        for live, _ in self._live.values():  # all at once: each may need seconds to come to an end
-            live.stop()
-        for number in list(self._live):
+        for running in self.running.values():  # all at once: each may need seconds to come to an end
+            running.stop()
+        for number in list(self.running):
             self._put_away(number)
         log.info("worker %s stopped", self.owner)
 
@@ -162,10 +196,10 @@ class Worker:
         for project in sorted(known, key=lambda p: p.id not in waiting):
             if project.state == projects.DISCONNECTED:
                 continue  # see upkeep.py
-            if project.id in self._live or (project.id in self._visited and project.id not in waiting):
+            if project.id in self.running or (project.id in self._visited and project.id not in waiting):
                 continue
             waited = time.monotonic() - self._waits.setdefault(project.id, time.monotonic())
-            if len(self._live) >= self.settings.max_live_projects and not self._make_room(waited):
+            if len(self.running) >= self.settings.max_live_projects and not self._make_room(waited):
                 return
             self._waits.pop(project.id)
             asked_at = time.monotonic()
@@ -175,9 +209,9 @@ class Worker:
     def _put_away_lost(self, connections: Mapping[int, tuple[object, ...]]) -> bool:
         """Put away those that lost their lease, or have been connected anew or disconnected; True if there were any."""
         lost = False
-        for number, (live, _) in list(self._live.items()):
-            anew = self._connections[number] != connections.get(number)
-            if live.stopping.is_set() or anew:
+        for number, running in list(self.running.items()):
+            anew = running.connection != connections.get(number)
+            if running.owned.stopping.is_set() or anew:
                 self._put_away(number, anew)
                 self._visited.discard(number)
                 lost = True
@@ -189,15 +223,16 @@ class Worker:
         One that was needed just now is likely to be needed again: it stays for REST_SECONDS. Nobody waits longer.
         """
         needed_before = time.monotonic() - (0 if waited_seconds >= REST_SECONDS else REST_SECONDS)
-        resting = [live for live, _ in self._live.values() if not live.is_busy() and live.last_used <= needed_before]
+        every = self.running.values()
+        resting = [running for running in every if not running.is_busy() and running.last_used <= needed_before]
         if not resting:
-            resting = [live for live, _ in self._live.values() if live.stuck_seconds() > STUCK_SECONDS]
-            self._visited -= {live.id for live in resting}  # they get another turn
+            resting = [running for running in every if running.owned.state.stuck_seconds() > STUCK_SECONDS]
+            self._visited -= {running.owned.id for running in resting}  # they get another turn
         if not resting:
             return False
-        oldest = min(resting, key=lambda live: live.last_used)
-        log.info("project %d: put away to make room", oldest.id)
-        self._put_away(oldest.id)
+        oldest = min(resting, key=lambda running: running.last_used).owned.id
+        log.info("project %d: put away, as others need the memory", oldest)
+        self._put_away(oldest)
         return True
 
     def _lease(self, number: int) -> bool:
@@ -212,14 +247,15 @@ class Worker:
             return projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS)
 
     def _renew(self) -> None:
-        live = {number: live for number, (live, _) in list(self._live.items()) if not live.stopping.is_set()}
-        held = {*live, *self._upkeep.held}
+        owned = {number: running.owned for number, running in list(self.running.items())}
+        owned = {number: each for number, each in owned.items() if not each.stopping.is_set()}
+        held = {*owned, *self._upkeep.held}
         if not held:
             return
         asked_at = time.monotonic()
         with self.database.begin() as conn:
             kept = projects.keep_leases(conn, held, self.owner, LEASE_SECONDS)
-        for number, each in live.items():
+        for number, each in owned.items():
             if number in kept:
                 each.leased_until = asked_at + LEASE_SECONDS
             elif not each.stopping.is_set():
@@ -266,58 +302,43 @@ class Worker:
         except SettingsError as error:  # checked when they were sent, so they come from another version
             log.error("project %d: going on without its extra params: %s", project.id, error)
             settings = self.settings
-        live = LiveProject(
-            project,
-            self.owner,
-            settings,
-            self.database,
-            self._shared_encoder,
-            self._connect,
-            self._shared_compute,
-            self._objects,
-            resting.basis if resting else None,
-        )
-        for found in resting.found if resting else ():
-            live.count_found(found)
-        live.leased_until = leased_until
+        basis = resting.basis if resting else None
+        owned = OwnedProject(project, self.owner, settings, self.database, self._objects, basis)
+        owned.leased_until = leased_until
         self._visited.add(project.id)
-        steps: list[tuple[str, Callable[[], bool], Callable[[], None]]] = [
-            ("apply", live.apply_step, lambda: _pause(live, POLL_SECONDS)),
-            ("bulk", live.bulk_step, lambda: live.wait_for_bulk(LOOK_SECONDS)),
-            ("learn", live.learn_step, lambda: _pause(live, POLL_SECONDS)),
-            ("plan", live.plan_step, lambda: _pause(live, POLL_SECONDS)),
-            ("rounds", live.rounds_step, lambda: _pause(live, 0.2)),
-            # Never at once again: what is left for it to do has to wait for its time.
-            ("publish", lambda: live.publish_step() and False, lambda: _pause(live, POLL_SECONDS)),
-            ("tidy", live.tidy_step, lambda: _pause(live, 1.0)),
-            ("insight", lambda: live.insight_step() and False, lambda: _pause(live, 0.5)),
-            # As long a rest as it took: a large ranking must not fill the network.
-            ("keep", lambda: live.keep_step() and False, lambda: _pause(live, max(KEEP_SECONDS, live.keep_seconds))),
-        ]
-        threads = [
-            threading.Thread(target=_repeat, args=(live, name, step, idle), name=f"{name}-{project.id}", daemon=True)
-            for name, step, idle in steps
-        ]
-        loader = threading.Thread(target=_load, args=(live,), name=f"load-{project.id}", daemon=True)
-        self._live[project.id] = (live, [loader, *threads])
-        self._connections[project.id] = _connection(project)
-        for thread in (loader, *threads):
-            thread.start()
+        running = self.running[project.id] = Running(owned, _connection(project))
+        running.run("load", self._load, running, resting.found if resting else ())
+
+    def _load(self, running: Running, found: Iterable[Changed]) -> None:
+        """Load the project, however often that takes, then start its steps."""
+        owned = running.owned
+
+        def load() -> bool:
+            running.live = LiveProject.load(owned, self._resources)
+            return False
+
+        _repeat(owned, "load", load, lambda: None, once=True)
+        live = running.live
+        if live is None:
+            return  # it is being put away
+        for changed in found:
+            live.count_found(changed)
+        for step in live.steps:
+            if not owned.stopping.is_set():
+                running.run(step.name, _run, live, step)
 
     def _put_away(self, number: int, anew: bool = False) -> None:
         """anew: what was read counts for nothing."""
-        live, threads = self._live.pop(number)
-        del self._connections[number]
-        live.stop()
-        deadline = time.monotonic() + JOIN_SECONDS
-        for thread in threads:
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
-        live.stop()  # again, for a training that was begun just then
-        if live.left is None and not anew:
-            self._upkeep.put_away(number, live.basis)
+        running = self.running.pop(number)
+        owned = running.owned
+        running.stop()
+        running.join(JOIN_SECONDS)
+        running.stop()  # again, for a training that was begun just then
+        if owned.left is None and not anew:
+            self._upkeep.put_away(number, owned.basis if running.live is None else running.live.basis)
         try:
-            if live.left is not None:
-                leave(live.left, number, self.settings.data_dir, live.database, self._objects)
+            if owned.left is not None:
+                leave(owned.left, number, self.settings.data_dir, owned.database, self._objects)
             with self.database.begin() as conn:
                 projects.release_lease(conn, number, self.owner)
         except (DBAPIError, LeaseLost, StoreError) as error:
@@ -363,76 +384,79 @@ def _connection(project: Project) -> tuple[object, ...]:
     return dict(project.extra_params), project.label_studio_url, project.access_token
 
 
-def _pause(live: LiveProject, seconds: float) -> None:
-    live.stopping.wait(seconds)
+def _run(live: LiveProject, step: Step) -> None:
+    """Repeat the step until the project is put away."""
 
+    def once() -> bool:
+        return step.step() and step.again_at_once
 
-def _load(live: LiveProject) -> None:
-    """Build the project's state, however often it takes."""
+    def rest() -> None:
+        step.rest(live.owned.stopping)
 
-    def load() -> bool:
-        live.load()
-        return False
-
-    _repeat(live, "load", load, lambda: None, once=True)
+    _repeat(live.owned, step.name, once, rest, on_missing=live.wanted.compare_now)
 
 
 def _repeat(
-    live: LiveProject, name: str, step: Callable[[], bool], idle: Callable[[], None], once: bool = False
+    owned: OwnedProject,
+    name: str,
+    step: Callable[[], bool],
+    idle: Callable[[], None],
+    *,
+    once: bool = False,
+    on_missing: Callable[[], None] = lambda: None,
 ) -> None:
-    """Repeat a step until the project is put away; errors are shown, waited out and tried again."""
-    logs.about(project=live.id)
+    """Repeat a step until the project is put away; errors are shown, waited out and tried again.
+
+    once: until it has worked. on_missing: called when something is not there in Label Studio.
+    """
+    logs.about(project=owned.id)
     backoff = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)
-    if not once:
-        while not live.loaded.wait(0.2):
-            if live.stopping.is_set():
-                return
-    while not live.stopping.is_set():
+    while not owned.stopping.is_set():
         retry_after: float | None = None
         try:
             more = step()
         except (LeaseLost, ShardsLost) as error:  # it is taken up again and built from the store, by whoever can
             log.warning("%s", error)
-            live.stop()
+            owned.stopping.set()
             return
         except (Disconnected, Replaced) as error:
-            live.left = error
-            live.stop()
+            owned.left = error
+            owned.stopping.set()
             return
         except LabelStudioUnavailable as error:
             problem, retry_after = (projects.AWAY, str(error)), error.retry_after_seconds
         except NotFoundInLabelStudio as error:
-            live.look_again()  # the project itself may be gone
+            on_missing()  # the project itself may be gone
             problem = (projects.BLOCKED, f"{error} (deleted, or not visible to the API key's user)")
         except NeatError as error:
             problem = (projects.BLOCKED, str(error))
         except DBAPIError as error:
-            log.error("project %d: %s: the database failed, trying again: %s", live.id, name, error.orig)
-            live.stopping.wait(backoff.failed())
+            log.error("project %d: %s: the database failed, trying again: %s", owned.id, name, error.orig)
+            owned.stopping.wait(backoff.failed())
             continue
         except Exception as error:  # a fault of ours must not end the thread that others wait for
-            log.exception("project %d: %s failed", live.id, name)
+            log.exception("project %d: %s failed", owned.id, name)
             problem = (projects.BLOCKED, f"internal error in {name}: {error}; see the log")
         else:
             backoff.worked()
-            _show(live, lambda: live.solved(name))
+            _show(owned, lambda: owned.state.solved(name))
             if once:
                 return
             if not more:
                 idle()
             continue
         wait = max(backoff.failed(), retry_after or 0)
-        log.warning("project %d: %s: %s; trying again in %.0f s", live.id, name, problem[1], wait)
-        _show(live, lambda problem=problem: live.problem(name, *problem))  # type: ignore[misc]
-        live.stopping.wait(wait)
+        log.warning("project %d: %s: %s; trying again in %.0f s", owned.id, name, problem[1], wait)
+        _show(owned, lambda problem=problem: owned.state.problem(name, *problem))  # type: ignore[misc]
+        owned.stopping.wait(wait)
 
 
-def _show(live: LiveProject, change: Callable[[], None]) -> None:
+def _show(owned: OwnedProject, change: Callable[[], None]) -> None:
     """Tell people about a problem or its end; that the database fails is no reason to stop trying."""
     try:
         change()
     except (DBAPIError, NeatError) as error:
-        log.warning("project %d: its state can't be shown: %s", live.id, error)
+        log.warning("project %d: its state can't be shown: %s", owned.id, error)
 
 
 def _host() -> str:

@@ -88,8 +88,11 @@ class _Watched(worker.Worker):
         while True:
             asked.get()
             path = state_file(self.settings.data_dir, os.getpid())
-            owned = [each for each, _ in list(self._live.values()) if each.loaded.is_set()]
-            told = {str(each.id): engine_state(each._engine) for each in owned}
+            told = {}
+            for number, running in list(self.running.items()):
+                if running.live is not None:
+                    with running.live.engine() as engine:
+                        told[str(number)] = engine_state(engine)
             temporary = path.with_suffix(".tmp")
             temporary.write_text(json.dumps(told))
             temporary.replace(path)

@@ -18,7 +18,7 @@ from neat_backend.store import inbox
 from neat_backend.worker.live import LiveProject
 from neat_backend.worker.steps.training import TrainingJob, TrainingResult, train_round
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, settle, state, take_in
+from tests.living import PROJECT, Backend, engine_of, settle, state, take_in
 
 
 def expected_labels(server: FakeLabelStudio) -> dict[int, Label]:
@@ -41,20 +41,19 @@ def assert_whole(backend: Backend, live: LiveProject | None = None, aside: Colle
     if live is None:
         live = backend.live()
         settle(live)
-    assert live._engine is not None
     with backend.database.read() as conn:
         assert inbox.pending(conn, PROJECT) == []
         assert [event.id for event, _ in inbox.set_aside_events(conn, PROJECT)] == sorted(aside)
-    assert live._engine.labels() == expected_labels(backend.server)
+    assert engine_of(live).labels() == expected_labels(backend.server)
     with tempfile.TemporaryDirectory() as folder:
         anew = Backend(
             Path(folder), backend.server, k=backend.settings.k, batch_size=1000, classifier=backend.settings.classifier
         )
         read = anew.live()
         take_in(read)
-        if live._rounds is not None and live._rounds._done is not None:  # there is no second classifier like it
-            read._rounds.arrays = live.arrays  # type: ignore[union-attr]
-            read._rounds._use_probabilities(read._engine, live._rounds._done)  # type: ignore[union-attr, arg-type]
+        if live.rounds._done is not None:  # there is no second classifier like it
+            read.rounds.arrays = live.context.arrays
+            read.rounds._use_probabilities(live.rounds._done)  # type: ignore[union-attr, arg-type]
         ours, theirs = state(live), state(read)
         anew.close()
     assert ours[:3] == theirs[:3]  # ranking, classes, neighbours of every task
@@ -62,7 +61,7 @@ def assert_whole(backend: Backend, live: LiveProject | None = None, aside: Colle
     served, n = backend.server.served(PROJECT), 2 * backend.settings.batch_size
     answered = {answer["task"] for answer in backend.server.projects[PROJECT].annotations.values()}
     # What is left of the published head is how the order begins.
-    assert served == [task for task in live._engine.head() if task not in answered][: len(served)]
+    assert served == [task for task in engine_of(live).head() if task not in answered][: len(served)]
     assert len(served) >= min(n // 2, len(ours[0][0]))
     return live
 

@@ -18,7 +18,7 @@ from neat_backend.store.sql import clock
 from neat_backend.worker import worker as worker_module
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend, settle
+from tests.living import PROJECT, Backend, engine_of, live_of, settle
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server  # noqa: F401 - fixtures
 from tests.waiting import HANGS
 from tests.worker.test_worker import Workers, _hurry, holder, ready, until, workers  # noqa: F401 - fixtures
@@ -80,8 +80,8 @@ def test_two_workers_go_on_one_at_a_time_and_the_other_takes_over_when_it_dies(
     server.annotate(3, "dog")  # its webhook is lost: the comparison must come all the same
 
     def labelled(count: int) -> bool:
-        live = [worker._live[PROJECT][0] for worker in pair if PROJECT in worker._live]
-        return len(live) == 1 and live[0]._engine is not None and len(live[0]._engine.labels()) == count
+        live = [live_of(worker) for worker in pair if PROJECT in worker.running]
+        return len(live) == 1 and len(engine_of(live[0]).labels()) == count
 
     def seconds_left() -> float:
         with backend.database.read() as conn:
@@ -94,10 +94,10 @@ def test_two_workers_go_on_one_at_a_time_and_the_other_takes_over_when_it_dies(
     workers.stop(first, release=False)  # without a word
     until(lambda: holder(backend) == other.owner, "the dead one's lease never ends")
     monkeypatch.setattr(worker_module, "LEASE_SECONDS", HANGS)
-    first._live.clear()
+    first.running.clear()
     event = backend.deliver(server.annotate(4, "invalid"))
     until(lambda: labelled(4) and backend.project().published_event >= event)
-    live = other._live[PROJECT][0]
+    live = live_of(other)
     until(lambda: not live.is_busy())
     assert_whole(backend, live)
 
@@ -141,7 +141,7 @@ def test_comparing_with_label_studio_is_due_by_the_monotonic_clock(
     live = backend.live()
     settle(live)
     set_clock(timedelta(days=1))
-    assert not live._reconcile_due()
+    assert not live.bulk.syncing.comparison_is_due()
     set_clock(timedelta(days=-2))
-    live._reconcile_at = time.monotonic()
-    assert live._reconcile_due()
+    live.bulk.syncing.compare_at = time.monotonic()
+    assert live.bulk.syncing.comparison_is_due()

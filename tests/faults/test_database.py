@@ -18,7 +18,7 @@ from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend
+from tests.living import PROJECT, Backend, engine_of, live_of
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
 from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
@@ -127,12 +127,11 @@ def test_labels_pour_in_while_the_database_restarts(
         assert len(refused) <= 5, "a connection that is dead by now is no reason to refuse"
 
     def settled() -> bool:
-        live = worker._live.get(PROJECT)
-        return live is not None and live[0]._engine is not None and len(live[0]._engine.labels()) == 30
+        return len(engine_of(live_of(worker)).labels()) == 30
 
     until(settled)
     until(lambda: backend.project().state == projects.READY and backend.project().detail == "")
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy() and backend.project().published_event >= backend.project().applied_event)
     assert_whole(backend, live)
     workers.stop(worker)

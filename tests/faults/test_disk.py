@@ -15,7 +15,7 @@ from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend, _migrated
+from tests.living import PROJECT, Backend, _migrated, engine_of, live_of
 from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
 
@@ -75,8 +75,8 @@ def test_while_the_disk_is_full_webhooks_are_honestly_refused_and_all_goes_on_wh
 
     disk.free()
     assert web.post("/webhook", json=server.annotate(5, "dog")).status_code == 201
-    live = worker._live[PROJECT][0]
-    until(lambda: live._engine is not None and len(live._engine.labels()) == 5)  # those that were refused were found
+    live = live_of(worker)
+    until(lambda: len(engine_of(live).labels()) == 5)  # those that were refused were found
     until(lambda: backend.project().state == projects.READY and backend.project().detail == "")
     until(lambda: not live.is_busy() and backend.project().published_event >= backend.project().applied_event)
     assert_whole(backend, live)
@@ -97,7 +97,7 @@ def test_a_full_data_folder_is_shown_and_labels_are_taken_in_meanwhile(
     backend = Backend(disk.folder, server, database=Database(f"sqlite:///{path}"), batch_size=2)
     worker = workers.start(backend)
     until(ready(backend))
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy())
 
     disk.fill()
@@ -107,7 +107,7 @@ def test_a_full_data_folder_is_shown_and_labels_are_taken_in_meanwhile(
     assert "No space left" in backend.project().detail
     backend.deliver(server.annotate(1, "dog"))
     event = backend.deliver(server.annotate(2, "cat"))
-    until(lambda: live._engine is not None and set(live._engine.labels()) == {1, 2})
+    until(lambda: set(engine_of(live).labels()) == {1, 2})
     backend.deliver(server.press_train(PROJECT))  # a round has nowhere to write to: it fails in words
 
     def failed() -> str:

@@ -28,7 +28,7 @@ from neat_backend.worker.live import LiveProject
 from neat_backend.worker.upkeep import Upkeep
 from tests.fake_label_studio import BACKEND_URL, FakeLabelStudio
 from tests.faults.harness import TORN, TrainingHere, assert_whole, torn
-from tests.living import PROJECT, Backend, label_studio_of, settle, state
+from tests.living import PROJECT, Backend, engine_of, label_studio_of, settle, state
 
 FILES = {
     "features": "features/*/*.npz",
@@ -63,11 +63,11 @@ class Made:
 def finish(live: LiveProject) -> None:
     for _ in range(10):
         settle(live)
-        if not live.rounds_step():
+        if not live.rounds.step():
             break
-    for one in live._insights._free_at:
-        live._insights._free_at[one] = 0.0
-    while live.insight_step():
+    for one in live.insight._free_at:
+        live.insight._free_at[one] = 0.0
+    while live.insight.step():
         pass
 
 
@@ -82,8 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         patch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", TrainingHere)
         live = backend.live()
         finish(live)
-        assert live._rounds is not None
-        assert live._rounds._done is not None
+        assert live.rounds._done is not None
         finish(live)
     backend.close()
     return Made(folder / "data", server, state(live))
@@ -155,8 +154,7 @@ def test_a_torn_classifier_is_trained_anew_when_it_is_needed(backend: Backend, h
     settle(live)
     backend.deliver(backend.server.import_tasks(PROJECT, 2))
     finish(live)
-    assert live._engine is not None
-    assert live._engine.untrained() == []
+    assert engine_of(live).untrained() == []
     assert [one.name for one in project_files(backend, "models/*.safetensors")] > [model.name]
     assert_whole(backend, live)
 

@@ -32,7 +32,7 @@ from neat_backend.worker import worker as worker_module
 from neat_backend.worker.live import LiveProject
 from neat_backend.worker.worker import Worker
 from tests.labelstudio.server import CONFIG, shared_label_studio
-from tests.living import Backend, state, take_in
+from tests.living import Backend, engine_of, live_of, state, take_in
 from tests.waiting import HANGS
 from tests.worker.test_worker import Workers, until
 
@@ -166,8 +166,7 @@ class Site:
 
     def assert_whole(self, live: LiveProject) -> None:
         """No label lost, the state of one that reads all of it anew, and annotators get what comes first."""
-        assert live._engine is not None
-        labels = {task: label.choice or "invalid" for task, label in live._engine.labels().items()}
+        labels = {task: label.choice or "invalid" for task, label in engine_of(live).labels().items()}
         assert labels == self.truth
         with tempfile.TemporaryDirectory() as folder:
             anew = self.made(Path(folder), "", configure_project=False)
@@ -178,9 +177,8 @@ class Site:
             anew.close()
         assert ours[:3] == theirs[:3]
         assert ours[4:] == theirs[4:]
-        assert live._publishing is not None
-        assert self.client.project(self.project).model_version == live._publishing.version
-        assert self.annotator.next_task(self.project) == live._engine.head()[0]
+        assert self.client.project(self.project).model_version == live.publishing.version
+        assert self.annotator.next_task(self.project) == engine_of(live).head()[0]
 
     def close(self) -> None:
         self._web.shutdown()
@@ -211,8 +209,8 @@ def working(site: Site) -> Iterator[Worker]:
 
 @pytest.fixture
 def live(site: Site, working: Worker) -> LiveProject:
-    until(lambda: site.project in working._live)
-    live = working._live[site.project][0]
+    until(lambda: site.project in working.running)
+    live = live_of(working, site.project)
     until(lambda: live.loaded.is_set() and site.is_ready() and not live.is_busy())
     return live
 
@@ -234,7 +232,7 @@ FAULTS = {  # and what people are told meanwhile
 def test_labels_are_taken_in_while_label_studio_fails_and_nothing_is_lost(
     site: Site, live: LiveProject, fault: str
 ) -> None:
-    engine, publishing = live._engine, live._publishing
+    engine, publishing = engine_of(live), live.publishing
     assert engine is not None
     assert publishing is not None
     before = publishing.version
@@ -265,7 +263,7 @@ def test_labels_are_taken_in_while_label_studio_fails_and_nothing_is_lost(
 
 def test_labels_are_taken_in_while_every_answer_takes_its_time(site: Site, live: LiveProject) -> None:
     """30 seconds, or any other time: answers are held back until two labels have been taken in."""
-    engine, publishing = live._engine, live._publishing
+    engine, publishing = engine_of(live), live.publishing
     assert engine is not None
     assert publishing is not None
     site.between.hit.clear()

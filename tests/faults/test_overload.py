@@ -15,10 +15,10 @@ from neat_backend.labelstudio.events import parse_webhook
 from neat_backend.records import SYNC, Event, Task
 from neat_backend.store import inbox, projects, schema
 from neat_backend.web.app import create_app
-from neat_backend.worker import live as live_module
+from neat_backend.worker.steps import applying
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend
+from tests.living import PROJECT, Backend, live_of
 from tests.waiting import Gate
 from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
@@ -36,7 +36,7 @@ def test_a_label_is_served_from_while_a_large_import_is_being_embedded(
     """Also where the import's images have changed the order, so that it has to be published anew."""
     worker = workers.start(backend)
     until(ready(backend))
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy())
     gate = Gate()
     encoded = backend.encoder.encoded
@@ -62,7 +62,7 @@ def test_a_label_is_served_from_while_a_large_project_is_being_read(
 ) -> None:
     worker = workers.start(backend)
     until(ready(backend))
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy())
     gate = Gate()
     original = server.tasks
@@ -172,14 +172,14 @@ def test_ten_thousand_queued_events_are_taken_in_within_bounded_memory_and_label
             half()
         return found
 
-    monkeypatch.setattr(live_module.inbox, "pending", pending_and_slow)
+    monkeypatch.setattr(inbox, "pending", pending_and_slow)
     backend.encoder.before_encoding = images
     with Memory() as memory:
         worker = workers.start(backend)
         until(half.reached.is_set, progress=lambda: taken)
         until(lambda: backend.project(OTHER).published_event > QUEUED, "it waits for the other project's events")
         with backend.database.read() as conn:
-            assert inbox.depth(conn, PROJECT).count >= QUEUED // 2 - live_module.EVENTS_AT_ONCE
+            assert inbox.depth(conn, PROJECT).count >= QUEUED // 2 - applying.EVENTS_AT_ONCE
         half.opened.set()
         until(images.reached.is_set, progress=lambda: taken)
         until(lambda: backend.project().applied_event == QUEUED, progress=lambda: backend.project().applied_event)
@@ -189,7 +189,7 @@ def test_ten_thousand_queued_events_are_taken_in_within_bounded_memory_and_label
         images.opened.set()
         until(ready(backend), progress=lambda: backend.encoder.encoded)
     assert memory.most - memory.first < MOST_MEGABYTES
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy())
     with backend.database.read() as conn:
         applied = sa.select(sa.func.count()).where(

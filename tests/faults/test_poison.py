@@ -12,17 +12,17 @@ from neat_backend.service.service import Service
 from neat_backend.store import inbox
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
-from neat_backend.worker import live as live_module
+from neat_backend.worker.steps import applying
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend
+from tests.living import PROJECT, Backend, engine_of, live_of
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
 from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
-    monkeypatch.setattr(live_module, "POISON_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(applying, "POISON_RETRY_SECONDS", 0.02)
     server = FakeLabelStudio()
     server.add_project(PROJECT)
     server.import_tasks(PROJECT, 8)
@@ -57,20 +57,19 @@ def test_a_poison_event_is_set_aside_shown_and_blocks_nobody(
     server = backend.server
     worker = workers.start(backend)
     until(ready(backend))
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     senseless = backend.file("ANNOTATION_CREATED", {"annotation": {"id": "no number", "task": 1}})
     first = backend.deliver(server.annotate(1, "dog"))
     ends_it = refuse(backend, 2)
     refused = backend.deliver(server.annotate(2, "cat"))
     last = backend.deliver(server.annotate(3, "invalid"))
     until(lambda: backend.project().published_event >= last)
-    assert live._engine is not None
-    assert set(live._engine.labels()) == {1, 3}
+    assert set(engine_of(live).labels()) == {1, 3}
     with backend.database.read() as conn:
         aside = {event.id: (event.attempts, reason) for event, reason in inbox.set_aside_events(conn, PROJECT)}
     assert set(aside) == {senseless, refused}
     assert senseless < first < refused < last
-    assert {attempts for attempts, _ in aside.values()} == {live_module.POISON_ATTEMPTS}
+    assert {attempts for attempts, _ in aside.values()} == {applying.POISON_ATTEMPTS}
     assert "annotation" in aside[senseless][1]
     assert aside[refused][1].startswith("DataRefused")
 
@@ -85,7 +84,7 @@ def test_a_poison_event_is_set_aside_shown_and_blocks_nobody(
     with backend.database.begin() as conn:
         conn.execute(sa.text(ends_it))
     assert service.retry_events(PROJECT) == 2
-    until(lambda: live._engine is not None and set(live._engine.labels()) == {1, 2, 3})
+    until(lambda: set(engine_of(live).labels()) == {1, 2, 3})
     until(
         lambda: (
             service.status(PROJECT)["queue"] | {"oldest_seconds": 0}

@@ -17,7 +17,7 @@ from neat_backend.worker.live import LiveProject
 from neat_backend.worker.steps import training
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import TrainingHere, assert_whole
-from tests.living import PROJECT, Backend, label_studio_of, settle, take_in
+from tests.living import PROJECT, Backend, label_studio_of, live_of, settle, take_in
 from tests.worker.test_worker import Workers, _hurry, until, workers  # noqa: F401 - fixtures
 
 # What the training process does instead; the job's file is the third argument.
@@ -69,7 +69,7 @@ def last(backend: Backend) -> Round:
 
 
 def until_over(backend: Backend, live: LiveProject) -> Round:
-    until(lambda: live.rounds_step() is not None and last(backend).state != "running", "the training never ends")
+    until(lambda: live.rounds.step() is not None and last(backend).state != "running", "the training never ends")
     return last(backend)
 
 
@@ -87,7 +87,7 @@ def test_a_training_that_comes_to_a_bad_end_is_told_and_labels_go_on(
         monkeypatch.setattr(training, "STOP_SECONDS", 0.3)
     live = backend.live()
     settle(live)
-    assert live.rounds_step()
+    assert live.rounds.step()
     backend.deliver(server.annotate(5, "dog"))  # while it trains
     settle(live)
     over = until_over(backend, live)
@@ -95,14 +95,14 @@ def test_a_training_that_comes_to_a_bad_end_is_told_and_labels_go_on(
     assert SAYS[end] in over.error
     backend.deliver(server.annotate(6, "invalid"))
     settle(live)
-    assert not live.rounds_step()  # not again and again
+    assert not live.rounds.step()  # not again and again
     assert_whole(backend, live)
 
     if end == "crashes":  # the next one, of which nothing is wrong
         monkeypatch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", TrainingHere)
         backend.deliver(server.press_train(PROJECT))
         settle(live)
-        live.rounds_step()
+        live.rounds.step()
         assert until_over(backend, live).state == "done"
         settle(live)
         assert_whole(backend, live)
@@ -117,22 +117,21 @@ def test_a_failure_that_could_not_be_put_on_record_is_recorded_later(
     process("exit 3")
     live = backend.live()
     settle(live)
-    assert live.rounds_step()
-    assert live._rounds is not None
+    assert live.rounds.step()
     with monkeypatch.context() as patch:
 
         def full(*_: object) -> None:
             raise StoreError("database or disk is full")
 
         patch.setattr("neat_backend.worker.steps.rounds.rounds.fail", full)
-        training_process = live._rounds._training[1]  # type: ignore[index]
-        training_process._process.wait()  # type: ignore[union-attr]
+        training_process = live.rounds._training[1]  # type: ignore[index]
+        training_process._process.wait()
         with pytest.raises(StoreError):
-            live.rounds_step()
+            live.rounds.step()
         with pytest.raises(StoreError):
-            live.rounds_step()
+            live.rounds.step()
         assert last(backend).state == "running"
-    live.rounds_step()
+    live.rounds.step()
     assert last(backend).state == "failed"
     assert "exit status 3" in last(backend).error
     take_in(live)
@@ -166,8 +165,8 @@ def test_a_training_that_really_has_no_memory_left_is_shown_and_the_worker_goes_
     (tmp_path / "short.py").write_text(SHORT_OF_MEMORY)
     process(f'export OMP_NUM_THREADS=1\nexec "{sys.executable}" "{tmp_path / "short.py"}" "$@"')
     worker = workers.start(backend)
-    until(lambda: PROJECT in worker._live)
-    live = worker._live[PROJECT][0]
+    until(lambda: PROJECT in worker.running)
+    live = live_of(worker)
     service = Service(backend.settings, backend.database)
     until(lambda: any(one["state"] != "running" for one in service.status(PROJECT)["rounds"]))
     rounds_shown = service.status(PROJECT)["rounds"]

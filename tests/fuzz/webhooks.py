@@ -15,7 +15,7 @@ from neat_backend.store import inbox
 from neat_backend.store.database import Database
 from neat_backend.store.schema import metadata
 from neat_backend.web.app import create_app
-from neat_backend.worker import live as live_module
+from neat_backend.worker.steps import applying
 from tests.fake_label_studio import FakeLabelStudio
 from tests.fuzz import label_configs
 from tests.fuzz.mutations import mutate, text_of
@@ -40,7 +40,7 @@ def fuzz(tally: Tally, seed: int, seconds: float, folder: Path, databases: Mappi
     databases: with tables, by the name of their kind; they are emptied and get the project.
     """
     rng, until, number = Random(seed), time.monotonic() + seconds, 0
-    pause, live_module.POISON_RETRY_SECONDS = live_module.POISON_RETRY_SECONDS, 0
+    pause, applying.POISON_RETRY_SECONDS = applying.POISON_RETRY_SECONDS, 0
     server = FakeLabelStudio()
     server.add_project(PROJECT)
     server.import_tasks(PROJECT, 6, annotated=["dog", "invalid"])
@@ -55,7 +55,7 @@ def fuzz(tally: Tally, seed: int, seconds: float, folder: Path, databases: Mappi
                 with tracebacks(tally, f"webhooks on {name}"):
                     _one_store(tally, rng, backend, name)
     finally:
-        live_module.POISON_RETRY_SECONDS = pause
+        applying.POISON_RETRY_SECONDS = pause
 
 
 def _one_store(tally: Tally, rng: Random, backend: Backend, name: str) -> None:
@@ -107,13 +107,13 @@ def _apply(tally: Tally, live: Any, name: str, sent: list[str]) -> None:
     kind = f"events applied, {name}"
     began = time.thread_time()
     try:
-        while live.apply_step():
+        while live.apply.step():
             pass
     except Exception as error:
         tally.fail(f"{kind}: {type(error).__name__}: {error}; one of {sent!r:.3000}")
     tally.slowest[kind] = max(tally.slowest[kind], time.thread_time() - began)
     tally.counts[kind]["applied"] += len(sent)
-    with live.database.begin() as conn:
+    with live.context.database.begin() as conn:
         for event, reason in inbox.set_aside_events(conn, live.id):
             tally.fail(f"{kind}: poison: {reason} for {event.action} {json.dumps(event.payload)[:1500]}")
             inbox.requeue(conn, event.id)
@@ -122,7 +122,7 @@ def _apply(tally: Tally, live: Any, name: str, sent: list[str]) -> None:
 
 def _same_after_a_restart(tally: Tally, backend: Backend, live: Any, name: str) -> None:
     try:
-        live._sync_wanted = True
+        live.wanted.read = True
         take_in(live)
         before = state(live)
         again = backend.live(PROJECT)

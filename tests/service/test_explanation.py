@@ -26,7 +26,7 @@ from neat_backend.store import projects
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio, label_config
-from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle
+from tests.living import PROJECT, Backend, FakeTraining, engine_of, label_studio_of, settle
 from tests.waiting import HANGS
 
 KEYS = [
@@ -96,15 +96,15 @@ def annotate(live: LiveProject, backend: Backend, server: FakeLabelStudio, label
 
 def train(live: LiveProject) -> None:
     while not FakeTraining.running:
-        assert live.rounds_step()
+        assert live.rounds.step()
     FakeTraining.running.pop().succeed()
-    assert live.rounds_step()
+    assert live.rounds.step()
     settle(live)
 
 
 def check_against_the_engine(live: LiveProject, service: Service) -> None:
     """Every number of every task, as the engine has it."""
-    engine = live._engine
+    engine = engine_of(live)
     assert engine is not None
     labels, ranking = engine.labels(), engine.ranking()
     order = ranking.ids[np.lexsort((ranking.ids, -ranking.priority))].tolist()
@@ -143,7 +143,7 @@ def check_against_the_engine(live: LiveProject, service: Service) -> None:
 
 def check_its_balance(live: LiveProject, told: dict[str, Any]) -> None:
     """The formula's parts are the engine's, and make its priority."""
-    engine, balance = live._engine, told["balance"]
+    engine, balance = engine_of(live), told["balance"]
     assert engine is not None
     if not engine.balance or told["state"] != "unlabelled":
         assert balance is None
@@ -318,7 +318,7 @@ def test_a_failed_image_with_its_reason_and_the_remedy(
 
 def test_an_image_that_is_not_encoded_yet(live: LiveProject, backend: Backend, server: FakeLabelStudio) -> None:
     backend.deliver(server.import_tasks(PROJECT, 1))
-    assert live.apply_step()
+    assert live.apply.step()
     service = Service(backend.settings, backend.database)
     told = service.explain(PROJECT, 31)
     assert (told["state"], told["rank"], told["neighbours"], told["candidate"]) == ("pending", None, [], False)
@@ -331,7 +331,7 @@ def test_labels_that_are_newer_than_the_order_are_told(
     annotate(live, backend, server, {2: "dog", 5: "cat", 9: "dog"})
     backend.deliver(server.annotate(11, "invalid"))
     backend.deliver(server.change_annotation(next(iter(server.projects[PROJECT].annotations)), "cat"))
-    assert live.apply_step()  # the store has them, what is published has not
+    assert live.apply.step()  # the store has them, what is published has not
     told = [service.explain(PROJECT, task) for task in (1, 3, 4, 6, 7)]
     assert any("in a moment" in reason for one in told for reason in one["reasons"])
 
@@ -341,8 +341,8 @@ def test_another_strategy_is_named(server: FakeLabelStudio, tmp_path: Path) -> N
     server.import_tasks(PROJECT, 8)
     live, service = backend.live(), Service(backend.settings, backend.database)
     annotate(live, backend, server, {2: "dog"})
-    live.plan_step()
-    live.publish_step()
+    live.plan.step()
+    live.publish.step()
     (first, *_) = service.ranking(PROJECT)
     told = service.explain(PROJECT, first["task"])
     assert (told["rank"], told["priority"]) == (0, first["priority"])

@@ -132,13 +132,12 @@ def test_a_worker_writes_the_head_and_neither_reads_nor_encodes_anything_for_it(
     live = backend.live()
     settle(live)
     encoded, before = backend.encoder.encoded, state(live)
-    while live.tidy_step():
+    while live.tidy.step():
         pass
-    assert live._order is not None
-    head = [one.task for one in live._order.head]
+    head = [one.task for one in live.publish.order.head]
     assert len(head) == 8  # the first 2B of 12
     assert {task for task in server.projects[PROJECT].tasks if data(server, task)} == set(head)
-    live._reconcile()
+    live.bulk.syncing.compare()
     for task in head:  # a webhook that brings such a task, too
         backend.deliver(
             server._event("TASKS_UPDATED", server.projects[PROJECT], tasks=[server.projects[PROJECT].tasks[task]])
@@ -147,7 +146,7 @@ def test_a_worker_writes_the_head_and_neither_reads_nor_encodes_anything_for_it(
     assert state(live) == before
     assert backend.encoder.encoded == encoded
     calls = len(server.called("set_column"))
-    while live.tidy_step():
+    while live.tidy.step():
         pass
     assert len(server.called("set_column")) == calls
 
@@ -156,6 +155,6 @@ def test_nothing_is_written_unless_it_is_asked_for(server: FakeLabelStudio, tmp_
     backend = Backend(tmp_path, server)
     live = backend.live()
     settle(live)
-    live.tidy_step()
+    live.tidy.step()
     assert not server.called("set_column")
     backend.close()

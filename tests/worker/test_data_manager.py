@@ -145,16 +145,15 @@ def found(*tasks: int) -> tuple[Mistake, ...]:
 def test_a_worker_lists_likely_mistakes_but_those_that_somebody_has_confirmed(
     server: FakeLabelStudio, live: LiveProject
 ) -> None:
-    live._insights._mistakes = found(2, 1)
-    assert live._tabs is not None
-    live._tabs._change_at = 0.0
-    live.tidy_step()
+    live.insight._mistakes = found(2, 1)
+    live.data_manager.tabs._change_at = 0.0
+    live.tidy.step()
     assert listed(server) == [1, 2]
     server.annotate(1, "dog", ground_truth=True)
-    live._sync_wanted = True
-    live.bulk_step()
-    live._tabs._change_at = 0.0
-    live.tidy_step()
+    live.wanted.read = True
+    live.bulk.step()
+    live.data_manager.tabs._change_at = 0.0
+    live.tidy.step()
     assert listed(server) == [2]
 
 
@@ -163,15 +162,15 @@ def test_without_configuring_the_project_no_tab_is_made_or_repaired(server: Fake
     backend = Backend(tmp_path, server, configure_project=False)
     live = backend.live()
     settle(live)
-    live.tidy_step()
+    live.tidy.step()
     assert server.titles(PROJECT) == []
     assert not server.called("tabs")
     backend.close()
 
 
 def test_mistakes_found_by_an_earlier_process_are_listed(server: FakeLabelStudio, live: LiveProject) -> None:
-    while live.insight_step():
+    while live.insight.step():
         pass
-    before = insights.read_insight(live.arrays)
+    before = insights.read_insight(live.context.arrays)
     assert before is not None
-    assert live._insights.mistakes() == before.mistakes
+    assert live.insight.mistakes() == before.mistakes

@@ -30,7 +30,7 @@ from neat_backend.worker.steps import learning as learning_module
 from neat_backend.worker.steps.learning import LONGEST_HOLD_SECONDS, SHARE, Learning
 from tests.conftest import Clock
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle, state, take_in
+from tests.living import PROJECT, Backend, FakeTraining, engine_of, label_studio_of, settle, state, take_in
 
 CLASSES = ("cat", "dog")
 DIM = 8
@@ -442,11 +442,6 @@ def settled(backend: Backend) -> LiveProject:
     return live
 
 
-def engine_of(live: LiveProject) -> Engine:
-    assert live._engine is not None
-    return live._engine
-
-
 def label(backend: Backend, live: LiveProject, *choices: str, first: int = 1) -> int:
     """The last event."""
     for task, choice in enumerate(choices, first):
@@ -465,23 +460,23 @@ def test_each_webhook_is_a_test_before_it_is_learnt_and_a_restart_knows_of_it(
 ) -> None:
     live = settled(backend)
     label(backend, live, "dog", "cat", "invalid", "dog")
-    live.rounds_step()
+    live.rounds.step()
     trainings[0].succeed()
-    live.rounds_step()
+    live.rounds.step()
     for task, choice in ((5, "cat"), (6, "dog"), (7, "invalid"), (8, "cat")):
         said = engine_of(live).says([task])
-        before = live._learning.tested
+        before = live.learning.tested
         label(backend, live, choice, first=task)
         if choice == "invalid":
-            assert live._learning.tested is before
+            assert live.learning.tested is before
         else:
             at = engine_of(live).classes.index(choice)
-            assert live._learning.tested.right[-1].tolist() == [int(one[0] == at) for one in said.values()]
+            assert live.learning.tested.right[-1].tolist() == [int(one[0] == at) for one in said.values()]
     again = backend.live()
-    assert again._learning.tested.right.tolist() == live._learning.tested.right.tolist()
-    assert again._learning.tested.tested == 6
+    assert again.learning.tested.right.tolist() == live.learning.tested.right.tolist()
+    assert again.learning.tested.tested == 6
     take_in(again)
-    assert again._learning.tested.tested == 6, "labels that are read again are not new"
+    assert again.learning.tested.tested == 6, "labels that are read again are not new"
     assert state(again) == state(live)
 
 
@@ -497,11 +492,11 @@ def test_a_restart_gives_the_order_of_the_one_that_was_in_force(
 ) -> None:
     live = settled(backend)
     label(backend, live, "dog", "cat", "invalid", "dog")
-    live.rounds_step()
+    live.rounds.step()
     trainings[0].succeed()
-    live.rounds_step()
+    live.rounds.step()
     right = results(**{"network" if leads == "resnet18" else "linear": 30})
-    live._learning.tested = replace(live._learning.tested, right=right)
+    live.learning.tested = replace(live.learning.tested, right=right)
     take_in(live)
     settle(live)
     assert engine_of(live).source == leads
@@ -518,14 +513,14 @@ def test_with_the_linear_one_nothing_is_trained_and_rounds_count_all_the_same(
     with backend_of(tmp_path, server, classifier="linear") as backend:
         live = settled(backend)
         label(backend, live, "dog", "cat", "invalid", "dog")
-        assert live.rounds_step()
-        assert not live.rounds_step()
+        assert live.rounds.step()
+        assert not live.rounds.step()
         label(backend, live, "cat", "dog", "dog", "cat", first=5)
-        right, of = live._learning.tested.counts("linear")
+        right, of = live.learning.tested.counts("linear")
         assert of > 0
-        assert live.rounds_step()
+        assert live.rounds.step()
         assert trainings == []
-        assert not live._rounds.is_training  # type: ignore[union-attr]
+        assert not live.rounds.is_training
         one, two = recorded(backend)
         assert (one.state, one.trigger, one.known, one.invalid, one.queried, one.queried_known) == (
             "done",
@@ -541,7 +536,7 @@ def test_with_the_linear_one_nothing_is_trained_and_rounds_count_all_the_same(
         settle(live)
         assert not live.is_busy()
         again = settled(backend)
-        assert not again.rounds_step()
+        assert not again.rounds.step()
         assert state(again) == state(live)
 
 
@@ -558,9 +553,9 @@ def test_a_round_that_the_database_refused_is_not_half_on_record(
         with monkeypatch.context() as patch:
             patch.setattr("neat_backend.worker.steps.rounds.rounds.finish", full)
             with pytest.raises(StoreError):
-                live.rounds_step()
+                live.rounds.step()
         assert recorded(backend) == []
-        assert live.rounds_step()
+        assert live.rounds.step()
         assert [r.state for r in recorded(backend)] == ["done"]
 
 
@@ -575,7 +570,7 @@ def test_in_round_mode_a_round_of_the_linear_one_ends_the_batch(
             backend.deliver(server.annotate(task, ("dog", "cat", "invalid")[number % 3]))
             settle(live)
             assert server.served(PROJECT) == batch[number + 1 :]
-        assert live.rounds_step()
+        assert live.rounds.step()
         settle(live)
         assert server.served(PROJECT) == engine_of(live).head() != batch[4:]
 
@@ -623,16 +618,16 @@ def test_a_fixed_batch_by_resnet18_is_the_papers(
     with backend_of(tmp_path, server, rerank="round", classifier="resnet18", k=3) as backend:
         live = settled(backend)
         label(backend, live, *choices)
-        live.rounds_step()
+        live.rounds.step()
         trainings[0].succeed()
-        live.rounds_step()
+        live.rounds.step()
         settle(live)
         engine = engine_of(live)
         keys, order = paper_order(engine), engine.head(100)
         assert sorted(order) == sorted(keys)
         assert [keys[task] for task in order] == sorted(keys.values())
         assert server.served(PROJECT) == order[: 2 * engine.batch_size]
-        assert prequential.read_head(live.arrays) is None
+        assert prequential.read_head(live.context.arrays) is None
         ranking = engine.ranking()
         assert 0 < ranking.candidate.sum() < len(ranking.ids)
         assert (ranking.queue == -1).all()
@@ -650,24 +645,24 @@ def test_a_fixed_batch_by_resnet18_is_the_papers(
 
 def test_publishing_waits_for_the_head_but_not_for_ever(backend: Backend, clock: Clock) -> None:
     live = settled(backend)
-    live._learning._clock = clock
+    live.learning._clock = clock
     published = len(backend.server.called("import_predictions"))
     task = backend.server.served(PROJECT)[1]
     event = backend.deliver(backend.server.annotate(task, "dog"))
-    live.apply_step()
+    live.apply.step()
     for _ in range(3):
-        assert not live.publish_step()
+        assert not live.publish.step()
         clock.now += LONGEST_HOLD_SECONDS / 3 - 0.01
     assert len(backend.server.called("import_predictions")) == published
     assert live.is_busy()
     clock.now += 0.1
-    live.publish_step()
+    live.publish.step()
     served = backend.server.served(PROJECT)
     assert task not in served
     assert served[:4] == engine_of(live).head()[: len(served)][:4]
     assert backend.project().published_event != event, "that order is not of the label yet"
-    assert live.learn_step()
-    assert live.publish_step()
+    assert live.learning.step()
+    assert live.publish.step()
     assert backend.project().published_event == event
     assert not live.is_busy()
 
@@ -677,22 +672,22 @@ def test_a_head_that_is_fitted_after_all_is_told_of_though_the_order_was_publish
 ) -> None:
     """Between the head's last word on the tasks and the note that it was the last."""
     live = settled(backend)
-    live._learning._clock = clock
+    live.learning._clock = clock
     event = backend.deliver(backend.server.annotate(1, "dog"))
-    live.apply_step()
-    assert not live.publish_step()
+    live.apply.step()
+    assert not live.publish.step()
     clock.now += 10
-    apply = live._learning._apply
+    apply = live.learning._apply
 
     def meanwhile(*args: Any) -> None:
         apply(*args)
-        live.publish_step()
+        live.publish.step()
 
     with monkeypatch.context() as patch:
-        patch.setattr(live._learning, "_apply", meanwhile)
-        live.learn_step()
+        patch.setattr(live.learning, "_apply", meanwhile)
+        live.learning.step()
     assert backend.project().published_event < event
-    assert live.publish_step()
+    assert live.publish.step()
     assert backend.project().published_event == event
 
 
@@ -704,10 +699,10 @@ def test_what_is_shown_and_written_rests_when_all_is_learnt(backend: Backend, mo
     def never(*_: object) -> None:
         raise AssertionError("there was nothing to write")
 
-    monkeypatch.setattr(live.arrays, "write_snapshot", never)
+    monkeypatch.setattr(live.context.arrays, "write_snapshot", never)
     for _ in range(3):
-        assert not live.learn_step()
-        assert live.publish_step()
+        assert not live.learning.step()
+        assert live.publish.step()
 
 
 # the first order
@@ -775,10 +770,10 @@ def test_labels_have_the_word_as_soon_as_they_tell_anything_apart(
     assert named is not None
     label(backend, live, "cat")
     assert engine_of(live).linear is not None
-    np.testing.assert_array_equal(engine_of(live).linear.weights, named.weights)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(engine_of(live).linear.weights, named.weights)
     label(backend, live, "dog", first=2)
     assert engine_of(live).linear is not None
-    assert engine_of(live).linear.unknown is False  # type: ignore[union-attr]  # fitted to a cat and a dog
+    assert engine_of(live).linear.unknown is False  # fitted to a cat and a dog
 
 
 def test_without_names_the_first_order_is_spread_over_the_pool_whatever_it_is_sorted_by(backend: Backend) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -20,7 +22,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from neat_backend import connection
+from neat_backend.compute import heap
 from neat_backend.errors import BadLabelConfig, ImageError, LabelStudioUnavailable, LeaseLost, StoreError
+from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.events import PIECE, PredictRequest, parse_webhook
 from neat_backend.labelstudio.publisher import score
@@ -28,9 +32,8 @@ from neat_backend.labelstudio.tabs import CHECK, NEXT
 from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, Label
 from neat_backend.service.service import Service
 from neat_backend.store import inbox, projects, snapshots, tasks
-from neat_backend.worker import live as live_module
 from neat_backend.worker.live import LiveProject
-from neat_backend.worker.steps import shown_state
+from neat_backend.worker.steps import applying, reading, shown_state
 from neat_backend.worker.steps.comparing import CLOCK_SLACK
 from tests.fake_label_studio import (
     BACKEND_URL,
@@ -42,7 +45,7 @@ from tests.fake_label_studio import (
     label_config,
     picture,
 )
-from tests.living import PROJECT, Backend, FakeTraining, label_studio_of, settle, state, take_in
+from tests.living import PROJECT, Backend, FakeTraining, engine_of, label_studio_of, settle, state, take_in
 
 AWAY = LabelStudioUnavailable("Label Studio is away")
 
@@ -70,7 +73,7 @@ def live(server: FakeLabelStudio, backend: Backend) -> LiveProject:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_RETRY_AFTER_SECONDS", ())
-    monkeypatch.setattr(live_module, "POISON_RETRY_SECONDS", 0)
+    monkeypatch.setattr(applying, "POISON_RETRY_SECONDS", 0)
 
 
 @pytest.fixture
@@ -82,8 +85,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[FakeTraining]:
 
 
 def labels(live: LiveProject) -> dict[int, Label]:
-    assert live._engine is not None
-    return live._engine.labels()
+    return engine_of(live).labels()
 
 
 def settled(backend: Backend) -> LiveProject:
@@ -94,8 +96,7 @@ def settled(backend: Backend) -> LiveProject:
 
 
 def in_engine(live: LiveProject) -> set[int]:
-    assert live._engine is not None
-    return set(live._engine.tasks())
+    return set(engine_of(live).tasks())
 
 
 def image_state(backend: Backend, task: int) -> str:
@@ -178,8 +179,7 @@ def test_after_any_stream_of_events_the_state_is_that_of_a_project_read_anew(
         assert len(server.called("tasks")) == reads, "events alone were enough"
         assert state(live) == read_anew(folder + "/b", server)
         counts = backend.counts()
-        assert live._engine is not None
-        known, invalid, unlabelled = vars(live._engine.counts()).values()
+        known, invalid, unlabelled = vars(engine_of(live).counts()).values()
         assert known + invalid + unlabelled == counts.tasks == counts.ready == len(server.projects[PROJECT].tasks)
         backend.close()
 
@@ -200,7 +200,7 @@ def test_events_in_any_order_come_to_the_same_once_counters_are_compared(
         for body in bodies:
             backend.deliver(body)
         take_in(live)
-        live._reconcile()
+        live.bulk.syncing.compare()
         take_in(live)
         assert state(live) == read_anew(folder + "/b", server)
         backend.close()
@@ -221,7 +221,7 @@ def test_whatever_webhooks_are_lost_one_comparison_makes_up_for_them(
             if body is not None and arrived:
                 backend.deliver(body)
                 take_in(live)
-        live._reconcile()
+        live.bulk.syncing.compare()
         take_in(live)
         assert state(live) == read_anew(folder + "/b", server)
         backend.close()
@@ -247,10 +247,10 @@ def test_a_process_that_dies_at_any_moment_leaves_the_state_of_one_that_did_not(
                 with backend.database.read() as conn:
                     waiting = inbox.pending(conn, PROJECT)
                 if waiting:
-                    live._store(waiting)
+                    live.apply._store(waiting)
                 server.failing = AWAY  # nothing can be read: the store alone has to do
             elif death == "embedding":
-                live.apply_step()
+                live.apply.step()
 
                 def die() -> None:
                     raise MemoryError("killed")
@@ -261,7 +261,7 @@ def test_a_process_that_dies_at_any_moment_leaves_the_state_of_one_that_did_not(
                 backend.encoder.before_encoding = lambda: None
             if death:
                 live = backend.live()
-                while live.apply_step():
+                while live.apply.step():
                     pass
             server.failing = None
             take_in(live)
@@ -276,11 +276,11 @@ def test_labels_are_there_after_a_death_though_label_studio_is_away(
     for task, choice in ((1, "dog"), (2, "invalid"), (3, "cat")):
         backend.deliver(server.annotate(task, choice))
     with backend.database.read() as conn:
-        live._store(inbox.pending(conn, PROJECT))  # and the engine never hears of it
+        live.apply._store(inbox.pending(conn, PROJECT))  # and the engine never hears of it
     again = backend.live()
-    live._be_stale()
-    live.apply_step()
-    live.learn_step()
+    live.intake.be_stale()
+    live.apply.step()
+    live.learning.step()
     assert state(again) == state(live)
     assert labels(again) == {1: Label(1, "dog"), 2: Label(2, invalid=True), 3: Label(3, "cat")}
 
@@ -294,12 +294,12 @@ def test_a_database_that_fails_between_the_commit_and_the_engine_loses_nothing(
         raise StoreError("the database is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(live_module.reading, "resolve_labels", down)
+        patch.setattr(reading, "resolve_labels", down)
         with pytest.raises(StoreError):
-            live.apply_step()
+            live.apply.step()
         with pytest.raises(StoreError):
-            live.apply_step()
-    assert not live.apply_step()  # no event is left to bring it up again
+            live.apply.step()
+    assert not live.apply.step()  # no event is left to bring it up again
     assert labels(live) == {1: Label(1, "dog")}
 
 
@@ -309,8 +309,7 @@ def test_known_invalid_and_unlabelled_are_disjoint_and_cover_the_tasks(
     for task, choice in ((1, "dog"), (2, "invalid"), (3, None), (4, "cat")):
         backend.deliver(server.annotate(task, choice))
     take_in(live)
-    assert live._engine is not None
-    pool = set(live._engine.ranking().ids.tolist())
+    pool = set(engine_of(live).ranking().ids.tolist())
     known = {t for t, x in labels(live).items() if x.choice is not None}
     invalid = {t for t, x in labels(live).items() if x.invalid}
     assert (known, invalid) == ({1, 4}, {2})
@@ -361,14 +360,13 @@ def test_a_failure_that_may_pass_is_tried_three_times(
     take_in(live)
     assert image_state(backend, 2) == "pending"
     assert live.is_busy()  # not to be put away: nobody would try again
-    assert live._engine is not None
-    assert len(live._engine) == 2
+    assert len(engine_of(live)) == 2
     take_in(live)
     assert len([c for c in server.called("fetch_bytes") if c[2].endswith("/2.png")]) == 1  # not before its time
     for _ in range(2):
         assert image_state(backend, 2) == "pending"
-        live._images.retry_at = 0.0  # type: ignore[union-attr]
-        live.bulk_step()
+        live.images.retry_at = 0.0
+        live.bulk.step()
     assert image_state(backend, 2) == "failed"
     with backend.database.read() as conn:
         assert tasks.failed_images(conn, PROJECT)[0].error == "the storage took too long"
@@ -380,7 +378,7 @@ def test_a_failure_that_passes_leaves_no_trace(server: FakeLabelStudio, backend:
     live = backend.live()
     take_in(live)
     server.files["/data/upload/2.png"] = picture(2)
-    live._images.retry_at = 0.0  # type: ignore[union-attr]
+    live.images.retry_at = 0.0
     settle(live)
     assert in_engine(live) == {1, 2, 3}
     assert not live.is_busy()
@@ -416,13 +414,13 @@ def test_a_task_that_is_deleted_while_it_is_embedded_stays_away(
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
     backend.deliver(server.import_tasks(PROJECT, 2))
-    live.apply_step()
+    live.apply.step()
     done = []
 
     def delete() -> None:
         if not done:
             done.append(backend.deliver(server.delete_tasks(13)))
-            live.apply_step()
+            live.apply.step()
 
     backend.encoder.before_encoding = delete
     take_in(live)
@@ -435,21 +433,21 @@ def test_an_image_that_changes_while_it_is_embedded_is_not_taken_for_the_new_one
     server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend.deliver(server.import_tasks(PROJECT, 1))
-    live.apply_step()
+    live.apply.step()
     changes = [99]
-    original = live_module.tasks.set_image_state
+    original = tasks.set_image_state
     with monkeypatch.context() as patch:
 
         def late(conn: Any, project: int, ids: Any, *rest: Any) -> None:
             # What an event's transaction would do just before this one.
             if rest[0] == "ready" and 13 in ids and changes:
                 body = server.change_image(13, changes.pop())
-                task = live_module.ls_events.task_from_json(body["tasks"][0], "image")
+                task = ls_events.task_from_json(body["tasks"][0], "image")
                 tasks.upsert_tasks(conn, project, [task], 10**6)
             original(conn, project, ids, *rest)
 
-        patch.setattr(live_module.tasks, "set_image_state", late)
-        live.bulk_step()
+        patch.setattr(tasks, "set_image_state", late)
+        live.bulk.step()
     assert not changes
     assert image_state(backend, 13) == "pending"
     take_in(live)
@@ -460,7 +458,7 @@ def test_what_encoding_has_freed_is_given_back_once_nothing_is_left_to_encode(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    monkeypatch.setattr(live_module.heap, "give_back", lambda: given.append(image_state(backend, 13)))
+    monkeypatch.setattr(heap, "give_back", lambda: given.append(image_state(backend, 13)))
     backend.deliver(server.import_tasks(PROJECT, 1))
     take_in(live)
     take_in(live)
@@ -472,9 +470,9 @@ def test_what_people_did_while_nobody_looked_is_taken_in_before_the_whole_projec
 ) -> None:
     """Which takes minutes where it is large; it comes all the same, and finds what times of change don't tell."""
     server._now = datetime.now(timezone.utc)
-    live._sync_wanted = True
+    live.wanted.read = True
     take_in(live)
-    live._measures.save()
+    live.measures.save()
     live.stop()
     new = server.import_tasks(PROJECT, 2)["tasks"][0]["id"]
     server.annotate(1, "dog")
@@ -483,12 +481,12 @@ def test_what_people_did_while_nobody_looked_is_taken_in_before_the_whole_projec
     again = backend.live()
     server.fail_after["tasks"] = (0, LabelStudioUnavailable("Label Studio does not answer"))
     with pytest.raises(LabelStudioUnavailable):
-        again.bulk_step()
-    assert again._engine is not None
-    assert {task: label.choice for task, label in again._engine.labels().items()} == {1: "dog", new: "cat"}
+        again.bulk.step()
+    assert engine_of(again) is not None
+    assert {task: label.choice for task, label in engine_of(again).labels().items()} == {1: "dog", new: "cat"}
     take_in(again)
-    assert new in again._engine
-    assert 3 not in again._engine
+    assert new in engine_of(again)
+    assert 3 not in engine_of(again)
     assert state(again) == state(settled(backend))
 
 
@@ -498,7 +496,7 @@ def test_changes_are_not_read_by_a_label_config_that_is_not_the_projects_any_mor
     """Its images may have another key: every task that has changed would seem to have lost its own."""
     with backend.database.begin() as conn:
         projects.update(conn, PROJECT, compared_at=datetime.now(timezone.utc))
-    live._measures.save()
+    live.measures.save()
     live.stop()
     server.change_project(PROJECT, label_config=label_config("dog", "bird"))
     again = backend.live()
@@ -512,17 +510,16 @@ def test_a_labelled_task_without_an_image_that_is_gone_leaves_no_label(
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
     server.files["/data/upload/4.png"] = ImageError("Label Studio answered 404 for the image")
-    live._engine.remove_tasks([4])  # type: ignore[union-attr]
+    engine_of(live).remove_tasks([4])
     backend.deliver(server.change_image(4, seed=1))
     server.files["/data/upload/4-1.png"] = ImageError("Label Studio answered 404 for the image")
     backend.deliver(server.annotate(4, "dog"))
     take_in(live)
-    assert live._engine is not None
-    assert (4 in live._engine, live._engine.labels()[4].choice) == (False, "dog")
+    assert (4 in engine_of(live), engine_of(live).labels()[4].choice) == (False, "dog")
     server.delete_tasks(4)  # and nobody tells of it
-    live._sync_wanted = True
+    live.wanted.read = True
     take_in(live)
-    assert 4 not in live._engine.labels()
+    assert 4 not in engine_of(live).labels()
     assert state(live) == state(backend.live())
 
 
@@ -539,10 +536,9 @@ def test_a_change_is_found_though_label_studios_clock_was_set_back(
     backend.deliver(server.import_tasks(PROJECT, 1))
     server._now += timedelta(minutes=10)
     take_in(live)
-    live._reconcile_at = 0.0
+    live.bulk.syncing.compare_at = 0.0
     take_in(live)
-    assert live._engine is not None
-    assert live._engine.labels()[3].choice == "cat"
+    assert engine_of(live).labels()[3].choice == "cat"
 
 
 @pytest.mark.parametrize("step", ["sync", "reconcile"])
@@ -563,10 +559,10 @@ def test_what_was_read_before_another_worker_took_over_is_not_written_after(
 
     monkeypatch.setattr(server, "tasks" if step == "sync" else "task_ids", read_slowly)
     if step == "sync":
-        live._sync_wanted = True
+        live.wanted.read = True
     else:
         server.delete_tasks(5)
-        live._reconcile_at, live.settings = 0.0, live.settings.model_copy(update={"reconcile_seconds": 60})
+        live.bulk.syncing.compare_at, live.settings = 0.0, live.settings.model_copy(update={"reconcile_seconds": 60})
     with pytest.raises(LeaseLost):
         take_in(live)
     assert backend.counts().tasks == len(server.projects[PROJECT].tasks)
@@ -575,8 +571,8 @@ def test_what_was_read_before_another_worker_took_over_is_not_written_after(
 def test_a_task_that_is_deleted_while_the_project_is_read_does_not_come_back(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = live_module.tasks.task_images
-    applying = live_module.threading.Thread(target=live.apply_step)
+    original = tasks.task_images
+    applying = threading.Thread(target=live.apply.step)
 
     def task_images(conn: Any, project: int) -> Any:
         found = original(conn, project)
@@ -586,16 +582,16 @@ def test_a_task_that_is_deleted_while_the_project_is_read_does_not_come_back(
             applying.join(0.5)  # waits for the engine, if all is well
         return found
 
-    monkeypatch.setattr(live_module.tasks, "task_images", task_images)
-    live._sync_wanted = True
-    live.bulk_step()
+    monkeypatch.setattr(tasks, "task_images", task_images)
+    live.wanted.read = True
+    live.bulk.step()
     applying.join()
     assert 5 not in in_engine(live)
 
 
 def test_arrays_that_were_lost_are_made_again(server: FakeLabelStudio, backend: Backend, live: LiveProject) -> None:
     before = state(live)
-    live.arrays.drop("features/fake")
+    live.context.arrays.drop("features/fake")
     again = settled(backend)
     assert state(again) == before
     assert backend.encoder.encoded == 24
@@ -610,30 +606,30 @@ def test_a_poison_event_is_set_aside_and_those_behind_it_are_applied(
     first = backend.deliver(server.annotate(1, "dog"))
     poison = backend.deliver(server.annotate(2, "dog"))
     last = backend.deliver(server.annotate(3, "cat"))
-    original = live_module.ls_events.changes
+    original = ls_events.changes
 
     def changes(event: Any, image_key: str) -> Any:
         if event.id == poison:
             raise ValueError("what is this?")
         return original(event, image_key)
 
-    monkeypatch.setattr(live_module.ls_events, "changes", changes)
+    monkeypatch.setattr(ls_events, "changes", changes)
     for attempt in range(3):
-        assert live.apply_step()
+        assert live.apply.step()
         with backend.database.read() as conn:
             assert bool(inbox.set_aside_events(conn, PROJECT)) == (attempt == 2)
         assert set(labels(live)) == ({1} if attempt < 2 else {1, 3})
     with backend.database.read() as conn:
         (event, reason), *rest = inbox.set_aside_events(conn, PROJECT)
     assert (event.id, reason, rest) == (poison, "ValueError: what is this?", [])
-    assert first < poison < last == live._applied == backend.project().applied_event
-    assert not live.apply_step()
+    assert first < poison < last == live.followed.applied == backend.project().applied_event
+    assert not live.apply.step()
 
 
 def test_an_event_that_the_database_will_not_hold_is_set_aside(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = live_module.ls_events.changes
+    original = ls_events.changes
     refused = server.annotate(2, "dog")
     poison = backend.deliver(refused)
     last = backend.deliver(server.annotate(3, "cat"))
@@ -644,15 +640,15 @@ def test_an_event_that_the_database_will_not_hold_is_set_aside(
             return replace(made, annotations=[replace(each, was_cancelled=None) for each in made.annotations])
         return made
 
-    monkeypatch.setattr(live_module.ls_events, "changes", changes)
+    monkeypatch.setattr(ls_events, "changes", changes)
     for _ in range(3):
-        assert live.apply_step()
+        assert live.apply.step()
     with backend.database.read() as conn:
         (event, reason), *rest = inbox.set_aside_events(conn, PROJECT)
     assert (event.id, rest) == (poison, [])
     assert reason.startswith("DataRefused")
     assert set(labels(live)) == {3}
-    assert live._applied == last
+    assert live.followed.applied == last
 
 
 def test_a_database_that_cannot_write_sets_nothing_aside(
@@ -670,15 +666,15 @@ def test_a_database_that_cannot_write_sets_nothing_aside(
         )
 
     allow(1)  # SQLite takes it for: as large as it is
-    for _ in range(live_module.POISON_ATTEMPTS + 2):
+    for _ in range(applying.POISON_ATTEMPTS + 2):
         with pytest.raises(StoreError, match="free some space"):
-            live.apply_step()
+            live.apply.step()
         assert backend.counts() == before
     with backend.database.read() as conn:
         assert inbox.set_aside_events(conn, PROJECT) == []
     allow(1_000_000)
     settle(live)
-    assert live._applied == event
+    assert live.followed.applied == event
     with tempfile.TemporaryDirectory() as folder:
         assert state(live) == read_anew(folder, server)
 
@@ -691,7 +687,7 @@ def test_a_poison_event_at_the_end_does_not_hold_up_the_published_event(
     def changes(*_: object) -> Any:
         raise ValueError("what is this?")
 
-    monkeypatch.setattr(live_module.ls_events, "changes", changes)
+    monkeypatch.setattr(ls_events, "changes", changes)
     settle(live)
     assert backend.project().published_event == poison
 
@@ -710,9 +706,9 @@ def test_annotations_that_could_not_be_read_are_read_later(
 ) -> None:
     backend.deliver(server.import_tasks(PROJECT, 3, annotated=["cat"]))
     server.failing = AWAY
-    live.apply_step()
+    live.apply.step()
     with pytest.raises(LabelStudioUnavailable):
-        live.bulk_step()
+        live.bulk.step()
     server.failing = None
     take_in(live)
     assert labels(live) == {13: Label(13, "cat")}
@@ -742,8 +738,7 @@ def test_classes_appear_and_vanish_with_the_label_config(
     backend.deliver(server.annotate(2, "cat"))
     backend.deliver(server.change_project(PROJECT, label_config=label_config("cat", "owl", "invalid")))
     settle(live)
-    assert live._engine is not None
-    assert live._engine.classes == ("cat", "owl")
+    assert engine_of(live).classes == ("cat", "owl")
     assert labels(live) == {2: Label(2, "cat")}
     backend.deliver(server.annotate(3, "owl"))
     backend.deliver(server.change_project(PROJECT, label_config=label_config("dog", "cat", "owl", "invalid")))
@@ -784,11 +779,10 @@ def test_an_older_word_on_the_label_config_does_not_undo_a_newer_one(
 ) -> None:
     overtaken = server.annotate(1, "dog")  # its webhook carries the settings of this moment
     backend.deliver(server.change_project(PROJECT, label_config=WITHOUT_INVALID, sampling="Random", title="zoo"))
-    live.apply_step()
+    live.apply.step()
     backend.deliver(overtaken)
-    live.apply_step()
-    assert live._config is not None
-    assert live._config.invalid == ()
+    live.apply.step()
+    assert live.schema.config.invalid == ()
     project = backend.project()
     assert (project.label_config, project.sampling, project.title) == (WITHOUT_INVALID, "Random", "zoo")
 
@@ -809,7 +803,7 @@ def test_one_large_deletion_is_taken_in_in_pieces(
 
     monkeypatch.setattr(tasks, "delete_tasks", noted)
     rounds = []
-    while live.apply_step():
+    while live.apply.step():
         rounds.append(sum(deleted))
         deleted.clear()
     assert sum(rounds) == len(gone)
@@ -828,10 +822,10 @@ class TestTimesAheadOfLabelStudiosClock:
         event = server.change_project(PROJECT, title="from the future")
         event["project"]["updated_at"] = (server.now() + ahead).isoformat()
         backend.deliver(event)
-        live.apply_step()
+        live.apply.step()
         server._now += CLOCK_SLACK
         backend.deliver(server.change_project(PROJECT, label_config=WITHOUT_INVALID, sampling="Random", title="zoo"))
-        live.apply_step()
+        live.apply.step()
         project = backend.project()
         assert (project.label_config, project.sampling, project.title) == (WITHOUT_INVALID, "Random", "zoo")
 
@@ -841,11 +835,10 @@ class TestTimesAheadOfLabelStudiosClock:
         event = server.annotate(1, "dog")
         event["annotation"]["updated_at"] = event["task"]["updated_at"] = (server.now() + ahead).isoformat()
         backend.deliver(event)
-        live.apply_step()
+        live.apply.step()
         server._now += CLOCK_SLACK
         backend.deliver(server.change_annotation(event["annotation"]["id"], "cat"))
-        live.apply_step()
-        assert live._engine is not None
+        live.apply.step()
         assert labels(live)[1].choice == "cat"
 
     def test_are_forgotten_where_the_clock_was_not_known_as_the_whole_project_is_read(
@@ -860,11 +853,11 @@ class TestTimesAheadOfLabelStudiosClock:
         event = server.change_project(PROJECT, title="from the future")
         event["project"]["updated_at"] = (server.now() + ahead).isoformat()
         backend.deliver(event)
-        live.apply_step()
-        live._sync_wanted = True
-        live.bulk_step()
+        live.apply.step()
+        live.wanted.read = True
+        live.bulk.step()
         backend.deliver(server.change_project(PROJECT, sampling="Random"))
-        live.apply_step()
+        live.apply.step()
         assert backend.project().sampling == "Random"
 
 
@@ -873,11 +866,10 @@ def test_events_from_before_the_project_was_read_do_not_undo_its_settings(
 ) -> None:
     backend.deliver(server.annotate(1, "dog"))
     server.change_project(PROJECT, label_config=WITHOUT_INVALID)  # its own webhook was lost
-    live._sync_wanted = True
-    live.bulk_step()
-    live.apply_step()
-    assert live._config is not None
-    assert live._config.invalid == ()
+    live.wanted.read = True
+    live.bulk.step()
+    live.apply.step()
+    assert live.schema.config.invalid == ()
     assert backend.project().label_config == WITHOUT_INVALID
 
 
@@ -915,7 +907,7 @@ def test_events_from_before_a_version_was_switched_on_do_not_count(
     late = server.change_project(PROJECT, title="zoo")
     backend.deliver(server.annotate(server.served(PROJECT)[0], "dog"))
     settle(live)
-    live._publish_anew()
+    live.publishing.forget()
     settle(live)
     published = len(server.called("import_predictions"))
     assert late["project"]["model_version"] < server.projects[PROJECT].model_version
@@ -958,7 +950,7 @@ def test_a_lost_webhook_is_made_up_for(server: FakeLabelStudio, tmp_path: Path, 
     live = backend.live()
     take_in(live)
     reads = len(server.called("tasks"))
-    live._reconcile_at = 0.0
+    live.bulk.syncing.compare_at = 0.0
     take_in(live)
     assert len(server.called("tasks")) == reads  # nothing was lost
     {
@@ -974,7 +966,7 @@ def test_a_lost_webhook_is_made_up_for(server: FakeLabelStudio, tmp_path: Path, 
     }[lost]()
     take_in(live)
     assert len(server.called("tasks")) == reads  # not before its time
-    live._reconcile_at = 0.0
+    live.bulk.syncing.compare_at = 0.0
     take_in(live)
     assert (len(server.called("tasks")) > reads) == (lost == "config"), "read as a whole only where that is needed"
     assert state(live) == read_anew(str(tmp_path / "anew"), server)
@@ -1001,10 +993,10 @@ def test_a_difference_that_reading_again_does_not_cure_is_not_read_for_ever(
     live = backend.live()
     take_in(live)
     original = server.project
-    monkeypatch.setattr(server, "project", lambda number: live_module.replace(original(number), annotation_count=5))
+    monkeypatch.setattr(server, "project", lambda number: replace(original(number), annotation_count=5))
     reads = len(server.called("annotations"))
     for _ in range(4):
-        live._reconcile_at = 0.0
+        live.bulk.syncing.compare_at = 0.0
         take_in(live)
     assert len(server.called("annotations")) == reads + 1
     backend.close()
@@ -1032,12 +1024,11 @@ def test_in_round_mode_the_batch_is_fixed_until_the_round_ends_even_over_a_resta
     assert server.served(PROJECT) == batch[3:]
     backend.deliver(server.annotate(batch[3], "cat"))
     settle(live)
-    assert live.rounds_step()
+    assert live.rounds.step()
     trainings[-1].succeed()
-    assert live.rounds_step()
+    assert live.rounds.step()
     settle(live)
-    assert live._engine is not None
-    assert server.served(PROJECT) == live._engine.head() != batch[4:]
+    assert server.served(PROJECT) == engine_of(live).head() != batch[4:]
     backend.close()
 
 
@@ -1049,23 +1040,21 @@ def test_another_strategys_plan_is_what_annotators_are_served(
     server.import_tasks(PROJECT, 24)
     live = backend.live()
     settle(live)
-    assert live._engine is not None
-    assert live._planning is not None
-    assert live.plan_step()
-    assert not live.plan_step(), "nothing has changed since"
+    assert live.plan.step()
+    assert not live.plan.step(), "nothing has changed since"
     settle(live)
-    planned = [ranked.task for ranked in live._planning.head(live._engine)]
-    assert server.served(PROJECT) == planned != live._engine.head()
+    planned = [ranked.task for ranked in live.plan.head(engine_of(live))]
+    assert server.served(PROJECT) == planned != engine_of(live).head()
     event = backend.deliver(server.annotate(planned[0], "dog"))
     settle(live)
     assert server.served(PROJECT) == planned[1:], "until there is a new plan, the old one, less what is labelled"
     assert live.is_busy()
     assert backend.project().published_event != event, "what was answered is not in the order yet"
-    assert live.plan_step()
+    assert live.plan.step()
     settle(live)
     assert backend.project().published_event == event
     if rerank == "live":
-        again = [ranked.task for ranked in live._planning.head(live._engine)]
+        again = [ranked.task for ranked in live.plan.head(engine_of(live))]
         assert server.served(PROJECT)[:4] == again[:4]
     backend.close()
 
@@ -1077,24 +1066,22 @@ def test_in_round_mode_no_batch_is_fixed_while_only_some_images_are_in(
     backend = Backend(tmp_path, server, rerank="round", encode_batch_size=2)
     server.import_tasks(PROJECT, 20)
     live = backend.live()
-    backend.encoder.before_encoding = lambda: live.publish_step() and None
+    backend.encoder.before_encoding = lambda: live.publish.step() and None
     settle(live)
     assert len(server.served(PROJECT)) == 8
-    assert live._engine is not None
-    assert live._batch == live._engine.head()
+    assert live.publish._current._batch == engine_of(live).head()
     backend.close()
 
 
 def test_what_annotators_are_served_is_the_order_after_every_label(
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
-    assert live._engine is not None
     for number in range(8):
         task = server.served(PROJECT)[0]
         event = backend.deliver(server.annotate(task, ("dog", "invalid", "cat")[number % 3]))
         settle(live)
         served = server.served(PROJECT)
-        assert served[:4] == live._engine.head(len(served))[:4]
+        assert served[:4] == engine_of(live).head(len(served))[:4]
         assert backend.project().published_event == event
 
 
@@ -1105,18 +1092,18 @@ def test_a_death_right_after_the_switch_leaves_nothing_behind(
         raise SystemExit
 
     backend.deliver(server.change_project(PROJECT, sampling="Sequential sampling"))
-    live.apply_step()
+    live.apply.step()
     with monkeypatch.context() as patch:
         patch.setattr("neat_backend.worker.steps.publishing.revisions.switched", die)
         with pytest.raises(SystemExit):
-            live.publish_step()
+            live.publish.step()
     assert server.projects[PROJECT].model_version == "neat-r000002"  # which the store has never heard of
     again = backend.live()
-    assert not again.tidy_step()
+    assert not again.tidy.step()
     assert server.versions(PROJECT) == ["neat-r000001", "neat-r000002"]
     settle(again)
     monkeypatch.setattr("neat_backend.worker.steps.publishing.QUIET_SECONDS", 0.0)
-    while again.tidy_step():
+    while again.tidy.step():
         pass
     assert server.versions(PROJECT) == [server.projects[PROJECT].model_version] == ["neat-r000003"]
 
@@ -1125,10 +1112,10 @@ def test_tasks_that_vanished_without_a_word_are_found_when_nothing_of_the_head_i
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
     server.delete_tasks(*range(1, 13))  # and no webhook
-    live._sampling = "Sequential sampling"
-    live._seen = ()
+    live.followed.sampling = "Sequential sampling"
+    live.publish._done = ()
     with pytest.raises(LabelStudioUnavailable):
-        live.publish_step()
+        live.publish.step()
     settle(live)
     assert in_engine(live) == set()
     assert backend.counts().tasks == 0
@@ -1177,14 +1164,14 @@ def test_the_files_for_the_web_show_order_counts_and_version(
 ) -> None:
     event = backend.deliver(server.annotate(1, "dog"))
     settle(live)
-    head, engine = snapshots.read_head(live.arrays), live._engine
+    head, engine = snapshots.read_head(live.context.arrays), engine_of(live)
     assert head is not None
     assert engine is not None
     assert list(head.tasks) == engine.ranked(engine.head())
     assert (head.known, head.invalid, head.unlabelled, head.classes) == (1, 0, 11, engine.classes)
     assert head.event == event
     assert head.model_version == server.projects[PROJECT].model_version == backend.project().model_version
-    ranking = snapshots.read_ranking(live.arrays, head)
+    ranking = snapshots.read_ranking(live.context.arrays, head)
     assert ranking is not None
     expected = vars(engine.ranking()) | {"queue": np.where(engine.ranking().queue < 2, engine.ranking().queue, -1)}
     assert expected.keys() - ranking.keys() == {"quality"}
@@ -1197,8 +1184,7 @@ class Counting:
 
     def __init__(self, live: LiveProject, patch: pytest.MonkeyPatch) -> None:
         self.rankings, self.files = 0, list[str]()
-        assert live._engine is not None
-        make, write = live._engine.copied_ranking, live.arrays.write_snapshot
+        make, write = engine_of(live).copied_ranking, live.context.arrays.write_snapshot
 
         def made() -> Any:
             self.rankings += 1
@@ -1208,8 +1194,8 @@ class Counting:
             self.files.append(name)
             write(name, arrays)
 
-        patch.setattr(live._engine, "copied_ranking", made)
-        patch.setattr(live.arrays, "write_snapshot", written)
+        patch.setattr(engine_of(live), "copied_ranking", made)
+        patch.setattr(live.context.arrays, "write_snapshot", written)
 
 
 def test_waiting_to_publish_computes_and_writes_nothing_over_and_over(
@@ -1221,15 +1207,15 @@ def test_waiting_to_publish_computes_and_writes_nothing_over_and_over(
     settle(live)
     backend.deliver(server.annotate(server.served(PROJECT)[1], "dog"))
     backend.deliver(server.annotate(server.served(PROJECT)[0], "invalid"))
-    live.apply_step()
-    live.learn_step()
-    live._publishing._served.reverse()  # type: ignore[union-attr]  # another order than the one to come
+    live.apply.step()
+    live.learning.step()
+    live.publishing._served.reverse()  # another order than the one to come
     counting = Counting(live, monkeypatch)
     looks = []
-    ranked = live._engine.ranked  # type: ignore[union-attr]
-    monkeypatch.setattr(live._engine, "ranked", lambda tasks: (looks.append(1), ranked(tasks))[1])
+    ranked = engine_of(live).ranked
+    monkeypatch.setattr(engine_of(live), "ranked", lambda tasks: (looks.append(1), ranked(tasks))[1])
     for _ in range(5):
-        assert not live.publish_step()
+        assert not live.publish.step()
     assert (counting.files, counting.rankings, len(looks)) == (["head", "ranking"], 1, 1)
     assert live.is_busy()  # its last order is not published
     backend.close()
@@ -1242,12 +1228,12 @@ def test_the_order_of_a_round_is_shown_when_it_is_served(server: FakeLabelStudio
         server.annotate(task, choice)
     live = backend.live()
     settle(live)
-    engine, publishing = live._engine, live._publishing
+    engine, publishing = engine_of(live), live.publishing
     assert engine is not None
     assert publishing is not None
 
     def shown() -> list[int]:
-        head = snapshots.read_head(live.arrays)
+        head = snapshots.read_head(live.context.arrays)
         assert head is not None
         return [ranked.task for ranked in head.tasks]
 
@@ -1256,16 +1242,16 @@ def test_the_order_of_a_round_is_shown_when_it_is_served(server: FakeLabelStudio
     said = np.random.default_rng(0).dirichlet((1, 1), 12).astype(np.float32)
     engine.set_probabilities(range(1, 13), said, engine.classes)
     assert engine.head() != served
-    assert not live.publish_step()  # it has to wait
+    assert not live.publish.step()  # it has to wait
     assert shown() == served == server.served(PROJECT)
     publishing.interval_seconds = 0
-    assert live.publish_step()
+    assert live.publish.step()
     assert shown() == engine.head() == server.served(PROJECT)
     publishing.interval_seconds = 1000
     backend.deliver(server.annotate(engine.head()[0], "dog"))
-    live.apply_step()
-    live.learn_step()
-    live.publish_step()
+    live.apply.step()
+    live.learning.step()
+    live.publish.step()
     assert shown() == engine.head()  # a label is shown at once
     backend.close()
 
@@ -1277,10 +1263,15 @@ def test_nothing_at_all_is_done_when_nothing_has_changed(
         raise AssertionError("there was nothing to do")
 
     calls = len(server.calls)
-    for what, name in ((live.database, "read"), (live.database, "begin"), (live, "_look"), (live.arrays, "_write")):
+    for what, name in (
+        (live.context.database, "read"),
+        (live.context.database, "begin"),
+        (live, "_look"),
+        (live.context.arrays, "_write"),
+    ):
         monkeypatch.setattr(what, name, never)
     for _ in range(3):
-        assert live.publish_step()
+        assert live.publish.step()
     assert len(server.calls) == calls
 
 
@@ -1289,49 +1280,48 @@ def costly(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Writing the whole ranking takes ten seconds; the clock, to be moved on."""
     now = [1000.0]
     monkeypatch.setattr(shown_state, "CHEAP_RANKING_SECONDS", -1.0)
-    monkeypatch.setattr(live_module.time, "monotonic", lambda: now[0])
-    write = live_module.snapshots.write_ranking
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    write = snapshots.write_ranking
 
     def slow(*args: Any) -> None:
         now[0] += 10
         write(*args)
 
-    monkeypatch.setattr(live_module.snapshots, "write_ranking", slow)
+    monkeypatch.setattr(snapshots, "write_ranking", slow)
     return now
 
 
 def test_a_costly_ranking_is_made_at_its_pace_and_the_last_one_is_written_in_the_end(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, costly: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert live._engine is not None
     counting = Counting(live, monkeypatch)
 
     def label(choice: str) -> None:
         backend.deliver(server.annotate(server.served(PROJECT)[0], choice))
-        live.apply_step()
-        live.learn_step()
+        live.apply.step()
+        live.learning.step()
 
     label("dog")
-    assert live.publish_step()  # the first one is made at once
+    assert live.publish.step()  # the first one is made at once
     assert counting.rankings == 1
     for number in range(6):
         label(("dog", "invalid")[number % 2])
         for _ in range(3):
-            assert not live.publish_step()  # it is served, but not all of it is shown
-        assert server.served(PROJECT)[0] == live._engine.head()[0]
+            assert not live.publish.step()  # it is served, but not all of it is shown
+        assert server.served(PROJECT)[0] == engine_of(live).head()[0]
         costly[0] += 20
     assert counting.rankings == 1
     assert counting.files.count("head") == 7  # the head is always shown
     assert live.is_busy()
     costly[0] += 200 - 6 * 20 - 1
-    assert not live.publish_step()
+    assert not live.publish.step()
     costly[0] += 1
-    assert live.publish_step()
+    assert live.publish.step()
     assert counting.rankings == 2
     assert not live.is_busy()
-    ranking = live.arrays.read_snapshot("ranking")
+    ranking = live.context.arrays.read_snapshot("ranking")
     assert ranking is not None
-    np.testing.assert_array_equal(ranking["ids"], live._engine.ranking().ids)
+    np.testing.assert_array_equal(ranking["ids"], engine_of(live).ranking().ids)
 
 
 def test_what_was_labelled_or_deleted_since_the_ranking_was_written_is_not_in_it(
@@ -1344,7 +1334,6 @@ def test_what_was_labelled_or_deleted_since_the_ranking_was_written_is_not_in_it
 
     backend.deliver(server.annotate(1, "dog"))
     settle_once(live)
-    assert live._engine is not None
     backend.deliver(server.annotate(2, "cat"))
     backend.deliver(server.delete_tasks(3))
     settle_once(live)
@@ -1354,16 +1343,16 @@ def test_what_was_labelled_or_deleted_since_the_ranking_was_written_is_not_in_it
     settle_once(live)
     assert {1, 3}.isdisjoint(shown())
     assert len(shown()) == 10
-    assert shown()[:8] == live._engine.head()
+    assert shown()[:8] == engine_of(live).head()
     costly[0] += 1000
-    assert live.publish_step()
-    assert shown() == live._engine.head(12)
+    assert live.publish.step()
+    assert shown() == engine_of(live).head(12)
 
 
 def settle_once(live: LiveProject) -> None:
     """All is taken in and published, but perhaps not all of it shown."""
     take_in(live)
-    live.publish_step()
+    live.publish.step()
 
 
 @FEW
@@ -1382,11 +1371,10 @@ def test_an_older_ranking_is_read_with_what_is_newer(doings: list[tuple[str, int
             if body is not None:
                 backend.deliver(body)
             settle_once(live)
-            assert live._engine is not None
-            head, counts, status = live._engine.head(), live._engine.counts(), service.status(PROJECT)
+            head, counts, status = engine_of(live).head(), engine_of(live).counts(), service.status(PROJECT)
             shown = [row["task"] for row in service.ranking(PROJECT)]
             assert shown[: len(head)] == head
-            assert set(shown) <= set(live._engine.ranking().ids.tolist())
+            assert set(shown) <= set(engine_of(live).ranking().ids.tolist())
             assert len(set(shown)) == len(shown)
             assert (status["labelled"], status["unlabelled"]) == (
                 {"known": counts.known, "invalid": counts.invalid},
@@ -1395,7 +1383,7 @@ def test_an_older_ranking_is_read_with_what_is_newer(doings: list[tuple[str, int
             assert status["caught_up"]
             answers = service.predict(PredictRequest(PROJECT, "", [{"id": task} for task in head]))
             assert [answer["score"] for answer in answers] == [
-                score(ranked.priority, backend.project().sampling) for ranked in live._engine.ranked(head)
+                score(ranked.priority, backend.project().sampling) for ranked in engine_of(live).ranked(head)
             ]
         backend.close()
 
@@ -1407,15 +1395,15 @@ def test_a_ranking_that_could_not_be_written_is_written_later(
         raise StoreError("no space left")
 
     backend.deliver(server.annotate(1, "dog"))
-    live.apply_step()
-    live.learn_step()
+    live.apply.step()
+    live.learning.step()
     with monkeypatch.context() as patch:
-        patch.setattr(live_module.snapshots, "write_ranking", full)
+        patch.setattr(snapshots, "write_ranking", full)
         with pytest.raises(StoreError):
-            live.publish_step()
+            live.publish.step()
     assert Service(backend.settings, backend.database).ranking(PROJECT)[0]["task"] != 1
-    assert live.publish_step()
-    ranking = live.arrays.read_snapshot("ranking")
+    assert live.publish.step()
+    ranking = live.context.arrays.read_snapshot("ranking")
     assert ranking is not None
     assert 1 not in ranking["ids"]
 
@@ -1424,41 +1412,40 @@ def test_a_project_that_was_lost_shows_nothing_any_more(
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
     backend.deliver(server.change_project(PROJECT, sampling="Sequential sampling"))
-    live.apply_step()
+    live.apply.step()
     other = backend.live(owner="another")
     settle(other)
-    shown = snapshots.read_head(live.arrays)
-    assert live._engine is not None
-    live._engine.set_labels([Label(5, "dog")])
-    live.learn_step()
+    shown = snapshots.read_head(live.context.arrays)
+    engine_of(live).set_labels([Label(5, "dog")])
+    live.learning.step()
     with pytest.raises(LeaseLost):
-        live.publish_step()
-    assert snapshots.read_head(live.arrays) == shown
+        live.publish.step()
+    assert snapshots.read_head(live.context.arrays) == shown
 
 
 def test_an_order_that_was_being_written_when_the_worker_was_stopped_does_not_replace_its_successors(
     server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend.deliver(server.annotate(5, "dog"))
-    live.apply_step()
-    live.learn_step()
-    original = live.arrays._locked
+    live.apply.step()
+    live.learning.step()
+    original = live.context.arrays._locked
     others: list[LiveProject] = []
 
     @contextlib.contextmanager
     def stopped(exclusive: bool) -> Iterator[None]:
         if exclusive and not others:
-            live.leased_until = 0.0  # long ago
+            live.owned.leased_until = 0.0  # long ago
             others.append(backend.live(owner="another"))
             backend.deliver(server.annotate(6, "cat"))
             settle(others[0])
         with original(exclusive):
             yield
 
-    monkeypatch.setattr(live.arrays, "_locked", stopped)
+    monkeypatch.setattr(live.context.arrays, "_locked", stopped)
     with pytest.raises(StoreError, match="lease"):
-        live.publish_step()
-    shown = snapshots.read_head(live.arrays)
+        live.publish.step()
+    shown = snapshots.read_head(live.context.arrays)
     assert shown is not None
     assert others[0]._shown.head is not None
     assert (shown.known, shown.event) == (2, others[0]._shown.head.event)
@@ -1471,16 +1458,16 @@ def test_a_state_that_could_not_be_written_is_written_later(
         raise StoreError("the database is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(live_module.projects, "update", down)
+        patch.setattr(projects, "update", down)
         with pytest.raises(StoreError):
-            live.problem("bulk", projects.AWAY, "gone")
-    live.problem("bulk", projects.AWAY, "gone")
+            live.owned.state.problem("bulk", projects.AWAY, "gone")
+    live.owned.state.problem("bulk", projects.AWAY, "gone")
     assert backend.project().state == projects.AWAY
     with monkeypatch.context() as patch:
-        patch.setattr(live_module.projects, "update", down)
+        patch.setattr(projects, "update", down)
         with pytest.raises(StoreError):
-            live.solved("bulk")
-    live.bulk_step()
+            live.owned.state.solved("bulk")
+    live.bulk.step()
     assert backend.project().state == projects.READY
 
 
@@ -1504,9 +1491,9 @@ def test_a_webhook_that_label_studio_refuses_is_said_until_there_is_an_address_t
     assert (project.state, project.detail.startswith(said)) == (projects.READY, True)
     assert "http://neat-backend:9090/webhook" in project.detail
     assert caplog.text.count(said) == 1
-    live.problem("publish", projects.AWAY, "no answer")
+    live.owned.state.problem("publish", projects.AWAY, "no answer")
     assert backend.project().detail == "no answer"
-    live.solved("publish")
+    live.owned.state.solved("publish")
     assert backend.project().detail == project.detail
     connect_at("http://neat-backend.internal:9090")
     backend.file(SYNC)
@@ -1516,14 +1503,14 @@ def test_a_webhook_that_label_studio_refuses_is_said_until_there_is_an_address_t
 
 
 def test_the_worst_problem_is_the_one_that_is_shown(backend: Backend, live: LiveProject) -> None:
-    live.problem("tidy", projects.AWAY, "no answer")
-    live.problem("bulk", projects.BLOCKED, "wrong key")
-    live.problem("publish", projects.AWAY, "no answer")
+    live.owned.state.problem("tidy", projects.AWAY, "no answer")
+    live.owned.state.problem("bulk", projects.BLOCKED, "wrong key")
+    live.owned.state.problem("publish", projects.AWAY, "no answer")
     assert (backend.project().state, backend.project().detail) == (projects.BLOCKED, "wrong key")
-    live.solved("bulk")
+    live.owned.state.solved("bulk")
     assert backend.project().state == projects.AWAY
-    live.solved("tidy")
-    live.solved("publish")
+    live.owned.state.solved("tidy")
+    live.owned.state.solved("publish")
     assert backend.project().state == projects.READY
 
 
@@ -1541,12 +1528,11 @@ def test_a_reading_that_could_not_be_taken_in_is_done_again(
     error: Exception, server: FakeLabelStudio, backend: Backend, live: LiveProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.annotate(1, "dog")  # its webhook was lost
-    live._sync_wanted = True
+    live.wanted.read = True
     with monkeypatch.context() as broken:
         broken.setattr(live, "_refresh", lambda: (_ for _ in ()).throw(error))
         with pytest.raises(type(error)):
-            live.bulk_step()
+            live.bulk.step()
     settle(live)
     assert state(live) == state(settled(backend))
-    assert live._engine is not None
-    assert 1 in live._engine.labels()
+    assert 1 in engine_of(live).labels()

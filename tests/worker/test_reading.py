@@ -19,7 +19,7 @@ from neat_backend.store.database import Database
 from neat_backend.worker.steps import reading
 from neat_backend.worker.steps.data_manager import Tabs
 from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, FakeLabelStudio
-from tests.living import Backend, label_studio_of, take_in
+from tests.living import Backend, engine_of, label_studio_of, take_in
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server
 
 __all__ = ["db", "migrated_postgres", "migrated_sqlite", "postgres_server"]
@@ -142,25 +142,23 @@ def test_what_people_do_while_the_project_is_read_has_the_last_word(
         pages = list(original(*arguments))  # read before it happens, written after
         if not done:
             done.append(backend.deliver(do()))
-            live.apply_step()
+            live.apply.step()
         yield from pages
 
     monkeypatch.setattr(server, moment, read_and_then)
     take_in(live)
     assert done
     there = server.projects[PROJECT]
-    assert live._engine is not None
-    assert set(live._engine.tasks()) == set(there.tasks)
+    assert set(engine_of(live).tasks()) == set(there.tasks)
     asked = {a["task"]: a["result"][0]["value"]["choices"][0] for a in there.annotations.values()}
-    assert live._config is not None
     expected = {
         task: Label(task, choice) if choice != "invalid" else Label(task, invalid=True)
         for task, choice in asked.items()
-        if choice in (*live._config.classes, "invalid")
+        if choice in (*live.schema.config.classes, "invalid")
     }
-    assert live._engine.labels() == expected
+    assert engine_of(live).labels() == expected
     assert backend.project(PROJECT).label_config == there.label_config
-    assert live._label_config == there.label_config
+    assert live.followed.label_config == there.label_config
 
 
 def test_a_change_of_settings_that_overtakes_the_reading_stays(
@@ -176,13 +174,12 @@ def test_a_change_of_settings_that_overtakes_the_reading_stays(
         if len(calls) != 2:  # the first one is the look at the connection
             return info
         backend.deliver(server.change_project(PROJECT, label_config=CONFIG.replace("cat", "owl"), sampling="Random"))
-        live.apply_step()
+        live.apply.step()
         return info
 
     monkeypatch.setattr(server, "project", project)
     take_in(live)
-    assert live._config is not None
-    assert live._config.classes == ("dog", "owl")
+    assert live.schema.config.classes == ("dog", "owl")
     kept = backend.project(PROJECT)
     assert (kept.label_config, kept.sampling) == (CONFIG.replace("cat", "owl"), "Random")
 
@@ -259,7 +256,7 @@ def test_a_task_that_comes_while_ids_are_read_is_no_deleted_one(server: FakeLabe
     pages = reading.forget_deleted(PROJECT, backend.server, backend.database)  # type: ignore[arg-type]
     found = next(pages)
     backend.deliver(server.import_tasks(PROJECT, 2))
-    live.apply_step()
+    live.apply.step()
     for page in pages:
         found += page
     assert found == [8]

@@ -38,14 +38,15 @@ from neat_backend.store import inbox, projects, rounds, schema, tasks
 from neat_backend.store.sql import clock as database_clock
 from neat_backend.worker import upkeep
 from neat_backend.worker import worker as worker_module
-from neat_backend.worker.live import LiveProject
 from neat_backend.worker.steps import backoff
 from neat_backend.worker.steps.data_manager import Tabs
 from neat_backend.worker.steps.publishing import Publishing
+from neat_backend.worker.steps.serving import Serving
+from neat_backend.worker.steps.step import Step
 from neat_backend.worker.worker import Worker
 from tests.conftest import Clock
 from tests.fake_label_studio import BACKEND_URL, CONFIG, NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio
-from tests.living import PROJECT, Backend, label_studio_of, state, take_in
+from tests.living import PROJECT, Backend, engine_of, label_studio_of, live_of, state, take_in
 from tests.waiting import HANGS, Gate, until
 
 
@@ -120,10 +121,9 @@ class Workers:
         if release:
             worker.stop()
             return
-        for live, threads in worker._live.values():
-            live.stop()
-            for each in threads:
-                each.join(HANGS)
+        for running in worker.running.values():
+            running.stop()
+            running.join(HANGS)
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_a_clean_stop_gives_the_lease_back(backend: Backend, workers: Workers) -
     worker = workers.start(backend)
     until(ready(backend))
     assert holder(backend) == worker.owner
-    threads = [thread for _, more in worker._live.values() for thread in more]
+    threads = [thread for running in worker.running.values() for thread in running.threads]
     workers.stop(worker)
     assert holder(backend) is None
     assert not any(thread.is_alive() for thread in threads)
@@ -187,7 +187,7 @@ def test_of_two_workers_one_works_and_the_other_takes_over_when_it_stops(
     two = workers.start(backend)
     workers.let_look(two)
     assert holder(backend) == one.owner
-    assert (len(one._live), len(two._live)) == (1, 0)
+    assert (len(one.running), len(two.running)) == (1, 0)
     event = backend.deliver(server.annotate(1, "dog"))
     until(lambda: backend.project().published_event == event)
     workers.stop(one)
@@ -256,12 +256,12 @@ def test_a_worker_whose_lease_ran_out_starts_afresh(
     """As after a suspended machine: nobody took the project, and the first label finds the lease expired."""
     worker = workers.start(backend)
     until(ready(backend))
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     with backend.database.begin() as conn:
         projects.release_lease(conn, PROJECT, worker.owner)
     event = backend.deliver(server.annotate(1, "dog"))
     until(lambda: backend.project().published_event == event)
-    assert worker._live[PROJECT][0] is not live
+    assert live_of(worker) is not live
     assert holder(backend) == worker.owner
 
 
@@ -274,7 +274,7 @@ def test_a_project_taken_by_another_worker_is_let_go(
     with backend.database.begin() as conn:
         projects.release_lease(conn, PROJECT, worker.owner)
         assert projects.acquire_lease(conn, PROJECT, "elsewhere:1:abc", 600)
-    until(lambda: not worker._live)
+    until(lambda: not worker.running)
     assert holder(backend) == "elsewhere:1:abc"
 
 
@@ -296,13 +296,13 @@ def test_the_project_not_needed_for_longest_makes_room_and_comes_back(
 ) -> None:
     worker = workers.start(three, max_live_projects=2)
     until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
-    assert len(worker._live) <= 2
+    assert len(worker.running) <= 2
     for task in (1, 7, 10, 2, 8):
         event = three.deliver(server.annotate(task, "dog"))
         number = PROJECT if task < 7 else 8 if task < 10 else 9
         until(lambda number=number, event=event: three.project(number).published_event == event)  # type: ignore[misc]
-        assert len(worker._live) <= 2
-    until(lambda: set(worker._live) == {PROJECT, 8})
+        assert len(worker.running) <= 2
+    until(lambda: set(worker.running) == {PROJECT, 8})
     assert holder(three, 9) is None
 
 
@@ -314,7 +314,7 @@ def test_a_project_needed_just_now_is_not_put_away_unless_another_has_waited_as_
     until(ready(backend))
     event = backend.deliver(server.annotate(1, "dog"))
     until(lambda: backend.project().published_event == event)
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy())
     stopping, thread = workers.running[worker]
     stopping.set()
@@ -387,7 +387,7 @@ def test_when_each_project_was_last_compared_is_known_in_memory_or_not(
     until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
     before = {number: three.project(number).compared_at for number in (PROJECT, 8, 9)}
     until(lambda: all(three.project(number).compared_at != moment for number, moment in before.items()))
-    until(lambda: len(worker._live) == 1)
+    until(lambda: len(worker.running) == 1)
 
 
 def test_a_difference_that_cannot_be_explained_is_read_once_though_the_project_is_put_away(
@@ -412,7 +412,7 @@ def test_a_project_that_is_forgotten_while_it_is_put_away_is_read_as_a_whole_whe
     server._now += timedelta(hours=1)  # so that nothing of it has changed lately
     worker = workers.start(three, max_live_projects=1)
     until(lambda: all(ready(three, number)() for number in (PROJECT, 8, 9)))
-    until(lambda: PROJECT not in worker._live)
+    until(lambda: PROJECT not in worker.running)
     connection.forget(three.database, three.settings.data_dir, None, PROJECT)
     stray(server, three, 1)
     until(adopted(three))
@@ -447,19 +447,19 @@ def test_a_project_that_is_disconnected_is_put_away(backend: Backend, workers: W
     until(ready(backend))
     with backend.database.begin() as conn:
         projects.delete(conn, PROJECT)
-    until(lambda: not worker._live)
+    until(lambda: not worker.running)
 
 
 def test_a_project_that_is_connected_anew_is_started_anew(backend: Backend, workers: Workers) -> None:
     worker = workers.start(backend)
     until(ready(backend))
-    assert worker._live[PROJECT][0].settings.k == 2
+    assert live_of(worker).context.settings.k == 2
     with backend.database.begin() as conn:
         projects.save_connection(conn, PROJECT, extra_params={"k": 5})
-    until(lambda: PROJECT in worker._live and worker._live[PROJECT][0].settings.k == 5)
+    until(lambda: PROJECT in worker.running and live_of(worker).context.settings.k == 5)
     with backend.database.begin() as conn:
         projects.save_connection(conn, PROJECT, extra_params={"no such thing": 5})
-    until(lambda: PROJECT in worker._live and worker._live[PROJECT][0].settings.k == 2)
+    until(lambda: PROJECT in worker.running and live_of(worker).context.settings.k == 2)
     until(ready(backend))
 
 
@@ -524,7 +524,7 @@ def test_a_project_that_is_still_connected_is_taken_up_with_the_extra_params_of_
     event = stray(server, backend, 1)
     until(adopted(backend))
     until(lambda: backend.project().published_event >= event)
-    assert worker._live[PROJECT][0].settings.k == 5
+    assert live_of(worker).context.settings.k == 5
     assert server.projects[PROJECT].sampling == "Sequential sampling"
     assert server.titles(PROJECT) == []
 
@@ -567,7 +567,7 @@ def test_a_connection_that_is_gone_is_shown_and_nothing_is_published_or_set_from
     if at == "start":
         worker = workers.start(backend)
     until(lambda: shown(backend) == projects.DISCONNECTED)
-    until(lambda: not worker._live)
+    until(lambda: not worker.running)
     assert "neat-backend forget 7" in backend.project().detail
     left = settings_of(server)
     until(dropped(backend, stray(server, backend, 1)))
@@ -593,9 +593,8 @@ def test_a_project_that_is_connected_again_is_configured_again_and_has_the_label
             projects.update(conn, PROJECT, state=projects.CONNECTING)
     until(ready(backend))
     assert server.projects[PROJECT].sampling == "Uncertainty sampling"
-    live = worker._live[PROJECT][0]
-    assert live._engine is not None
-    until(lambda: set(live._engine.labels()) == {1})  # type: ignore[union-attr]
+    live = live_of(worker)
+    until(lambda: set(engine_of(live).labels()) == {1})
 
 
 def test_a_connection_made_anew_between_two_looks_is_configured_though_its_id_is_the_old_one(
@@ -650,7 +649,7 @@ def test_a_connection_whose_extra_params_were_changed_is_followed(
     server.disconnect(PROJECT)
     server.connect(PROJECT, k=5)
     backend.file(COMPARE)
-    until(lambda: PROJECT in worker._live and worker._live[PROJECT][0].settings.k == 5)
+    until(lambda: PROJECT in worker.running and live_of(worker).context.settings.k == 5)
     until(ready(backend))
 
 
@@ -672,10 +671,9 @@ def test_another_project_of_the_same_number_begins_anew(
     with backend.database.read() as conn:
         assert set(tasks.task_ids(conn, PROJECT).tolist()) == set(server.projects[PROJECT].tasks)
         assert rounds.all(conn, PROJECT) == []
-    live = worker._live[PROJECT][0]
-    assert live._engine is not None
-    assert live._engine.labels() == {}
-    assert not old & set(live._engine.tasks())
+    live = live_of(worker)
+    assert engine_of(live).labels() == {}
+    assert not old & set(engine_of(live).tasks())
     assert set(server.served(PROJECT)) == set(server.projects[PROJECT].tasks)
 
 
@@ -715,8 +713,8 @@ def test_label_studio_down_is_shown_as_away_and_recovers_with_labels_taken_in_me
     event = backend.deliver(server.annotate(server.served(PROJECT)[0], "invalid"))
     backend.file(SYNC)
     until(lambda: shown(backend) == projects.AWAY)
-    live = worker._live[PROJECT][0]
-    until(lambda: live._engine is not None and len(live._engine.labels()) == 2)
+    live = live_of(worker)
+    until(lambda: len(engine_of(live).labels()) == 2)
     assert server.projects[PROJECT].model_version == on
     server.failing = None
     until(lambda: backend.project().published_event > event)
@@ -766,23 +764,24 @@ def test_a_fault_in_one_step_does_not_stop_the_others(
 ) -> None:
     worker = workers.start(backend)
     until(ready(backend))
-    live = worker._live[PROJECT][0]
-    original = getattr(LiveProject, f"{step}_step")
+    live = live_of(worker)
+    (kind,) = [type(one) for one in live.steps if one.name == step]
+    original = kind.step
     broken = True
 
-    def fail(self: LiveProject) -> bool:
+    def fail(self: Step) -> bool:
         if broken:
             raise ValueError("a fault of ours")
-        return bool(original(self))
+        return original(self)
 
     workers.stop(worker)
-    monkeypatch.setattr(LiveProject, f"{step}_step", fail)
+    monkeypatch.setattr(kind, "step", fail)
     worker = workers.start(backend)
     until(lambda: shown(backend) == projects.BLOCKED)
     assert backend.project().detail == f"internal error in {step}: a fault of ours; see the log"
     event = backend.deliver(server.annotate(1, "dog"))
-    live = worker._live[PROJECT][0]
-    until(lambda: live._applied == event and live._engine is not None and len(live._engine.labels()) == 1)
+    live = live_of(worker)
+    until(lambda: live.followed.applied == event and len(engine_of(live).labels()) == 1)
     broken = False
     until(ready(backend))
     until(lambda: backend.project().published_event == event)
@@ -810,26 +809,24 @@ def test_publishing_waits_without_spinning(
     server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []  # in the thread that publishes
-    step, pause = LiveProject.publish_step, worker_module._pause
+    publish, rest = Serving.step, Serving.rest
 
-    def publish_step(self: LiveProject) -> bool:
+    def noted_step(self: Serving) -> bool:
         done.append("step")
-        return step(self)
+        return publish(self)
 
-    def noted(live: LiveProject, seconds: float) -> None:
-        if threading.current_thread().name.startswith("publish"):
-            done.append("pause")
-        pause(live, seconds)
+    def noted_rest(self: Serving, stopping: threading.Event) -> None:
+        done.append("rest")
+        rest(self, stopping)
 
-    monkeypatch.setattr(LiveProject, "publish_step", publish_step)
-    monkeypatch.setattr(worker_module, "_pause", noted)
+    monkeypatch.setattr(Serving, "step", noted_step)
+    monkeypatch.setattr(Serving, "rest", noted_rest)
     worker = workers.start(backend, publish_interval_seconds=1000)
     until(ready(backend))
     order = server.served(PROJECT)
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy())
-    assert live._publishing is not None
-    live._publishing._served_sampling = "another"  # so that the next order has to be published
+    live.publishing._served_sampling = "another"  # so that the next order has to be published
     backend.deliver(server.annotate(order[2], "invalid"))
     until(lambda: backend.project().applied_event == 1)
     done.clear()
@@ -843,15 +840,14 @@ def test_a_slow_label_studio_does_not_hold_up_labels(
 ) -> None:
     worker = workers.start(backend)
     until(ready(backend))
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy())
     gate = server.gates["import_predictions"] = Gate()
-    assert live._publishing is not None
-    live._publishing._served_sampling = "another"
+    live.publishing._served_sampling = "another"
     backend.deliver(server.annotate(1, "dog"))
     until(gate.reached.is_set)
     event = backend.deliver(server.annotate(2, "cat"))
-    until(lambda: live._applied == event)
+    until(lambda: live.followed.applied == event)
     assert not gate.opened.is_set()
     gate.opened.set()
     until(lambda: backend.project().published_event == event)
@@ -880,7 +876,7 @@ def test_whatever_pours_in_while_all_threads_work_the_state_is_that_of_a_project
             last = backend.deliver(body)
         time.sleep(0.002)
     until(lambda: backend.project().published_event == last and shown(backend) == projects.READY)
-    live = worker._live[PROJECT][0]
+    live = live_of(worker)
     until(lambda: not live.is_busy())
     anew = Backend(tmp_path / "anew", server, batch_size=1000)
     read = anew.live()
@@ -890,7 +886,7 @@ def test_whatever_pours_in_while_all_threads_work_the_state_is_that_of_a_project
     answered = {
         a["task"] for a in server.projects[PROJECT].annotations.values()
     }  # some with what is no choice any more
-    assert served == [t for t in read._engine.head() if t not in answered]  # type: ignore[union-attr]
+    assert served == [t for t in read._engine.head() if t not in answered]
     workers.stop(worker)
     anew.close()
     backend.close()
@@ -902,8 +898,8 @@ def test_a_project_that_is_slow_to_stop_does_not_cost_the_others_their_leases(
     worker = workers.start(backend)
     until(ready(backend))
     stuck = SimpleNamespace(join=lambda timeout: clock.sleep(timeout))  # a thread that takes all the time it gets
-    live, threads = worker._live[PROJECT]
-    worker._live[PROJECT] = live, [*threads, *[cast(threading.Thread, stuck)] * 6]
+    live, threads = worker.running[PROJECT]
+    worker.running[PROJECT] = live, [*threads, *[cast(threading.Thread, stuck)] * 6]
     monkeypatch.setattr(worker_module, "JOIN_SECONDS", 5.0)
     with monkeypatch.context() as patch:
         patch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))

@@ -21,11 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from neat_backend.errors import LabelStudioError
-from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.records import Ranked
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import Mistake
 from neat_backend.worker.steps.backoff import Backoff
+from neat_backend.worker.steps.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +50,10 @@ Value = str | float
 class Columns:
     """Keeps the columns of one project; `step` from one thread."""
 
-    def __init__(
-        self,
-        project: int,
-        client: LabelStudioClient,
-        arrays: ProjectArrays,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.project, self.client, self.arrays = project, client, arrays
+    def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
+        self.project, self.client, self.arrays = context.project, context.client, context.arrays
         self._clock = clock
-        self._written = _read(arrays)  # column → task → its value
+        self._written = _read(self.arrays)  # column → task → its value
         self._free_at = float("-inf")
         self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
 

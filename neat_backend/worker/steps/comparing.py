@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
+from neat_backend.labelstudio.client import ProjectInfo
 from neat_backend.store import inbox, tasks
-from neat_backend.store.database import Database
 from neat_backend.worker.steps import reading
+from neat_backend.worker.steps.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +61,14 @@ class Comparing:
 
     def __init__(
         self,
-        project: int,
-        client: LabelStudioClient,
-        database: Database,
+        context: Context,
         served: Served,
         take_in: Callable[[reading.Changed], None],
         on_another_version: Callable[[], None],
         basis: Basis,
     ) -> None:
-        self._project, self._client, self._database, self._served = project, client, database, served
+        self._context, self._served = context, served
+        self._project, self._client, self._database = context.project, context.client, context.database
         self._take_in, self._on_another_version, self.basis = take_in, on_another_version, basis
 
     @property
@@ -98,7 +97,7 @@ class Comparing:
             return looked
         info, theirs, ours = looked
         if ours[0] > theirs[0]:
-            for gone in reading.forget_deleted(self._project, self._client, self._database):
+            for gone in reading.forget_deleted(self._context):
                 self._take_in(reading.Changed(deleted=set(gone)))
             looked = self._look_at_counters(image_key)  # that takes minutes where there are a million tasks
             if isinstance(looked, Compared):
@@ -165,7 +164,7 @@ class Comparing:
 
     def _read_since(self, moment: datetime, image_key: str) -> None:
         """Take in the tasks that Label Studio has changed since then, by its clock."""
-        for found in reading.read_changes(self._project, moment, image_key, self._client, self._database):
+        for found in reading.read_changes(self._context, moment, image_key):
             if found:
                 log.warning(
                     "project %d: no webhook had told of %d tasks with other labels and %d new images; taken in",

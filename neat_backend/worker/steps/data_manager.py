@@ -1,4 +1,5 @@
-"""The project's two tabs in Label Studio's Data Manager: what comes next, and which labels to look at again.
+"""What people see in Label Studio's Data Manager beside the order: two tabs, what comes next and which labels to look
+at again, and columns (columns.py).
 
 Nobody waits for them and the order does not need them: a failure is logged and tried again at the next look.
 How a tab is made and found again is labelstudio/tabs.py's business.
@@ -15,12 +16,19 @@ import numpy as np
 
 from neat_backend.errors import LabelStudioError
 from neat_backend.labelstudio import tabs
-from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.labelstudio.tabs import CHECK, NEXT, Tab
+from neat_backend.store import insights
 from neat_backend.store.arrays import ProjectArrays
+from neat_backend.worker.steps import columns
 from neat_backend.worker.steps.backoff import Backoff
-from neat_backend.worker.steps.columns import SUSPICION
+from neat_backend.worker.steps.columns import SUSPICION, Columns
+from neat_backend.worker.steps.comparing import Basis
+from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.followed import Followed
+from neat_backend.worker.steps.insight import Insights
+from neat_backend.worker.steps.schema import Schema
+from neat_backend.worker.steps.serving import Serving
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +41,13 @@ MOST_CHECKED = 50  # tasks in that list; each is a line among the tab's filters
 class Tabs:
     """Keeps the tabs of one project; from any thread."""
 
-    def __init__(
-        self,
-        project: int,
-        client: LabelStudioClient,
-        arrays: ProjectArrays,
-        clock: Callable[[], float] = time.monotonic,
-        by_suspicion: bool = False,
-    ) -> None:
-        """by_suspicion: the labels to check have a column of it (columns.py), to be sorted by."""
-        self._check_order = (f"-tasks:data.{SUSPICION}",) if by_suspicion else ()
-        self.project, self.client, self.arrays = project, client, arrays
+    def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
+        self.project, self.client, self.arrays = context.project, context.client, context.arrays
+        # Labels to check have a column of their suspicion (columns.py), to be sorted by.
+        self._check_order = (f"-tasks:data.{SUSPICION}",) if context.settings.task_columns else ()
         self._clock = clock
         self._lock = threading.Lock()
-        self._ids = _read_ids(arrays)  # title → the tab's id
+        self._ids = _read_ids(self.arrays)  # title → the tab's id
         self._shown: tuple[str, tuple[int, ...]] = ("", ())  # sampling and tasks to check, as they were last seen to
         self._look_at = self._change_at = self._again_at = float("-inf")
         self._backoff = Backoff(LOOK_SECONDS, LONGEST_BACKOFF_SECONDS)
@@ -86,6 +87,41 @@ class Tabs:
                 self._ids[tab.title] = found
                 _write_ids(self.arrays, self._ids)
         self._shown = (sampling, tuple(to_check))
+
+
+class DataManager:
+    """Of one project; `step` from one thread."""
+
+    def __init__(
+        self,
+        context: Context,
+        followed: Followed,
+        schema: Schema,
+        serving: Serving,
+        insight: Insights,
+        tabs: Tabs,
+        basis: Basis,
+    ) -> None:
+        self._context, self._followed, self._schema = context, followed, schema
+        self._serving, self._insight, self._basis = serving, insight, basis
+        self.tabs, self._columns = tabs, Columns(context)
+
+    def step(self) -> bool:
+        """One piece of what is due; True if there was any."""
+        return self._keep_tabs() | self._write_columns()
+
+    def _keep_tabs(self) -> bool:
+        """Make again the tabs that are gone, turn the one round with the sampling, list the labels to check."""
+        if not self._context.settings.configure_project or self._basis.since is None:  # not before the first reading
+            return False
+        with self._context.database.read() as conn:
+            to_check = insights.unconfirmed(conn, self._context.project, self._insight.mistakes())
+        return self.tabs.step(self._followed.sampling, to_check)
+
+    def _write_columns(self) -> bool:
+        if not self._context.settings.task_columns or self._schema.config.image_key in columns.NAMES:
+            return False
+        return self._columns.step(self._serving.order.head, self._insight.mistakes()[:MOST_CHECKED])
 
 
 def _read_ids(arrays: ProjectArrays) -> dict[str, int]:

@@ -6,22 +6,20 @@ An image whose failure may pass is tried again; which ones wait for that is know
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from neat_backend.compute import Compute, embedding
 from neat_backend.errors import ImageError
-from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.images import ImageFetcher, thumbnail
 from neat_backend.models.encoders import Encoder
-from neat_backend.ranking.engine import Engine
-from neat_backend.settings import Settings
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.store import projects, tasks
-from neat_backend.store.arrays import ProjectArrays, image_key
-from neat_backend.store.database import Database
+from neat_backend.store.arrays import image_key
+from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.labelling import Labelling
 from neat_backend.worker.steps.shown_state import ShownState
 
 log = logging.getLogger(__name__)
@@ -31,25 +29,15 @@ IMAGE_RETRY_SECONDS = 10.0
 
 
 class PoolImages:
-    """One project's images. `lock` is the engine's; `relabel` gives it these tasks' labels from the store."""
+    """One project's images."""
 
     def __init__(
-        self,
-        project: int,
-        settings: Settings,
-        database: Database,
-        arrays: ProjectArrays,
-        client: LabelStudioClient,
-        compute: Compute,
-        encoder: Encoder,
-        engine: Engine,
-        lock: threading.RLock,
-        relabel: Callable[[Iterable[int]], None],
+        self, context: Context, engine: SharedEngine, compute: Compute, encoder: Encoder, labelling: Labelling
     ) -> None:
         self.retry_at = 0.0  # time.monotonic()
-        self._project, self._settings, self._database, self._arrays = project, settings, database, arrays
-        self._client, self._compute, self._encoder = client, compute, encoder
-        self._engine, self._lock, self._relabel = engine, lock, relabel
+        self._project, self._settings = context.project, context.settings
+        self._database, self._arrays, self._client = context.database, context.arrays, context.client
+        self._engine, self._compute, self._encoder, self._labelling = engine, compute, encoder, labelling
         self._attempts: dict[int, int] = {}
 
     @property
@@ -61,7 +49,22 @@ class PoolImages:
         """Do any wait to be tried again?"""
         return bool(self._attempts)
 
-    def take_stored(self, images: Sequence[tuple[int, str | None]]) -> set[int]:
+    def refresh(self) -> None:
+        """Have the engine hold those tasks that the store calls ready, and no others."""
+        with self._engine() as engine:  # before reading: what an event deletes meanwhile would come back
+            with self._database.read() as conn:
+                images = tasks.task_images(conn, self._project)
+            usable = {t: ref for t, ref, state in images if state == "ready"}
+            there = {t for t, _, _ in images}
+            gone = [t for t in engine.labels() if t not in there]  # labelled, their images perhaps never read
+            engine.remove_tasks([*gone, *(t for t in engine.tasks() if t not in usable)])
+            missing = [(t, ref) for t, ref in usable.items() if t not in engine]
+            lost = {t for t, _ in missing} - self._take_stored(missing)
+            if lost:  # marked as ready, but the arrays were lost or are of another encoder
+                with self._database.begin() as conn:
+                    tasks.set_image_state(conn, self._project, lost, "pending")
+
+    def _take_stored(self, images: Sequence[tuple[int, str | None]]) -> set[int]:
         """Give the engine the features that are stored already for these images; those it got."""
         if not images:
             return set()
@@ -69,17 +72,18 @@ class PoolImages:
         have &= embedding.stored(self._arrays, embedding.thumbnails_kind(self._settings.image_size), images)
         if have:
             wanted = np.sort(np.fromiter(have, np.int64, len(have)))
-            self._engine.reserve(len(self._engine) + len(wanted))
-            for segment in self._arrays.segments(self.kind):  # one at a time: a pool may be larger than half the memory
-                mask = np.isin(segment.ids, wanted)
-                self._engine.add_tasks(segment.ids[mask], segment.values[mask])
-            # A damaged file can show its ids and yet have no values.
-            have.difference_update([task for task in have if task not in self._engine])
+            with self._engine() as engine:
+                engine.reserve(len(engine) + len(wanted))
+                for segment in self._arrays.segments(self.kind):  # one at a time: all may be half the memory
+                    mask = np.isin(segment.ids, wanted)
+                    engine.add_tasks(segment.ids[mask], segment.values[mask])
+                # A damaged file can show its ids and yet have no values.
+                have.difference_update([task for task in have if task not in engine])
         return have
 
     def embed(self, state: ShownState, stopped: Callable[[], bool]) -> bool:
         """Embed what is pending; True if there was anything to do now."""
-        with self._lock:  # before reading: what an event deletes meanwhile would come back
+        with self._engine() as engine:  # before reading: what an event deletes meanwhile would come back
             with self._database.read() as conn:
                 pending = dict(tasks.pending_images(conn, self._project))
             self._attempts = {t: n for t, n in self._attempts.items() if t in pending}
@@ -88,10 +92,10 @@ class PoolImages:
             if not pending:
                 return False
             state.at(projects.EMBEDDING)
-            self._engine.remove_tasks([task for task in pending if task in self._engine])
-            have = self.take_stored(list(pending.items()))
+            engine.remove_tasks([task for task in pending if task in engine])
+            have = self._take_stored(list(pending.items()))
             self._note({t: pending[t] for t in have}, "ready")
-            self._relabel(pending)
+            self._labelling.relabel(pending)
         todo = {task: ref for task, ref in pending.items() if task not in have}
         if not todo:
             return True
@@ -137,7 +141,7 @@ class PoolImages:
 
     def _on_stored(self, done: embedding.Embedded) -> None:
         """Images are stored: into the engine, unless their task went or changed meanwhile."""
-        with self._lock:
+        with self._engine() as engine:
             with self._database.read() as conn:
                 images = tasks.images_of(conn, self._project, done.tasks.tolist())
             now = [images.get(task) for task in done.tasks.tolist()]
@@ -145,9 +149,9 @@ class PoolImages:
                 [ref is not None and image_key(ref) == key for ref, key in zip(now, done.keys, strict=True)], bool
             )
             ids = done.tasks[current]
-            self._engine.add_tasks(ids, done.features[current])
+            engine.add_tasks(ids, done.features[current])
             self._note({task: images[task] for task in ids.tolist()}, "ready")
-            self._relabel(ids.tolist())
+            self._labelling.relabel(ids.tolist())
             for task in ids.tolist():
                 self._attempts.pop(task, None)
 

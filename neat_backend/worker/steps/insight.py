@@ -6,7 +6,6 @@ happens in the calling thread. Nothing here is needed to serve the order: a fail
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -17,12 +16,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.ranking.engine import Engine, Labelled, Ranking
+from neat_backend.ranking.engine import Labelled, Ranking
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.store import insights, prequential
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States
 from neat_backend.worker.steps import estimates, mistakes
 from neat_backend.worker.steps.projection import Axes, map_places
+from neat_backend.worker.steps.step import Step
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +35,28 @@ MOST_MISTAKES = 100
 LEAST_KNOWN = prequential.SHOWN_FROM  # labels of known classes, below which nothing is said of each class
 
 Rows = TypeVar("Rows", Labelled, Ranking)
-Lock = contextlib.AbstractContextManager[object]
 
 
-class Insights:
+class Insights(Step):
     """Keeps map, states and insight of one project up to date; `step` from one thread."""
 
-    def __init__(self, arrays: ProjectArrays, seed: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.arrays, self.seed = arrays, seed
+    name = "insight"
+    again_at_once = False
+    rest_seconds = 0.5
+
+    def __init__(
+        self,
+        arrays: ProjectArrays,
+        engine: SharedEngine,
+        kind: str,
+        seed: int,
+        settled: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """kind: of the features' arrays. settled: whether no images are being encoded; the map waits for that, or for
+        twice the tasks."""
+        self.arrays, self.kind, self.seed = arrays, kind, seed
+        self._engine, self._settled = engine, settled
         self._clock = clock
         self._axes: Axes | None = None
         self._axes_of = 0  # how many tasks they were found from
@@ -52,19 +67,11 @@ class Insights:
         self._mistakes: tuple[Mistake, ...] | None = None  # of the last insight; None = not looked at yet
         self._free_at = {"map": 0.0, "states": 0.0, "insight": 0.0}
 
-    def step(self, engine: Engine, lock: Lock, kind: str, *, settled: bool) -> bool:
-        """Do one piece of what is due; True if anything was written.
-
-        kind: of the features' arrays. settled: no images are being encoded; the map waits for that, or
-        for twice the tasks.
-        """
+    def step(self) -> bool:
+        """Do one piece of what is due; True if anything was written."""
         return any(
             self._due(name) and self._timed(name, work)
-            for name, work in (
-                ("states", lambda: self._show_states(engine, lock)),
-                ("map", lambda: self._show_map(engine, lock, kind, settled)),
-                ("insight", lambda: self._show_insight(engine, lock)),
-            )
+            for name, work in (("states", self._show_states), ("map", self._show_map), ("insight", self._show_insight))
         )
 
     def mistakes(self) -> tuple[Mistake, ...]:
@@ -85,8 +92,8 @@ class Insights:
             self._free_at[name] = now + max(SHORTEST_REST_SECONDS, RESTS * (now - began))
         return done
 
-    def _show_states(self, engine: Engine, lock: Lock) -> bool:
-        with lock:
+    def _show_states(self) -> bool:
+        with self._engine() as engine:
             ids, codes, classes = engine.codes()
         before = self._states
         if before is not None and before.classes == classes and np.array_equal(before.ids, ids):
@@ -98,18 +105,18 @@ class Insights:
         insights.write_states(self.arrays, self._states)
         return True
 
-    def _show_map(self, engine: Engine, lock: Lock, kind: str, settled: bool) -> bool:
-        with lock:
+    def _show_map(self) -> bool:
+        with self._engine() as engine:
             ids = np.sort(np.array(engine.tasks(), np.int64))
-        if np.array_equal(ids, self._ids) or not (settled or len(ids) > 2 * len(self._ids)):
+        if np.array_equal(ids, self._ids) or not (self._settled() or len(ids) > 2 * len(self._ids)):
             return False
         if self._axes is None or not self._axes or len(ids) > GROWN * self._axes_of:
-            self._axes = Axes(self._sampled(ids, kind))
+            self._axes = Axes(self._sampled(ids))
             self._axes_of = len(ids)
         if not self._axes:
             return False
         found, rows = [], []
-        for segment in self.arrays.segments(kind):
+        for segment in self.arrays.segments(self.kind):
             here = np.isin(segment.ids, ids)
             if here.any():
                 rows.append(segment.ids[here])
@@ -121,12 +128,12 @@ class Insights:
         insights.write_map(self.arrays, Map(self._ids, map_places(self._projected.astype(np.float32))))
         return True
 
-    def _sampled(self, ids: NDArray[np.int64], kind: str) -> Iterator[NDArray[np.float32]]:
+    def _sampled(self, ids: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """Features of a sample of the tasks, drawn by the seed, in pieces."""
         rng = np.random.default_rng(self.seed)
         chosen = ids if len(ids) <= AXES_FROM else rng.choice(ids, AXES_FROM, replace=False)
         kept: list[NDArray[np.float32]] = []
-        for segment in self.arrays.segments(kind):
+        for segment in self.arrays.segments(self.kind):
             kept.append(segment.values[np.isin(segment.ids, chosen)])
             if sum(map(len, kept)) >= 2048:
                 yield np.concatenate(kept)
@@ -134,8 +141,8 @@ class Insights:
         if kept:
             yield np.concatenate(kept)
 
-    def _show_insight(self, engine: Engine, lock: Lock) -> bool:
-        with lock:
+    def _show_insight(self) -> bool:
+        with self._engine() as engine:
             of = (engine.version, len(self._ids))
             if of == self._of:
                 return False

@@ -8,7 +8,6 @@ that was right more often on the last labels.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -22,11 +21,13 @@ from numpy.typing import NDArray
 from neat_backend.ranking.engine import Engine, Source
 from neat_backend.ranking.linear import fit_head, name_head
 from neat_backend.ranking.linear_head import LinearHead
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import Label
 from neat_backend.settings import Settings
 from neat_backend.store import prequential
-from neat_backend.store.arrays import ProjectArrays
-from neat_backend.store.prequential import RIGHT, SHOWN_FROM, SILENT, SPEAKERS, WINDOW, WRONG
+from neat_backend.store.prequential import RIGHT, SHOWN_FROM, SILENT, SPEAKERS, WINDOW, WRONG, Prequential
+from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.step import Step
 
 log = logging.getLogger(__name__)
 
@@ -36,25 +37,45 @@ LONGEST_HOLD_SECONDS = 1.0  # that an order may wait for the head of its labels
 CLEARLY = 2.0  # standard deviations of a fair coin that one has to be ahead by, to come into force
 NAMES: dict[str, str] = {"resnet18": "ResNet-18", "linear": "the linear classifier", "vote": "the neighbours' vote"}
 
-Lock = contextlib.AbstractContextManager[object]
+
+def source(choice: str, tested: Prequential) -> Source:
+    """The classifier in force. choice: NEAT_CLASSIFIER; tested: what each was right on."""
+    named = choice if choice != "auto" else tested.in_force
+    return cast(Source, named) if named in ("linear", "resnet18") else "linear"
 
 
-class Learning:
+def head_is_wanted(settings: Settings) -> bool:
+    """Whether anything needs the linear head; the paper's own order, by ResNet-18, does not."""
+    return settings.balanced or settings.classifier != "resnet18"
+
+
+class Learning(Step):
     """Of one project. `test` before labels are taken in, with the engine's lock held; `step` from one thread.
 
-    wanted: whether anything asks for the linear head; the paper's own order, by ResNet-18, does not.
+    wanted: see `head_is_wanted`.
     """
 
+    name = "learn"
+
     def __init__(
-        self, project: int, settings: Settings, arrays: ProjectArrays, clock: Callable[[], float] = time.monotonic
+        self,
+        context: Context,
+        engine: SharedEngine,
+        event: Callable[[], int] = lambda: -1,
+        network_again: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.project, self.arrays = project, arrays
+        """event: the last one that the engine has taken in. network_again: gives the engine the network's
+        probabilities, with the lock held, after it has come into force."""
+        settings = context.settings
+        self.project, self.arrays = context.project, context.arrays
+        self._engine, self._applied, self._network_again = engine, event, network_again
         self.choice: Literal["auto", "resnet18", "linear"] = settings.classifier
-        self.wanted = settings.balanced or self.choice != "resnet18"
+        self.wanted = head_is_wanted(settings)
         self.event = -1  # the last one that the head reflects
         # Classes, and features [C + 1, d] of their names and of "thing", where the encoder reads text.
         self._names: tuple[tuple[str, ...], NDArray[np.float32] | None] = ((), None)
-        self.tested = prequential.read(arrays)
+        self.tested = prequential.read(self.arrays)
         self._clock = clock
         self._written = self.tested
         self._head: tuple[LinearHead | None, ...] = ()  # the one that was fitted last, once there was a fit
@@ -63,12 +84,6 @@ class Learning:
         self._of = (-1, 0)  # what the engine had been taught, and the names, when the head was fitted
         self._free_at = 0.0
         self._behind_since: float | None = None
-
-    def source(self) -> Source:
-        """The classifier in force."""
-        if self.choice != "auto":
-            return self.choice
-        return cast(Source, self.tested.in_force) if self.tested.in_force in ("linear", "resnet18") else "linear"
 
     def test(self, engine: Engine, labels: Sequence[Label]) -> None:
         """What each would have said of the labels that are new. Hold the engine's lock, before it takes them."""
@@ -82,81 +97,87 @@ class Learning:
         right = np.concatenate([self.tested.right, np.stack(columns, axis=1).astype(np.int8)])[-WINDOW:]
         self.tested = replace(self.tested, right=right, tested=self.tested.tested + len(new))
 
-    def name(self, classes: tuple[str, ...], features: NDArray[np.float32] | None) -> None:
+    def name_classes(self, classes: tuple[str, ...], features: NDArray[np.float32] | None) -> None:
         """What the classes are called, which leads the order before there are labels."""
         self._names = classes, features
         self._named += 1
 
-    def is_behind(self, engine: Engine) -> bool:
+    def is_behind(self) -> bool:
         """Whether there are labels that the head has not learnt."""
-        return self.wanted and (engine.taught_version, self._named) != self._of
+        with self._engine() as engine:
+            return self.wanted and (engine.taught_version, self._named) != self._of
 
-    def holds(self, engine: Engine) -> bool:
-        """Whether the order should wait for the head, which is nearly ready. Hold the engine's lock."""
-        if not self.is_behind(engine) or len(engine) > LARGE_POOL:
+    def is_busy(self) -> bool:
+        return self.is_behind()
+
+    def holds(self) -> bool:
+        """Whether the order should wait for the head, which is nearly ready."""
+        with self._engine() as engine:
+            large = len(engine) > LARGE_POOL
+        if large or not self.is_behind():
             self._behind_since = None
             return False
         now = self._clock()
         self._behind_since = now if self._behind_since is None else self._behind_since
         return now - self._behind_since < LONGEST_HOLD_SECONDS
 
-    def step(self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]) -> bool:
-        """Fit the head to new labels, see who is ahead, write both down; True if anything changed.
-
-        event: the last one that the engine has taken in. network_again: gives the engine the network's probabilities,
-        with the lock held, after it has come into force.
-        """
-        changed = self.catch_up(engine, lock, event, network_again)
+    def step(self) -> bool:
+        """Fit the head to new labels, see who is ahead, write both down; True if anything changed."""
+        changed = self.catch_up()
         self._write()  # last: a full disk keeps nothing from being learnt
         return changed
 
-    def catch_up(self, engine: Engine, lock: Lock, event: Callable[[], int], network_again: Callable[[], None]) -> bool:
+    def catch_up(self) -> bool:
         """The same, but nothing is written."""
-        changed = self._choose(engine, lock, network_again)
-        if not self.is_behind(engine) or self._clock() < self._free_at:
+        changed = self._choose()
+        if not self.is_behind() or self._clock() < self._free_at:
             return changed
         began = self._clock()
-        self.event = self.fit(engine, lock, event)
-        if len(engine) > LARGE_POOL:
+        self.event = self.fit()
+        with self._engine() as engine:
+            large = len(engine) > LARGE_POOL
+        if large:
             now = self._clock()
             self._free_at = now + (now - began) * (1 / SHARE - 1)
         return True
 
-    def fit(self, engine: Engine, lock: Lock, event: Callable[[], int] = lambda: -1) -> int:
+    def fit(self) -> int:
         """Fit the head to all labels that there are; returns the last event that it reflects."""
-        with lock:
-            of, reflects = (engine.taught_version, self._named), event()
+        with self._engine() as engine:
+            of, reflects = (engine.taught_version, self._named), self._applied()
             _, codes, features = engine.taught()
             classes, (named, names) = engine.classes, self._names
         head = fit_head(features, codes, classes)
         if head is None and names is not None and named == classes:
             head = name_head(names, classes)
-        self._apply(engine, lock, head)
+        self._apply(head)
         self._head, self._of = (head,), of
         return reflects
 
-    def _apply(self, engine: Engine, lock: Lock, head: LinearHead | None) -> None:
+    def _apply(self, head: LinearHead | None) -> None:
         """A piece at a time, so that labels come in between."""
-        steps = engine.set_linear(head)
+        with self._engine() as engine:
+            steps = engine.set_linear(head)
         more = True
         while more:
-            with lock:
+            with self._engine():
                 more = next(steps, steps) is not steps
 
-    def _choose(self, engine: Engine, lock: Lock, network_again: Callable[[], None]) -> bool:
-        before = engine.source
-        source, why = self._ahead(before)
-        with lock:
+    def _choose(self) -> bool:
+        with self._engine() as engine:
+            before = engine.source
+            source, why = self._ahead(before)
             if (source, why) != (self.tested.in_force, self.tested.why):
                 self.tested = replace(self.tested, in_force=source, why=why)
             if source == before:
                 return False
             engine.set_source(source)
             if source == "resnet18":
-                network_again()
+                self._network_again()
+            linear = engine.linear
         log.info("project %d: %s is in force now: %s", self.project, NAMES[source], why)
         if source == "linear":
-            self._apply(engine, lock, engine.linear)
+            self._apply(linear)
         return True
 
     def _ahead(self, before: Source) -> tuple[Source, str]:

@@ -9,7 +9,6 @@ it is quiet, a backend that was started anew has the same one.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import Ranked
+from neat_backend.worker.steps.step import POLL_SECONDS, Step
 
 if TYPE_CHECKING:
     from neat_backend.ranking.pool import Past, Pool
@@ -30,64 +30,94 @@ LOOKED_AT = 20_000  # unlabelled tasks that a plan chooses from; of a larger poo
 LOWEST = 0.5  # priorities of planned tasks go from 1 down to this
 
 
-class Planning:
-    """One project's plan: driven by a thread of its own, read by whoever publishes.
+class Planning(Step):
+    """One project's plan: made by a thread of its own, read by those who publish.
 
     version grows with each plan; event is the last one that the present plan reflects.
     """
 
-    def __init__(self, strategy: str, seed: int) -> None:
+    name = "plan"
+    again_at_once = False
+
+    def __init__(
+        self,
+        engine: SharedEngine,
+        strategy: str,
+        seed: int,
+        applied: Callable[[], int],
+        *,
+        queries: Callable[[], Sequence[Sequence[int]]] = list,
+        holds: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """applied: the last event that the engine has taken in. queries: the tasks that each finished query got
+        answers for, oldest first. holds: whether the engine is about to change anyway."""
         self.strategy, self.seed = strategy, seed
         self.version = 0
         self.event = -1
-        self.rest_seconds = 0.0  # as long as the last plan took: the labels and the trainings need the machine too
+        self._engine, self._applied, self._queries, self._holds = engine, applied, queries, holds
         self._order: list[int] = []
         self._of = -1  # the engine's version that it was made from
 
-    def is_behind(self, engine: Engine) -> bool:
+    def is_behind(self) -> bool:
         """Has anything changed since the plan was begun?"""
-        return engine.version != self._of
+        with self._engine() as engine:
+            return engine.version != self._of
 
-    def step(
-        self,
-        engine: Engine,
-        lock: threading.RLock,
-        event: Callable[[], int],
-        queries: Callable[[], Sequence[Sequence[int]]] = list,
-    ) -> bool:
-        """Make a new plan if anything has changed; True if so.
+    def is_busy(self) -> bool:
+        return self.is_behind()
 
-        event: the last one that the engine has taken in. queries: the tasks that each finished query got answers for,
-        oldest first.
-        """
-        from neat_backend.strategies import strategy  # brings what the strategy needs, and only where it is wanted
+    def step(self) -> bool:
+        """Make a new plan if anything has changed; True if so."""
+        from neat_backend.strategies import strategy  # imports what the strategy needs, and only where it is wanted
 
-        with lock:
-            if not self.is_behind(engine):
+        self.rest_seconds = POLL_SECONDS
+        if self._holds():
+            return False
+        with self._engine() as engine:
+            if not self.is_behind():
                 return False
-            version, reflects, size = engine.version, event(), 2 * engine.batch_size
+            version, reflects, size = engine.version, self._applied(), 2 * engine.batch_size
             ids, pool = engine.pool(LOOKED_AT)
         began = time.monotonic()
         chosen: Sequence[int] = []
         if pool is not None:
-            pool = replace(pool, past=_past(ids, pool, queries()))
+            pool = replace(pool, past=_past(ids, pool, self._queries()))
             chosen = ids[strategy(self.strategy)(pool, size, np.random.default_rng(self.seed))].tolist()
-        with lock:
+        with self._engine():
             self._order, self._of, self.event = list(chosen), version, reflects
             self.version += 1
-        self.rest_seconds = time.monotonic() - began
+        # As long a rest as the plan took: the labels and the trainings need the machine too.
+        self.rest_seconds = max(POLL_SECONDS, time.monotonic() - began)
         log.debug("a plan of %d tasks by %s in %.2f s", len(chosen), self.strategy, self.rest_seconds)
         return True
 
-    def head(self, engine: Engine) -> list[Ranked]:
-        """The first 2B to label: what is left of the plan, then the engine's own order. Hold the engine's lock."""
-        left = engine.unlabelled(self._order)
-        planned = [task for task in self._order if task in left]
-        size = 2 * engine.batch_size
-        if len(planned) < size:
-            more = [task for task in engine.head(size + len(planned)) if task not in left]
-            planned += more[: size - len(planned)]
-        return in_this_order(engine.ranked(planned))
+    def head(self) -> list[Ranked]:
+        """The first 2B to label: what is left of the plan, then the engine's own order."""
+        with self._engine() as engine:
+            left = engine.unlabelled(self._order)
+            planned = [task for task in self._order if task in left]
+            size = 2 * engine.batch_size
+            if len(planned) < size:
+                more = [task for task in engine.head(size + len(planned)) if task not in left]
+                planned += more[: size - len(planned)]
+            return in_this_order(engine.ranked(planned))
+
+
+class Unplanned:
+    """NEAT's own order, which follows each label: the face of a plan that is never behind."""
+
+    version = event = 0  # never asked for while it is not behind
+
+    def __init__(self, engine: SharedEngine) -> None:
+        self._engine = engine
+
+    def is_behind(self) -> bool:
+        return False
+
+    def head(self) -> list[Ranked]:
+        """The first 2B to label."""
+        with self._engine() as engine:
+            return engine.ranked(engine.head())
 
 
 def _past(ids: NDArray[np.int64], pool: Pool, queries: Sequence[Sequence[int]]) -> tuple[Past, ...]:

@@ -23,7 +23,7 @@ from neat_backend.errors import LabelStudioUnavailable, LeaseLost, NotFoundInLab
 from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher, reasons, score
 from neat_backend.records import Ranked
 from neat_backend.store import inbox, prefills, projects, revisions
-from neat_backend.store.database import Database
+from neat_backend.worker.steps.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -57,29 +57,28 @@ class Publishing:
 
     def __init__(
         self,
-        project: int,
+        context: Context,
         publisher: Publisher,
-        database: Database,
         *,
-        interval_seconds: float,
-        batch_size: int,
-        tail: int,
-        still_ours: Callable[[], None] = lambda: None,
+        check_ownership: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         took: Callable[[float], None] = lambda seconds: None,
         fill: Callable[[Ranked], str | None] = lambda _: None,
     ) -> None:
-        """still_ours: asked before a revision is switched on; raises when another process owns the project.
+        """check_ownership: called before a revision is switched on; raises when another process owns the project.
 
         took: told the seconds that each publication took. fill: the choice that is filled in for a task's annotator.
         """
-        self.project = project
-        self._still_ours, self._took, self._fill = still_ours, took, fill
-        self.interval_seconds, self.batch_size, self.tail = interval_seconds, batch_size, tail
+        self.project = context.project
+        self._check_ownership, self._took, self._fill = check_ownership, took, fill
+        settings = context.settings
+        self.interval_seconds, self.batch_size = settings.publish_interval_seconds, settings.batch_size
+        self.tail = settings.publish_tail
         self.publisher = publisher
         self.dropped = 0  # predictions that Label Studio refused, since the start
         self.vanished: set[int] = set()  # tasks that turned out to be gone; whoever reads them clears them
-        self._database = database
+        self._database = context.database
+        self.forgotten = 0  # how often `forget` was called
         self._clock = clock
         self._tail_lock = threading.Lock()  # what is below is of one version, and two threads look at it
         self._tail_sent: set[int] = set()  # head included
@@ -150,6 +149,7 @@ class Publishing:
     def forget(self) -> None:
         """Something else has been switched on in Label Studio: publish at the next step, whatever is served."""
         self._version = ""
+        self.forgotten += 1
 
     def _serves(self, order: Order) -> bool:
         """Is what is left of the published head how this order begins, and long enough?"""
@@ -174,7 +174,7 @@ class Publishing:
             self.vanished.update(imported.dropped_tasks)
             if not imported.accepted:
                 raise LabelStudioUnavailable(f"Label Studio took none of {len(order.head)} predictions")
-            self._still_ours()  # the import may have taken so long that another worker has published since
+            self._check_ownership()  # the import may have taken so long that another worker has published since
             self._switching = version  # from now on Label Studio may say so
             self.publisher.switch(version)
         except BaseException:

@@ -21,14 +21,14 @@ from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.records import Label
-from neat_backend.settings import Settings
-from neat_backend.store import inbox, prefills, projects, selections, tasks
+from neat_backend.store import inbox, prefills, selections, tasks
 from neat_backend.store.database import Database
 from neat_backend.store.selections import Selection
 from neat_backend.store.sql import chunks
+from neat_backend.worker.steps.context import Context
 
 if TYPE_CHECKING:
-    from neat_backend.labelstudio.client import LabelStudioClient, ProjectInfo
+    from neat_backend.labelstudio.client import ProjectInfo
     from neat_backend.worker.steps.data_manager import Tabs
 
 log = logging.getLogger(__name__)
@@ -49,24 +49,17 @@ class Synced:
     relabelled: frozenset[int] = frozenset()  # tasks whose annotations are others now
 
 
-def read_project(
-    project: int,
-    settings: Settings,
-    client: LabelStudioClient,
-    database: Database,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Synced:
+def read_project(context: Context, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Synced:
     """Make the store equal to Label Studio's current data.
 
-    settings: the project's own. Raises BadLabelConfig when the label config can't be used (it is stored
-    all the same), LabelStudioError when Label Studio can't be read: what was read so far stays, and
-    nothing is taken for deleted.
+    Raises BadLabelConfig when the label config can't be used (it is stored all the same), LabelStudioError when Label
+    Studio can't be read: what was read so far stays, and nothing is taken for deleted.
     """
+    project, settings, client, database = context.project, context.settings, context.client, context.database
     with database.read() as conn:
         seen = inbox.received_through(conn, project)
     info = client.project(project)
-    with database.begin() as conn:
-        projects.update(conn, project, title=info.title, label_config=info.label_config, sampling=info.sampling)
+    context.update(title=info.title, label_config=info.label_config, sampling=info.sampling)
     config = label_config.parse(info.label_config, settings.invalid_choices, settings.control)
 
     present: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # eight bytes for each
@@ -114,14 +107,13 @@ class Changed:
         return bool(self.new_images or self.relabelled or self.deleted)
 
 
-def read_changes(
-    project: int, since: datetime, image_key: str, client: LabelStudioClient, database: Database
-) -> Iterator[Changed]:
+def read_changes(context: Context, since: datetime, image_key: str) -> Iterator[Changed]:
     """Take in the tasks that changed after `since` (Label Studio's clock), and the annotations that they have now.
 
     Page by page: what each has changed. For these tasks the result is that of a whole reading; deleted ones are not
     found, see `forget_deleted`. Raises LabelStudioError; what was read so far stays.
     """
+    project, client, database = context.project, context.client, context.database
     with database.read() as conn:
         seen = inbox.received_through(conn, project)
     for page, answers in client.changed_tasks(project, image_key, since):
@@ -135,12 +127,13 @@ def read_changes(
         yield Changed({*done.new, *done.revived, *done.image_changed}, set(done.image_changed), relabelled)
 
 
-def forget_deleted(project: int, client: LabelStudioClient, database: Database) -> Iterator[list[int]]:
+def forget_deleted(context: Context) -> Iterator[list[int]]:
     """Tombstones for tasks that Label Studio doesn't have any more, by the ids of all that it has; which.
 
     Page by page: each tells of all ids between the page before and its own last one, so no more than a page of ids is
     held of either side. Raises LabelStudioError; what was found so far stays.
     """
+    project, client, database = context.project, context.client, context.database
     with database.read() as conn:
         seen = inbox.received_through(conn, project)
     above = 0
@@ -165,8 +158,9 @@ def _delete(database: Database, project: int, missing: Sequence[int], seen: int)
     return deleted
 
 
-def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioClient, database: Database) -> None:
+def read_annotations(context: Context, of_tasks: Sequence[int]) -> None:
     """Read the annotations of a few tasks: those imported together with their annotations."""
+    project, client, database = context.project, context.client, context.database
     with database.read() as conn:
         seen = inbox.received_through(conn, project)
     for answers in client.annotations(project, of_tasks):
@@ -174,16 +168,15 @@ def read_annotations(project: int, of_tasks: Sequence[int], client: LabelStudioC
             tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
 
 
-def configure(project: int, client: LabelStudioClient, database: Database, tabs: Tabs) -> None:
+def configure(context: Context, tabs: Tabs) -> None:
     """Make Label Studio serve our order: uncertainty sampling, and tabs that show what comes next and what to check.
 
     Once for each connection; whoever changes the sampling afterwards is followed, not fought.
     """
-    client.set_sampling(project, UNCERTAINTY)
-    with database.begin() as conn:
-        projects.update(conn, project, sampling=UNCERTAINTY)
+    context.client.set_sampling(context.project, UNCERTAINTY)
+    context.update(sampling=UNCERTAINTY)
     tabs.make(UNCERTAINTY, ())
-    log.info("project %d: sampling is %r, the tabs are there", project, UNCERTAINTY)
+    log.info("project %d: sampling is %r, the tabs are there", context.project, UNCERTAINTY)
 
 
 def note_chosen(conn: Connection, project: int, config: LabelConfig, chosen: Mapping[int, Selection]) -> None:

@@ -6,7 +6,6 @@ changes. Training runs in a process of its own (training.py); here it is only st
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 
 from neat_backend.compute import embedding
 from neat_backend.errors import StoreError, TrainingError
-from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import TRAIN, Round
-from neat_backend.settings import Settings
 from neat_backend.store import inbox, rounds, tasks
-from neat_backend.store.arrays import ProjectArrays, image_key
-from neat_backend.store.database import Database
+from neat_backend.store.arrays import image_key
+from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.step import Step
 from neat_backend.worker.steps.training import TrainingJob, TrainingProcess
 
 log = logging.getLogger(__name__)
@@ -31,24 +30,33 @@ BATCH, REQUESTED, CLASSES = "batch", "requested", "classes"  # what a round was 
 _FILL_AT_ONCE = 2048  # images classified in one go for tasks that came after a round
 
 
-class Rounds:
-    """The rounds of one project. The caller serialises `start` and `finish`."""
+class Rounds(Step):
+    """The rounds of one project; `step` and `fill` from one thread each.
+
+    ended counts the rounds that have come to their end since the start, failed ones too.
+    """
+
+    name = "rounds"
+    rest_seconds = 0.2
 
     def __init__(
         self,
-        project: int,
-        settings: Settings,
-        database: Database,
-        arrays: ProjectArrays,
+        context: Context,
+        engine: SharedEngine,
+        *,
         ray_address: str = "",
         tested: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        settled: Callable[[], bool] = lambda: True,
+        on_trained: Callable[[], None] = lambda: None,
     ) -> None:
         """ray_address: of the Ray that a training computes on, with NEAT_COMPUTE=ray. tested: how often the linear
-        classifier was right on the last labels before it learnt them, and how many these are."""
-        self._tested = tested
-        self.project = project
+        classifier was right on the last labels before it learnt them, and how many these are. settled: whether no
+        images are waiting to be embedded. on_trained: called after a training, which has read all images."""
+        self.ended = 0
+        self._engine, self._tested, self._settled, self._on_trained = engine, tested, settled, on_trained
+        self.project, self.settings = context.project, context.settings
+        self.database, self.arrays = context.database, context.arrays
         self._ray_address = ray_address
-        self.settings, self.database, self.arrays = settings, database, arrays
         self._training: tuple[Round, TrainingProcess, float] | None = None
         self._wanted = ""
         self._failed: tuple[Round, str] | None = None  # a failure that is not on record yet
@@ -60,7 +68,7 @@ class Rounds:
         self._unanswered: set[tuple[int, int]] = set()
         self._unanswered_by: tuple[object, ...] = ()
 
-    def load(self, engine: Engine) -> None:
+    def load(self) -> None:
         """Take up where the store says that things stand; a round that was interrupted is begun again."""
         with self.database.begin() as conn:
             interrupted = rounds.abandon_running(conn, self.project)
@@ -70,38 +78,50 @@ class Rounds:
             asked = inbox.applied_since(conn, self.project, TRAIN, begun[-1].started_at if begun else None)
         if last:
             self._counted, self._known = last[-1].known + last[-1].invalid, last[-1].known
-            if last[-1].classes != engine.classes:
-                self.request(CLASSES)
+            with self._engine() as engine:
+                if last[-1].classes != engine.classes:
+                    self.request(CLASSES)
         if interrupted or asked:
             self.request()
-        if self._done is not None:
-            self._use_probabilities(engine, self._done)
+        self.follow_classes()
 
-    @property
-    def is_training(self) -> bool:
+    def step(self) -> bool:
+        """Take in a finished training, start one that is due; True if anything happened."""
+        finished = self._finish()
+        if finished:
+            self.ended += 1
+            self._on_trained()
+        begun = self._start()
+        if begun and self.settings.classifier == "linear":  # such a round ends as it begins
+            self.ended += 1
+        return begun or finished
+
+    def is_busy(self) -> bool:
+        """Is a training under way?"""
         return self._training is not None
 
     def request(self, trigger: str = REQUESTED) -> None:
         """Train as soon as the present training, if any, is over."""
         self._wanted = trigger if trigger == REQUESTED else self._wanted or trigger
 
-    def start(self, engine: Engine, lock: contextlib.AbstractContextManager[object], idle: bool) -> bool:
-        """Begin a round if one is due. idle: no images are waiting to be embedded."""
+    def _start(self) -> bool:
+        """Begin a round if one is due."""
+        settled = self._settled()
         if self._training is not None:
             return False
         if self._failed is not None:
             self._fail(*self._failed)
-        with lock:
+        with self._engine() as engine:
             counts, classes = engine.counts(), engine.classes
             labelled = counts.known + counts.invalid
             trigger = self._wanted
-            if not trigger and idle and labelled - self._counted >= self.settings.batch_size:
+            if not trigger and settled and labelled - self._counted >= self.settings.batch_size:
                 trigger = BATCH
             if not trigger:
                 return False
             known = {t: x.choice for t, x in engine.labels().items() if x.choice is not None and t in engine}
             present = set(known.values())
-            if len(present) < 2 and (trigger != REQUESTED or not idle):
+            if len(present) < 2 and (trigger != REQUESTED or not settled):
                 # Nothing to tell apart yet: go on by neighbours alone and look again after the next label, or
                 # when the images are in, of which none may be there after a change of the encoder.
                 return False
@@ -125,7 +145,7 @@ class Rounds:
                     rounds.finish(conn, self.project, begun.number, seconds=0.0, held_out=of, held_out_correct=right)
         except StoreError:
             if trigger != BATCH:  # that one comes up again by itself
-                with lock:
+                with self._engine():
                     self.request(trigger)
             raise
         self._counted, self._known = labelled, counts.known
@@ -162,7 +182,7 @@ class Rounds:
         log.info("project %d: round %d (%s), training on %d images", self.project, begun.number, trigger, len(ids))
         return True
 
-    def finish(self, engine: Engine, lock: contextlib.AbstractContextManager[object]) -> bool:
+    def _finish(self) -> bool:
         """Take in the training that has ended, if one has."""
         training = self._training
         if training is None:
@@ -178,8 +198,8 @@ class Rounds:
             return True
         if result is None:
             return False
-        with lock:
-            self._use_probabilities(engine, begun)
+        with self._engine():
+            self._use_probabilities(begun)
             self._done = begun
         with self.database.begin() as conn:
             rounds.finish(
@@ -207,14 +227,16 @@ class Rounds:
         )
         return True
 
-    def fill(self, engine: Engine, lock: contextlib.AbstractContextManager[object], missing: list[int]) -> bool:
-        """Probabilities for tasks that the last round did not see; True if any were made."""
+    def fill(self) -> bool:
+        """Probabilities for tasks that were embedded after the last round; True if any were made."""
+        with self._engine() as engine:
+            missing, classes = engine.untrained(), engine.classes
         done = self._done
-        if done is None or self._training is not None or not self._model(done).exists():
+        if not missing or done is None or self._training is not None or not self._model(done).exists():
             return False
         from neat_backend.models.classifier import Classifier
 
-        answers = (done.number, engine.classes)
+        answers = (done.number, classes)
         if answers != self._unanswered_by:
             self._unanswered, self._unanswered_by = set(), answers
         kind = embedding.thumbnails_kind(self.settings.image_size)
@@ -226,7 +248,7 @@ class Rounds:
             classifier = Classifier.load(self._model(done), self.settings.device)
         except ValueError as error:
             log.warning("project %d: %s; training again", self.project, error)
-            with lock:
+            with self._engine():
                 self.request()
             self._model(done).unlink(missing_ok=True)
             return False
@@ -236,25 +258,25 @@ class Rounds:
             for part in np.array_split(at, -(-len(at) // _FILL_AT_ONCE)) if len(at) else []:
                 probabilities = classifier.predict_proba(segment.values[part])
                 self.arrays.append(self._kind(done), segment.ids[part], segment.keys[part], probabilities)
-                with lock:
+                with self._engine() as engine:
                     if self._done is done:
                         now = self._with_this_image(segment.ids[part], segment.keys[part])
                         engine.set_probabilities(segment.ids[part][now], probabilities[now], done.classes)
                 if self._done is not done:  # the next round has come in, for these tasks too
                     self.arrays.drop(self._kind(done))
                     return True
-        with lock:
+        with self._engine() as engine:
             left = wanted.intersection(engine.untrained())
         self._unanswered.update((task, keys[task]) for task in left)
         return True
 
-    def follow_classes(self, engine: Engine) -> None:
+    def follow_classes(self) -> None:
         """The last round's probabilities for the classes that there are now, from what is stored.
 
         Carried over from list to list, those of a class that comes back would be lost.
         """
         if self._done is not None:
-            self._use_probabilities(engine, self._done)
+            self._use_probabilities(self._done)
 
     def lacks_classifier(self) -> bool:
         """Whether a round is done whose classifier is lost, so that new images would go without probabilities."""
@@ -267,14 +289,15 @@ class Rounds:
         if training is not None:
             training[1].stop()
 
-    def _use_probabilities(self, engine: Engine, done: Round) -> None:
+    def _use_probabilities(self, done: Round) -> None:
         """Those of the images that the tasks have now; the others' are filled in."""
         segment = self.arrays.load(self._kind(done))
         if len(segment.ids):
             keys = self.arrays.index(embedding.thumbnails_kind(self.settings.image_size))
             pairs = zip(segment.ids.tolist(), segment.keys.tolist(), strict=True)
             now = np.fromiter((keys.get(task) == key for task, key in pairs), bool, len(segment.ids))
-            engine.set_probabilities(segment.ids[now], segment.values[now], done.classes)
+            with self._engine() as engine:
+                engine.set_probabilities(segment.ids[now], segment.values[now], done.classes)
 
     def _with_this_image(self, ids: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the tasks still have the image of this key: bool [n]."""

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from neat_backend.ranking.engine import Engine
-from neat_backend.store import projects, snapshots
-from neat_backend.store.arrays import ProjectArrays
+from neat_backend.ranking.shared import SharedEngine
+from neat_backend.store import projects, selections, snapshots
+from neat_backend.store.selections import Selection
 from neat_backend.store.snapshots import Head
+from neat_backend.worker.steps.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -92,18 +93,18 @@ class ShownState:
 
 
 class ShownOrder:
-    """The order in the two files that the web process answers from; `lock` is the engine's."""
+    """The order in the two files that the web process answers from."""
 
-    def __init__(self, arrays: ProjectArrays, lock: threading.RLock, model_version: str) -> None:
+    def __init__(self, context: Context, engine: SharedEngine, model_version: str) -> None:
         self.head: Head | None = None  # the one that was written last
-        self._arrays, self._lock = arrays, lock
+        self._context, self._arrays, self._engine = context, context.arrays, engine
         self._model_version = model_version
         self._moved: set[int] = set()  # tasks that may have left the pool since the ranking was written
         self._ranking_of = -1  # the engine's version that the written ranking is of
         self._ranking_at = 0.0  # when the next one may be written
 
     def moved(self, tasks: Iterable[int]) -> None:
-        """These may have left the pool; with the lock held."""
+        """These may have left the pool; with the engine's lock held."""
         self._moved.update(tasks)
         if len(self._moved) > MOST_MOVED:
             self.is_another()
@@ -113,9 +114,26 @@ class ShownOrder:
         self._moved.clear()
         self._ranking_at = 0.0
 
-    def left(self, engine: Engine) -> tuple[int, ...]:
-        """The tasks of the written ranking that are in the pool no more; with the lock held."""
-        return tuple(sorted(self._moved - engine.unlabelled(self._moved)))
+    def selections(self, tasks: Iterable[int]) -> dict[int, Selection]:
+        """Where those of the tasks that are in the pool stand in the order that is shown."""
+        with self._engine() as engine:
+            pool, head = engine.unlabelled(tasks), self.head
+        if not pool:
+            return {}
+        places = snapshots.places(self._arrays, head or snapshots.read_head(self._arrays), pool)
+        return {task: Selection(one.rank, one.inconsistency) for task, one in places.items()}
+
+    def note_selections(self, tasks: Iterable[int]) -> None:
+        """Keep the same for tasks that have been answered; before the engine learns of it."""
+        found = self.selections(tasks)
+        if found:
+            with self._context.database.begin() as conn:
+                selections.note(conn, self._context.project, found)
+
+    def left(self) -> tuple[int, ...]:
+        """The tasks of the written ranking that are in the pool no more."""
+        with self._engine() as engine:
+            return tuple(sorted(self._moved - engine.unlabelled(self._moved)))
 
     def reflects(self, event: int) -> bool:
         """Does the head that was written last reflect the inbox up to this event?"""
@@ -125,27 +143,27 @@ class ShownOrder:
         """Is the written ranking that of this version of the engine?"""
         return self._ranking_of == version
 
-    def show(self, head: Head, model_version: str, engine: Engine) -> None:
+    def show(self, head: Head, model_version: str) -> None:
         """Write the head if it is another, and the ranking if it is its turn."""
         self._model_version = model_version or self._model_version
         head = replace(head, model_version=self._model_version)
         if head != self.head:
             snapshots.write_head(self._arrays, head)
             self.head = head
-        self._show_ranking(engine)
+        self._show_ranking()
 
-    def _show_ranking(self, engine: Engine) -> None:
+    def _show_ranking(self) -> None:
         """The whole ranking, at once where that costs little, else at a pace that follows its cost."""
-        if self.is_written(engine.version) or time.monotonic() < self._ranking_at:
-            return
         began, cpu_began = time.monotonic(), time.thread_time()
-        with self._lock:
+        with self._engine() as engine:
+            if self.is_written(engine.version) or time.monotonic() < self._ranking_at:
+                return
             version, moved, self._moved = engine.version, self._moved, set()
             finish = engine.copied_ranking()
         try:
             snapshots.write_ranking(self._arrays, vars(finish()))
         except BaseException:
-            with self._lock:
+            with self._engine():
                 self._moved |= moved
             raise
         self._ranking_of = version

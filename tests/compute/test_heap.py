@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neat_backend.worker import heap
+from neat_backend.compute import heap
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or heap._glibc is None, reason="malloc_trim is glibc's"
@@ -39,7 +39,7 @@ def test_what_was_freed_between_blocks_in_use_is_given_back() -> None:
 
 THREADS_THAT_ALLOCATE = """
 import ctypes, sys, threading
-from neat_backend.worker import heap
+from neat_backend.compute import heap
 if sys.argv[1] == "shared":
     heap.share_one_arena()
 together = threading.Barrier(6)

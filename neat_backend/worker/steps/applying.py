@@ -1,0 +1,156 @@
+"""Events of the inbox → the store, in one transaction with their being marked applied, then the engine."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from neat_backend.errors import DataRefused, LeaseLost, StoreError
+from neat_backend.labelstudio import events as ls_events
+from neat_backend.records import Event
+from neat_backend.store import inbox, projects, selections, tasks
+from neat_backend.worker.steps.comparing import CLOCK_SLACK
+from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.followed import Followed
+from neat_backend.worker.steps.intake import Effects, Intake
+from neat_backend.worker.steps.schema import Schema
+from neat_backend.worker.steps.shown_state import ShownOrder
+from neat_backend.worker.steps.step import Step
+
+log = logging.getLogger(__name__)
+
+EVENTS_AT_ONCE = 500
+POISON_ATTEMPTS = 3  # an event that fails so often is set aside
+POISON_RETRY_SECONDS = 1.0  # before the second try, three times as long before the third
+
+
+class Applying(Step):
+    """Takes in what has piled up in the inbox."""
+
+    name = "apply"
+
+    def __init__(
+        self,
+        context: Context,
+        intake: Intake,
+        schema: Schema,
+        followed: Followed,
+        shown: ShownOrder,
+        stopping: threading.Event,
+    ) -> None:
+        self.last_used = -math.inf  # time.monotonic(), when there was an event
+        self._project, self._database, self._client = context.project, context.database, context.client
+        self._intake, self._schema, self._followed, self._shown = intake, schema, followed, shown
+        self._stopping = stopping
+
+    def step(self) -> bool:
+        """Take in a batch of events; True if there was any."""
+        self._intake.recover()
+        with self._database.read() as conn:
+            waiting = inbox.pending(conn, self._project, EVENTS_AT_ONCE)
+        if not waiting:
+            return False
+        self.last_used = time.monotonic()
+        try:
+            self._apply(waiting)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if self._intake.stale or _is_no_fault_of_an_event(error):
+                raise  # it is in the store already, so no event is to blame
+            log.exception(
+                "project %d: a batch of %d events failed, taking them one by one", self._project, len(waiting)
+            )
+            self._apply_one_by_one(waiting)
+        return True
+
+    def _apply(self, waiting: Sequence[Event]) -> None:
+        try:
+            effects = self._store(waiting)
+        except DataRefused:
+            raise
+        except StoreError:
+            self._intake.be_stale()  # it may have failed after the commit
+            raise
+        self._intake.take_in(effects)
+
+    def _store(self, waiting: Sequence[Event]) -> Effects:
+        effects = Effects()
+        changes = [(event, self._in_time(ls_events.changes(event, self._schema.config.image_key))) for event in waiting]
+        answered = {answer.task for _, change in changes for answer in change.annotations}
+        chosen = self._shown.selections(answered)  # before the transaction: it takes the engine's lock
+        with self._database.begin() as conn:
+            for event, change in changes:
+                self._store_event(conn, event, change, effects)
+            selections.note(conn, self._project, chosen)
+            inbox.mark_applied(conn, [event.id for event in waiting])
+            news = self._followed.news(effects.project, effects.project_event)
+            projects.update(conn, self._project, applied_event=waiting[-1].id, **news)
+        effects.through = waiting[-1].id
+        for event in waiting:
+            log.debug("project %d: event %d, %s, applied", self._project, event.id, event.action)
+        return effects
+
+    def _in_time(self, change: ls_events.Changes) -> ls_events.Changes:
+        """The change, without times that are ahead of Label Studio's clock."""
+        now = self._client.clock()
+        return change if now is None else ls_events.no_later_than(change, now + CLOCK_SLACK)
+
+    def _apply_one_by_one(self, waiting: Sequence[Event]) -> None:
+        """The same for a batch with a bad event in it: that one is tried again, then set aside."""
+        for event in waiting:
+            try:
+                self._apply([event])
+            except LeaseLost:
+                raise
+            except Exception as error:
+                if self._intake.stale or _is_no_fault_of_an_event(error):
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+                with self._database.begin() as conn:
+                    attempts = inbox.record_attempt(conn, event.id, reason)
+                    if attempts >= POISON_ATTEMPTS:
+                        inbox.set_aside(conn, event.id, reason)
+                if attempts < POISON_ATTEMPTS:
+                    self._stopping.wait(POISON_RETRY_SECONDS * 3 ** (attempts - 1))
+                    return  # the order is kept: what follows waits for its next try
+                log.error("project %d: event %d (%s) set aside: %s", self._project, event.id, event.action, reason)
+                self._intake.pass_over(event.id)
+
+    def _store_event(self, conn: Connection, event: Event, change: ls_events.Changes, effects: Effects) -> None:
+        if change.tasks:
+            done = tasks.upsert_tasks(conn, self._project, change.tasks, event.id)
+            effects.image_changed.update(done.image_changed)
+            effects.relabelled.update(done.new, done.revived, done.image_changed)
+            effects.new_images |= bool(done.new or done.revived or done.image_changed)
+            effects.deleted.difference_update(done.new, done.revived)
+            effects.with_annotations.update(t.id for t in change.tasks if t.has_annotations)
+        if change.deleted_tasks:
+            effects.deleted.update(tasks.delete_tasks(conn, self._project, change.deleted_tasks, event.id))
+        if (change.annotations or change.deleted_annotations) and effects.received_at is None:
+            effects.received_at = event.received_at
+        effects.answered |= bool(change.annotations or change.deleted_annotations)
+        if change.annotations:
+            effects.relabelled |= tasks.upsert_annotations(conn, self._project, change.annotations, event.id)
+        if change.deleted_annotations:
+            effects.relabelled |= tasks.delete_annotations(conn, self._project, change.deleted_annotations, event.id)
+        if change.retry_images:
+            effects.new_images |= bool(tasks.retry_failed(conn, self._project))
+        if change.project is not None and (
+            effects.project is None or change.project.updated_at >= effects.project.updated_at
+        ):
+            effects.project, effects.project_event = change.project, event.id
+        effects.train |= change.train
+        effects.sync |= change.sync
+        effects.compare |= change.compare
+
+
+def _is_no_fault_of_an_event(error: Exception) -> bool:
+    """The database's troubles last as long as they last: no event is set aside for them."""
+    return isinstance(error, (DBAPIError, StoreError)) and not isinstance(error, DataRefused)

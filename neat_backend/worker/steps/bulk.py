@@ -1,0 +1,62 @@
+"""The work that takes long: reading the project, embedding images, probabilities of new tasks, comparing."""
+
+from __future__ import annotations
+
+import threading
+
+from neat_backend.compute import heap
+from neat_backend.store import projects
+from neat_backend.worker.steps.images import PoolImages
+from neat_backend.worker.steps.rounds import Rounds
+from neat_backend.worker.steps.shown_state import ShownState
+from neat_backend.worker.steps.step import Step
+from neat_backend.worker.steps.syncing import Syncing
+from neat_backend.worker.steps.wanted import Wanted
+
+LOOK_SECONDS = 0.5  # how soon it is seen that something is due that nobody has asked for
+
+
+class Bulk(Step):
+    """One piece after the other, what is wanted first."""
+
+    name = "bulk"
+    rest_seconds = LOOK_SECONDS
+
+    def __init__(
+        self,
+        syncing: Syncing,
+        images: PoolImages,
+        rounds: Rounds,
+        wanted: Wanted,
+        state: ShownState,
+        stopping: threading.Event,
+    ) -> None:
+        self.syncing = syncing
+        self._images, self._rounds, self._wanted, self._state = images, rounds, wanted, state
+        self._stopping = stopping
+        self._computed = False  # images have been encoded or classified, which frees much memory
+
+    def step(self) -> bool:
+        self._wanted.begin()
+        if self._wanted.read:
+            self.syncing.read_project()
+        elif self._wanted.annotations:
+            self.syncing.read_annotations()
+        elif self._images.embed(self._state, self._stopping.is_set) or self._rounds.fill():
+            self._computed = True
+        elif self.syncing.comparison_is_due():
+            self.syncing.compare()
+        else:
+            if self._computed:
+                heap.give_back()
+                self._computed = False
+            self._state.at(projects.READY)
+            return False
+        return True
+
+    def rest(self, stopping: threading.Event) -> None:
+        self._wanted.wait(self.rest_seconds)
+
+    def is_busy(self) -> bool:
+        settled = self._state.bulk == projects.READY
+        return self._wanted.read or self._wanted.compare or not settled or self._images.is_retrying()

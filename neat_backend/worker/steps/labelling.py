@@ -1,0 +1,50 @@
+"""The labels that the stored annotations make, in the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from neat_backend.ranking.shared import SharedEngine
+from neat_backend.worker.steps import reading
+from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.learning import Learning
+from neat_backend.worker.steps.schema import Schema
+from neat_backend.worker.steps.shown_state import ShownOrder
+from neat_backend.worker.steps.timing import LabelTimes
+
+
+class Labelling:
+    """Of one project; from any thread."""
+
+    def __init__(
+        self,
+        context: Context,
+        engine: SharedEngine,
+        schema: Schema,
+        learning: Learning,
+        shown: ShownOrder,
+        times: LabelTimes,
+    ) -> None:
+        self._context, self._engine, self._schema = context, engine, schema
+        self._learning, self._shown, self._times = learning, shown, times
+
+    def relabel(self, tasks: Iterable[int] | None = None) -> None:
+        """Set the labels of these tasks (default: of all) as they are stored."""
+        with self._engine() as engine:
+            engine.set_labels(
+                reading.resolve_labels(self._context.database, self._context.project, self._schema.config, tasks)
+            )
+            if tasks is None:
+                self._shown.is_another()
+
+    def take(self, tasks: Iterable[int]) -> None:
+        """The same for tasks that people have answered: the classifiers are tested on new labels first."""
+        with self._engine() as engine, self._times.taking_labels():
+            labels = reading.resolve_labels(self._context.database, self._context.project, self._schema.config, tasks)
+            self._learning.test(engine, labels)
+            engine.set_labels(labels)
+
+    def arrived(self, event: int, received_at: datetime) -> None:
+        """See `LabelTimes.arrived`."""
+        self._times.arrived(event, received_at)

@@ -1,0 +1,97 @@
+"""Reading the project from Label Studio: all of it, a few tasks' annotations, or what no webhook has told of."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+
+from neat_backend.store import projects
+from neat_backend.worker.steps import reading
+from neat_backend.worker.steps.comparing import Comparing
+from neat_backend.worker.steps.connecting import Connecting
+from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.followed import Followed
+from neat_backend.worker.steps.intake import Intake
+from neat_backend.worker.steps.schema import Schema
+from neat_backend.worker.steps.shown_state import ShownState
+from neat_backend.worker.steps.wanted import Wanted
+
+
+class Syncing:
+    """Fulfils what is wanted; from one thread. Each raises LabelStudioError, and is wanted then as before."""
+
+    def __init__(
+        self,
+        context: Context,
+        intake: Intake,
+        schema: Schema,
+        followed: Followed,
+        connecting: Connecting,
+        comparing: Comparing,
+        wanted: Wanted,
+        state: ShownState,
+    ) -> None:
+        self._context, self._intake, self._schema, self._followed = context, intake, schema, followed
+        self._connecting, self._comparing, self._wanted, self._state = connecting, comparing, wanted, state
+        self._missed = True  # what has changed while no worker ran is still to be read
+        self.compare_at = time.monotonic() + context.settings.reconcile_seconds
+
+    def read_project(self) -> None:
+        """Read the whole project."""
+        try:
+            self._read_project()
+        except BaseException:  # whatever it was, it is still to be done
+            self._wanted.read = True
+            raise
+
+    def _read_project(self) -> None:
+        self._state.at(projects.SYNCING)
+        project, backend = self._connecting.hold()
+        self._connecting.ensure_webhook(backend)
+        if self._missed and project.compared_at is not None:
+            image_key = self._schema.config.image_key
+            self._comparing.read_missed(project.compared_at, image_key, self._followed.label_config)
+        self._missed = False
+        self._wanted.read = False
+        began = self._context.client.now()
+        self._intake.take_in_reading(reading.read_project(self._context, self._state.progress), began)
+        self._comparing.read_at(began)
+        now = datetime.now(timezone.utc)
+        self._context.update(synced_at=now, compared_at=now)
+        # Label Studio makes its own webhook after /setup was answered: look again now.
+        self._connecting.ensure_webhook(backend)
+
+    def read_annotations(self) -> None:
+        """Read the annotations of the tasks that came with some."""
+        tasks, self._wanted.annotations = self._wanted.annotations, set()
+        try:
+            reading.read_annotations(self._context, sorted(tasks))
+            self._intake.relabel(tasks)
+        except BaseException:
+            self._wanted.annotations |= tasks
+            raise
+
+    def comparison_is_due(self) -> bool:
+        due = self._context.settings.reconcile_seconds > 0 and time.monotonic() >= self.compare_at
+        return due or self._wanted.compare
+
+    def compare(self) -> None:
+        """Find what no webhook has told, or one that was lost."""
+        called = self._wanted.compare  # by /setup: Label Studio may have made a webhook since
+        self._wanted.compare = False
+        try:
+            project, backend = self._connecting.hold()
+            if called or backend.key != project.connection:
+                self._connecting.ensure_webhook(backend)
+            compared = self._comparing.compare(self._schema.config.image_key, self._followed.label_config)
+        except BaseException:
+            self._wanted.compare = True  # it is made as soon as Label Studio is back
+            raise
+        if compared.read_again:
+            self._wanted.read = True
+        if compared.info is not None and compared.info.sampling != self._followed.sampling:
+            self._followed.sampling = compared.info.sampling
+            self._context.update(sampling=compared.info.sampling)
+        self.compare_at = time.monotonic() + self._context.settings.reconcile_seconds
+        if compared.equal:
+            self._context.update(compared_at=datetime.now(timezone.utc))

@@ -1,0 +1,39 @@
+"""Publishing that nobody waits for: the tail's scores, old revisions, the Data Manager's tabs and columns."""
+
+from __future__ import annotations
+
+from neat_backend.ranking.shared import SharedEngine
+from neat_backend.records import Ranked
+from neat_backend.store.measures import Measures
+from neat_backend.worker.steps.data_manager import DataManager
+from neat_backend.worker.steps.followed import Followed
+from neat_backend.worker.steps.publishing import Publishing
+from neat_backend.worker.steps.step import Step
+
+
+class Tidying(Step):
+    """One piece at a time."""
+
+    name = "tidy"
+    rest_seconds = 1.0
+
+    def __init__(
+        self,
+        engine: SharedEngine,
+        followed: Followed,
+        publishing: Publishing,
+        data_manager: DataManager,
+        measures: Measures,
+    ) -> None:
+        self._engine, self._followed, self._publishing = engine, followed, publishing
+        self._data_manager, self._measures = data_manager, measures
+
+    def step(self) -> bool:
+        self._measures.save()
+        # The Data Manager's own failures are waited out there; what raises comes last, so that it alone is what counts.
+        done = self._data_manager.step()
+        return self._publishing.background_step(self._first, self._followed.sampling) or done
+
+    def _first(self, n: int) -> list[Ranked]:
+        with self._engine() as engine:
+            return engine.ranked(engine.head(n))
