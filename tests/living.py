@@ -197,6 +197,12 @@ class Backend:
         self.database.dispose()
 
 
+def context_of(folder: Path, server: FakeLabelStudio | None = None, **fields: Any) -> Context:
+    """Of steps that need no database."""
+    settings = Settings.from_env({}, data_dir=folder, **fields)
+    return Context(PROJECT, settings, cast(Any, None), ProjectArrays(folder, PROJECT), cast(Any, server))
+
+
 def engine_of(live: LiveProject) -> Engine:
     """For a test that has no other thread at work."""
     with live.engine() as engine:

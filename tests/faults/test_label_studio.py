@@ -211,7 +211,7 @@ def working(site: Site) -> Iterator[Worker]:
 def live(site: Site, working: Worker) -> LiveProject:
     until(lambda: site.project in working.running)
     live = live_of(working, site.project)
-    until(lambda: live.loaded.is_set() and site.is_ready() and not live.is_busy())
+    until(lambda: site.is_ready() and not live.is_busy())
     return live
 
 

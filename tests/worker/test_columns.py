@@ -11,12 +11,11 @@ import pytest
 
 from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.records import Ranked
-from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import Mistake
 from neat_backend.worker.steps.columns import AGAIN_SECONDS, CLASS, INCONSISTENCY, NEIGHBOURS, RESTS, SUSPICION, Columns
 from tests.conftest import Clock
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, label_studio_of, settle, state, take_in
+from tests.living import PROJECT, Backend, context_of, label_studio_of, settle, state, take_in
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def server() -> FakeLabelStudio:
 
 @pytest.fixture
 def columns(server: FakeLabelStudio, tmp_path: Path, clock: Clock) -> Columns:
-    return Columns(PROJECT, server, ProjectArrays(tmp_path, PROJECT), clock)  # type: ignore[arg-type]
+    return Columns(context_of(tmp_path, server), clock)
 
 
 def ranked(task: int, inconsistency: float, predicted: str | None) -> Ranked:
@@ -63,7 +62,7 @@ def test_only_what_has_changed_is_written_again_also_after_a_restart(
     server: FakeLabelStudio, columns: Columns, clock: Clock, tmp_path: Path
 ) -> None:
     write(columns, clock, HEAD)
-    again = Columns(PROJECT, server, ProjectArrays(tmp_path, PROJECT), clock)  # type: ignore[arg-type]
+    again = Columns(context_of(tmp_path, server), clock)
     for each in (columns, again):
         assert not each.step(HEAD)
     assert write(again, clock, [ranked(1, 6.33, "cat"), *HEAD[1:]]) == 1
@@ -81,7 +80,7 @@ def test_labels_to_check_have_what_the_neighbours_say_and_how_likely_they_are_mi
         {NEIGHBOURS: "cat", SUSPICION: 0.9},
         {NEIGHBOURS: "none of the classes", SUSPICION: round(0.55, 1)},
     ]
-    again = Columns(PROJECT, server, ProjectArrays(tmp_path, PROJECT), clock)  # type: ignore[arg-type]
+    again = Columns(context_of(tmp_path, server), clock)
     assert not again.step(HEAD, mistakes)
 
 

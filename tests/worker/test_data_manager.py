@@ -11,13 +11,12 @@ from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.labelstudio.tabs import CHECK, HIDDEN_COLUMNS, HIDDEN_OF_LABELLED, NEXT
 from neat_backend.store import insights
-from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import Mistake
 from neat_backend.worker.live import LiveProject
 from neat_backend.worker.steps.data_manager import LOOK_SECONDS, MOST_CHECKED, Tabs
 from tests.conftest import Clock
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, label_studio_of, settle
+from tests.living import PROJECT, Backend, context_of, label_studio_of, settle
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def server() -> FakeLabelStudio:
 
 @pytest.fixture
 def tabs(server: FakeLabelStudio, tmp_path: Path, clock: Clock) -> Tabs:
-    return Tabs(PROJECT, server, ProjectArrays(tmp_path, PROJECT), clock)  # type: ignore[arg-type]
+    return Tabs(context_of(tmp_path, server), clock)
 
 
 def listed(server: FakeLabelStudio) -> list[int]:
@@ -104,7 +103,7 @@ def test_the_ids_are_known_to_the_next_process(server: FakeLabelStudio, tabs: Ta
     tabs.step(UNCERTAINTY, [])
     for data in server.projects[PROJECT].views.values():
         data["title"] = f"mine: {data['title']}"
-    Tabs(PROJECT, server, ProjectArrays(tmp_path, PROJECT)).step(UNCERTAINTY, [])  # type: ignore[arg-type]
+    Tabs(context_of(tmp_path, server)).step(UNCERTAINTY, [])
     assert len(server.titles(PROJECT)) == 3
 
 

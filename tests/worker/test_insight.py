@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from neat_backend.ranking.engine import Engine, Ranking
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import Label
 from neat_backend.store import insights
 from neat_backend.store.arrays import ProjectArrays
@@ -48,20 +49,25 @@ def answer(task: int) -> Label:
     return Label(task, CLASSES[place]) if place < 2 else Label(task, invalid=True)
 
 
-def work(made: Insights, engine: Engine, clock: Clock, settled: bool = True) -> None:
-    lock = threading.Lock()
+def insights_of(
+    arrays: ProjectArrays, engine: Engine, clock: Clock, settled: Callable[[], bool] = lambda: True
+) -> Insights:
+    return Insights(arrays, SharedEngine(engine), KIND, 0, settled, clock)
+
+
+def work(made: Insights, clock: Clock) -> None:
     for _ in range(10):
         clock.now += 1000
-        if not made.step(engine, lock, KIND, settled=settled):
+        if not made.step():
             return
     raise AssertionError("there is no end to it")
 
 
 def test_everything_is_there_and_nothing_is_done_twice(arrays: ProjectArrays) -> None:
     engine, clock = filled(arrays), Clock()
-    made = Insights(arrays, 0, clock)
+    made = insights_of(arrays, engine, clock)
     engine.set_labels([answer(task) for task in range(1, 61)])
-    work(made, engine, clock)
+    work(made, clock)
     places, states, insight = insights.read_map(arrays), insights.read_states(arrays), insights.read_insight(arrays)
     assert places is not None
     assert states is not None
@@ -77,21 +83,21 @@ def test_everything_is_there_and_nothing_is_done_twice(arrays: ProjectArrays) ->
     assert insight.candidates[:10].sum() == insight.others[10:].sum() == 0  # the score's halves
     assert insight.mistakes == ()
     before = {path.name: path.stat().st_mtime_ns for path in arrays.folder("snapshots").iterdir()}
-    work(made, engine, clock)
+    work(made, clock)
     assert before == {path.name: path.stat().st_mtime_ns for path in arrays.folder("snapshots").iterdir()}
 
 
 def test_it_follows_tasks_and_labels(arrays: ProjectArrays) -> None:
     engine, clock = filled(arrays), Clock()
-    made = Insights(arrays, 0, clock)
-    work(made, engine, clock)
+    made = insights_of(arrays, engine, clock)
+    work(made, clock)
     first, insight = insights.read_map(arrays), insights.read_insight(arrays)
     assert first is not None
     assert insight is not None
     assert math.isnan(insight.left)
     engine.remove_tasks([3])
     engine.set_labels([Label(1, "dog")])
-    work(made, engine, clock)
+    work(made, clock)
     second, states = insights.read_map(arrays), insights.read_states(arrays)
     assert second is not None
     assert states is not None
@@ -101,28 +107,30 @@ def test_it_follows_tasks_and_labels(arrays: ProjectArrays) -> None:
 
 
 def test_it_rests_as_its_cost_asks(arrays: ProjectArrays) -> None:
-    engine, clock, lock = filled(arrays), Clock(), threading.Lock()
-    made = Insights(arrays, 0, clock)
-    while made.step(engine, lock, KIND, settled=True):
+    engine, clock = filled(arrays), Clock()
+    made = insights_of(arrays, engine, clock)
+    while made.step():
         pass
     engine.set_labels([Label(1, "dog")])
-    assert not made.step(engine, lock, KIND, settled=True)
+    assert not made.step()
     clock.now += 1.5
-    assert made.step(engine, lock, KIND, settled=True)
+    assert made.step()
 
 
 def test_the_map_waits_while_images_come_in(arrays: ProjectArrays) -> None:
     engine, clock = filled(arrays, 40), Clock()
-    made = Insights(arrays, 0, clock)
-    work(made, engine, clock, settled=False)
+    settled = False
+    made = insights_of(arrays, engine, clock, lambda: settled)
+    work(made, clock)
     more = features(50)[40:]
     arrays.append(KIND, np.arange(41, 51), np.arange(41, 51), more)
     engine.add_tasks(np.arange(41, 51), more)
-    work(made, engine, clock, settled=False)
+    work(made, clock)
     shown = insights.read_map(arrays)
     assert shown is not None
     assert len(shown.ids) == 40
-    work(made, engine, clock)
+    settled = True
+    work(made, clock)
     shown = insights.read_map(arrays)
     assert shown is not None
     assert len(shown.ids) == 50
@@ -130,7 +138,7 @@ def test_the_map_waits_while_images_come_in(arrays: ProjectArrays) -> None:
 
 def test_an_empty_project_is_no_trouble(arrays: ProjectArrays) -> None:
     clock = Clock()
-    work(Insights(arrays, 0, clock), Engine(8, CLASSES), clock)
+    work(insights_of(arrays, Engine(8, CLASSES), clock), clock)
     assert insights.read_map(arrays) is None
 
 
@@ -182,7 +190,7 @@ class TestClasses:
         engine.set_labels([answer(task) for task in range(1, 61)])
         chances = np.array([[0.9, 0.1] if (task - 1) % 4 in (0, 2) else [0.1, 0.9] for task in range(1, 121)])
         engine.set_probabilities(np.arange(1, 121), chances.astype(np.float32), CLASSES)
-        work(Insights(arrays, 0, clock), engine, clock)
+        work(insights_of(arrays, engine, clock), clock)
         kept = insights.read_insight(arrays)
         assert kept is not None
         assert (kept.classes, kept.class_labels) == (CLASSES, (15, 15))
@@ -215,7 +223,7 @@ class TestMistakes:
         engine, clock = filled(arrays), Clock()
         engine.set_labels([answer(task) for task in range(1, 81)])
         engine.set_labels([Label(1, "cat"), Label(3, "dog")])
-        work(Insights(arrays, 0, clock), engine, clock)
+        work(insights_of(arrays, engine, clock), clock)
         kept = insights.read_insight(arrays)
         assert kept is not None
         assert list(kept.mistakes) == self.of(engine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -19,51 +18,54 @@ from neat_backend.grid import to_grid
 from neat_backend.ranking import cover
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.scores import INVALID
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import Label, Ranked, Round
-from neat_backend.settings import Settings
 from neat_backend.store import prequential, rounds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.prequential import RIGHT, SILENT, WINDOW, WRONG
 from neat_backend.strategies import neat
 from neat_backend.worker.live import LiveProject
 from neat_backend.worker.steps import learning as learning_module
-from neat_backend.worker.steps.learning import LONGEST_HOLD_SECONDS, SHARE, Learning
+from neat_backend.worker.steps.learning import LONGEST_HOLD_SECONDS, SHARE, Learning, source
 from tests.conftest import Clock
 from tests.fake_label_studio import FakeLabelStudio
-from tests.living import PROJECT, Backend, FakeTraining, engine_of, label_studio_of, settle, state, take_in
+from tests.living import PROJECT, Backend, FakeTraining, context_of, engine_of, label_studio_of, settle, state, take_in
 
 CLASSES = ("cat", "dog")
 DIM = 8
+
+
+def leading(learning: Learning) -> str:
+    return source(learning.choice, learning.tested)
 
 
 class Made:
     """An engine and what learns beside it: task t is a cat, a dog or neither by t % 3."""
 
     def __init__(self, folder: Path, clock: Clock, n: int = 60, **fields: Any) -> None:
-        self.settings = Settings.from_env({}, data_dir=folder, **fields)
-        self.arrays = ProjectArrays(folder, PROJECT)
-        self.learning = Learning(PROJECT, self.settings, self.arrays, clock)
+        context = context_of(folder, **fields)
+        self.arrays, balanced = context.arrays, context.settings.balanced
         rng = np.random.default_rng(0)
-        self.engine = Engine(
-            DIM, CLASSES, k=3, batch_size=4, balance=self.settings.balanced, source=self.learning.source()
-        )
+        leads = source(context.settings.classifier, prequential.read(self.arrays))
+        self.engine = Engine(DIM, CLASSES, k=3, batch_size=4, balance=balanced, source=leads)
+        self.shared = SharedEngine(self.engine)
+        self.learning = Learning(context, self.shared, lambda: self.event, self._network_again, clock)
         self.engine.add_tasks(range(n), to_grid(np.eye(DIM)[np.arange(n) % 3] + 0.1 * rng.normal(size=(n, DIM))))
         self.network: NDArray[np.float32] = np.zeros((0, 2), np.float32)  # of each task
         self.event = 0
-        self.lock = threading.RLock()
 
     def label(self, *tasks: int, choice: str = "") -> None:
         """As they are, or all like that."""
         self.take([Label(t, *truth(t)) if not choice else Label(t, choice) for t in tasks])
 
     def take(self, labels: Sequence[Label]) -> None:
-        with self.lock:
+        with self.shared():
             self.learning.test(self.engine, labels)
             self.engine.set_labels(labels)
             self.event += 1
 
     def step(self) -> bool:
-        return self.learning.step(self.engine, self.lock, lambda: self.event, self._network_again)
+        return self.learning.step()
 
     def train(self, predicted: Sequence[int]) -> None:
         """The network's round is over: it is 90 % sure of these classes."""
@@ -153,7 +155,7 @@ def test_what_was_tested_outlives_a_restart(made: Made, tmp_path: Path, clock: C
     again = Made(tmp_path, clock).learning
     np.testing.assert_array_equal(again.tested.right, made.learning.tested.right)
     assert replace(again.tested, right=made.learning.tested.right) == made.learning.tested
-    assert again.source() == made.learning.source() == "linear"
+    assert leading(again) == leading(made.learning) == "linear"
 
 
 def test_a_head_that_was_fitted_is_there_for_others_to_read(made: Made) -> None:
@@ -182,7 +184,7 @@ def in_force(made: Made, **counts: int) -> str:
     """Which classifier leads after one look at such tests."""
     made.learning.tested = replace(made.learning.tested, right=results(**counts))
     made.step()
-    assert made.engine.source == made.learning.tested.in_force == made.learning.source()
+    assert made.engine.source == made.learning.tested.in_force == leading(made.learning)
     return made.engine.source
 
 
@@ -279,9 +281,9 @@ def test_a_head_is_fitted_once_to_what_is_new(made: Made, monkeypatch: pytest.Mo
     assert made.step()
     assert not made.step()
     made.label(0, 1, 2)
-    assert made.learning.is_behind(made.engine)
+    assert made.learning.is_behind()
     assert made.step()
-    assert (made.learning.event, made.learning.is_behind(made.engine)) == (1, False)
+    assert (made.learning.event, made.learning.is_behind()) == (1, False)
     made.take([Label(9, set_aside="skipped")])  # no label
     made.take([Label(0, "cat")])  # nor a new one
     assert not made.step()
@@ -310,7 +312,7 @@ def test_no_head_is_fitted_where_nothing_asks_for_it(
     made.label(0, 1, 2)
     made.step()
     made.label(3)
-    assert made.learning.is_behind(made.engine) == made.learning.holds(made.engine) == wanted
+    assert made.learning.is_behind() == made.learning.holds() == wanted
     made.step()
     assert seen == ([3, 4] if wanted else [])
     assert (made.engine.linear is not None) == wanted
@@ -326,7 +328,7 @@ def test_in_a_large_pool_fitting_takes_a_tenth_of_a_core(
     began, task = clock.now, 0
     while clock.now < began + 200:
         made.label(task % 50, choice=CLASSES[task // 50 % 2])
-        assert not made.learning.holds(made.engine)  # nobody waits for it
+        assert not made.learning.holds()  # nobody waits for it
         made.step()
         clock.now += 0.25
         task += 1
@@ -334,7 +336,7 @@ def test_in_a_large_pool_fitting_takes_a_tenth_of_a_core(
     assert SHARE * 0.9 <= spent <= SHARE * 1.1
     clock.now += 20
     assert made.step()
-    assert not made.learning.is_behind(made.engine), "the last labels are not forgotten"
+    assert not made.learning.is_behind(), "the last labels are not forgotten"
 
 
 def test_a_pool_that_is_not_large_is_learnt_at_once(made: Made, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,23 +350,23 @@ def test_a_pool_that_is_not_large_is_learnt_at_once(made: Made, clock: Clock, mo
 
 def test_an_order_waits_for_the_head_of_its_labels_but_not_for_ever(made: Made, clock: Clock) -> None:
     made.step()
-    assert not made.learning.holds(made.engine)
+    assert not made.learning.holds()
     made.label(0)
-    assert made.learning.holds(made.engine)
+    assert made.learning.holds()
     clock.now += LONGEST_HOLD_SECONDS - 0.01
     made.label(1)  # another label doesn't make it longer
-    assert made.learning.holds(made.engine)
+    assert made.learning.holds()
     clock.now += 0.01
-    assert not made.learning.holds(made.engine)
+    assert not made.learning.holds()
     for task in range(2, 6):
         made.label(task)
         clock.now += 0.3
-        assert not made.learning.holds(made.engine), "and goes on while the head is behind"
+        assert not made.learning.holds(), "and goes on while the head is behind"
     made.step()
-    assert not made.learning.holds(made.engine)
+    assert not made.learning.holds()
     clock.now += 100
     made.label(6)
-    assert made.learning.holds(made.engine), "anew once it has caught up"
+    assert made.learning.holds(), "anew once it has caught up"
 
 
 def test_a_disk_that_is_full_keeps_nothing_from_being_learnt(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +379,7 @@ def test_a_disk_that_is_full_keeps_nothing_from_being_learnt(made: Made, monkeyp
             made.label(task)
             with pytest.raises(StoreError):
                 made.step()
-            assert not made.learning.is_behind(made.engine)
+            assert not made.learning.is_behind()
     assert made.engine.linear is not None
     assert not made.step()  # but what was not written is
     head = prequential.read_head(made.arrays)
@@ -483,7 +485,7 @@ def test_each_webhook_is_a_test_before_it_is_learnt_and_a_restart_knows_of_it(
 def test_labels_that_were_there_at_the_first_reading_test_nothing(tmp_path: Path) -> None:
     server = label_studio_of(20, annotated=["dog", "cat", "dog", "invalid"])
     with backend_of(tmp_path, server) as backend:
-        assert settled(backend)._learning.tested.tested == 0
+        assert settled(backend).learning.tested.tested == 0
 
 
 @pytest.mark.parametrize("leads", ["linear", "resnet18"])
@@ -520,7 +522,7 @@ def test_with_the_linear_one_nothing_is_trained_and_rounds_count_all_the_same(
         assert of > 0
         assert live.rounds.step()
         assert trainings == []
-        assert not live.rounds.is_training
+        assert not live.rounds.is_busy()
         one, two = recorded(backend)
         assert (one.state, one.trigger, one.known, one.invalid, one.queried, one.queried_known) == (
             "done",

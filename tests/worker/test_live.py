@@ -523,10 +523,9 @@ def test_a_labelled_task_without_an_image_that_is_gone_leaves_no_label(
     assert state(live) == state(backend.live())
 
 
-def test_a_change_is_found_though_label_studios_clock_was_set_back(
-    server: FakeLabelStudio, backend: Backend, live: LiveProject
-) -> None:
-    live.settings = live.settings.model_copy(update={"reconcile_seconds": 60})
+def test_a_change_is_found_though_label_studios_clock_was_set_back(server: FakeLabelStudio, backend: Backend) -> None:
+    backend.settings = backend.settings.model_copy(update={"reconcile_seconds": 60})
+    live = settled(backend)
     backend.deliver(server.annotate(3, "dog"))
     backend.deliver(server.annotate(4, "dog"))
     take_in(live)
@@ -562,7 +561,7 @@ def test_what_was_read_before_another_worker_took_over_is_not_written_after(
         live.wanted.read = True
     else:
         server.delete_tasks(5)
-        live.bulk.syncing.compare_at, live.settings = 0.0, live.settings.model_copy(update={"reconcile_seconds": 60})
+        live.wanted.compare_now()
     with pytest.raises(LeaseLost):
         take_in(live)
     assert backend.counts().tasks == len(server.projects[PROJECT].tasks)
@@ -1043,7 +1042,7 @@ def test_another_strategys_plan_is_what_annotators_are_served(
     assert live.plan.step()
     assert not live.plan.step(), "nothing has changed since"
     settle(live)
-    planned = [ranked.task for ranked in live.plan.head(engine_of(live))]
+    planned = [ranked.task for ranked in live.plan.head()]
     assert server.served(PROJECT) == planned != engine_of(live).head()
     event = backend.deliver(server.annotate(planned[0], "dog"))
     settle(live)
@@ -1054,7 +1053,7 @@ def test_another_strategys_plan_is_what_annotators_are_served(
     settle(live)
     assert backend.project().published_event == event
     if rerank == "live":
-        again = [ranked.task for ranked in live.plan.head(engine_of(live))]
+        again = [ranked.task for ranked in live.plan.head()]
         assert server.served(PROJECT)[:4] == again[:4]
     backend.close()
 
@@ -1266,7 +1265,7 @@ def test_nothing_at_all_is_done_when_nothing_has_changed(
     for what, name in (
         (live.context.database, "read"),
         (live.context.database, "begin"),
-        (live, "_look"),
+        (live.publish._current, "order"),
         (live.context.arrays, "_write"),
     ):
         monkeypatch.setattr(what, name, never)
@@ -1447,8 +1446,8 @@ def test_an_order_that_was_being_written_when_the_worker_was_stopped_does_not_re
         live.publish.step()
     shown = snapshots.read_head(live.context.arrays)
     assert shown is not None
-    assert others[0]._shown.head is not None
-    assert (shown.known, shown.event) == (2, others[0]._shown.head.event)
+    assert others[0].shown.head is not None
+    assert (shown.known, shown.event) == (2, others[0].shown.head.event)
 
 
 def test_a_state_that_could_not_be_written_is_written_later(
@@ -1530,7 +1529,7 @@ def test_a_reading_that_could_not_be_taken_in_is_done_again(
     server.annotate(1, "dog")  # its webhook was lost
     live.wanted.read = True
     with monkeypatch.context() as broken:
-        broken.setattr(live, "_refresh", lambda: (_ for _ in ()).throw(error))
+        broken.setattr(live.intake, "refresh", lambda: (_ for _ in ()).throw(error))
         with pytest.raises(type(error)):
             live.bulk.step()
     settle(live)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from neat_backend.grid import to_grid
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.pool import Pool
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import Label
 from neat_backend.strategies import strategy
 from neat_backend.worker.steps.planning import Planning
@@ -34,14 +35,14 @@ def answer(task: int) -> Label:
     return Label(task, CLASSES[cluster]) if cluster < 2 else Label(task, None, invalid=True)
 
 
-def planned(engine: Engine, name: str, event: int = 7) -> Planning:
-    planning = Planning(name, seed=3)
-    assert planning.step(engine, threading.RLock(), lambda: event)
+def planned(engine: Engine, name: str, applied: Callable[[], int] = lambda: 7) -> Planning:
+    planning = Planning(SharedEngine(engine), name, 3, applied)
+    assert planning.step()
     return planning
 
 
-def ids(planning: Planning, engine: Engine) -> list[int]:
-    return [ranked.task for ranked in planning.head(engine)]
+def ids(planning: Planning) -> list[int]:
+    return [ranked.task for ranked in planning.head()]
 
 
 @pytest.mark.parametrize("name", ["neat_plus", "neat_passive", "random", "uncertainty", "coreset", "badge"])
@@ -50,7 +51,7 @@ def test_the_head_is_what_the_strategy_chooses(name: str) -> None:
     all_ids, pool = engine.pool(1000)
     assert pool is not None
     chosen = all_ids[strategy(name)(pool, 2 * BATCH, np.random.default_rng(3))]
-    head = planned(engine, name).head(engine)
+    head = planned(engine, name).head()
     assert [ranked.task for ranked in head] == chosen.tolist()
     priorities = [ranked.priority for ranked in head]
     assert priorities == sorted(priorities, reverse=True)
@@ -60,29 +61,31 @@ def test_the_head_is_what_the_strategy_chooses(name: str) -> None:
 
 def test_neat_plus_asks_for_known_classes() -> None:
     engine = made(labels=30)
-    head = ids(planned(engine, "neat_plus"), engine)
+    head = ids(planned(engine, "neat_plus"))
     assert sum((task - 1) % 6 < 2 for task in head[:BATCH]) >= 0.8 * BATCH
 
 
 def test_what_is_labelled_leaves_and_the_engine_fills_up_until_there_is_a_new_plan() -> None:
     engine = made(labels=30)
-    planning = planned(engine, "coreset")
-    before = ids(planning, engine)
+    event = [7]
+    planning = planned(engine, "coreset", lambda: event[0])
+    before = ids(planning)
     engine.set_labels([answer(task) for task in before[:3]])
-    assert planning.is_behind(engine)
-    head = ids(planning, engine)
+    assert planning.is_behind()
+    head = ids(planning)
     assert head[: len(before) - 3] == before[3:]
     assert len(head) == len(set(head)) == 2 * BATCH
     assert not set(before[:3]) & set(head)
-    assert planning.step(engine, threading.RLock(), lambda: 8)
-    assert not planning.is_behind(engine)
+    event[0] = 8
+    assert planning.step()
+    assert not planning.is_behind()
     assert (planning.version, planning.event) == (2, 8)
 
 
 def test_a_plan_is_made_once_for_one_state() -> None:
     engine = made(labels=30)
     planning = planned(engine, "random")
-    assert not planning.step(engine, threading.RLock(), lambda: 8)
+    assert not planning.step()
     assert planning.event == 7
 
 
@@ -96,8 +99,8 @@ def test_a_strategy_learns_what_earlier_queries_were_answered(monkeypatch: pytes
 
     monkeypatch.setattr("neat_backend.strategies.strategy", lambda name: look)
     gone = 200  # answered once, not labelled any more
-    planning = Planning("neat_plus", seed=3)
-    assert planning.step(engine, threading.RLock(), lambda: 7, lambda: [[1, 2, 3], [29, gone, 4, 100_000]])
+    answered = [[1, 2, 3], [29, gone, 4, 100_000]]
+    assert Planning(SharedEngine(engine), "neat_plus", 3, lambda: 7, queries=lambda: answered).step()
     ids_here, _ = engine.pool(1000)
     first, second = seen[0].past
     assert ids_here[first.indices].tolist() == [1, 2, 3]
@@ -111,19 +114,17 @@ def test_an_engine_that_was_built_anew_has_the_same_plan() -> None:
     engine.set_labels([answer(task) for task in range(60, 20, -1)])
     engine.set_labels([Label(task) for task in range(41, 61)])
     engine.set_labels([answer(task) for task in range(1, 21)])
-    assert ids(planned(engine, "neat_plus"), engine) == ids(planned(made(labels=40), "neat_plus"), made(labels=40))
+    assert ids(planned(engine, "neat_plus")) == ids(planned(made(labels=40), "neat_plus"))
 
 
 def test_the_event_is_the_one_of_the_state_that_was_looked_at() -> None:
     engine = made(labels=30)
-    lock = threading.RLock()
     at = [5]
 
     def event() -> int:
         return at[0]
 
-    planning = Planning("random", seed=0)
-    planning.step(engine, lock, event)
+    planning = planned(engine, "random", event)
     at[0] = 6
     assert planning.event == 5
 
@@ -162,7 +163,7 @@ def test_the_names_of_the_classes_are_where_neat_plus_begins() -> None:
     engine = made()
     centres = np.random.default_rng(0).normal(size=(6, DIM))
     engine.class_features = to_grid(centres[:2])
-    head = ids(planned(engine, "neat_plus"), engine)
+    head = ids(planned(engine, "neat_plus"))
     assert all((task - 1) % 6 < 2 for task in head)
     engine.set_classes(("cat", "cow"))
     assert engine.class_features is None
@@ -173,4 +174,4 @@ def test_before_there_are_classes_or_labels_the_engines_order_is_served() -> Non
     without.add_tasks(range(1, 41), to_grid(np.random.default_rng(0).normal(size=(40, DIM))))
     assert ids(planned(without, "neat_plus"), without) == without.head()
     engine = made()
-    assert len(set(ids(planned(engine, "neat_plus"), engine))) == 2 * BATCH
+    assert len(set(ids(planned(engine, "neat_plus")))) == 2 * BATCH

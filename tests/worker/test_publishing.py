@@ -10,9 +10,12 @@ from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
 from neat_backend.labelstudio.label_config import parse
 from neat_backend.labelstudio.publisher import UNCERTAINTY, Publisher
 from neat_backend.records import Ranked
+from neat_backend.settings import Settings
 from neat_backend.store import projects, revisions
+from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.worker.steps import publishing
+from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.publishing import Order, Publishing, predictions
 from tests.fake_label_studio import CONFIG, FakeLabelStudio
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server
@@ -40,14 +43,13 @@ class Site:
         self.publishing = self.restarted()
 
     def restarted(self) -> Publishing:
+        settings = Settings.from_env(
+            {}, batch_size=B, publish_interval_seconds=self.interval_seconds, publish_tail=self.tail
+        )
         publisher = Publisher(self.server, PROJECT, parse(CONFIG, ("invalid",)))
         self.publishing = Publishing(
-            PROJECT,
+            Context(PROJECT, settings, self.database, ProjectArrays(settings.data_dir, PROJECT), self.server),  # type: ignore[arg-type]
             publisher,
-            self.database,
-            interval_seconds=self.interval_seconds,
-            batch_size=B,
-            tail=self.tail,
             clock=lambda: self.now,
         )
         return self.publishing

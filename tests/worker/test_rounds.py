@@ -296,7 +296,7 @@ def test_asking_for_a_round_survives_the_death_of_the_process(
     assert [r.trigger for r in recorded(backend)] == ["requested"]
     trainings[0].succeed()
     again.rounds.step()
-    assert not backend.live().rounds_step()  # once
+    assert not backend.live().rounds.step()  # once
 
 
 def test_a_change_of_classes_is_trained_for_even_if_the_process_dies(
