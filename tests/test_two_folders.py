@@ -69,7 +69,7 @@ def test_the_second_goes_on_without_encoding_anything_again(
     take_in(read)
     assert state(second) == state(read)
     anew.close()
-    first.arrays.append("features/x", [1], [1], [[0.5]])
+    first.context.arrays.append("features/x", [1], [1], [[0.5]])
     with pytest.raises(LeaseLost):
         keep(first)
 

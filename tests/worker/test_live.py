@@ -525,6 +525,7 @@ def test_a_labelled_task_without_an_image_that_is_gone_leaves_no_label(
 
 def test_a_change_is_found_though_label_studios_clock_was_set_back(server: FakeLabelStudio, backend: Backend) -> None:
     backend.settings = backend.settings.model_copy(update={"reconcile_seconds": 60})
+    server.import_tasks(PROJECT, 12)
     live = settled(backend)
     backend.deliver(server.annotate(3, "dog"))
     backend.deliver(server.annotate(4, "dog"))

@@ -172,6 +172,6 @@ def test_the_names_of_the_classes_are_where_neat_plus_begins() -> None:
 def test_before_there_are_classes_or_labels_the_engines_order_is_served() -> None:
     without = Engine(DIM, (), batch_size=BATCH)
     without.add_tasks(range(1, 41), to_grid(np.random.default_rng(0).normal(size=(40, DIM))))
-    assert ids(planned(without, "neat_plus"), without) == without.head()
+    assert ids(planned(without, "neat_plus")) == without.head()
     engine = made()
     assert len(set(ids(planned(engine, "neat_plus")))) == 2 * BATCH

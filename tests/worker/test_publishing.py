@@ -268,7 +268,7 @@ def test_a_revision_is_not_switched_on_by_a_process_that_lost_the_project(site: 
     def lost() -> None:
         raise LabelStudioError("another worker's")
 
-    site.publishing._still_ours = lost
+    site.publishing._check_ownership = lost
     with pytest.raises(LabelStudioError, match="another worker's"):
         site.step([6, 5, 4, 3, 2, 1])
     assert site.served()[:3] == [1, 2, 3]

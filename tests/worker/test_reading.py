@@ -37,7 +37,7 @@ def backend(server: FakeLabelStudio, db: Database, tmp_path: Path) -> Iterator[B
 
 
 def read(backend: Backend, **more: Any) -> reading.Synced:
-    return reading.read_project(backend.context(), **more)
+    return reading.read_project(backend.context(PROJECT), **more)
 
 
 def known(backend: Backend) -> dict[int, Label]:
@@ -187,14 +187,14 @@ def test_annotations_of_a_few_tasks_are_read_alone(server: FakeLabelStudio, back
     read(backend)
     server.annotate(4, "dog")
     server.annotate(5, "dog")
-    reading.read_annotations(backend.context(), [4])
+    reading.read_annotations(backend.context(PROJECT), [4])
     assert server.calls[-1] == ("annotations", PROJECT, (4,))
     with backend.database.read() as conn:
         assert set(tasks.annotations_of(conn, PROJECT)) == {1, 2, 3, 4}
 
 
 def test_the_tab_shows_the_lowest_score_on_top(server: FakeLabelStudio, backend: Backend) -> None:
-    reading.configure(backend.context(), Tabs(backend.context()))
+    reading.configure(backend.context(PROJECT), Tabs(backend.context(PROJECT)))
     assert server.projects[PROJECT].sampling == backend.project(PROJECT).sampling == "Uncertainty sampling"
     assert server.titles(PROJECT) == ["Default", NEXT, CHECK]
     (shown,) = [data for data in server.projects[PROJECT].views.values() if data["title"] == NEXT]
@@ -218,7 +218,7 @@ def test_headers_for_the_webhook_are_sent_only_with_basic_auth(tmp_path: Path, s
 
 
 def forgotten(backend: Backend) -> list[list[int]]:
-    return list(reading.forget_deleted(backend.context()))
+    return list(reading.forget_deleted(backend.context(PROJECT)))
 
 
 def test_deleted_tasks_are_found_by_ids_a_page_at_a_time(server: FakeLabelStudio, backend: Backend) -> None:
@@ -240,7 +240,7 @@ def test_where_label_studio_broke_off_nothing_is_taken_for_deleted(server: FakeL
     read(backend)
     server.delete_tasks(1, 8)
     server.fail_after = {"task_ids": (1, LabelStudioUnavailable("away"))}
-    pages = reading.forget_deleted(backend.context())
+    pages = reading.forget_deleted(backend.context(PROJECT))
     assert next(pages) == [1]
     with pytest.raises(LabelStudioUnavailable):
         next(pages)
@@ -251,7 +251,7 @@ def test_a_task_that_comes_while_ids_are_read_is_no_deleted_one(server: FakeLabe
     live = backend.live(PROJECT)
     take_in(live)
     server.delete_tasks(8)
-    pages = reading.forget_deleted(backend.context())
+    pages = reading.forget_deleted(backend.context(PROJECT))
     found = next(pages)
     backend.deliver(server.import_tasks(PROJECT, 2))
     live.apply.step()
