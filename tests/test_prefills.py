@@ -75,7 +75,7 @@ def test_an_answer_that_no_webhook_told_of_counts_too(
     server: FakeLabelStudio, backend: Backend, live: LiveProject
 ) -> None:
     server.annotate(server.served(PROJECT)[0], "dog")
-    live._reconcile_at = 0.0
+    live.wanted.compare_now()
     settle(live)
     assert counted(backend)["kept"] == 1
 
@@ -91,7 +91,7 @@ def test_a_death_before_the_event_is_marked_applied_counts_it_once(
     with monkeypatch.context() as patch:
         patch.setattr(inbox, "mark_applied", die)
         with pytest.raises(SystemExit):
-            live.apply_step()
+            live.apply.step()
     assert counted(backend)["answered"] == 0
     take_in(backend.live())
     assert counted(backend)["answered"] == counted(backend)["kept"] == 1

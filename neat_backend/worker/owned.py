@@ -12,7 +12,8 @@ from neat_backend.settings import Settings
 from neat_backend.store import projects
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
-from neat_backend.store.objects import Keeper, Objects
+from neat_backend.store.keeper import Keeper
+from neat_backend.store.objects import Objects
 from neat_backend.store.owned import OwnedDatabase
 from neat_backend.worker.steps.comparing import Basis
 from neat_backend.worker.steps.shown_state import ShownState

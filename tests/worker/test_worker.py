@@ -39,6 +39,7 @@ from neat_backend.store.sql import clock as database_clock
 from neat_backend.worker import upkeep
 from neat_backend.worker import worker as worker_module
 from neat_backend.worker.steps import backoff
+from neat_backend.worker.steps.bulk import Bulk
 from neat_backend.worker.steps.data_manager import Tabs
 from neat_backend.worker.steps.publishing import Publishing
 from neat_backend.worker.steps.serving import Serving
@@ -54,7 +55,6 @@ from tests.waiting import HANGS, Gate, until
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (
         ("LOOK_SECONDS", 0.05),
-        ("POLL_SECONDS", 0.02),
         ("REST_SECONDS", 0.0),
         ("FIRST_BACKOFF_SECONDS", 0.05),
         ("LONGEST_BACKOFF_SECONDS", 0.2),
@@ -62,6 +62,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         ("JOIN_SECONDS", HANGS),  # no lease is lost because the machine is busy
     ):
         monkeypatch.setattr(worker_module, name, seconds)
+    monkeypatch.setattr(Bulk, "rest_seconds", 0.05)
     monkeypatch.setattr(upkeep, "FIRST_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(upkeep, "LONGEST_BACKOFF_SECONDS", 0.2)
 

@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from neat_backend.errors import DataRefused, LeaseLost, StoreError
 from neat_backend.labelstudio import events as ls_events
 from neat_backend.records import Event
-from neat_backend.store import inbox, projects, selections, tasks
+from neat_backend.store import inbox, projects, tasks
+from neat_backend.worker.steps import reading
 from neat_backend.worker.steps.comparing import CLOCK_SLACK
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.followed import Followed
@@ -88,7 +89,7 @@ class Applying(Step):
         with self._database.begin() as conn:
             for event, change in changes:
                 self._store_event(conn, event, change, effects)
-            selections.note(conn, self._project, chosen)
+            reading.note_chosen(conn, self._project, self._schema.config, chosen)
             inbox.mark_applied(conn, [event.id for event in waiting])
             news = self._followed.news(effects.project, effects.project_event)
             projects.update(conn, self._project, applied_event=waiting[-1].id, **news)

@@ -96,7 +96,7 @@ class Intake:
     def take_in_changed(self, found: Changed) -> None:
         """The same for what a comparison has found."""
         if found:
-            self._shown.note_selections(found.relabelled)
+            self._labelling.note_answered(found.relabelled)
             self.take_in(
                 Effects(
                     relabelled=found.relabelled | found.new_images,
@@ -108,7 +108,7 @@ class Intake:
 
     def take_in_reading(self, found: Synced, began: datetime) -> None:
         """The same for what a reading of the whole project has found; began: by Label Studio's clock."""
-        self._shown.note_selections(found.relabelled)
+        self._labelling.note_answered(found.relabelled)
         followed = self._followed
         with self._engine():
             followed.read(found.info, began, found.seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from neat_backend.store.objects import Keeper
+from neat_backend.store.keeper import Keeper
 from neat_backend.worker.steps.step import Step
 
 KEEP_SECONDS = 1.0  # between two looks for files that are to go there

@@ -45,6 +45,13 @@ class Labelling:
             self._learning.test(engine, labels)
             engine.set_labels(labels)
 
+    def note_answered(self, tasks: Iterable[int]) -> None:
+        """Keep where these answered tasks stood in the order, and what they showed; before the engine learns of it."""
+        chosen = self._shown.selections(tasks)
+        if chosen:
+            with self._context.database.begin() as conn:
+                reading.note_chosen(conn, self._context.project, self._schema.config, chosen)
+
     def arrived(self, event: int, received_at: datetime) -> None:
         """See `LabelTimes.arrived`."""
         self._times.arrived(event, received_at)

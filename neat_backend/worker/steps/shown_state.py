@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from neat_backend.ranking.shared import SharedEngine
-from neat_backend.store import projects, selections, snapshots
+from neat_backend.store import projects, snapshots
 from neat_backend.store.selections import Selection
 from neat_backend.store.snapshots import Head
 from neat_backend.worker.steps.context import Context
@@ -97,7 +97,7 @@ class ShownOrder:
 
     def __init__(self, context: Context, engine: SharedEngine, model_version: str) -> None:
         self.head: Head | None = None  # the one that was written last
-        self._context, self._arrays, self._engine = context, context.arrays, engine
+        self._arrays, self._engine = context.arrays, engine
         self._model_version = model_version
         self._moved: set[int] = set()  # tasks that may have left the pool since the ranking was written
         self._ranking_of = -1  # the engine's version that the written ranking is of
@@ -122,13 +122,6 @@ class ShownOrder:
             return {}
         places = snapshots.places(self._arrays, head or snapshots.read_head(self._arrays), pool)
         return {task: Selection(one.rank, one.inconsistency) for task, one in places.items()}
-
-    def note_selections(self, tasks: Iterable[int]) -> None:
-        """Keep the same for tasks that have been answered; before the engine learns of it."""
-        found = self.selections(tasks)
-        if found:
-            with self._context.database.begin() as conn:
-                selections.note(conn, self._context.project, found)
 
     def left(self) -> tuple[int, ...]:
         """The tasks of the written ranking that are in the pool no more."""
