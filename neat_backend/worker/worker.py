@@ -149,7 +149,6 @@ class Worker:
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
         self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
-        self._resources = Resources(self._shared_encoder, self._connect, self._shared_compute)
         self._upkeep = Upkeep(
             settings, database, lambda: self.owner, LEASE_SECONDS, lambda project: self._connect(project), self._objects
         )
@@ -312,9 +311,10 @@ class Worker:
     def _load(self, running: Running, found: Iterable[Changed]) -> None:
         """Load the project, however often that takes, then start its steps."""
         owned = running.owned
+        shared = Resources(self._shared_encoder, self._connect, self._shared_compute)
 
         def load() -> bool:
-            running.live = LiveProject.load(owned, self._resources)
+            running.live = LiveProject.load(owned, shared)
             return False
 
         _repeat(owned, "load", load, lambda: None, once=True)
