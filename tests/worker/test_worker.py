@@ -887,7 +887,7 @@ def test_whatever_pours_in_while_all_threads_work_the_state_is_that_of_a_project
     answered = {
         a["task"] for a in server.projects[PROJECT].annotations.values()
     }  # some with what is no choice any more
-    assert served == [t for t in read._engine.head() if t not in answered]
+    assert served == [t for t in engine_of(read).head() if t not in answered]
     workers.stop(worker)
     anew.close()
     backend.close()
@@ -899,8 +899,7 @@ def test_a_project_that_is_slow_to_stop_does_not_cost_the_others_their_leases(
     worker = workers.start(backend)
     until(ready(backend))
     stuck = SimpleNamespace(join=lambda timeout: clock.sleep(timeout))  # a thread that takes all the time it gets
-    live, threads = worker.running[PROJECT]
-    worker.running[PROJECT] = live, [*threads, *[cast(threading.Thread, stuck)] * 6]
+    worker.running[PROJECT].threads += [cast(threading.Thread, stuck)] * 6
     monkeypatch.setattr(worker_module, "JOIN_SECONDS", 5.0)
     with monkeypatch.context() as patch:
         patch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
