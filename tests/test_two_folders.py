@@ -136,7 +136,7 @@ def test_what_is_on_its_way_is_not_explained_wrongly(
     keep(live)
     service = Service(far.settings, far.database)
     assert service._objects is not None
-    monkeypatch.setattr(service._objects, "_mirror", lambda *_: (_ for _ in ()).throw(StoreError("no route to host")))
+    monkeypatch.setattr(service._objects, "mirror", lambda *_: (_ for _ in ()).throw(StoreError("no route to host")))
     with pytest.raises(StoreError, match="on their way"):
         service.explain(PROJECT, 5)
     assert service.thumbnail(PROJECT, 5) is None

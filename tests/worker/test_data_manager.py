@@ -71,7 +71,7 @@ def test_the_list_is_bounded_and_keeps_the_strongest(server: FakeLabelStudio, ta
 def test_labels_to_check_show_the_label_and_nothing_that_only_predictions_have(
     server: FakeLabelStudio, tmp_path: Path, clock: Clock
 ) -> None:
-    made = Tabs(PROJECT, server, ProjectArrays(tmp_path, PROJECT), clock, by_suspicion=True)  # type: ignore[arg-type]
+    made = Tabs(context_of(tmp_path, server, task_columns=True), clock)
     made.step(UNCERTAINTY, [3])
     by_title = {data["title"]: data for data in server.projects[PROJECT].views.values()}
     hidden = by_title[CHECK]["hiddenColumns"]["explore"]
