@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from neat_backend import connection
 from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, StoreError, UnknownProject
 from neat_backend.labelstudio import label_config
-from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook, pieces
+from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook, pieces, project_id
 from neat_backend.labelstudio.publisher import reasons, result, score
 from neat_backend.ranking.prefill import filled_in
 from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
@@ -419,9 +419,9 @@ def _found(conn: Connection, project: int) -> Project:
 
 
 def _project_of(asked: Sequence[Mapping[str, Any]]) -> int:
-    for task in asked:
-        if isinstance(task.get("project"), int) and task["project"] > 0:
-            return int(task["project"])
+    for at, task in enumerate(asked):
+        if task.get("project") is not None:
+            return project_id(task["project"], f"tasks[{at}].project")
     raise BadRequest("neither the body nor a task names the project", "project")
 
 

@@ -317,6 +317,13 @@ class TestPredict:
         request = dataclasses.replace(parse_predict(predict_body(5)), project=0)
         assert service.predict(request)[0]["score"] == pytest.approx(0.1)
 
+    @pytest.mark.parametrize("number", [2**63, 0, -1, True, {}])
+    def test_a_task_that_names_no_possible_project_is_refused(self, service: Service, number: object) -> None:
+        body = {"tasks": [{"id": 1, "data": {}, "project": number}]}
+        with pytest.raises(BadRequest) as error:
+            service.predict(parse_predict(body))
+        assert error.value.field == "tasks[0].project"
+
     def test_no_project_at_all_is_refused(self, service: Service) -> None:
         body = {"tasks": [{"id": 1, "data": {}}]}
         with pytest.raises(BadRequest) as error:

@@ -35,8 +35,9 @@ class Axes:
         return self._pca is not None
 
     def project(self, features: Floats) -> Floats:
-        """[n, d] → [n, axes]"""
-        assert self._pca is not None
+        """[n, d] → [n, axes]. Raises ValueError where no axes were found."""
+        if self._pca is None:
+            raise ValueError("no axes were found")
         unit = max(float(np.sqrt(self._pca.explained_variance_[0])), 1e-12)
         return (self._pca.transform(features) / unit).astype(np.float32)
 
