@@ -5,8 +5,8 @@
     python examples/s3_storage.py PROJECT BUCKET --endpoint http://minio.internal:9000 --prefix pictures
 
 Label Studio keeps the bucket's credentials; the backend never sees them. With --proxy the images come through Label
-Studio. Otherwise browser and backend fetch them from the bucket by pre-signed URLs; a bucket with a private address then
-has to be named to the backend: NEAT_IMAGE_HOSTS=minio.internal.
+Studio. Otherwise browser and backend fetch them from the bucket by pre-signed URLs; a bucket with a private
+address then has to be named to the backend: NEAT_IMAGE_HOSTS=minio.internal.
 """
 
 import argparse
