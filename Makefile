@@ -62,6 +62,10 @@ bench: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the short benchmarks; ARGS=--json
 	@$(BIN)/python -m benchmarks train --images 256 --epochs 1 --seeds 1 $(ARGS)
 	@$(BIN)/python -m benchmarks memory --pool 100000 $(ARGS)
 
+.PHONY: compatibility
+compatibility: $(BIN)/.ready  # the loop with each Label Studio that is said to work; ARGS="--versions 1.13.1,1.23.2 --keep /srv/ls"
+	@$(BIN)/python -m tools.compatibility $(ARGS)
+
 .PHONY: install-matrix
 install-matrix: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the wheel in fresh environments; ARGS="--pythons 3.12 --installers uv"
 	@$(BIN)/python -m tools.install_matrix $(ARGS)

@@ -47,7 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": GROUND
     | {"connection", "demo", "doctor", "experiments", "exports", "progress", "service", "store", "web", "worker"},
     "benchmarks": GROUND | COMPUTING | {"cli", "demo", "experiments", "exports", "labelstudio", "steps", "store"},
-    "tools": GROUND | {"benchmarks", "cli", "service", "store", "web"},  # reads them all to describe them
+    "tools": GROUND
+    | {"benchmarks", "cli", "labelstudio", "service", "store", "web"},  # reads them all to describe them
     "model": GROUND | {"labelstudio", "service", "store"},
     "_wsgi": GROUND | {"cli", "web"},
 }

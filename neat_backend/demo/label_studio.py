@@ -101,7 +101,8 @@ class LabelStudioServer:
         deadline = time.monotonic() + self._timeout_seconds
         if not (self.folder / "label_studio.sqlite3").exists():
             self._prepare_database(program, deadline)
-        command = [str(program), "start", "--enable-legacy-api-token", "--no-browser", "-p", str(self.port)]
+        legacy = ["--enable-legacy-api-token"] if _knows(program, "--enable-legacy-api-token") else []
+        command = [str(program), "start", *legacy, "--no-browser", "-p", str(self.port)]
         self._process = self._spawn(command, self._variables(self.folder))
         try:
             self._wait("Starting Label Studio", 10, self._answers, self._process, deadline)
@@ -337,6 +338,12 @@ def _kept_database(program: Path) -> Path:
     found = sorted(environment.glob("lib/python*/site-packages/label_studio-*.dist-info"))
     version = found[0].name.removeprefix("label_studio-").removesuffix(".dist-info") if found else "unknown"
     return environment.with_name(f"{environment.name}.migrated-{version}.sqlite3")
+
+
+def _knows(program: Path, option: str) -> bool:
+    """Whether this version has the option of `start`; those before have the tokens without it."""
+    parsers = program.absolute().parent.parent.glob("lib/python*/site-packages/label_studio/core/argparser.py")
+    return all(option in parser.read_text() for parser in parsers)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

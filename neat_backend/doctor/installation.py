@@ -62,7 +62,8 @@ def examine_installation(
         url = settings.label_studio_url or next((p.label_studio_url for p in connected if p.label_studio_url), "")
         if not url:
             raise Complaint("nobody has said where Label Studio is", "set LABEL_STUDIO_URL")
-        return f"{shown(url)} answers, version {inspection.version(url, settings.request_timeout_seconds)}"
+        release = inspection.version(url, settings.request_timeout_seconds)
+        return f"{shown(url)} answers, version {release}, {inspection.known_of(release)}"
 
     examination.check("settings", read_settings, "mend the named variable; `neat-backend config` shows all")
     folder = settings.data_dir

@@ -21,6 +21,9 @@ from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.image_hosts import shown
 
+# Releases with which the whole loop was run: connect, 20 labels, each time the first of the order was served.
+SEEN_TO_WORK = ("1.13.1", "1.16.0", "1.18.0", "1.20.0", "1.22.0", "1.23.2")
+
 
 @dataclass(frozen=True)
 class Hook:
@@ -64,6 +67,22 @@ def version(base_url: str, timeout_seconds: float) -> str:
         raise LabelStudioError(
             f"something else than Label Studio answers at {url} ({answer.status_code}, no version)"
         ) from None
+
+
+def known_of(release: str) -> str:
+    """What is known of this release of Label Studio, in words that follow its number."""
+
+    def number(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+    if release in SEEN_TO_WORK:
+        return "with which the whole loop was seen to work"
+    oldest, newest = SEEN_TO_WORK[0], SEEN_TO_WORK[-1]
+    if number(release) < number(oldest):
+        return f"older than all that were tried, {oldest} the oldest of them"
+    if number(release) > number(newest):
+        return f"newer than all that were tried, {newest} the newest of them"
+    return f"between {oldest} and {newest}, with which the loop was seen to work"
 
 
 def who_answers(base_url: str, api_key: str, timeout_seconds: float) -> str:
