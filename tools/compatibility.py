@@ -22,8 +22,8 @@ from tools.install_matrix import uv
 
 LABELS, IMAGES = 20, 60
 LIMIT_SECONDS = 1800.0
-# Old releases, such as 1.13.1, import pkg_resources, which newer setuptools no longer has.
-WITH = ("setuptools<81",)
+# Old releases (1.13.1 for one) import pkg_resources, which newer setuptools no longer has, without a bound on it.
+OLD, WITH_OLD = (1, 20), ("setuptools<81",)
 
 
 @dataclass
@@ -48,7 +48,8 @@ def try_out(version: str, python: str, folder: Path) -> Row:
     try:
         if not program.is_file():
             _run([uv(), "venv", "--quiet", "--python", python, str(environment)])
-            packages = (f"label-studio=={version}", *WITH)
+            is_old = tuple(map(int, version.split(".")[:2])) < OLD
+            packages = (f"label-studio=={version}", *(WITH_OLD if is_old else ()))
             _run([uv(), "pip", "install", "--quiet", "--python", str(environment / "bin/python"), *packages])
         with tempfile.TemporaryDirectory() as place:
             words = ["demo", "--images", str(IMAGES), "--annotate", str(LABELS), "--exit", "--json", "--folder", place]
