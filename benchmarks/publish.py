@@ -219,8 +219,8 @@ def store(
     rng: np.random.Generator,
 ) -> None:
     """Put made-up features and pictures into the backend's store, as if these images had been encoded before."""
-    from neat_backend.compute.embedding import features_kind, thumbnails_kind
     from neat_backend.store.arrays import ProjectArrays, image_key
+    from neat_backend.store.kinds import features_kind, thumbnails_kind
 
     arrays = ProjectArrays(data_dir, project)
     keys = np.array([image_key(ref) for ref in refs], np.int64)

@@ -38,7 +38,7 @@ def rebuilt(
     from neat_backend.store.arrays import ProjectArrays, image_key
     from neat_backend.worker.steps.learning import head_is_wanted, source
 
-    config = label_config.parse(client.project(project).label_config, settings.invalid_choices, settings.control)
+    config = label_config.read(client.project(project).label_config, settings)
     refs = {task.id: task.image for page in client.tasks(project, config.image_key) for task in page}
     keys = {task: image_key(ref) for task, ref in refs.items() if ref is not None}
     answers: dict[int, list[Any]] = {}

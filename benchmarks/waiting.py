@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmarks.samples import random_features
-from neat_backend.compute import Compute, LocalCompute, embedding
+from neat_backend.compute import Compute, LocalCompute
 from neat_backend.compute.actors import start_shards
 from neat_backend.compute.cluster import connect
 from neat_backend.compute.on_ray import RayCompute
@@ -31,6 +31,7 @@ from neat_backend.labelstudio.images import thumbnail
 from neat_backend.models.classifier import Classifier
 from neat_backend.ranking.engine import Engine
 from neat_backend.records import Label
+from neat_backend.store import kinds
 from neat_backend.store.arrays import ProjectArrays, Segment
 
 BATCH = 16
@@ -170,7 +171,7 @@ def _embed(compute: Compute, images: int, pace: float, folder: Path, at_once: in
         on_failed=_failed,
         on_progress=lambda progress: times.append((time.perf_counter(), progress.done)),
     )
-    stored = [arrays.load(embedding.features_kind(encoder.key)), arrays.load(embedding.thumbnails_kind(SIDE))]
+    stored = [arrays.load(kinds.features_kind(encoder.key)), arrays.load(kinds.thumbnails_kind(SIDE))]
     (began, first), (ended, last) = times[at_once - 1], times[-1]
     return stored, max(ended - began, 1e-9) * last / max(last - first, 1)
 

@@ -51,6 +51,9 @@ class BadLabelConfig(BadRequest):
 class UnknownProject(BadRequest):
     """No such project is connected to this backend."""
 
+    def __init__(self, project: int) -> None:
+        super().__init__(f"project {project} is not connected to this backend", "project")
+
 
 class UnknownTask(BadRequest):
     """The project has no such task, as far as this backend knows."""

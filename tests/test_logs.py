@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from neat_backend import logs
+from neat_backend.cli.ports import listen
 from neat_backend.cli.supervisor import environment, web_command
-from neat_backend.demo.ports import free_port, listen
+from neat_backend.demo.ports import free_port
 from neat_backend.settings import Settings
 from neat_backend.web.app import create_app
 from tests.serving import annotation_created, make_database, make_settings

@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from neat_backend.demo.ports import Place
+from neat_backend.cli.ports import Place
 from neat_backend.settings import Settings
 from neat_backend.stopping import Stopping, end_with
 from neat_backend.web import exposure

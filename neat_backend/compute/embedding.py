@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from neat_backend.errors import ImageError, NeatError
 from neat_backend.store.arrays import ProjectArrays, image_key
+from neat_backend.store.kinds import features_kind, thumbnails_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,14 +71,6 @@ class Progress:
         """Estimated time left; None before the first image."""
         finished = self.done + self.failed
         return (self.total - finished) / self.images_per_second if finished else None
-
-
-def features_kind(encoder_key: str) -> str:
-    return f"features/{encoder_key}"
-
-
-def thumbnails_kind(side: int) -> str:
-    return f"images/{side}"
 
 
 def stored(arrays: ProjectArrays, kind: str, images: Sequence[tuple[int, str | None]]) -> set[int]:

@@ -1,18 +1,8 @@
-"""TCP ports on this machine: a free one, one to listen at, and one that a supervisor's orphans are about to leave."""
+"""A free TCP port on this machine."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import socket
-import time
-
-from neat_backend.errors import SettingsError
-
-log = logging.getLogger(__name__)
-
-ORPHAN_SECONDS = 30.0  # longest wait for what a killed supervisor has left behind
-LOOK_SECONDS = 0.05
 
 
 def free_port(wanted: int = 0) -> int:
@@ -26,79 +16,3 @@ def free_port(wanted: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError("this machine has no free port left")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises SettingsError naming HOST and PORT."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise SettingsError(f"HOST={host!r}, PORT={port}: can't listen there: {error.strerror or error}") from error
-    return listener
-
-
-class Place:
-    """A port that is listened at, with marks that tell others whose it is.
-
-    The marks are names in Linux's abstract namespace, which lies beside that of the ports and, as a port, belongs to
-    whoever has the socket open: one to the supervisor, one to the processes that it gives the listening socket to.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        """Port 0 takes a free one. Where a supervisor was killed and its processes still have the port, waits for them.
-
-        Raises SettingsError naming HOST and PORT; at once for a port that is a stranger's or another supervisor's.
-        """
-        began, waited = time.monotonic(), False
-        while True:
-            self._marks = {name: _mark(f"{host} {port} {name}") for name in ("supervisor", "web") if port}
-            late = time.monotonic() - began > ORPHAN_SECONDS
-            orphaned = bool(self._marks.get("supervisor")) and not self._marks["web"] and not late
-            try:
-                if not orphaned:
-                    self.listener = listen(host, port)
-                    return
-            except SettingsError:
-                self._close_marks()
-                if late or not waited:
-                    raise
-            if not waited:
-                log.warning("port %d: waiting for the web of a supervisor that was killed to end", port)
-            waited = True
-            self._close_marks()
-            time.sleep(LOOK_SECONDS)
-
-    @property
-    def for_web(self) -> list[int]:
-        """File numbers for the processes of the web to inherit."""
-        mark = self._marks.get("web")
-        return [self.listener.fileno(), *([mark.fileno()] if mark else [])]
-
-    def close(self) -> None:
-        self.listener.close()
-        self._close_marks()
-
-    def _close_marks(self) -> None:
-        for mark in self._marks.values():
-            if mark is not None:
-                mark.close()
-
-
-def _mark(name: str) -> socket.socket | None:
-    """None where another process has the mark, and where there are no such names."""
-    with contextlib.ExitStack() as stack:
-        try:
-            mark = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            mark.bind(f"\0neat-backend {name}")
-        except (AttributeError, OSError):
-            return None
-        stack.pop_all()
-        return mark

@@ -191,7 +191,7 @@ class _Project:
         with self.database.read() as conn:
             project = projects.get(conn, self.project.id) or self.project
             annotated = tasks.annotated_ids(conn, project.id)
-        config = label_config.parse(project.label_config, self.settings.invalid_choices, self.settings.control)
+        config = label_config.read(project.label_config, self.settings)
         book = LabelBook()
         for label in reading.resolve_labels(self.database, project.id, config, annotated):
             book.note(label)

@@ -143,7 +143,7 @@ def _fitted_now(settings: Settings, project: Project, labelled: Sequence[Row]) -
     from neat_backend.ranking.linear import fit_head
     from neat_backend.ranking.scores import INVALID
 
-    classes = label_config.parse(project.label_config, settings.invalid_choices, settings.control).classes
+    classes = label_config.read(project.label_config, settings).classes
     features = Features(settings, project.id).of(labelled)
     codes = np.array([INVALID if row.invalid else classes.index(row.label) for row in labelled], np.int64)
     usable = ~np.isnan(features).any(axis=1)

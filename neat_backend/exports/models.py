@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neat_backend import __version__
-from neat_backend.errors import BadRequest, UnknownProject
+from neat_backend.errors import BadRequest
 from neat_backend.exports import model_texts
 from neat_backend.exports.linear_models import linear
 from neat_backend.exports.model_texts import KINDS, OUTPUTS
@@ -60,9 +60,7 @@ def export_model(
         _needed_for_onnx()
     refuse_existing(target, overwrite)
     with database.read() as conn:
-        found = projects.get(conn, project) if 0 < project < 2**63 else None
-    if found is None:
-        raise UnknownProject(f"project {project} is not connected to this backend", "project")
+        found = projects.known(conn, project)
     fetch_once(settings.arrays_url, settings.data_dir, database, project, "snapshots")
     own = settings.for_project(found.extra_params)
     tested = prequential.read(ProjectArrays(settings.data_dir, project))

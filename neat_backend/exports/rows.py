@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from neat_backend.errors import BadRequest, UnknownProject
+from neat_backend.errors import BadRequest
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.records import Annotation, Label, Round
@@ -14,7 +14,6 @@ from neat_backend.settings import Settings
 from neat_backend.store import projects, rounds, selections, tasks
 from neat_backend.store.database import Database
 from neat_backend.store.selections import Selection
-from neat_backend.store.sql import chunks
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,16 @@ def rows(settings: Settings, database: Database, project: int, wanted: Wanted) -
     if wanted.since is not None and wanted.since.tzinfo is None:
         raise BadRequest(f"since={wanted.since}: the time needs a zone, such as 2026-01-31T12:00+00:00", "since")
     with database.read() as conn:
-        found = projects.get(conn, project) if 0 < project < 2**63 else None
-        if found is None:
-            raise UnknownProject(f"project {project} is not connected to this backend", "project")
+        found = projects.known(conn, project)
         own = settings.for_project(found.extra_params)
-        config = label_config.parse(found.label_config, own.invalid_choices, own.control)
+        config = label_config.read(found.label_config, own)
         begun = rounds.all(conn, project)
         if wanted.round is not None and wanted.round not in {each.number for each in begun}:
             there = f"it has rounds 1 to {begun[-1].number}" if begun else "it has had no round yet"
             raise BadRequest(f"project {project} has no round {wanted.round}: {there}", "round")
-        for part in chunks(tasks.annotated_ids(conn, project)):
-            images = tasks.images_of(conn, project, part)
-            chosen = selections.of(conn, project, part)
-            for task, answers in sorted(tasks.annotations_of(conn, project, part).items()):
+        for answered, images in tasks.answered(conn, project):
+            chosen = selections.of(conn, project, answered)
+            for task, answers in answered.items():
                 row = _row(task, images.get(task), answers, config, begun, chosen.get(task))
                 if row is not None and _is_wanted(row, wanted):
                     yield row

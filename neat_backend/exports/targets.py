@@ -10,11 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neat_backend.errors import BadRequest
-
-try:
-    import fcntl
-except ImportError:  # Windows: nobody else is kept away
-    fcntl = None  # type: ignore[assignment]
+from neat_backend.store import locks
 
 
 def refuse_existing(target: Path, overwrite: bool) -> None:
@@ -55,14 +51,8 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     built = partial / "built"
     with plain_words(target):
         partial.mkdir(exist_ok=True)
-        with open(partial / "lock", "w") as lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise BadRequest(
-                        f"another export is writing {target}; wait for it, or name another target", "out"
-                    ) from None
+        taken = BadRequest(f"another export is writing {target}; wait for it, or name another target", "out")
+        with locks.alone(partial / "lock", taken):
             try:
                 shutil.rmtree(built, ignore_errors=True)
                 built.mkdir()

@@ -25,10 +25,11 @@ from neat_backend.errors import (
     NotFoundInLabelStudio,
     PredictionsRejected,
 )
-from neat_backend.labelstudio.events import annotation_from_json, extra_params, task_from_json, timestamp
+from neat_backend.labelstudio.events import annotation_from_json, task_from_json
 from neat_backend.labelstudio.files import Files
 from neat_backend.labelstudio.pages import IDS_PER_CALL, Page, Pages, Params, task_filter
 from neat_backend.labelstudio.transport import Transport
+from neat_backend.labelstudio.values import extra_params, timestamp
 from neat_backend.records import Annotation, MLBackend, Task
 
 log = logging.getLogger(__name__)

@@ -6,19 +6,31 @@ The worker calls `changes` on the stored event, once it knows which key of a tas
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, TypeVar
 
 from neat_backend.errors import BadRequest
+from neat_backend.labelstudio.values import EPOCH as EPOCH
+from neat_backend.labelstudio.values import (
+    annotator_of,
+    bare_id,
+    check_times,
+    count_of,
+    extra_params,
+    id_of,
+    items_of,
+    object_of,
+    project_id,
+    text_of,
+    timestamp,
+)
 from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Annotation, Choice, Event, Task
 
 PIECE = 2500  # tasks or annotations that one event is about
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 # Label Studio names the plural where one event is about many, not always consistently: take both.
 _ANNOTATIONS = {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED"}
@@ -112,7 +124,7 @@ Timed = TypeVar("Timed", Task, Annotation, ProjectFields)
 
 def parse_webhook(body: Any) -> Webhook:
     """Check a webhook's body. Raises BadRequest naming the field; unknown actions are let through."""
-    body = _object(body, "")
+    body = object_of(body, "")
     action = body.get("action")
     if not isinstance(action, str) or not action:
         raise BadRequest("the webhook names no action", "action")
@@ -151,33 +163,33 @@ def pieces(payload: Mapping[str, Any], size: int = PIECE) -> list[dict[str, Any]
 
 def parse_setup(body: Any) -> Setup:
     """Check the body of /setup. Raises BadRequest naming the field."""
-    body = _object(body, "")
+    body = object_of(body, "")
     return Setup(
         project=project_id(body.get("project"), "project"),
-        schema=_text(body.get("schema"), "schema"),
-        hostname=_text(body.get("hostname"), "hostname"),
-        access_token=_text(body.get("access_token"), "access_token"),
+        schema=text_of(body.get("schema"), "schema"),
+        hostname=text_of(body.get("hostname"), "hostname"),
+        access_token=text_of(body.get("access_token"), "access_token"),
         extra_params=extra_params(body.get("extra_params")),
     )
 
 
 def parse_predict(body: Any) -> PredictRequest:
     """Check the body of /predict. Raises BadRequest naming the field."""
-    body = _object(body, "")
+    body = object_of(body, "")
     tasks = body.get("tasks")
     if not isinstance(tasks, list):
         raise BadRequest("“tasks” must be a list of tasks", "tasks")
     checked = []
     for number, task in enumerate(tasks):
         path = f"tasks[{number}]"
-        task = _object(task, path)
-        _object(task.get("data"), f"{path}.data")
+        task = object_of(task, path)
+        object_of(task.get("data"), f"{path}.data")
         number_id = task.get("id")
-        checked.append({**task, "id": None if number_id is None else _id(number_id, f"{path}.id")})
+        checked.append({**task, "id": None if number_id is None else id_of(number_id, f"{path}.id")})
     project = body.get("project")
     return PredictRequest(
         project=0 if project in (None, "") else project_id(project, "project"),
-        label_config=_text(body.get("label_config"), "label_config"),
+        label_config=text_of(body.get("label_config"), "label_config"),
         tasks=checked,
     )
 
@@ -193,16 +205,18 @@ def changes(event: Event, image_key: str) -> Changes:
     deleted_tasks: tuple[int, ...] = ()
     deleted_annotations: tuple[int, ...] = ()
     if action in _ANNOTATIONS:
-        annotations = tuple(annotation_from_json(item) for item in _items(payload, "annotation", "annotations"))
+        annotations = tuple(annotation_from_json(item) for item in items_of(payload, "annotation", "annotations"))
         # The event tells of these tasks' annotations itself, so nothing needs to be read.
-        nested = {item.get("id"): item for item in _items(payload, "task", "tasks")}
+        nested = {item.get("id"): item for item in items_of(payload, "task", "tasks")}
         tasks = tuple(task_from_json({**item, **_NO_COUNTS}, image_key) for item in nested.values())
     elif action in _ANNOTATIONS_DELETED:
-        deleted_annotations = tuple(_id(item["id"], "annotations.id") for item in _items(payload, *_BOTH_ANNOTATIONS))
+        deleted_annotations = tuple(
+            id_of(item["id"], "annotations.id") for item in items_of(payload, *_BOTH_ANNOTATIONS)
+        )
     elif action in _TASKS:
-        tasks = tuple(task_from_json(item, image_key) for item in _items(payload, "tasks", "task"))
+        tasks = tuple(task_from_json(item, image_key) for item in items_of(payload, "tasks", "task"))
     elif action in _TASKS_DELETED:
-        deleted_tasks = tuple(_id(item["id"], "tasks.id") for item in _items(payload, "tasks", "task"))
+        deleted_tasks = tuple(id_of(item["id"], "tasks.id") for item in items_of(payload, "tasks", "task"))
     return Changes(
         tasks=tasks,
         deleted_tasks=deleted_tasks,
@@ -240,10 +254,10 @@ _NO_COUNTS = {"total_annotations": 0, "cancelled_annotations": 0}
 
 def task_from_json(item: Mapping[str, Any], image_key: str) -> Task:
     """A task as the API or a webhook gives it. Raises BadRequest naming the field."""
-    item = _object(item, "task")
-    counted = _count(item.get("total_annotations")) + _count(item.get("cancelled_annotations"))
+    item = object_of(item, "task")
+    counted = count_of(item.get("total_annotations")) + count_of(item.get("cancelled_annotations"))
     return Task(
-        id=_id(item.get("id"), "task.id"),
+        id=id_of(item.get("id"), "task.id"),
         image=image_reference(item.get("data"), image_key),
         updated_at=timestamp(item.get("updated_at") or item.get("created_at"), "task.updated_at"),
         has_annotations=counted > 0,
@@ -252,11 +266,11 @@ def task_from_json(item: Mapping[str, Any], image_key: str) -> Task:
 
 def annotation_from_json(item: Mapping[str, Any]) -> Annotation:
     """An annotation as the API or a webhook gives it. Raises BadRequest naming the field."""
-    item = _object(item, "annotation")
+    item = object_of(item, "annotation")
     return Annotation(
-        id=_id(item.get("id"), "annotation.id"),
-        task=_id(_bare(item.get("task")), "annotation.task"),
-        annotator=_annotator(item.get("completed_by"), "annotation.completed_by"),
+        id=id_of(item.get("id"), "annotation.id"),
+        task=id_of(bare_id(item.get("task")), "annotation.task"),
+        annotator=annotator_of(item.get("completed_by"), "annotation.completed_by"),
         choices=_choices(item.get("result")),
         was_cancelled=item.get("was_cancelled") is True,
         ground_truth=item.get("ground_truth") is True,
@@ -266,12 +280,12 @@ def annotation_from_json(item: Mapping[str, Any]) -> Annotation:
 
 def project_from_json(item: Mapping[str, Any]) -> ProjectFields:
     """A project's settings as the API or a webhook gives them. Raises BadRequest naming the field."""
-    item = _object(item, "project")
+    item = object_of(item, "project")
     return ProjectFields(
-        title=_text(item.get("title"), "project.title"),
-        label_config=_text(item.get("label_config"), "project.label_config"),
-        sampling=_text(item.get("sampling"), "project.sampling"),
-        model_version=_text(item["model_version"], "project.model_version") if "model_version" in item else None,
+        title=text_of(item.get("title"), "project.title"),
+        label_config=text_of(item.get("label_config"), "project.label_config"),
+        sampling=text_of(item.get("sampling"), "project.sampling"),
+        model_version=text_of(item["model_version"], "project.model_version") if "model_version" in item else None,
         updated_at=timestamp(item.get("updated_at"), "project.updated_at"),
     )
 
@@ -303,30 +317,6 @@ def image_reference(data: Any, image_key: str) -> str | None:
     return value if isinstance(value, str) else ""
 
 
-def project_id(value: Any, field: str) -> int:
-    """A project's id, from `7`, `"7"` or Label Studio's `"7.1700000000"` (ID.CREATED)."""
-    if isinstance(value, str):
-        head = value.partition(".")[0]
-        if re.fullmatch(r"[0-9]{1,18}", head):
-            value = int(head)
-    return _id(value, field)
-
-
-def timestamp(value: Any, field: str) -> datetime:
-    """An ISO time as a datetime in UTC; missing = the epoch, without an offset = UTC."""
-    if value in (None, ""):
-        return EPOCH
-    if not isinstance(value, str):
-        raise BadRequest(f"{field} must be a time in ISO format", field)
-    try:
-        # Python 3.10 reads neither "Z" nor other than 3 or 6 digits after the point.
-        text = re.sub(r"\.(\d+)", lambda match: "." + match[1][:6].ljust(6, "0"), value.strip())
-        moment = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
-    except (ValueError, OverflowError):
-        raise BadRequest(f"{field} must be a time in ISO format", field) from None
-
-
 def _trimmed(
     body: Mapping[str, Any], names: tuple[str, str], trim: Callable[[Any, str], dict[str, Any]], required: bool = True
 ) -> dict[str, Any]:
@@ -345,13 +335,13 @@ def _trimmed(
 
 
 def _trim_annotation(item: Any, path: str) -> dict[str, Any]:
-    item = _object(item, path)
+    item = object_of(item, path)
     kept = {key: item[key] for key in _ANNOTATION_KEYS if key in item}
-    kept["id"] = _id(item.get("id"), f"{path}.id")
-    kept["task"] = _id(_bare(item.get("task")), f"{path}.task")
-    kept["completed_by"] = _annotator(item.get("completed_by"), f"{path}.completed_by")
+    kept["id"] = id_of(item.get("id"), f"{path}.id")
+    kept["task"] = id_of(bare_id(item.get("task")), f"{path}.task")
+    kept["completed_by"] = annotator_of(item.get("completed_by"), f"{path}.completed_by")
     kept["result"] = _trim_results(item.get("result"))
-    _times(item, path)
+    check_times(item, path)
     for key in ("was_cancelled", "ground_truth"):
         if not isinstance(item.get(key), bool | None):
             raise BadRequest(f"{path}.{key} must be true or false", f"{path}.{key}")
@@ -359,38 +349,38 @@ def _trim_annotation(item: Any, path: str) -> dict[str, Any]:
 
 
 def _trim_task(item: Any, path: str) -> dict[str, Any]:
-    item = _object(item, path)
-    _id(item.get("id"), f"{path}.id")
-    _object(item.get("data"), f"{path}.data")
+    item = object_of(item, path)
+    id_of(item.get("id"), f"{path}.id")
+    object_of(item.get("data"), f"{path}.data")
     for key in ("total_annotations", "cancelled_annotations"):
         if not isinstance(item.get(key), int | None):
             raise BadRequest(f"{path}.{key} must be a number", f"{path}.{key}")
-    _times(item, path)
+    check_times(item, path)
     return {key: item[key] for key in _TASK_KEYS if key in item}
 
 
 def _trim_id(item: Any, path: str) -> dict[str, Any]:
     if isinstance(item, int):
-        return {"id": _id(item, path)}
-    return {"id": _id(_object(item, path).get("id"), f"{path}.id")}
+        return {"id": id_of(item, path)}
+    return {"id": id_of(object_of(item, path).get("id"), f"{path}.id")}
 
 
 def _trim_project(item: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("title", "label_config", "sampling", "model_version"):
-        _text(item.get(key), f"project.{key}")
-    _times(item, "project")
+        text_of(item.get(key), f"project.{key}")
+    check_times(item, "project")
     return {key: item[key] for key in _PROJECT_KEYS if key in item}
 
 
 def _webhook_project(body: Mapping[str, Any], payload: Mapping[str, Any]) -> int | None:
     project = body.get("project")
     if isinstance(project, Mapping):
-        return _id(project.get("id"), "project.id")
+        return id_of(project.get("id"), "project.id")
     if project is not None:
         return project_id(project, "project")
-    for task in _items(payload, "tasks", "task"):
+    for task in items_of(payload, "tasks", "task"):
         if task.get("project") is not None:
-            return _id(task["project"], "task.project")
+            return id_of(task["project"], "task.project")
     return None
 
 
@@ -442,66 +432,3 @@ def _picked(value: Any) -> tuple[Choice, ...] | None:
     if not all(path and all(isinstance(part, str) for part in path) for path in paths):
         return None
     return tuple(path[0] if len(path) == 1 else tuple(path) for path in paths)
-
-
-def _annotator(value: Any, path: str) -> int | None:
-    value = _bare(value)
-    return None if value is None else _id(value, path)
-
-
-def _bare(value: Any) -> Any:
-    """The id of something that comes as an id or as an object with one."""
-    return value.get("id") if isinstance(value, Mapping) else value
-
-
-def extra_params(value: Any) -> dict[str, Any]:
-    """What the user typed in the form of the connection. Raises BadRequest."""
-    if value is None or value == "":
-        return {}
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise BadRequest('extra params must be JSON, such as {"k": 10}', "extra_params") from None
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise BadRequest('extra params must be a JSON object, such as {"k": 10}', "extra_params")
-    return dict(value)
-
-
-def _items(payload: Mapping[str, Any], *names: str) -> list[Mapping[str, Any]]:
-    for name in names:
-        value = payload.get(name)
-        if value is not None:
-            return value if isinstance(value, list) else [value]
-    return []
-
-
-def _times(item: Mapping[str, Any], path: str) -> None:
-    for key in ("created_at", "updated_at"):
-        timestamp(item.get(key), f"{path}.{key}")
-
-
-def _object(value: Any, path: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise BadRequest(f"{path or 'the body'} must be a JSON object", path)
-    return value
-
-
-def _text(value: Any, path: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadRequest(f"{path} must be text", path)
-    return value
-
-
-def _id(value: Any, path: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
-        raise BadRequest(f"{path} must be an id, a whole number above 0", path)
-    return value
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0

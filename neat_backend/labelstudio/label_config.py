@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
@@ -66,6 +67,19 @@ class _Offered:
     text: str
     called: frozenset[str]  # values and aliases of it and its headings, without case and outer blanks
     invalid: bool  # marked, itself or a heading
+
+
+class _Settings(Protocol):
+    @property
+    def invalid_choices(self) -> Sequence[str]: ...
+
+    @property
+    def control(self) -> str: ...
+
+
+def read(xml: str, settings: _Settings) -> LabelConfig:
+    """`parse` with a project's settings."""
+    return parse(xml, settings.invalid_choices, settings.control)
 
 
 def parse(xml: str, invalid_choices: Sequence[str], control: str = "") -> LabelConfig:

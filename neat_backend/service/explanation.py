@@ -26,9 +26,8 @@ from neat_backend.ranking.formulas import ASIDE
 from neat_backend.ranking.linear_head import LinearHead
 from neat_backend.records import Label, Project, Ranked, Round, because
 from neat_backend.settings import Settings
-from neat_backend.store import prequential, rounds, snapshots, tasks
+from neat_backend.store import kinds, prequential, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
-from neat_backend.store.sql import chunks
 
 UNLABELLED, LABELLED, INVALID, SKIPPED = "unlabelled", "labelled", "invalid", "skipped"
 FAILED, PENDING = "failed", "pending"  # no features: the image can't be had, or is not encoded yet
@@ -85,7 +84,7 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
 
     Raises UnknownTask, or BadLabelConfig while the project's label config can't be used.
     """
-    config = label_config.parse(project.label_config, settings.invalid_choices, settings.control)
+    config = label_config.read(project.label_config, settings)
     arrays = ProjectArrays(settings.data_dir, project.id)
     found = _find(conn, arrays, settings, config, project.id, task)
     votes = Counter(one.label for one in found.neighbours if one.label is not None)
@@ -178,9 +177,8 @@ def balanced(place: Ranked, counts: Sequence[int], invalid: int, classes: Sequen
 
 def labels(conn: Connection, project: int, config: LabelConfig) -> Iterator[tuple[Label, int | None]]:
     """Every labelled task, by ascending id, with the key of its image; None = no image is named."""
-    for part in chunks(tasks.annotated_ids(conn, project)):
-        images = tasks.images_of(conn, project, part)
-        for task, answers in sorted(tasks.annotations_of(conn, project, part).items()):
+    for answered, images in tasks.answered(conn, project):
+        for task, answers in answered.items():
             label, image = label_config.resolve(task, answers, config), images.get(task)
             if label.invalid or label.choice is not None:
                 yield label, None if image is None else image_key(image)
@@ -267,7 +265,7 @@ def _of_the_round(
     arrays: ProjectArrays, done: Round | None, classes: Sequence[str], task: int, key: int | None
 ) -> NDArray[np.float32] | None:
     """The last round's word on the task under the classes that there are now, [C]; None where it has none."""
-    found = arrays.one(f"probabilities/{done.number:06d}", task) if done is not None else None
+    found = arrays.one(kinds.probabilities_kind(done.number), task) if done is not None else None
     if done is None or found is None or found[0] != key or len(found[1]) != len(done.classes):
         return None
     return _under(classes, found[1].tolist(), done.classes)

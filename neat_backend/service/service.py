@@ -18,7 +18,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from neat_backend import connection
-from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, StoreError, UnknownProject
+from neat_backend.errors import BadLabelConfig, BadRequest, SettingsError, StoreError
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.events import PredictRequest, Setup, Webhook, parse_webhook, pieces, project_id
 from neat_backend.labelstudio.publisher import reasons, result, score
@@ -26,7 +26,7 @@ from neat_backend.ranking.prefill import filled_in
 from neat_backend.records import COMPARE, RETRY_IMAGES, SYNC, TRAIN, Project, Ranked, Round
 from neat_backend.service import explanation, overview
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, measures, prefills, prequential, projects, rounds, snapshots, tasks
+from neat_backend.store import inbox, kinds, measures, prefills, prequential, projects, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.intake import Intake
@@ -72,7 +72,7 @@ class Service:
             "backend_url": backend_url,
         }
         try:
-            label_config.parse(setup.schema, settings.invalid_choices, settings.control)
+            label_config.read(setup.schema, settings)
         except BadLabelConfig as error:
             with self.database.begin() as conn:
                 projects.save_connection(conn, setup.project, **fields, state=projects.BLOCKED, detail=str(error))
@@ -127,7 +127,7 @@ class Service:
         config: label_config.LabelConfig | None = None
         try:
             xml = request.label_config or project.label_config
-            config = label_config.parse(xml, settings.invalid_choices, settings.control)
+            config = label_config.read(xml, settings)
         except BadLabelConfig as error:
             log.warning("project %d: predictions without classes: %s", number, error)
         arrays = ProjectArrays(self.settings.data_dir, number)
@@ -139,7 +139,7 @@ class Service:
     def versions(self, project: int | None) -> list[str]:
         """The switched-on model version of `project`, or those of all projects."""
         with self.database.read() as conn:
-            found = projects.all(conn) if project is None else [_found(conn, project)]
+            found = projects.all(conn) if project is None else [projects.known(conn, project)]
         return sorted({each.model_version or NO_VERSION for each in found})
 
     # orders
@@ -159,7 +159,7 @@ class Service:
     def retry_events(self, project: int) -> int:
         """Put the events that were set aside back into the queue; how many. Raises UnknownProject."""
         with self.database.begin() as conn:
-            _found(conn, project)
+            projects.known(conn, project)
             aside = inbox.set_aside_events(conn, project)
             for event, _ in aside:
                 inbox.requeue(conn, event.id)
@@ -189,12 +189,12 @@ class Service:
         """
         self._arrays(project)
         with self.database.read() as conn:
-            return self._status(conn, _found(conn, project))
+            return self._status(conn, projects.known(conn, project))
 
     def rounds(self, project: int) -> list[dict[str, Any]]:
         """The project's query rounds, first to last, JSON-ready. Raises UnknownProject."""
         with self.database.read() as conn:
-            _found(conn, project)
+            projects.known(conn, project)
             return [_round(each) for each in rounds.all(conn, project)]
 
     def ranking(self, project: int, limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:
@@ -218,17 +218,17 @@ class Service:
         Raises UnknownProject, UnknownTask, BadLabelConfig while the label config can't be used, or StoreError while
         the features are on their way here.
         """
-        self._arrays(project, *SMALL, "features", "probabilities")
-        if self._objects is not None and not self._objects.is_fetched(project, "features", "probabilities"):
+        self._arrays(project, *SMALL, kinds.FEATURES, kinds.PROBABILITIES)
+        if self._objects is not None and not self._objects.is_fetched(project, kinds.FEATURES, kinds.PROBABILITIES):
             raise StoreError(f"The features of project {project} are on their way here: ask again in a minute")
         with self.database.read() as conn:
-            found = _found(conn, project)
+            found = projects.known(conn, project)
             return explanation.explain(conn, self.settings.for_project(found.extra_params), found, task)
 
     def insight(self, project: int) -> dict[str, Any]:
         """How it does and what is left of it, JSON-ready; see overview.py. Raises UnknownProject."""
         with self.database.read() as conn:
-            _found(conn, project)
+            projects.known(conn, project)
             done = rounds.all(conn, project)
         return overview.describe(self._arrays(project), done)
 
@@ -249,7 +249,7 @@ class Service:
     def failed_images(self, project: int, limit: int | None = None, offset: int = 0) -> list[dict[str, Any]]:
         """Tasks whose image can't be had, by ascending id, with the reason. Raises UnknownProject."""
         with self.database.read() as conn:
-            _found(conn, project)
+            projects.known(conn, project)
             return [_json(each) for each in tasks.failed_images(conn, project, limit, offset)]
 
     def thumbnail(self, project: int, task: int) -> tuple[int, np.ndarray] | None:
@@ -258,8 +258,8 @@ class Service:
         None while there is none. Raises UnknownProject.
         """
         self.project(project)
-        arrays = self._arrays(project, "images")
-        return arrays.one(f"images/{self.settings.image_size}", task) if 0 < task < 2**63 else None
+        arrays = self._arrays(project, kinds.IMAGES)
+        return arrays.one(kinds.thumbnails_kind(self.settings.image_size), task) if 0 < task < 2**63 else None
 
     def training(self, project: int, number: int) -> dict[str, Any] | None:
         """How far the training of a round is: phase, epoch, epochs, eta_seconds; None before its first epoch."""
@@ -294,7 +294,7 @@ class Service:
     def project(self, project: int) -> Project:
         """The project as the store keeps it. Raises UnknownProject."""
         with self.database.read() as conn:
-            return _found(conn, project)
+            return projects.known(conn, project)
 
     def _file_once(self, conn: Connection, project: int, action: str) -> None:
         if not inbox.has_pending(conn, project, action):
@@ -302,7 +302,7 @@ class Service:
 
     def _file(self, project: int, action: str) -> int:
         with self.database.begin() as conn:
-            _found(conn, project)
+            projects.known(conn, project)
             event = inbox.append(conn, project, action, _payload(project))
         log.info("project %d: event %d, %s", project, event, action)
         return event
@@ -409,13 +409,6 @@ def _is_news(known: Project, fields: Mapping[str, Any]) -> bool:
     if known.synced_at is None or known.state in (projects.BLOCKED, projects.DISCONNECTED):
         return True
     return any(getattr(known, name) != value for name, value in fields.items() if name != "backend_url")
-
-
-def _found(conn: Connection, project: int) -> Project:
-    found = projects.get(conn, project) if 0 < project < 2**63 else None  # larger: no database's number
-    if found is None:
-        raise UnknownProject(f"project {project} is not connected to this backend", "project")
-    return found
 
 
 def _project_of(asked: Sequence[Mapping[str, Any]]) -> int:

@@ -26,7 +26,7 @@ from sqlalchemy import Connection
 
 from neat_backend import __version__
 from neat_backend.errors import StoreError
-from neat_backend.store import migrating, restoring
+from neat_backend.store import locks, migrating, restoring
 from neat_backend.store.database import Database
 from neat_backend.store.npz import digested
 
@@ -283,7 +283,7 @@ def _partial(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.with_name(f".{target.name}.partial")
     folder.mkdir(mode=0o700, exist_ok=True)
-    with restoring.alone(folder, f"another backup is writing {target}: wait for it, or name another folder"):
+    with locks.alone(folder, StoreError(f"another backup is writing {target}: wait for it, or name another folder")):
         try:
             _empty(folder)  # of what a killed one has left
             yield folder

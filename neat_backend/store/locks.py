@@ -43,6 +43,16 @@ def held(path: str | Path, seconds: float, exclusive: bool = True) -> Iterator[N
             _unlock(file)
 
 
+@contextmanager
+def alone(path: Path, otherwise: Exception) -> Iterator[None]:
+    """Keep a folder, or a file that is made, for this process. Raises `otherwise` at once where another has it."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
+    with open(descriptor, "rb") as file:
+        if fcntl is not None and not _lock(file, exclusive=True, wait=False):
+            raise otherwise
+        yield
+
+
 class _Place:
     """In the queue for a lock, for whoever wants it."""
 

@@ -31,6 +31,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from neat_backend.errors import SettingsError, StoreError
+from neat_backend.store import kinds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.listed import (
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "NEAT_ARRAYS_URL"
 DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # protocol → the package that speaks to it
 SMALL = ("snapshots", "training")  # what is read all the time
-LARGE = ("features", "images", "probabilities", "models")
+LARGE = (kinds.FEATURES, kinds.IMAGES, kinds.PROBABILITIES, "models")
 FETCH_SECONDS = 5.0  # a question waits so long for large files
 COMPLAIN_SECONDS = 60.0
 

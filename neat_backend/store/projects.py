@@ -36,6 +36,14 @@ def get(conn: Connection, id: int) -> Project | None:
     return None if row is None else _project(row)
 
 
+def known(conn: Connection, id: int) -> Project:
+    """The same; raises UnknownProject."""
+    found = get(conn, id) if 0 < id < 2**63 else None  # larger: no database's number
+    if found is None:
+        raise UnknownProject(id)
+    return found
+
+
 def all(conn: Connection) -> list[Project]:
     """Every connected project, by id."""
     return [_project(row) for row in conn.execute(_select().order_by(_table.c.id))]
@@ -61,7 +69,7 @@ def update(conn: Connection, id: int, **fields: Any) -> None:
     _check(fields)
     statement = sa.update(_table).where(_table.c.id == id).values(fields or {"id": id})
     if conn.execute(statement).rowcount == 0:
-        raise UnknownProject(f"Project {id} is not connected to this backend")
+        raise UnknownProject(id)
 
 
 def delete(conn: Connection, id: int) -> None:

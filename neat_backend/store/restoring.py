@@ -7,7 +7,6 @@ a kill leaves tells by that row which files belong to the tables: the restored o
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,13 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from neat_backend.errors import StoreError
+from neat_backend.store import locks
 from neat_backend.store.database import Database
 from neat_backend.store.npz import sync_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows: nobody else is kept away
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +29,7 @@ _done = sa.Table("restoring", sa.MetaData(), sa.Column("folder", sa.Text))  # th
 @contextmanager
 def exchange(database: Database, data_dir: Path) -> Iterator[Exchange]:
     """The folder that becomes the projects' own, for one restore at a time; deleted at the end, whatever happens."""
-    with alone(data_dir, f"another restore into {data_dir} is running: wait for it"):
+    with locks.alone(data_dir, StoreError(f"another restore into {data_dir} is running: wait for it")):
         _tidy(database, data_dir)
         incoming = _projects(data_dir).parent / f".restored-{secrets.token_hex(4)}"
         (incoming / "projects").mkdir(parents=True)
@@ -47,7 +42,9 @@ def exchange(database: Database, data_dir: Path) -> Iterator[Exchange]:
 def tidy(database: Database, data_dir: Path) -> None:
     """End what a restore has left that was killed. Raises StoreError while one is running."""
     if any(_leftovers(data_dir)):
-        with alone(data_dir, f"a restore into {data_dir} is running: start the worker when it has ended"):
+        with locks.alone(
+            data_dir, StoreError(f"a restore into {data_dir} is running: start the worker when it has ended")
+        ):
             _tidy(database, data_dir)
 
 
@@ -66,21 +63,6 @@ class Exchange:
             before.mkdir()  # tells that the exchange has begun
         (self.incoming / "projects").rename(self._projects)
         sync_folder(self._projects.parent)
-
-
-@contextmanager
-def alone(folder: Path, otherwise: str) -> Iterator[None]:
-    """Keep a folder for this process. Raises StoreError with the words of `otherwise` where another has it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StoreError(otherwise) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _tidy(database: Database, data_dir: Path) -> None:

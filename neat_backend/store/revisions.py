@@ -56,7 +56,7 @@ def begin(conn: Connection, project: int) -> str:
     )
     number = conn.execute(statement).scalar()
     if number is None:
-        raise UnknownProject(f"Project {project} is not connected to this backend")
+        raise UnknownProject(project)
     version = f"neat-r{number:06d}"
     conn.execute(
         sa.insert(_table).values(project=project, number=number, version=version, state=IMPORTING, begun_at=clock(conn))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from neat_backend.records import Ranked, WithoutLabel
+from neat_backend.store import kinds
 from neat_backend.store.arrays import ProjectArrays
 
 _COLUMNS = ("priority", "inconsistency", "known_neighbours", "candidate", "predicted", "known_chance", "queue", "place")
@@ -163,8 +164,8 @@ def features_kind(arrays: ProjectArrays, head: Head | None) -> str:
     """The kind of array that holds the features in use; "" when there are none."""
     if head is not None and head.features:
         return head.features
-    kinds = arrays.kinds("features")
-    return kinds[-1] if kinds else ""
+    found = arrays.kinds(kinds.FEATURES)
+    return found[-1] if found else ""
 
 
 def _table(tasks: Sequence[Ranked], classes: Sequence[str]) -> dict[str, Any]:

@@ -85,4 +85,4 @@ def enter_project(conn: Connection, project: int) -> None:
     if conn.dialect.name == "postgresql":
         conn.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended("neat project", project))))
     if conn.execute(sa.select(projects.c.id).where(projects.c.id == project)).first() is None:
-        raise UnknownProject(f"Project {project} is not connected to this backend")
+        raise UnknownProject(project)

@@ -18,7 +18,7 @@ were heard of, counts as new until the next comparison with Label Studio.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,8 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
 from neat_backend.records import Annotation, Task
-from neat_backend.store import schema
+from neat_backend.store import merging, schema
+from neat_backend.store.merging import DELETED
 from neat_backend.store.schema import NEVER
 from neat_backend.store.sql import among, chunks, enter_project, int_columns, plain_ids, put
 
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 PENDING = "pending"  # the image has not been encoded yet
 READY = "ready"  # its features are kept
 FAILED = "failed"  # it can't be had or read; `image_error` says why
-DELETED = "deleted"  # the task is gone: a tombstone, so that a late webhook can't bring it back
-MOST_UNHEARD = 100_000  # tombstones; from there on none for what was never heard of: 190 bytes each
 _LIVE = (PENDING, READY, FAILED)
 
 _tasks = schema.tasks
@@ -97,7 +96,7 @@ def upsert_tasks(
     image_changed: list[int] = []
     revived: list[int] = []
     for part in chunks(tasks):
-        before = _rows(conn, _tasks, project, (task.id for task in part))
+        before = merging.rows_of(conn, _tasks, project, (task.id for task in part))
         write: dict[int, dict[str, Any]] = {}
         touch: dict[frozenset[str], list[int]] = {}
         for task in part:
@@ -120,7 +119,7 @@ def upsert_tasks(
                 }
                 continue
             after = dict(row)
-            if _newer(row, task.updated_at, seen, authoritative):
+            if merging.newer(row, task.updated_at, seen, authoritative):
                 after |= content
             if row["state"] == DELETED:
                 if seen > row["seen"]:
@@ -130,8 +129,8 @@ def upsert_tasks(
                 image_changed.append(task.id)
                 after |= {"state": PENDING, "image_error": ""}
             after["seen"] = max(row["seen"], seen)
-            _sort_in(after, row, write, touch)
-        _store(conn, _tasks, project, write, touch, seen)
+            merging.sort_in(after, row, write, touch)
+        merging.store(conn, _tasks, project, write, touch, seen)
     fresh = set(new) | set(revived)
     return Upserted(sorted(set(new)), sorted(set(image_changed) - fresh), sorted(set(revived) - set(new)))
 
@@ -139,18 +138,18 @@ def upsert_tasks(
 def delete_tasks(conn: Connection, project: int, ids: Collection[int], seen: int) -> list[int]:
     """Tombstones for these tasks, also for MOST_UNHEARD never heard of. The ids that were live until now."""
     enter_project(conn, project)
-    room, buried = _room(conn, _tasks.c.project == project, _tasks.c.state == DELETED), 0
+    left, buried = merging.tombstones_left(conn, _tasks.c.project == project, _tasks.c.state == DELETED), 0
     deleted: list[int] = []
     for part in chunks(plain_ids(ids)):
-        before = _rows(conn, _tasks, project, part)
+        before = merging.rows_of(conn, _tasks, project, part)
         deleted += [id for id, row in sorted(before.items()) if row["state"] != DELETED and row["seen"] <= seen]
         conn.execute(
             sa.update(_tasks)
             .where(_tasks.c.project == project, among(_tasks.c.id, part), _tasks.c.seen <= seen)
             .values(state=DELETED, seen=seen, image_error="")
         )
-        unheard = [id for id in part if id not in before][: room - buried]
-        put(conn, _tasks, [_unheard_task(project, id, seen) for id in unheard])
+        unheard = [id for id in part if id not in before][: left - buried]
+        put(conn, _tasks, [merging.unheard_task(project, id, seen) for id in unheard])
         buried += len(unheard)
     return deleted
 
@@ -253,7 +252,7 @@ def set_image_state(
     values = {"state": state, "image_error": error}
     for part in chunks(plain_ids(ids)):
         if images is not None:
-            rows = _rows(conn, _tasks, project, part)
+            rows = merging.rows_of(conn, _tasks, project, part)
             part = [id for id in part if id in rows and rows[id]["image"] == schema.plain(images.get(id))]
         conn.execute(
             sa.update(_tasks)
@@ -308,7 +307,7 @@ def upsert_annotations(
     enter_project(conn, project)
     affected: set[int] = set()
     for part in chunks(annotations):
-        before = _rows(conn, _annotations, project, (annotation.id for annotation in part))
+        before = merging.rows_of(conn, _annotations, project, (annotation.id for annotation in part))
         write: dict[int, dict[str, Any]] = {}
         touch: dict[frozenset[str], list[int]] = {}
         for annotation in part:
@@ -316,7 +315,7 @@ def upsert_annotations(
             content = {
                 "task": annotation.task,
                 "annotator": annotation.annotator,
-                "choices": _plain_choices(annotation),
+                "choices": merging.plain_choices(annotation),
                 "was_cancelled": annotation.was_cancelled,
                 "ground_truth": annotation.ground_truth,
                 "updated_at": annotation.updated_at,
@@ -336,7 +335,7 @@ def upsert_annotations(
                 }
                 continue
             after = dict(row)
-            if _newer(row, annotation.updated_at, seen, authoritative):
+            if merging.newer(row, annotation.updated_at, seen, authoritative):
                 after |= content
             after["seen"] = max(row["seen"], seen)
             if authoritative:
@@ -346,22 +345,22 @@ def upsert_annotations(
             if shown != was_shown:
                 affected |= {row["task"] for row in (after, row) if row["live"]}
                 _tell_of_unreadable(project, annotation)
-            _sort_in(after, row, write, touch)
-        _store(conn, _annotations, project, write, touch, seen)
+            merging.sort_in(after, row, write, touch)
+        merging.store(conn, _annotations, project, write, touch, seen)
     return affected
 
 
 def delete_annotations(conn: Connection, project: int, ids: Collection[int], seen: int) -> set[int]:
     """Tombstones for these annotations, also for MOST_UNHEARD never heard of. The tasks that lost one."""
     enter_project(conn, project)
-    room, buried = _room(conn, _annotations.c.project == project, _annotations.c.task.is_(None)), 0
+    left, buried = merging.tombstones_left(conn, _annotations.c.project == project, _annotations.c.task.is_(None)), 0
     affected: set[int] = set()
     for part in chunks(plain_ids(ids)):
-        before = _rows(conn, _annotations, project, part)
+        before = merging.rows_of(conn, _annotations, project, part)
         affected |= {row["task"] for row in before.values() if row["live"] and row["synced_seen"] <= seen}
         _bury_annotations(conn, project, part, seen)
-        unheard = [id for id in part if id not in before][: room - buried]
-        put(conn, _annotations, [_unheard_annotation(project, id, seen) for id in unheard])
+        unheard = [id for id in part if id not in before][: left - buried]
+        put(conn, _annotations, [merging.unheard_annotation(project, id, seen) for id in unheard])
         buried += len(unheard)
     return affected
 
@@ -388,7 +387,7 @@ def delete_unseen_annotations(conn: Connection, project: int, ids: Sequence[int]
     enter_project(conn, project)
     lost: set[int] = set()
     for part in chunks(ids):
-        before = _rows(conn, _annotations, project, part).values()
+        before = merging.rows_of(conn, _annotations, project, part).values()
         unseen = [row for row in before if row["live"] and row["seen"] <= seen]
         _bury_annotations(conn, project, [row["id"] for row in unseen], seen)
         lost |= {row["task"] for row in unseen}
@@ -421,12 +420,6 @@ def prune(conn: Connection, project: int, through: int, limit: int = 10_000) -> 
     return len(tasks) + len(annotations)
 
 
-def _room(conn: Connection, *tombstones: ColumnElement[bool]) -> int:
-    """How many more tombstones there may be for what was never heard of."""
-    found = sa.select(sa.literal(1)).where(*tombstones).limit(MOST_UNHEARD).subquery()
-    return MOST_UNHEARD - conn.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
-
-
 def annotated_ids(conn: Connection, project: int) -> list[int]:
     """Tasks with a live annotation, ascending; some may be deleted tasks."""
     statement = sa.select(_annotations.c.task).distinct().where(_annotations.c.project == project, _annotations.c.live)
@@ -449,31 +442,14 @@ def annotations_of(conn: Connection, project: int, tasks: Collection[int] | None
     for part in parts:
         one = statement if part is None else statement.where(among(_annotations.c.task, part))
         for row in _stream(conn, one):
-            found.setdefault(row.task, []).append(_annotation(row))
+            found.setdefault(row.task, []).append(merging.annotation_of(row))
     return found
 
 
-def _annotation(row: Any) -> Annotation:
-    return Annotation(
-        id=row.id,
-        task=row.task,
-        annotator=row.annotator,
-        choices={
-            name: None if choices is None else tuple(tuple(one) if isinstance(one, list) else one for one in choices)
-            for name, choices in row.choices.items()
-        },
-        was_cancelled=row.was_cancelled,
-        ground_truth=row.ground_truth,
-        updated_at=row.updated_at,
-    )
-
-
-def _plain_choices(annotation: Annotation) -> dict[str, list[str | list[str]] | None]:
-    """Its choices as they come back from JSON."""
-    return {
-        name: None if choices is None else [list(one) if isinstance(one, tuple) else one for one in choices]
-        for name, choices in annotation.choices.items()
-    }
+def answered(conn: Connection, project: int) -> Iterator[tuple[dict[int, list[Annotation]], dict[int, str | None]]]:
+    """Live annotations and images of all annotated tasks, by ascending task, some hundreds at a time."""
+    for part in chunks(annotated_ids(conn, project)):
+        yield dict(sorted(annotations_of(conn, project, part).items())), images_of(conn, project, part)
 
 
 def _tell_of_unreadable(project: int, annotation: Annotation) -> None:
@@ -503,87 +479,6 @@ def _bury_annotations(conn: Connection, project: int, ids: Sequence[int], seen: 
         .where(_annotations.c.project == project, among(_annotations.c.id, ids), _annotations.c.deleted_seen < seen)
         .values(deleted_seen=seen, live=sa.and_(_annotations.c.live, later))
     )
-
-
-def _unheard_task(project: int, id: int, seen: int) -> dict[str, Any]:
-    return {
-        "project": project,
-        "id": id,
-        "state": DELETED,
-        "seen": seen,
-        "content_seen": NEVER,
-        "updated_at": None,
-        "has_annotations": False,
-        "image": None,
-        "image_error": "",
-    }
-
-
-def _unheard_annotation(project: int, id: int, seen: int) -> dict[str, Any]:
-    return {
-        "project": project,
-        "id": id,
-        "live": False,
-        "seen": NEVER,
-        "synced_seen": NEVER,
-        "deleted_seen": seen,
-        "content_seen": NEVER,
-        "task": None,
-        "annotator": None,
-        "choices": {},
-        "was_cancelled": False,
-        "ground_truth": False,
-        "updated_at": None,
-    }
-
-
-def _newer(row: Mapping[str, Any], updated_at: Any, seen: int, authoritative: bool) -> bool:
-    if row["updated_at"] is None or (authoritative and seen > row["content_seen"]):
-        return True
-    if not authoritative and seen <= row.get("synced_seen", NEVER):
-        return False  # it had come when the reading began
-    return (updated_at, seen) >= (row["updated_at"], row["content_seen"])
-
-
-def _rows(conn: Connection, table: sa.Table, project: int, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """The rows there are of at most a chunk of ids."""
-    statement = sa.select(table).where(table.c.project == project, among(table.c.id, ids))
-    return {row["id"]: dict(row) for row in conn.execute(statement).mappings()}
-
-
-def _sort_in(
-    after: dict[str, Any],
-    row: Mapping[str, Any],
-    write: dict[int, dict[str, Any]],
-    touch: dict[frozenset[str], list[int]],
-) -> None:
-    """Where a row that was there goes: `write` when it says something new, else `touch`, by columns.
-
-    A synchronisation mostly finds what is known already; one UPDATE then does for hundreds of rows.
-    """
-    changed = frozenset(name for name in row if after[name] != row[name])
-    if row["id"] in write or not changed <= {"seen", "content_seen", "synced_seen"}:
-        write[row["id"]] = after
-    elif changed:
-        touch.setdefault(changed, []).append(row["id"])
-
-
-def _store(
-    conn: Connection,
-    table: sa.Table,
-    project: int,
-    write: Mapping[int, dict[str, Any]],
-    touch: Mapping[frozenset[str], list[int]],
-    seen: int,
-) -> None:
-    put(conn, table, list(write.values()))
-    for columns, ids in touch.items():
-        ids = [id for id in ids if id not in write]
-        conn.execute(
-            sa.update(table)
-            .where(table.c.project == project, among(table.c.id, ids))
-            .values(dict.fromkeys(columns, seen))
-        )
 
 
 def _live_tasks(project: int) -> tuple[ColumnElement[bool], ...]:

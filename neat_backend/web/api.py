@@ -15,7 +15,7 @@ from PIL import Image
 
 from neat_backend import exports
 from neat_backend.errors import BadRequest
-from neat_backend.labelstudio.events import timestamp
+from neat_backend.labelstudio.values import timestamp
 from neat_backend.service.service import Service
 from neat_backend.web.numbers import whole_number
 

@@ -10,7 +10,8 @@ from flask.typing import ResponseReturnValue
 
 from neat_backend import __version__, logs
 from neat_backend.errors import BadRequest
-from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_webhook, project_id
+from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_webhook
+from neat_backend.labelstudio.values import project_id
 from neat_backend.service.service import Service
 from neat_backend.web.bodies import json_body
 from neat_backend.web.metrics import Metrics

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from neat_backend import connection
-from neat_backend.compute import Compute, LocalCompute, embedding
+from neat_backend.compute import Compute, LocalCompute
 from neat_backend.errors import BadLabelConfig, Disconnected, LeaseLost
+from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
@@ -32,7 +33,7 @@ from neat_backend.ranking.neighbors import LargePool
 from neat_backend.ranking.prefill import filled_in
 from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import Project
-from neat_backend.store import measures, prequential, projects, queries, revisions, snapshots
+from neat_backend.store import kinds, measures, prequential, projects, queries, revisions, snapshots
 from neat_backend.store.measures import Measures
 from neat_backend.worker.owned import OwnedProject
 from neat_backend.worker.steps.applying import Applying
@@ -54,7 +55,7 @@ from neat_backend.worker.steps.planning import Planning, Unplanned
 from neat_backend.worker.steps.publishing import Publishing
 from neat_backend.worker.steps.reading import Changed
 from neat_backend.worker.steps.rounds import Rounds
-from neat_backend.worker.steps.schema import Schema, parse
+from neat_backend.worker.steps.schema import Schema
 from neat_backend.worker.steps.serving import Serving
 from neat_backend.worker.steps.shown_state import ShownOrder
 from neat_backend.worker.steps.step import Step
@@ -89,7 +90,7 @@ class LiveProject:
         self.followed = followed = Followed(project)
         self.wanted = wanted = Wanted(read=owned.basis.since is None)
         self.measures = kept = Measures(context.arrays)
-        times, features = LabelTimes(kept), embedding.features_kind(encoder.key)
+        times, features = LabelTimes(kept), kinds.features_kind(encoder.key)
 
         def applied() -> int:
             return followed.applied
@@ -233,7 +234,7 @@ class LiveProject:
 def _usable(project: Project, context: Context) -> tuple[Project, LabelConfig]:
     """The project with a label config that can be used, its own or Label Studio's. Raises BadLabelConfig."""
     try:
-        return project, parse(project.label_config, context.settings)
+        return project, label_config.read(project.label_config, context.settings)
     except BadLabelConfig as error:  # none yet, or it has been repaired since
         try:
             info, _ = connection.look(context.client, project)
@@ -243,7 +244,7 @@ def _usable(project: Project, context: Context) -> tuple[Project, LabelConfig]:
             raise error from None  # why its connection was refused, and so is not there
         context.update(label_config=info.label_config, sampling=info.sampling, title=info.title)
         project = replace(project, label_config=info.label_config, sampling=info.sampling)
-        return project, parse(project.label_config, context.settings)
+        return project, label_config.read(project.label_config, context.settings)
 
 
 def _engine(context: Context, config: LabelConfig, encoder: Encoder, compute: Compute) -> Engine:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from neat_backend import connection
 from neat_backend.errors import Disconnected, LabelStudioUnavailable, LeaseLost, NeatError, Replaced
+from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.records import SYNC, Project
 from neat_backend.settings import Settings
@@ -25,7 +26,6 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
 from neat_backend.store.owned import OwnedDatabase
-from neat_backend.worker.steps import schema
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.comparing import Basis, Comparing
 from neat_backend.worker.steps.context import Context
@@ -236,7 +236,7 @@ class Upkeep:
         """Compare, and take what is found into the store; whether the engine has to know."""
         client = self._connect(project)
         settings = self._settings.for_project(project.extra_params)
-        config = schema.parse(project.label_config, settings)
+        config = label_config.read(project.label_config, settings)
         _, backend = connection.look(client, project)
         otherwise = backend.key != project.connection or backend.extra_params != project.extra_params
         arrays = ProjectArrays(settings.data_dir, project.id)

@@ -46,7 +46,7 @@ def full_read(client: LabelStudioClient, data: Path, database: Database, project
 
 def stored_labels(database: Database, project: int, settings: Settings, xml: str) -> dict[int, Label]:
     """The labelled tasks as the backend's store has them."""
-    config = label_config.parse(xml, settings.invalid_choices, settings.control)
+    config = label_config.read(xml, settings)
     found = reading.resolve_labels(database, project, config)
     return {x.task: x for x in found if x.choice is not None or x.invalid}
 

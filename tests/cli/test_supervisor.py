@@ -16,9 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from neat_backend.cli import ports
+from neat_backend.cli.ports import Place, listen
 from neat_backend.cli.supervisor import environment, web_command
-from neat_backend.demo import ports
-from neat_backend.demo.ports import Place, free_port, listen
+from neat_backend.demo.ports import free_port
 from neat_backend.errors import SettingsError
 from neat_backend.settings import Settings
 from tests.waiting import HANGS, until
@@ -33,7 +34,7 @@ STUBBORN = [
 ]
 LEAVE_AN_ORPHAN = """
 import os, sys, time
-from neat_backend.demo.ports import Place
+from neat_backend.cli.ports import Place
 place = Place("127.0.0.1", int(sys.argv[1]))
 child = os.fork()
 if child:

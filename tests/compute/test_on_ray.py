@@ -18,6 +18,7 @@ from neat_backend.compute.cluster import Cluster
 from neat_backend.demo.ports import free_port
 from neat_backend.errors import ComputeError, ImageError, LabelStudioUnavailable
 from neat_backend.labelstudio.images import thumbnail
+from neat_backend.store import kinds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.worker.steps.training import TrainingJob, TrainingProcess, train_round
 from tests.waiting import HANGS
@@ -56,7 +57,7 @@ class Run:
         return progress
 
     def features(self) -> Any:
-        return self.arrays.load(embedding.features_kind(self.encoder.key))
+        return self.arrays.load(kinds.features_kind(self.encoder.key))
 
 
 def test_features_are_those_of_this_process_and_a_run_goes_on_where_it_ended(cluster: Cluster, tmp_path: Path) -> None:

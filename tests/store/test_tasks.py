@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 
 from neat_backend.records import Annotation, Task
-from neat_backend.store import projects, schema, tasks
+from neat_backend.store import merging, projects, schema, tasks
 from neat_backend.store.database import Database
 from neat_backend.store.tasks import FailedImage, TaskCounts, Upserted
 
@@ -367,7 +367,7 @@ def rows(db: Database, table: sa.Table) -> list[int]:
 
 
 def test_those_of_what_was_never_heard_of_are_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "MOST_UNHEARD", 5)
+    monkeypatch.setattr(merging, "MOST_UNHEARD", 5)
     with db.begin() as conn:
         tasks.upsert_tasks(conn, 1, [task(1), task(2)], seen=1)
         tasks.upsert_annotations(conn, 1, [annotation(1, 1), annotation(2, 2)], seen=1)

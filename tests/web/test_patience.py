@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from neat_backend.cli.ports import listen
 from neat_backend.cli.supervisor import web_command
-from neat_backend.demo.ports import free_port, listen
+from neat_backend.demo.ports import free_port
 from neat_backend.settings import Settings
 from neat_backend.web.patience import PatientWorker
 from tests.store.test_locks import frozen

@@ -16,7 +16,7 @@ from neat_backend.errors import ImageError
 from neat_backend.labelstudio.images import ImageFetcher, thumbnail
 from neat_backend.models.encoders import Encoder
 from neat_backend.ranking.shared import SharedEngine
-from neat_backend.store import projects, tasks
+from neat_backend.store import kinds, projects, tasks
 from neat_backend.store.arrays import image_key
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.labelling import Labelling
@@ -43,7 +43,7 @@ class PoolImages:
     @property
     def kind(self) -> str:
         """What the features are called in the store."""
-        return embedding.features_kind(self._encoder.key)
+        return kinds.features_kind(self._encoder.key)
 
     def is_retrying(self) -> bool:
         """Do any wait to be tried again?"""
@@ -69,7 +69,7 @@ class PoolImages:
         if not images:
             return set()
         have = embedding.stored(self._arrays, self.kind, images)
-        have &= embedding.stored(self._arrays, embedding.thumbnails_kind(self._settings.image_size), images)
+        have &= embedding.stored(self._arrays, kinds.thumbnails_kind(self._settings.image_size), images)
         if have:
             wanted = np.sort(np.fromiter(have, np.int64, len(have)))
             with self._engine() as engine:
@@ -133,7 +133,7 @@ class PoolImages:
         with self._database.read() as conn:
             images = [(t, ref) for t, ref, state in tasks.task_images(conn, self._project) if state == "ready"]
         lost = dict(images)
-        for task in embedding.stored(self._arrays, embedding.thumbnails_kind(self._settings.image_size), images):
+        for task in embedding.stored(self._arrays, kinds.thumbnails_kind(self._settings.image_size), images):
             del lost[task]
         if lost:
             log.warning("project %d: %d small pictures are lost, making them again", self._project, len(lost))

@@ -60,7 +60,7 @@ def read_project(context: Context, on_progress: Callable[[int, int], None] = lam
         seen = inbox.received_through(conn, project)
     info = client.project(project)
     context.update(title=info.title, label_config=info.label_config, sampling=info.sampling)
-    config = label_config.parse(info.label_config, settings.invalid_choices, settings.control)
+    config = label_config.read(info.label_config, settings)
 
     present: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # eight bytes for each
     read = 0

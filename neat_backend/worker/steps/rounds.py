@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.compute import embedding
 from neat_backend.errors import StoreError, TrainingError
 from neat_backend.ranking.shared import SharedEngine
 from neat_backend.records import TRAIN, Round
-from neat_backend.store import inbox, rounds, tasks
+from neat_backend.store import inbox, kinds, rounds, tasks
 from neat_backend.store.arrays import image_key
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.step import Step
@@ -211,7 +210,7 @@ class Rounds(Step):
                 held_out_correct=result.held_out_correct,
             )
         self._training = None  # only now: should the record fail, it is written at the next step
-        self.arrays.drop_except("probabilities", {f"{begun.number:06d}"})
+        self.arrays.drop_except(kinds.PROBABILITIES, {f"{begun.number:06d}"})
         for model in self._models():
             if model != self._model(begun):
                 model.unlink(missing_ok=True)
@@ -239,7 +238,7 @@ class Rounds(Step):
         answers = (done.number, classes)
         if answers != self._unanswered_by:
             self._unanswered, self._unanswered_by = set(), answers
-        kind = embedding.thumbnails_kind(self.settings.image_size)
+        kind = kinds.thumbnails_kind(self.settings.image_size)
         keys = self.arrays.index(kind)
         wanted = {t for t in missing if t in keys and (t, keys[t]) not in self._unanswered}
         if not wanted:
@@ -293,7 +292,7 @@ class Rounds(Step):
         """Those of the images that the tasks have now; the others' are filled in."""
         segment = self.arrays.load(self._kind(done))
         if len(segment.ids):
-            keys = self.arrays.index(embedding.thumbnails_kind(self.settings.image_size))
+            keys = self.arrays.index(kinds.thumbnails_kind(self.settings.image_size))
             pairs = zip(segment.ids.tolist(), segment.keys.tolist(), strict=True)
             now = np.fromiter((keys.get(task) == key for task, key in pairs), bool, len(segment.ids))
             with self._engine() as engine:
@@ -316,7 +315,7 @@ class Rounds(Step):
         self._failed = None
 
     def _kind(self, of: Round) -> str:
-        return f"probabilities/{of.number:06d}"
+        return kinds.probabilities_kind(of.number)
 
     def _model(self, of: Round) -> Path:
         return self.arrays.folder("models") / f"{of.number:06d}.safetensors"

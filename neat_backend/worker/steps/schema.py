@@ -10,7 +10,6 @@ from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
 from neat_backend.models.encoders import Encoder
 from neat_backend.ranking.shared import SharedEngine
-from neat_backend.settings import Settings
 from neat_backend.store import projects
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.learning import Learning
@@ -19,11 +18,6 @@ from neat_backend.worker.steps.rounds import CLASSES, Rounds
 from neat_backend.worker.steps.shown_state import ShownState
 
 log = logging.getLogger(__name__)
-
-
-def parse(xml: str, settings: Settings) -> LabelConfig:
-    """Raises BadLabelConfig."""
-    return label_config.parse(xml, settings.invalid_choices, settings.control)
 
 
 class Schema:
@@ -51,7 +45,7 @@ class Schema:
         One that can't be used is shown as a problem, and the old one stays.
         """
         try:
-            config = parse(xml, self._context.settings)
+            config = label_config.read(xml, self._context.settings)
         except BadLabelConfig as error:
             self._state.problem("label config", projects.BLOCKED, str(error))
             return False

@@ -37,6 +37,7 @@ import numpy.typing as npt
 import neat_backend
 from neat_backend.errors import NeatError, TrainingError
 from neat_backend.ranking.hashing import mixed
+from neat_backend.store import kinds
 from neat_backend.store.arrays import ProjectArrays
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def _with_images(
     """
     wanted = np.unique(ids)
     parts = []
-    for segment in arrays.segments(f"images/{image_size}"):
+    for segment in arrays.segments(kinds.thumbnails_kind(image_size)):
         mine = np.isin(segment.ids, wanted, assume_unique=True)
         if mine.any():
             parts.append((segment.ids[mine], segment.values[mine]))
@@ -291,7 +292,7 @@ def _with_images(
 
 def _classify_all(classifier: Classifier, arrays: ProjectArrays, job: TrainingJob, compute: Compute) -> None:
     """Append float32 [n, C] for every task with an image, few segments of images in memory at a time."""
-    kind = f"probabilities/{job.round:06d}"
+    kind = kinds.probabilities_kind(job.round)
     arrays.drop(kind)  # an earlier try at this round
     waiting: list[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]] = []
 
@@ -304,7 +305,7 @@ def _classify_all(classifier: Classifier, arrays: ProjectArrays, job: TrainingJo
     columns: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()  # of the batches that are on their way
 
     def batches() -> Iterator[npt.NDArray[np.uint8]]:
-        for segment in arrays.segments(f"images/{job.image_size}"):
+        for segment in arrays.segments(kinds.thumbnails_kind(job.image_size)):
             columns.append((segment.ids, segment.keys))
             yield segment.values
 
