@@ -1,8 +1,8 @@
 """Locks on files, between processes: in the kernel's queue, given back by dying, and not waited for without end.
 
 `flock` itself knows no limit, and a process that is stopped (a suspended machine, a debugger, SIGSTOP) keeps its locks.
-So a thread stands in the queue for whoever finds a lock taken. Who has waited long enough leaves that place to the
-next one, who then waits for a moment only: there are never more such threads than there were waiting at once.
+So a thread stands in the queue for a caller that finds a lock taken. A caller that has waited long enough leaves that
+place to the next one, which then waits for a moment only: there are never more such threads than waited at once.
 """
 
 from __future__ import annotations
@@ -47,14 +47,16 @@ def held(path: str | Path, seconds: float, exclusive: bool = True) -> Iterator[N
 def alone(path: Path, otherwise: Exception) -> Iterator[None]:
     """Keep a folder, or a file that is made, for this process. Raises `otherwise` at once where another has it."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
-    with open(descriptor, "rb") as file:
-        if fcntl is not None and not _lock(file, exclusive=True, wait=False):
+    try:
+        if fcntl is not None and not _lock(descriptor, exclusive=True, wait=False):
             raise otherwise
         yield
+    finally:
+        os.close(descriptor)
 
 
 class _Place:
-    """In the queue for a lock, for whoever wants it."""
+    """A place in the queue for a lock, for any caller that wants it."""
 
     def __init__(self, file: IO[Any], exclusive: bool, left: list[_Place]) -> None:
         self.file, self.wanted, self.ready = file, True, threading.Event()
@@ -91,7 +93,7 @@ def _wait(file: IO[Any], path: str, exclusive: bool, seconds: float) -> IO[Any]:
     raise StoreError(f"{path} has been locked by another process for {seconds:g} s: is one stopped?")
 
 
-def _lock(file: IO[Any], exclusive: bool, wait: bool) -> bool:
+def _lock(file: IO[Any] | int, exclusive: bool, wait: bool) -> bool:
     try:
         fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
