@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.ranking import queues
-from neat_backend.ranking.engine import SPEAKERS, Counts, Engine, Labelled, PoolPart, Ranking, Source, WatchedHead
+from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.head import WatchedHead
 from neat_backend.ranking.labels import LabelBook
 from neat_backend.ranking.linear_head import LinearHead
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.ranking.scores import INVALID
+from neat_backend.ranking.views import SPEAKERS, Counts, Labelled, PoolPart, Ranking, Source
 from neat_backend.records import Label, Ranked, WithoutLabel
 
 Ids = NDArray[np.int64]
@@ -155,7 +157,6 @@ class ShardedEngine(WatchedHead):
         self._told: Ids = np.zeros(0, np.int64)  # what the shards know of the whole
         self._book = LabelBook()
         self._ids: Ids = np.zeros(0, np.int64)  # tasks with features, ascending
-        self._begin_watching()
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -24,9 +24,10 @@ from neat_backend.experiments.models import Clock
 from neat_backend.experiments.presets import ALL_ORDERS
 from neat_backend.experiments.protocols import LiveProtocol
 from neat_backend.experiments.splits import stream
-from neat_backend.ranking.engine import Engine, Source
+from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.linear import fit_head
 from neat_backend.ranking.prefill import MODES, filled_in
+from neat_backend.ranking.views import Source
 from neat_backend.records import Label
 
 

@@ -6,145 +6,22 @@ probabilities: neighbours are exact, and a task's place depends on its own numbe
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.models.devices import resolve_device
-from neat_backend.ranking import cover, formulas, queues, scores
-from neat_backend.ranking.hashing import mixed
-from neat_backend.ranking.labels import LabelBook
 from neat_backend.ranking.linear_head import LinearHead
-from neat_backend.ranking.neighbors import NONE, LargePool, NeighborTable, Rows
+from neat_backend.ranking.neighbors import NONE, Rows
+from neat_backend.ranking.order import Order
 from neat_backend.ranking.pool import UNLABELLED, Pool
-from neat_backend.ranking.scores import INVALID, KnownRule
-from neat_backend.records import Label, Ranked, WithoutLabel
+from neat_backend.ranking.views import SPEAKERS, Counts, Labelled, PoolPart, Source, Trained
+from neat_backend.records import Label, WithoutLabel
 
-_PRIORITY_STEPS = 2.0**32  # priorities nearer to each other than this count as equal
-_TIE_STEPS = 2.0**20
-_FEW = 16  # of a queue
 _HEAD_ROWS = 16_384  # that a new head is applied to at a time
 
-Source = Literal["resnet18", "linear"]
-SPEAKERS = ("resnet18", "linear", "vote")  # that name a class for a task
 
-
-@dataclass(frozen=True)
-class Ranking:
-    """The order of the whole pool at one moment, ascending by task id; arrays of one length n."""
-
-    ids: NDArray[np.int64]
-    priority: NDArray[np.float64]  # sort by this, then by id
-    quality: NDArray[np.float64]  # what it is worth before the classes are balanced; strictly between ties too
-    queue: NDArray[np.int16]  # that it waits in, see ranking.queues; -1 = the only one, without balance
-    place: NDArray[np.int64]  # how many of its queue come before it
-    known_chance: NDArray[np.float32]  # probability of a known class by the linear head
-    inconsistency: NDArray[np.float64]
-    known_neighbours: NDArray[np.int16]
-    candidate: NDArray[np.bool_]
-    predicted: NDArray[np.int16]  # index into classes; -1 before the first round
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Each task's K nearest labelled tasks, itself left out; rows ascending by task id."""
-
-    ids: NDArray[np.int64]  # [n]
-    codes: NDArray[np.int16]  # [n, K] what they are labelled with: class, INVALID; UNLABELLED = fewer than K labelled
-    similarities: NDArray[np.float32]  # [n, K]
-
-
-class Trained:
-    """The classifier as strategies see it: probabilities that are known already, embeddings of the encoder."""
-
-    def __init__(self, probabilities: NDArray[np.float64], features: NDArray[np.float32]) -> None:
-        self.n_outputs = probabilities.shape[1]
-        self._logits = np.log(np.maximum(probabilities, 1e-12)).astype(np.float32)
-        self._features = features
-
-    def logits(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 [m, C]"""
-        return self._logits[indices]
-
-    def embeddings(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The encoder's features: float32 [m, dim]."""
-        return self._features[indices]
-
-    def dropout_logits(self, indices: NDArray[np.int64], passes: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """The network is not here to drop anything: the same logits, float32 [passes, m, C]."""
-        return np.repeat(self._logits[indices][None], passes, axis=0)
-
-
-@dataclass(frozen=True)
-class PoolPart:
-    """Rows of the pool as a strategy needs them, ascending by task id; arrays of one length n."""
-
-    ids: NDArray[np.int64]
-    codes: NDArray[np.int64]
-    trained: NDArray[np.bool_]
-    probabilities: NDArray[np.float32]  # [n, C]
-    features: NDArray[np.float32]  # [n, dim]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Labelled tasks and the rest; the three never overlap and cover all tasks that the engine holds."""
-
-    known: int
-    invalid: int
-    unlabelled: int
-
-
-class WatchedHead(ABC):
-    """The first 2B of an order, and whether they have changed."""
-
-    version: int  # grows with every change
-    batch_size: int
-
-    def _begin_watching(self) -> None:
-        self._head: list[int] = []  # the first 2B when they were last looked at
-        self._head_at = -1  # the version of then
-        self._head_version = 0
-
-    @property
-    def head_version(self) -> int:
-        """A number that grows exactly when the list of the first 2B has changed since it was last asked for.
-
-        Asking is free while nothing has happened at all. A list that changed and is back to what it was
-        when somebody last looked (at this number or at `head()`) counts as unchanged; so do the numbers
-        of tasks that stay in their places.
-        """
-        self._look_at_head()
-        return self._head_version
-
-    def head(self, n: int | None = None) -> list[int]:
-        """The n unlabelled tasks to label first, best first (default 2B)."""
-        if n is not None and n > 2 * self.batch_size:
-            return self._best(n)
-        self._look_at_head()
-        return self._head[:n]
-
-    def _look_at_head(self) -> None:
-        if self._head_at != self.version:
-            head = self._best(2 * self.batch_size)
-            self._head_version += head != self._head
-            self._head, self._head_at = head, self.version
-
-    def _forget_head(self) -> None:
-        """Look again when the order has changed by something that is no change of the state, as new settings."""
-        self._head_at = -1
-
-    @abstractmethod
-    def _best(self, n: int) -> list[int]:
-        """The first n."""
-
-
-class Engine(WatchedHead):
+class Engine(Order):
     """Neighbours, votes, class probabilities and the order of the unlabelled tasks.
 
     dim: length of a feature. classes: known classes, in the order of the label config. k, rule,
@@ -155,56 +32,7 @@ class Engine(WatchedHead):
     or of the linear head.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        classes: Sequence[str],
-        *,
-        k: int = 10,
-        rule: KnownRule = "all",
-        batch_size: int = 50,
-        seed: int = 0,
-        balance: bool = False,
-        source: Source = "resnet18",
-        device: str = "cpu",
-        large: LargePool | None = None,
-    ) -> None:
-        self.classes = tuple(classes)
-        self.k, self.rule, self.batch_size, self.seed = k, rule, batch_size, seed
-        self.balance, self.source = balance, source
-        self.version = 0  # grows with every change
-        self.taught_version = 0  # grows when what the linear head is fitted to has changed
-        self.class_features: NDArray[np.float32] | None = None  # [C, dim] of the classes' names, where there are any
-        self._table = NeighborTable(dim, k, resolve_device(device), large)
-        self._book = LabelBook()
-        self._probabilities: NDArray[np.float32] = np.zeros((0, len(self.classes)), np.float32)
-        self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED
-        self._aside = np.zeros(0, bool)  # rows of the tasks that are set aside
-        self._trained = np.zeros(0, bool)  # rows that have the probabilities of the classifier in force
-        self._network_says: NDArray[np.int16] = np.zeros(0, np.int16)  # each row's class by the network, -1 = none
-        self._linear_says: NDArray[np.int16] = np.zeros(0, np.int16)  # and by the linear head
-        self._known_chance = np.ones(0, np.float32)  # by the head, 1 without one
-        self._inconsistency = np.zeros(0)
-        self._known = np.zeros(0, np.int16)
-        self._candidate = np.zeros(0, bool)
-        self._quality = np.zeros(0)
-        self._queue = np.zeros(0, np.int16)  # of those that are neither set aside nor in the cover
-        self.linear: LinearHead | None = None
-        # Rows that are spread over the pool, with their qualities there; None = the tasks have changed.
-        self._cover: tuple[Rows, NDArray[np.float64]] | None = None
-        self._told: tuple[NDArray[np.int64], int] | None = None  # labels of each class and in all, told by the owner
-        self._placed: dict[int, int] = {}  # places of the rows that were last selected
-        self._placed_at = -1  # the version of then
-        self._begin_watching()
-
-    def __len__(self) -> int:
-        """Tasks with features."""
-        return len(self._table)
-
-    def __contains__(self, task: int) -> bool:
-        return task in self._table
-
-    # what happens
+    # changes
 
     def reserve(self, n: int) -> None:
         """Make room for n tasks in all, so that nothing is copied while they are added."""
@@ -327,189 +155,7 @@ class Engine(WatchedHead):
         self._told, self._cover = (counts, labels), self._covering(cover)
         self.version += 1
 
-    # what follows from it
-
-    def _best(self, n: int) -> list[int]:
-        """The first n."""
-        ids, places = self.first(n, self.queued)
-        self._placed = dict(zip(self._table.find(ids).tolist(), places.tolist(), strict=True))
-        self._placed_at = self.version
-        return ids.tolist()
-
-    def first(
-        self, n: int, queued: Callable[[int], tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int16]]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids of the first n in order, and their places in their queues; queued: as the method.
-
-        Balance takes about as many from each queue, so few of each are looked at first; where that was not enough, n.
-        """
-        few = min(n, max(_FEW, 4 * n // max(len(self.classes), 1))) if self.balance else n
-        ids, quality, queue = queued(few)
-        order, places = self.merged(ids, quality, queue, n)
-        if few < n and (places >= few - 1).any():
-            ids, quality, queue = queued(n)
-            order, places = self.merged(ids, quality, queue, n)
-        return ids[order], places
-
-    def queued(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int16]]:
-        """Ids, qualities and queues of the n best of each queue, in no order."""
-        quality, queue = self._waiting()
-        rows = queues.best_of_each(
-            min(n, len(queue)),
-            quality,
-            queue,
-            self._table.alive & (self._codes == UNLABELLED),
-            self._table.ids,
-            len(self.classes) + 2,
-        )
-        return self._table.ids[rows], quality[rows], queue[rows]
-
-    def merged(
-        self, ids: NDArray[np.int64], quality: NDArray[np.float64], queue: NDArray[np.int16], n: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which of the tasks are the first n, as indices in order, and their places in their queues."""
-        places = queues.places(quality, queue, ids)
-        order = np.lexsort((ids, -self.priority(quality, queue, places)))[:n]
-        return order, places[order]
-
-    def priority(
-        self, quality: NDArray[np.float64], queue: NDArray[np.int16], place: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """Of tasks with these qualities at these places of their queues: float64 [n] in [0, 1]."""
-        if not self.balance:
-            return queues.banded(quality, queue == len(self.classes) + 1)
-        return queues.priorities(quality, queue, place, self.queue_labels())
-
-    def queue_labels(self) -> NDArray[np.float64]:
-        """How many labels each queue counts as having: float64 [C + 2]."""
-        return formulas.label_counts(*self._labels_of_classes())
-
-    def _labels_of_classes(self) -> tuple[NDArray[np.int64], int]:
-        """How many labels each class has, and how many there are with the invalid ones."""
-        return self._told or (self._book.counts(self.classes), len(self._book.labels))
-
-    @property
-    def unseen(self) -> bool:
-        """Whether a class has no label yet."""
-        return not self._labels_of_classes()[0].all()
-
-    def _waiting(self) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-        """Each row's quality and queue at this moment: float64 and int16 [capacity]."""
-        c = len(self.classes)
-        quality, queue = self._quality, self._queue.copy() if self.balance else np.zeros_like(self._queue)
-        if self.balance and self.unseen:
-            if self._cover is None:
-                self._cover = self._covering(self.spread(np.sort(self._table.ids[self._table.alive]), self.features))
-            covered, worth = self._cover
-            quality = quality.copy()
-            quality[covered], queue[covered] = worth, c
-        queue[self._aside] = c + 1
-        return quality, queue
-
-    def _covering(self, tasks: Sequence[int] | NDArray[np.int64]) -> tuple[Rows, NDArray[np.float64]]:
-        """Rows of those that are here of a cover, and what each is worth for its place in it."""
-        rows = self._table.find(tasks)
-        return rows[rows != NONE], (1 - np.arange(len(rows)) / (2 * cover.MOST))[rows != NONE]
-
-    def spread(
-        self, ids: NDArray[np.int64], features: Callable[[NDArray[np.int64]], NDArray[np.float32]]
-    ) -> NDArray[np.int64]:
-        """Those of all tasks [n], ascending, that `cover` puts first, in order; a sample is drawn by the seed."""
-        drawn = ids[self.drawn(ids, cover.SAMPLE)]
-        drawn = drawn[np.argsort(mixed(drawn, self.seed + 1))]
-        return drawn[cover.greedy_cover(features(drawn), cover.MOST)] if len(drawn) else drawn
-
-    def ranking(self) -> Ranking:
-        """The whole pool's numbers, ascending by task id."""
-        return self.copied_ranking()()
-
-    def copied_ranking(self) -> Callable[[], Ranking]:
-        """The ranking as it is now, in two parts: plain copies at once, and the rest when the result is called.
-
-        The second part takes longer and may run in any thread, whatever happens to the engine meanwhile.
-        """
-        ids, codes = self._table.ids.copy(), self._codes.copy()
-        quality, queue = self._waiting()
-        quality = quality.copy()
-        inconsistency, known, candidate = self._inconsistency.copy(), self._known.copy(), self._candidate.copy()
-        trained, chance = self._trained.copy(), self._known_chance.copy()
-        probabilities = self._probabilities.copy() if trained.any() else None
-        rows, classes, labels = self._table.rows_by_id(), self.classes, self.queue_labels()
-
-        def gather() -> Ranking:
-            pool = rows[codes[rows] == UNLABELLED]
-            predicted = np.full(len(pool), -1, np.int16)
-            if probabilities is not None and classes:
-                told = trained[pool]
-                predicted[told] = np.argmax(probabilities[pool[told]], axis=1)
-            place = queues.places(quality[pool], queue[pool], ids[pool])
-            if self.balance:
-                priority = queues.priorities(quality[pool], queue[pool], place, labels)
-            else:
-                priority = queues.banded(quality[pool], queue[pool] == len(classes) + 1)
-            return Ranking(
-                ids=ids[pool],
-                priority=priority,
-                quality=quality[pool],
-                queue=queue[pool] if self.balance else np.where(queue[pool] > 0, queue[pool], -1).astype(np.int16),
-                place=place,
-                known_chance=chance[pool],
-                inconsistency=inconsistency[pool],
-                known_neighbours=known[pool],
-                candidate=candidate[pool],
-                predicted=predicted,
-                classes=classes,
-            )
-
-        return gather
-
-    def ranked(self, tasks: Sequence[int], places: NDArray[np.int64] | None = None) -> list[Ranked]:
-        """Given unlabelled tasks, in the order given; `rank` is their place in that list.
-
-        places: in their queues, where this engine holds a part of the pool.
-        """
-        rows = self._table.rows(tasks)
-        predicted = self._predicted(rows)
-        vote, votes = self._vote(rows)
-        quality, queue = self.standing(tasks)
-        if places is None:
-            places = self._places(rows, quality, queue)
-        priority = self.priority(quality, queue, places)
-        names = (*self.classes, None, None)
-        return [
-            Ranked(
-                task=int(task),
-                rank=at,
-                priority=float(priority[at]),
-                inconsistency=float(self._inconsistency[row]),
-                known_neighbours=int(self._known[row]),
-                candidate=bool(self._candidate[row]),
-                predicted=self.classes[code] if code >= 0 else None,
-                vote=self.classes[vote[at]] if votes[at] else None,
-                votes=int(votes[at]),
-                known_chance=float(self._known_chance[row]),
-                queue=names[queue[at]] if self.balance else None,
-                place=int(places[at]),
-            )
-            for at, (task, row, code) in enumerate(zip(tasks, rows, predicted, strict=True))
-        ]
-
-    def standing(self, tasks: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-        """Qualities and queues of tasks that are here."""
-        rows = self._table.rows(tasks)
-        quality, queue = self._waiting()
-        return quality[rows], queue[rows]
-
-    def better(self, of: tuple[NDArray[np.float64], NDArray[np.int16], NDArray[np.int64]]) -> NDArray[np.int64]:
-        """How many tasks here come before each of those, in its queue; of: qualities, queues and ids [m]."""
-        open_rows = self._table.alive & (self._codes == UNLABELLED)
-        return queues.better(*self._waiting(), open_rows, self._table.ids, of)
-
-    def _places(self, rows: Rows, quality: NDArray[np.float64], queue: NDArray[np.int16]) -> NDArray[np.int64]:
-        known = self._placed if self._placed_at == self.version else {}
-        if all(row in known for row in rows.tolist()):
-            return np.array([known[row] for row in rows.tolist()], np.int64)
-        return self.better((quality, queue, self._table.ids[rows]))
+    # what follows from them
 
     def says(self, tasks: Sequence[int]) -> dict[str, NDArray[np.int16]]:
         """Which class (-1 = none) network, linear head and neighbours' vote name for tasks that are here: [n] each."""
@@ -574,12 +220,6 @@ class Engine(WatchedHead):
             self.features(self._table.ids[taken]),
         )
 
-    def drawn(self, ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-        """Places of at most so many of the ids, drawn by the seed."""
-        if len(ids) <= most:
-            return np.arange(len(ids))
-        return np.argpartition(mixed(ids, self.seed + 1), most)[:most]
-
     def pool_of(self, part: PoolPart) -> Pool | None:
         """The pool for a strategy; None while there are no classes."""
         if not self.classes:
@@ -596,10 +236,6 @@ class Engine(WatchedHead):
             rule=self.rule,
             class_features=self.class_features,
         )
-
-    def features(self, tasks: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Features of tasks that are here (else KeyError), as they were given: float32 [n, dim]."""
-        return self._table.planes.exact(self._table.rows(tasks))
 
     def tasks(self) -> list[int]:
         """All tasks with features, labelled or not, in no order."""
@@ -637,15 +273,6 @@ class Engine(WatchedHead):
 
     # inside
 
-    def _rows(self, tasks: Sequence[int]) -> Rows:
-        rows = self._table.find(tasks)
-        return rows[rows != NONE]
-
-    def _code(self, label: Label) -> int:
-        if label.invalid:
-            return INVALID
-        return UNLABELLED if label.choice is None else self.classes.index(label.choice)
-
     def _apply(self, labels: Sequence[Label]) -> None:
         """Bring the table and the votes in line with the labels of tasks that have features."""
         if not labels:
@@ -677,82 +304,3 @@ class Engine(WatchedHead):
             if self.source == "linear":
                 self._probabilities[rows], self._trained[rows] = probabilities, True
         self._rescore(rows)
-
-    def _rescore(self, rows: Rows) -> None:
-        """Recompute what a place in the order comes from, for rows whose neighbours or numbers changed."""
-        self.version += 1
-        if not len(rows) or not self.classes:
-            return
-        found = self._table.neighbours[rows]
-        codes = np.where(found == NONE, scores.MISSING, self._codes[found])
-        probabilities = self._probabilities[rows].astype(np.float64)
-        probabilities[~self._trained[rows]] = 1 / len(self.classes)
-        inconsistency = scores.inconsistency(codes, probabilities, len(self.classes))
-        known = scores.known_neighbours(codes)
-        candidate = scores.candidates(codes, self.rule)
-        self._inconsistency[rows] = inconsistency
-        self._known[rows] = known
-        self._candidate[rows] = candidate
-        if self.balance:
-            quality = scores.quality(inconsistency, self._known_chance[rows], self.k, len(self.classes))
-            self._queue[rows] = np.where(self._trained[rows], probabilities.argmax(axis=1), scores.vote(codes)[0])
-        else:
-            quality = scores.priority(inconsistency, known, candidate, self.k, len(self.classes))
-        self._quality[rows] = self._spread_ties(quality, self._table.ids[rows])
-
-    def _spread_ties(self, priority: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Priorities in which (nearly) equal ones are told apart by a seeded hash of the task's id.
-
-        Before the first labels all tasks are equal, and pools tend to be sorted by class: in the order of
-        ids the first batch would show one class only. The hash lies below the 2^-32 that a priority is
-        rounded to, so it never outweighs a difference.
-        """
-        tie = (mixed(ids, self.seed) >> np.uint64(44)).astype(np.float64) / _TIE_STEPS  # [0, 1)
-        steps = np.minimum(np.round(priority * _PRIORITY_STEPS), _PRIORITY_STEPS - 1)
-        return (steps + tie) / _PRIORITY_STEPS
-
-    def _vote(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The class that most of each row's known neighbours have, ties to the first, and how many have it."""
-        found = self._table.neighbours[rows]
-        return scores.vote(np.where(found == NONE, scores.MISSING, self._codes[found]))
-
-    def _predicted(self, rows: Rows) -> NDArray[np.int16]:
-        if not self.classes:
-            return np.full(len(rows), -1, np.int16)
-        best = np.argmax(self._probabilities[rows], axis=1)
-        return np.where(self._trained[rows], best, -1).astype(np.int16)
-
-    def _fit_arrays(self) -> None:
-        """Grow the arrays that run beside the table's rows."""
-        size = len(self._table.ids)
-        for name, fill in (
-            ("_probabilities", 0),
-            ("_codes", UNLABELLED),
-            ("_aside", False),
-            ("_trained", False),
-            ("_network_says", -1),
-            ("_linear_says", -1),
-            ("_known_chance", 1),
-            ("_inconsistency", 0),
-            ("_known", 0),
-            ("_candidate", False),
-            ("_quality", 0),
-            ("_queue", 0),
-        ):
-            array = getattr(self, name)
-            if len(array) < size:
-                grown = np.full((size, *array.shape[1:]), fill, array.dtype)
-                grown[: len(array)] = array
-                setattr(self, name, grown)
-
-    @staticmethod
-    def _carried(probabilities: NDArray[np.float32], old: tuple[str, ...], new: tuple[str, ...]) -> NDArray[np.float32]:
-        """Columns of `old` classes put under `new` ones, rows rescaled to sum to 1 (or 0 if nothing is left)."""
-        if old == new:
-            return probabilities.astype(np.float32)
-        result = np.zeros((len(probabilities), len(new)), np.float32)
-        for column, name in enumerate(new):
-            if name in old:
-                result[:, column] = probabilities[:, old.index(name)]
-        total = result.sum(axis=1, keepdims=True)
-        return np.divide(result, total, out=np.zeros_like(result), where=total > 0)

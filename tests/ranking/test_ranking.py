@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neat_backend.ranking.engine import Counts, Engine
+from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.views import Counts
 from neat_backend.records import Label
 from tests.ranking.test_engine import learn
 from tests.ranking.test_neighbors import some_features

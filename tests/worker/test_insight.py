@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neat_backend.ranking.engine import Engine, Ranking
+from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.views import Ranking
 from neat_backend.records import Label
 from neat_backend.store import insights
 from neat_backend.store.arrays import ProjectArrays

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from neat_backend.ranking.engine import UNLABELLED
+from neat_backend.ranking.pool import UNLABELLED
 from neat_backend.ranking.scores import INVALID
 from neat_backend.worker.steps import mistakes
 

@@ -16,8 +16,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.ranking.engine import Labelled, Ranking
 from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.views import Labelled, Ranking
 from neat_backend.store import insights, prequential
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States

@@ -18,10 +18,11 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.ranking.engine import Engine, Source
+from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.linear import fit_head, name_head
 from neat_backend.ranking.linear_head import LinearHead
 from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.views import Source
 from neat_backend.records import Label
 from neat_backend.settings import Settings
 from neat_backend.store import prequential
