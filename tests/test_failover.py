@@ -53,7 +53,7 @@ def test_a_worker_that_is_cut_off_is_succeeded_and_writes_nothing_more(
     until(lambda: near.project().published_event == event)
     with direct.read() as conn:
         assert projects.lease_owner(conn, PROJECT) == two.owner
-    assert left._may_be_taken()
+    assert left.owned.lease_may_be_over()
 
     way.cut.clear()  # it is told what has happened, and leaves the project alone
     until(lambda: not one.running)
@@ -103,7 +103,7 @@ def test_two_workers_share_the_projects_and_one_goes_on_with_all_when_the_other_
     all_published("dog", 0)
     assert set(owners().values()) <= {None, *(worker.owner for worker in both)}
     for worker in both * 2:  # at no moment does one project have two
-        assert not set(both[0]._live) & {n for n, owner in owners().items() if owner == both[1].owner}
+        assert not set(both[0].running) & {n for n, owner in owners().items() if owner == both[1].owner}
         workers.let_look(worker)
 
     workers.stop(both[0], release=False)

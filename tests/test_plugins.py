@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from neat_backend import plugins
 from neat_backend.errors import EncoderError, SettingsError
 from neat_backend.models.encoders import build_encoder
+from neat_backend.ranking.shared import SharedEngine
 from neat_backend.settings import Settings
 from neat_backend.strategies import STRATEGIES, strategy
 from neat_backend.testing.pools import make_pool
@@ -59,12 +59,12 @@ class TestStrategies:
 
     def test_it_makes_the_plan_of_a_project(self) -> None:
         engine = made(labels=30)
-        planning = Planning("smallest_margin", seed=3)
-        assert planning.step(engine, threading.RLock(), lambda: 7)
+        planning = Planning(SharedEngine(engine), "smallest_margin", 3, lambda: 7)
+        assert planning.step()
         ids, pool = engine.pool(1000)
         assert pool is not None
         chosen = ids[strategy("smallest_margin")(pool, 2 * engine.batch_size, np.random.default_rng(3))]
-        assert [ranked.task for ranked in planning.head(engine)] == chosen.tolist()
+        assert [ranked.task for ranked in planning.head()] == chosen.tolist()
 
     def test_it_asks_for_the_smallest_margins(self) -> None:
         pool = make_pool()
