@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,23 +58,34 @@ class TestFlat:
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
 class TestUsage:
     def test_handles_and_threads_are_counted(self, tmp_path: Path) -> None:
-        before = processes.usage(os.getpid())
-        done = threading.Event()
-        thread = threading.Thread(target=done.wait)
-        with (tmp_path / "file").open("w"):
-            thread.start()
-            after = processes.usage(os.getpid())
-            done.set()
-        thread.join()
+        code = (
+            "import sys, threading; print(flush=True); input(); kept = open(sys.argv[1], 'w')\n"
+            "threading.Thread(target=threading.Event().wait, daemon=True).start(); print(flush=True); input()"
+        )
+        # A process of its own: in this one threads of earlier tests may be coming to their end.
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "file")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdout.readline()
+            before, alone = processes.usage(child.pid), processes.total([child.pid])
+            both = processes.total([child.pid, 2**22 + 1])  # beyond the largest process number
+            child.stdin.write("\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            after = processes.usage(child.pid)
+            child.kill()
         assert (after.handles - before.handles, after.threads - before.threads) == (1, 1)
         assert after.rss_mb >= after.pss_mb > 1
-
-    def test_a_process_that_is_gone_counts_nothing(self) -> None:
-        alone = processes.total([os.getpid()])
-        both = processes.total([os.getpid(), 2**22 + 1])  # beyond the largest process number
         assert alone is not None
         assert both is not None
-        assert both.threads == alone.threads
+        assert both.threads == alone.threads == 1
+
+    def test_a_process_that_is_gone_counts_nothing(self) -> None:
         assert processes.total([2**22 + 1]) is None
 
 
