@@ -36,7 +36,7 @@ def rebuilt(
     from neat_backend.ranking.linear import fit_head
     from neat_backend.store import prequential
     from neat_backend.store.arrays import ProjectArrays, image_key
-    from neat_backend.worker.steps.learning import head_is_wanted, source
+    from neat_backend.worker.steps.learning import head_is_wanted, method
 
     config = label_config.read(client.project(project).label_config, settings)
     refs = {task.id: task.image for page in client.tasks(project, config.image_key) for task in page}
@@ -61,13 +61,7 @@ def rebuilt(
     engine = Engine(
         features.shape[1],
         config.classes,
-        k=settings.k,
-        rule=settings.known_rule,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        device=settings.device,
-        balance=settings.balanced,
-        source=source(settings.classifier, prequential.read(arrays)),
+        **method(settings, prequential.read(arrays)),
     )
     engine.add_tasks(ids, features)
     engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in refs])

@@ -49,7 +49,7 @@ from neat_backend.worker.steps.insight import Insights
 from neat_backend.worker.steps.intake import Intake
 from neat_backend.worker.steps.keeping import Keeping
 from neat_backend.worker.steps.labelling import Labelling
-from neat_backend.worker.steps.learning import Learning, source
+from neat_backend.worker.steps.learning import Learning, method
 from neat_backend.worker.steps.order import CurrentOrder
 from neat_backend.worker.steps.planning import Planning, Unplanned
 from neat_backend.worker.steps.publishing import Publishing
@@ -252,13 +252,7 @@ def _engine(context: Context, config: LabelConfig, encoder: Encoder, compute: Co
     return compute.engine(
         encoder.dim,
         config.classes,
-        k=settings.k,
-        rule=settings.known_rule,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        device=settings.device,
-        balance=settings.balanced,
-        source=source(settings.classifier, prequential.read(context.arrays)),
+        **method(settings, prequential.read(context.arrays)),
         large=LargePool(
             settings.neighbours, settings.features_memory, settings.scratch_dir or settings.data_dir / "scratch"
         ),

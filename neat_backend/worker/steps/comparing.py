@@ -71,11 +71,6 @@ class Comparing:
         self._project, self._client, self._database = context.project, context.client, context.database
         self._take_in, self._on_another_version, self.basis = take_in, on_another_version, basis
 
-    @property
-    def has_read(self) -> bool:
-        """Has the whole project been read since the start?"""
-        return self.basis.since is not None
-
     def read_at(self, began: datetime) -> None:
         """The whole project has been read, beginning at that time of Label Studio's clock."""
         self.basis.since = began - LATE_COMMITS

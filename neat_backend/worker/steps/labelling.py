@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from neat_backend.ranking.shared import SharedEngine
+from neat_backend.records import Label
 from neat_backend.worker.steps import reading
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.learning import Learning
@@ -32,16 +33,14 @@ class Labelling:
     def relabel(self, tasks: Iterable[int] | None = None) -> None:
         """Set the labels of these tasks (default: of all) as they are stored."""
         with self._engine() as engine:
-            engine.set_labels(
-                reading.resolve_labels(self._context.database, self._context.project, self._schema.config, tasks)
-            )
+            engine.set_labels(self._stored(tasks))
             if tasks is None:
                 self._shown.is_another()
 
     def take(self, tasks: Iterable[int]) -> None:
         """The same for tasks that people have answered: the classifiers are tested on new labels first."""
         with self._engine() as engine, self._times.taking_labels():
-            labels = reading.resolve_labels(self._context.database, self._context.project, self._schema.config, tasks)
+            labels = self._stored(tasks)
             self._learning.test(engine, labels)
             engine.set_labels(labels)
 
@@ -55,3 +54,6 @@ class Labelling:
     def arrived(self, event: int, received_at: datetime) -> None:
         """See `LabelTimes.arrived`."""
         self._times.arrived(event, received_at)
+
+    def _stored(self, tasks: Iterable[int] | None) -> list[Label]:
+        return reading.resolve_labels(self._context.database, self._context.project, self._schema.config, tasks)

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,19 @@ def source(choice: str, tested: Prequential) -> Source:
 def head_is_wanted(settings: Settings) -> bool:
     """Whether anything needs the linear head; the paper's own order, by ResNet-18, does not."""
     return settings.balanced or settings.classifier != "resnet18"
+
+
+def method(settings: Settings, tested: Prequential) -> dict[str, Any]:
+    """The settings of an engine that decide its order, as `Engine` takes them. tested: what each was right on."""
+    return {
+        "k": settings.k,
+        "rule": settings.known_rule,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "device": settings.device,
+        "balance": settings.balanced,
+        "source": source(settings.classifier, tested),
+    }
 
 
 class Learning(Step):
