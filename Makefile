@@ -70,9 +70,8 @@ compatibility: $(BIN)/.ready  # the loop with each Label Studio that is said to 
 install-matrix: $(BIN)/.ready $(LABEL_STUDIO)/.ready  # the wheel in fresh environments; ARGS="--pythons 3.12 --installers uv"
 	@$(BIN)/python -m tools.install_matrix $(ARGS)
 
-reference: $(BIN)/.ready  # what the code says of itself; a test compares
-	@$(BIN)/python -m tools.reference > docs/reference.md.new
-	@mv docs/reference.md.new docs/reference.md
+reference: $(BIN)/.ready  # docs/reference/ and benchmarks/commands.md from the code; a test compares
+	@$(BIN)/python -m tools.reference
 
 fuzz: $(BIN)/.ready  # odd requests, images and label configs; ARGS="--minutes 10 --seed 3"
 	@$(BIN)/python -m tests.fuzz $(ARGS)

@@ -1,6 +1,6 @@
 """Benchmarks: `python -m benchmarks NAME`. Each compares in one run on one machine and reports ratios.
 
-A figure is worth something beside another of the same run only: machines differ, and so does what else they do.
+Compare a figure only with others of the same run: machines and their load differ.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from benchmarks.approximate import approximate
 from benchmarks.capacity import capacity
 from benchmarks.dashboard import dashboard
 from benchmarks.embed import embed
+from benchmarks.estimates import estimates
 from benchmarks.export import export
 from benchmarks.failover import failover
 from benchmarks.ingest import ingest
 from benchmarks.memory import memory
 from benchmarks.mistakes import mistakes
 from benchmarks.paper import paper
+from benchmarks.plan import plan
 from benchmarks.publish import publish
 from benchmarks.query import query
 from benchmarks.rerank import rerank
 from benchmarks.scale import scale
+from benchmarks.session import session
 from benchmarks.soak import soak
 from benchmarks.startup import startup
 from benchmarks.train import train
@@ -34,15 +37,18 @@ for command in (
     train,
     memory,
     query,
+    plan,
     export,
     paper,
     dashboard,
     scale,
     approximate,
     mistakes,
+    estimates,
     capacity,
     failover,
     startup,
+    session,
 ):
     app.command()(command)
 app.command()(soak)

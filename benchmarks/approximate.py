@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from neat_backend.ranking.neighbors import LargePool
     from neat_backend.records import Label
 
-SINGLE = 40  # labels that come one by one, and are timed
+SINGLE = 40  # labels that are added one by one, and timed
 BATCH_SIZE = 50
 PQ_BYTES = 8  # dimensions for each byte of a product-quantised feature
 
@@ -41,7 +41,7 @@ def approximate(
 ) -> None:
     """The neighbours, head and order of the approximate mode against the exact ones, on features of real images.
 
-    Beside it FAISS's own approximate indices over the labelled tasks, each asked for every task of the pool:
+    For comparison FAISS's own approximate indices over the labelled tasks, each searched for every task of the pool:
     IVF-PQ and HNSW. All are judged alike: recall of the K neighbours, the share of the exact head (2B tasks)
     that is in theirs, and Spearman's correlation of the priorities. The features lie in a mapped file.
 
@@ -85,7 +85,7 @@ def approximate(
 
 @dataclass(frozen=True)
 class Found:
-    """What one way of searching gives for the unlabelled tasks."""
+    """The results of one search method for the unlabelled tasks."""
 
     neighbours: list[set[int]]
     priority: NDArray[np.float64]
@@ -118,8 +118,9 @@ class Pool:
     def engine(self, large: LargePool | None) -> Found:
         """The engine, labelled in bulk and then one by one."""
         from neat_backend.ranking.engine import Engine
+        from neat_backend.ranking.method import Method
 
-        engine = Engine(self.features.shape[1], self.classes, k=self.k, batch_size=BATCH_SIZE, large=large)
+        engine = Engine(self.features.shape[1], self.classes, Method(k=self.k, batch_size=BATCH_SIZE), large=large)
         engine.add_tasks(np.arange(len(self.features)), self.features)
         engine.set_labels(self.labels[:-SINGLE])
         engine.head()
@@ -139,7 +140,7 @@ class Pool:
         )
 
     def faiss_indices(self) -> dict[str, Found]:
-        """The same from FAISS indices over the labelled tasks."""
+        """The results of FAISS indices over the labelled tasks."""
         import faiss
 
         dim, count = self.features.shape[1], len(self.labels)
@@ -198,7 +199,7 @@ class Pool:
 
 def _given(features: Path, classes: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features on the grid and classes of two files. Raises ValueError when they don't go together."""
-    from neat_backend.grid import to_grid
+    from neat_backend.models.grid import to_grid
 
     rows, of = to_grid(np.load(features, allow_pickle=False)), np.load(classes, allow_pickle=False)
     if of.shape != (len(rows),) or not np.isin(of, np.arange(10)).all():
@@ -208,7 +209,7 @@ def _given(features: Path, classes: Path) -> tuple[NDArray[np.float32], NDArray[
 
 def _features(data: str, images: int, encoder: str, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features [n, dim] on the grid and classes [n] of images drawn by a seed."""
-    from neat_backend.grid import to_grid
+    from neat_backend.models.grid import to_grid
 
     pictures, classes = real_pictures(data, images, 8 if data == "digits" else 28, seed=0)
     if data == "digits":

@@ -74,8 +74,8 @@ def _measured(count: int, dim: int, repeat: int) -> dict[str, Any]:
 
 def _prepared(folder: Path, count: int, dim: int) -> int:
     """A project with labels, in a data folder; the task that comes next."""
-    from benchmarks.projects import prepare
-    from neat_backend.grid import to_grid
+    from benchmarks.projects import Samples, prepare
+    from neat_backend.models.grid import to_grid
     from neat_backend.settings import Settings
     from neat_backend.store.database import Database
 
@@ -87,6 +87,6 @@ def _prepared(folder: Path, count: int, dim: int) -> int:
     centres = rng.normal(0, 1, (CLUSTERS, dim)).astype(np.float32)
     features = to_grid(centres[cluster] + rng.normal(0, 0.7, (count, dim)).astype(np.float32))
     truth = np.where(cluster < len(CLASSES), cluster, -1)
-    engine = prepare(settings, database, PROJECT, features, truth, CLASSES, ROUNDS)
+    engine = prepare(settings, database, PROJECT, Samples(features, truth, CLASSES), ROUNDS)
     database.dispose()
     return engine.head(1)[0]

@@ -39,7 +39,7 @@ def embed(
         raise typer.BadParameter(f"--suffix {suffix!r}: jpg or png")
     import torch
 
-    from neat_backend.compute.embedding import Embedded
+    from neat_backend.compute.embedding import Embedded, Source, Target
     from neat_backend.compute.embedding import embed as pipeline
     from neat_backend.labelstudio.images import decode, thumbnail
     from neat_backend.models.encoders import build_encoder
@@ -68,22 +68,17 @@ def embed(
             stored.clear()
             pipeline(
                 [(task, file.name) for task, file in enumerate(files)],
-                load=load,
-                thumbnail=thumbnail,
-                encoder=network,
-                arrays=ProjectArrays(Path(name) / folder, 1),
-                side=thumbnail_side,
+                network,
+                Source(load, thumbnail, thumbnail_side, downloads),
+                Target(ProjectArrays(Path(name) / folder, 1), stored.append, _fail),
                 batch_size=batch_size,
-                downloads=downloads,
-                on_stored=stored.append,
-                on_failed=_fail,
             )
 
         began = time.perf_counter()
         tensors = decoded()
         decoding = [time.perf_counter() - began]
         batches = [torch.stack(tensors[start : start + batch_size]) for start in range(0, images, batch_size)]
-        network.encode(batches[0])  # the first one makes room and chooses algorithms
+        network.encode(batches[0])  # the first call allocates memory and chooses algorithms
         encoding, whole = [], []
         for turn in range(2):  # in turn, so that what else the machine does is in all of them
             began = time.perf_counter()

@@ -31,7 +31,7 @@ def export(
     formats: Annotated[str, typer.Option(help=f"Of {', '.join(FORMATS)}; separated by commas.")] = ",".join(FORMATS),
     as_json: Json = False,
 ) -> None:
-    """Exports of a project in which every task is labelled, beside reading the same rows and doing nothing with them.
+    """Exports of a project in which every task is labelled, compared with only reading the same rows.
 
     Each in a process of its own; `manifest` is a folder without images. Memory is the most that was ever resident.
 
@@ -111,10 +111,10 @@ def write(folder: str, project: int, name: str) -> dict[str, float]:
     if name == "nothing":
         assert sum(1 for _ in exports.rows(settings, database, project, exports.Wanted()))
     elif name == "manifest":
-        exports.export(settings, database, project, target, format="folder", images="manifest")
+        exports.export(settings, database, project, target, exports.Options(format="folder", images="manifest"))
         target = target / "manifest.csv"
     else:
-        exports.export(settings, database, project, target, format=name)
+        exports.export(settings, database, project, target, exports.Options(format=name))
     seconds = time.monotonic() - began
     size = target.stat().st_size / 1e6 if target.exists() else 0.0
     return {"seconds": seconds, "most_mb": resident()["most_mb"], "file_mb": size}

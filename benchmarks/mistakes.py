@@ -79,10 +79,10 @@ def mistakes(
 def _served(
     features: NDArray[np.float32], labels: NDArray[np.int64], known: tuple[int, ...], seed: int, n: int, k: int
 ) -> NDArray[np.int64]:
-    """Rows that the live order asks for, after four of each class, ascending."""
+    """Rows that the live order queries, after four of each class, ascending."""
     from neat_backend.experiments import orders
     from neat_backend.experiments.checkpoints import Run
-    from neat_backend.experiments.linear import LinearLearner
+    from neat_backend.experiments.linear_classifier import LinearLearner
     from neat_backend.experiments.live_loop import start_of
     from neat_backend.experiments.loop import Samples
     from neat_backend.experiments.models import Clock
@@ -91,14 +91,14 @@ def _served(
 
     protocol, run = LiveProtocol("", len(known), "", labels=n, k=k), Run("live", seed, known)
     samples = Samples(features, labels, LinearLearner(features, len(features)))
-    codes, asked = codes_of(labels, known), start_of(protocol, labels, run).tolist()
+    codes, rows = codes_of(labels, known), start_of(protocol, labels, run).tolist()
     order = orders.build(protocol, samples, run, Clock())
-    order.take(asked, codes[asked].tolist())
-    while len(asked) < n:
+    order.take(rows, codes[rows].tolist())
+    while len(rows) < n:
         row = order.next()[0]
         order.take([row], [int(codes[row])])
-        asked.append(row)
-    return np.sort(np.array(asked))
+        rows.append(row)
+    return np.sort(np.array(rows))
 
 
 def _changed(

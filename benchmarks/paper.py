@@ -40,7 +40,7 @@ def paper(
     from neat_backend.experiments.checkpoints import Run, RunFolder
     from neat_backend.experiments.datasets import load
     from neat_backend.experiments.features import features_of
-    from neat_backend.experiments.images import ImageLearner
+    from neat_backend.experiments.image_files import ImageLearner
     from neat_backend.experiments.loop import Samples, run_rounds
     from neat_backend.experiments.presets import Protocol
     from neat_backend.models.devices import resolve_device
@@ -66,7 +66,7 @@ def paper(
             lambda number, _: progress.print(f"round {number + 1} of {rounds} …"),
         )
         ended = time.perf_counter()
-    asked, found = (sum(int(each[name]) for each in done) for name in ("asked", "found"))
+    queried, found = (sum(int(each[name]) for each in done) for name in ("asked", "found"))
     phases = {name: sum(each["seconds"].get(name, 0.0) for each in done) for name in done[-1]["seconds"]}
     figures: dict[str, Any] = {
         "device": device_name(place),
@@ -80,7 +80,7 @@ def paper(
         "encoding_seconds": encoded - began,
         **{f"{name}_seconds": seconds for name, seconds in phases.items()},
         "trained_images_per_second": epochs * sum(int(each["known"]) for each in done) / phases["training"],
-        "mean_precision": found / asked if asked else 0.0,
+        "mean_precision": found / queried if queried else 0.0,
         "accuracy": done[-1]["accuracy"],
         "paper_minutes_on_an_a5000": PAPER_MINUTES,
         "aim": "at most 3 minutes on one H100",

@@ -1,4 +1,4 @@
-"""Somebody at work in a Label Studio project, for hours: labels, changes, takes back, deletes, imports."""
+"""A simulated person who works in a Label Studio project for hours: labels, changes, deletes, imports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ URL = "/data/local-files/?d="
 
 
 class Pictures:
-    """Digits as files below Label Studio's document root, as many different ones as are asked for."""
+    """Digits as files below Label Studio's document root, as many different ones as needed."""
 
     def __init__(self, folder: Path) -> None:
         from sklearn.datasets import load_digits
@@ -57,7 +57,7 @@ class Pictures:
         number, self._next = self._next, self._next + 1
         again, at = divmod(number, len(self._digits.images))
         pixels = (self._digits.images[at] * (255 / 16)).astype(np.uint8)
-        pixels[0, :] = again  # beyond the digits that there are, the same ones with another edge
+        pixels[0, :] = again  # after the last digit, the same ones with another edge
         Image.fromarray(pixels).resize((SIDE, SIDE)).convert("RGB").save(self.folder / f"{number:06d}.png")
         return f"{URL}{self.folder.name}/{number:06d}.png"
 
@@ -68,7 +68,7 @@ class Pictures:
 
 
 class Person:
-    """Does something at random in one project, and remembers what every task is labelled with now."""
+    """Performs random actions in one project, and remembers every task's label."""
 
     def __init__(
         self, annotator: Annotator, pictures: Pictures, tasks: int, rng: np.random.Generator, title: str = "soak"
@@ -77,7 +77,7 @@ class Person:
         self.images: dict[int, str] = {}  # task → reference of its picture
         self.labels: dict[int, str] = {}  # task → choice, of what is labelled
         self.done: Counter[str] = Counter()
-        self.refused = 0  # doings that Label Studio answered with an error
+        self.refused = 0  # actions that Label Studio answered with an error
         self.backend = 0  # its id in Label Studio, once connected
         self._annotations: dict[int, int] = {}  # task → annotation; skips too
         self.project = annotator.create_project(title, LABEL_CONFIG)
@@ -85,9 +85,9 @@ class Person:
         self._import(tasks)
 
     def act(self) -> str:
-        """One doing; which it was. Label Studio's errors are counted, and what it has then is read from it."""
+        """Perform one action; returns its name. An error of Label Studio is counted, and the project read again."""
         name = self._choose()
-        doing: dict[str, Callable[[], None]] = {
+        actions: dict[str, Callable[[], None]] = {
             "label": self._label,
             "change": self._change,
             "take_back": self._take_back,
@@ -100,7 +100,7 @@ class Person:
             "train": lambda: self.annotator.start_training(self.backend),
         }
         try:
-            doing[name]()
+            actions[name]()
         except (LabelStudioError, httpx.HTTPError):
             self.refused += 1
             self._look_again()
@@ -123,19 +123,29 @@ class Person:
         count = min(int(self.rng.integers(1, most + 1)), len(of))
         return [int(task) for task in self.rng.choice(np.array(of), count, replace=False)]
 
-    def _label(self) -> None:
+    def _served(self) -> int | None:
+        """The served task, if it has no answer yet.
+
+        An unknown task is from an import whose answer was lost, created after the last reading.
+        """
         task = self.annotator.next_task(self.project)
-        if task is None or task in self._annotations:
+        if task is not None and task not in self.images:
+            self._look_again()
+        return None if task in self._annotations else task
+
+    def _label(self) -> None:
+        task = self._served()
+        if task is None:
             return self._import(5)
         choice = self.pictures.choice(self.images[task])
         if self.rng.random() < 0.03:
-            choice = str(self.rng.choice([*KNOWN, INVALID]))  # people err
+            choice = str(self.rng.choice([*KNOWN, INVALID]))  # people make mistakes
         self._annotations[task] = self.annotator.annotate(task, choice)
         self.labels[task] = choice
 
     def _skip(self) -> None:
-        task = self.annotator.next_task(self.project)
-        if task is not None and task not in self._annotations:
+        task = self._served()
+        if task is not None:
             self._annotations[task] = self.annotator.skip(task)
 
     def _change(self) -> None:
@@ -165,7 +175,7 @@ class Person:
         self.images.update(zip(ids, references, strict=True))
 
     def _import_labelled(self) -> None:
-        """For these Label Studio tells of the tasks alone: the annotations have to be read."""
+        """Import labelled tasks: the webhook has no annotations, so the backend must read them."""
         references = [self.pictures.another() for _ in range(2)]
         choices = [self.pictures.choice(one) for one in references]
         items = [
@@ -179,7 +189,7 @@ class Person:
             self.images[task], self.labels[task], self._annotations[task] = one, choice, answer
 
     def _answer_of(self, task: int) -> int:
-        """The annotation that the task was imported with. Raises LabelStudioError when none turns up."""
+        """The annotation that the task was imported with. Raises LabelStudioError when none appears."""
         for _ in range(20):
             answers = self.annotator.call("GET", f"/api/tasks/{task}/annotations/")
             if answers:
@@ -195,14 +205,14 @@ class Person:
             self._forget_answer(task)
 
     def _other_image(self) -> None:
-        """No webhook tells of it: only a comparison finds it."""
+        """Change an image: no webhook reports it, only a comparison finds it."""
         (task,) = self._some(list(self.images), 1)
         reference = self.pictures.another()
         self.annotator.call("PATCH", f"/api/tasks/{task}/", {"data": {"image": reference}})
         self.images[task] = reference
 
     def _look_again(self) -> None:
-        """What there is now, by Label Studio's own word, as soon as it answers."""
+        """Read the present state from Label Studio, as soon as it answers."""
         path = f"/api/tasks?project={self.project}&page_size=10000&fields=all&resolve_uri=false"
         for left in reversed(range(AWAY_LOOKS)):
             try:

@@ -1,4 +1,4 @@
-"""What processes hold: memory, file handles, threads, from /proc (Linux). And whether a series of it stays flat."""
+"""Memory, file handles and threads of processes, from /proc (Linux), and whether a series of them stays flat."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 MEGABYTE = 1e6
 WARM_UP_SHARE = 0.2  # of a run: caches fill, libraries are loaded at their first use
-FEWEST_SAMPLES, SHORTEST_SECONDS = 30, 240.0  # after the warm-up; with less, nothing can be said
+FEWEST_SAMPLES, SHORTEST_SECONDS = 30, 240.0  # after the warm-up; with less, there is no verdict
 GROWTH_SHARE, GROWTH_MB = 0.05, 16.0  # of memory from the first third to the last that still counts as flat
 GROWTH_COUNT = 2.0  # of handles and threads: a request that is answered just then holds some
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one process holds, or several together."""
+    """Resources of one process, or of several together."""
 
     rss_mb: float
     pss_mb: float  # pages that n processes share count 1/n for each: moves when others come and go
@@ -56,7 +56,7 @@ def usage(pid: int) -> Usage:
 
 
 def total(pids: Iterable[int]) -> Usage | None:
-    """The sum over those that are still there; None when none is."""
+    """The sum over those that still exist; None when none does."""
     found = []
     for pid in pids:
         with contextlib.suppress(OSError, KeyError):
@@ -74,7 +74,7 @@ def children(pid: int) -> list[int]:
 
 
 def trend(seconds: Sequence[float], values: Sequence[float], *, counts: bool = False) -> Trend:
-    """How a series went on. counts: handles or threads, whose floor is looked at: work in progress is no leak."""
+    """The trend of a series. counts: of handles or threads, by their floor, since work in progress is no leak."""
     from scipy.stats import theilslopes
 
     times, series = np.asarray(seconds, float), np.asarray(values, float)

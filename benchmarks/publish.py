@@ -17,7 +17,7 @@ from benchmarks.samples import feature_chunks
 from neat_backend.errors import NeatError
 
 ENCODER = "efficientnet_lite0"
-THUMBNAIL_SIDE = 16  # pixels; no training takes place, so nobody looks at them
+THUMBNAIL_SIDE = 16  # pixels; no training takes place, so they are not used
 LABELLED_BEFORE = 20  # tasks imported with an annotation: with fewer than K labels no order means anything
 AT_ONCE = 2000  # tasks in one import
 NOISE_SECONDS = 0.02

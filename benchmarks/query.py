@@ -12,7 +12,7 @@ import typer
 from benchmarks.report import Json, progress, report
 from benchmarks.samples import random_features
 
-STRATEGIES = "neat,neat_passive,neat_plus,coreset,badge,lfosa,openmax,mqnet,uncertainty"
+STRATEGIES = "neat,neat_passive,neat_plus,coreset,badge,lfosa,openmax,mqnet,eoal,bual,eaoa,e2oal,uncertainty"
 
 
 def query(
@@ -20,7 +20,7 @@ def query(
     labelled: Annotated[int, typer.Option(min=4, help="Of these, half invalid.")] = 4_000,
     dim: Annotated[int, typer.Option(min=2)] = 512,
     classes: Annotated[int, typer.Option(min=2, help="Known classes.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, help="B, samples asked for.")] = 400,
+    batch: Annotated[int, typer.Option(min=1, help="B, samples to query.")] = 400,
     k: Annotated[int, typer.Option(min=1)] = 10,
     strategies: Annotated[str, typer.Option(help="Separated by commas.")] = STRATEGIES,
     repeat: Annotated[int, typer.Option(min=1, help="The median of so many.")] = 3,
@@ -32,7 +32,7 @@ def query(
 
     Example: python -m benchmarks query --pool 5000 --labelled 400 --batch 50 --repeat 1
     """
-    from neat_backend.experiments.linear import LinearLearner
+    from neat_backend.experiments.linear_classifier import LinearLearner
     from neat_backend.ranking.pool import UNLABELLED, Pool
     from neat_backend.ranking.scores import INVALID
     from neat_backend.strategies import strategy

@@ -1,4 +1,4 @@
-"""Is the live state what Label Studio's present data give? A fresh engine from a full read, beside what is served."""
+"""Comparing the live state with a fresh engine from a full read of Label Studio's present data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from neat_backend.settings import Settings
 
 PAGE = 10_000
-EXPLAINED = 50  # tasks whose neighbours are asked for
+EXPLAINED = 50  # tasks whose neighbours are compared
 
 
 def rebuilt(
@@ -36,7 +36,7 @@ def rebuilt(
     from neat_backend.ranking.linear import fit_head
     from neat_backend.store import prequential
     from neat_backend.store.arrays import ProjectArrays, image_key
-    from neat_backend.worker.steps.learning import head_is_wanted, method
+    from neat_backend.worker.steps.learning import engine_settings, head_is_wanted
 
     config = label_config.read(client.project(project).label_config, settings)
     refs = {task.id: task.image for page in client.tasks(project, config.image_key) for task in page}
@@ -61,7 +61,7 @@ def rebuilt(
     engine = Engine(
         features.shape[1],
         config.classes,
-        **method(settings, prequential.read(arrays)),
+        **engine_settings(settings, prequential.read(arrays)),
     )
     engine.add_tasks(ids, features)
     engine.set_labels([label_config.resolve(task, answers.get(task, []), config) for task in refs])
@@ -73,26 +73,27 @@ def rebuilt(
         if len(ids):
             engine.set_probabilities(ids, probabilities, config.classes if done is None else done.classes)
     if head_is_wanted(settings):
-        _, codes, features = engine.taught()
+        _, codes, features = engine.training_data()
         for _ in engine.set_linear(fit_head(features, codes, engine.classes)):
             pass
     return engine
 
 
 def differences(backend: Backend, project: int, engine: Engine) -> list[str]:
-    """What is served and told against `engine`, bit for bit; empty when all is equal."""
+    """Differences of the served order and the API's answers from `engine`, bit for bit; empty when all is equal."""
     expected = engine.ranking()
     order = expected.ids[np.lexsort((expected.ids, -expected.priority))].tolist()
     served: list[dict[str, Any]] = []
     while len(part := backend.ask(f"/api/projects/{project}/ranking?limit={PAGE}&offset={len(served)}")["ranking"]):
         served += part
     found = []
-    if (asked := [one["task"] for one in served]) != order:
+    if (tasks := [one["task"] for one in served]) != order:
         at = next(
-            (n for n, (a, b) in enumerate(zip(asked, order, strict=False)) if a != b), min(len(asked), len(order))
+            (n for n, (a, b) in enumerate(zip(tasks, order, strict=False)) if a != b),
+            min(len(tasks), len(order)),
         )
         found.append(
-            f"the order differs from place {at} of {len(order)} on: {asked[at : at + 5]}, not {order[at : at + 5]}"
+            f"the order differs from place {at} of {len(order)} on: {tasks[at : at + 5]}, not {order[at : at + 5]}"
         )
     by_task = {one["task"]: one for one in served}
     for at, task in enumerate(expected.ids.tolist()):
@@ -105,8 +106,8 @@ def differences(backend: Backend, project: int, engine: Engine) -> list[str]:
                 found.append(f"task {task}: {name} is {row[name]}, not {getattr(expected, name)[at]}")
     both = [task for task in order if task in by_task]
     for task in both[:: max(1, len(both) // EXPLAINED)]:
-        told = backend.ask(f"/api/projects/{project}/tasks/{task}/explanation")["neighbours"]
-        neighbours = [(one["task"], one["similarity"]) for one in told]
+        explanation = backend.ask(f"/api/projects/{project}/tasks/{task}/explanation")
+        neighbours = [(one["task"], one["similarity"]) for one in explanation["neighbours"]]
         if neighbours != engine.neighbours(task):
             found.append(f"task {task}: its neighbours are {neighbours}, not {engine.neighbours(task)}")
     counts = engine.counts()

@@ -1,4 +1,4 @@
-"""How a benchmark says what it found: JSON for programs, a table for people."""
+"""Output of benchmarks: JSON for programs, a table for people."""
 
 from __future__ import annotations
 

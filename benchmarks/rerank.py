@@ -59,12 +59,13 @@ def rerank(
         more = f"{labels} + {BATCHES} × {batch}" if batch else str(labels)
         raise typer.BadParameter(f"labelling {more} leaves nothing of a pool of {pool} to compare")
     from neat_backend.ranking.engine import Engine
+    from neat_backend.ranking.method import Method
     from neat_backend.records import Label
 
     rng = np.random.default_rng(0)
     rows = random_features(rng, pool + labelled, dim) if given is None else given
     classes = tuple(f"class {c}" for c in range(10))
-    engine = Engine(dim, classes, k=k, balance=balance, source="linear")
+    engine = Engine(dim, classes, Method(k=k, balance=balance), source="linear")
     engine.add_tasks(range(pool + labelled), rows)
     some = rng.permutation(pool + labelled)[: labelled + labels + BATCHES * batch]
     answers = [
@@ -117,7 +118,7 @@ def rerank(
 
 def _given(path: Path) -> NDArray[np.float32]:
     """The features of a file, on the grid. Raises BadParameter for anything else."""
-    from neat_backend.grid import to_grid
+    from neat_backend.models.grid import to_grid
 
     try:
         return to_grid(np.load(path, allow_pickle=False))
@@ -133,7 +134,7 @@ def _learn(engine: Engine) -> dict[str, float]:
         for _ in engine.set_linear(head):
             pass
 
-    _, codes, features = engine.taught()
+    _, codes, features = engine.training_data()
     head = fit_head(features, codes, engine.classes)
     fit = _median(lambda: fit_head(features, codes, engine.classes), 5)
     return {"fit_ms": fit * 1e3, "apply_ms": _median(apply, 5) * 1e3}
@@ -218,7 +219,7 @@ def _products(features: NDArray[np.float32], batch: int) -> dict[str, float]:
 
 
 def _median(work: Callable[[], object], times: int) -> float:
-    work()  # the first one makes room and starts threads
+    work()  # the first call allocates memory and starts threads
     seconds = []
     for _ in range(times):
         began = time.perf_counter()

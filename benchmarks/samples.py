@@ -1,4 +1,4 @@
-"""What benchmarks are run on: made-up features and files, and real pictures where labels matter."""
+"""Data for benchmarks: synthetic features and files, and real pictures where labels matter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def random_features(rng: np.random.Generator, n: int, dim: int) -> NDArray[np.fl
 
 def feature_chunks(rng: np.random.Generator, n: int, dim: int, rows: int = 50_000) -> Iterator[NDArray[np.float32]]:
     """The same, at most `rows` at a time."""
-    from neat_backend.grid import to_grid
+    from neat_backend.models.grid import to_grid
 
     centres = rng.normal(size=(CLUSTERS, dim)).astype(np.float32)
     for start in range(0, n, rows):

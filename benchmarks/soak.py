@@ -36,15 +36,15 @@ SETTINGS = {
     "NEAT_IMAGE_SIZE": "32",
     "NEAT_CLASSIFIER_WEIGHTS": "scratch",
 }
-LONGEST_RECONCILE_SECONDS, COMPARISONS = 15, 4  # in a short run, so many comparisons all the same
-QUIET_SECONDS = 3.0  # nothing left to do for so long: at rest
+LONGEST_RECONCILE_SECONDS, COMPARISONS = 15, 4  # the least number of comparisons, in a short run too
+QUIET_SECONDS = 3.0  # without work until the backend counts as idle
 AT_REST_WITHIN_SECONDS = 900.0
 SAY_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at the processes and the queue, so many seconds after the stream began."""
+    """One sample of the processes and the queue, some seconds after the stream began."""
 
     seconds: float
     web: Usage
@@ -55,7 +55,7 @@ class Sample:
 
 @dataclass
 class Sampler:
-    """A context manager that looks at web and worker every few seconds, in a thread of its own."""
+    """A context manager that samples web and worker every few seconds, in a thread of its own."""
 
     backend: Backend
     project: int
@@ -111,7 +111,7 @@ def soak(
     samples: Annotated[Path | None, typer.Option(help="Write all samples to this CSV file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Somebody at work for hours in a real Label Studio: web and worker must not grow, and the state must be right.
+    """Hours of work in a real Label Studio: web and worker must not grow, and the state must be right.
 
     A simulated person labels what is served, changes and takes back labels, skips, imports, deletes, exchanges
     images and presses “Start Training”; rounds are trained meanwhile. At the end the labels that the backend tells
@@ -123,7 +123,7 @@ def soak(
 
     Example: python -m benchmarks soak --minutes 1
     """
-    # Whoever asks this process to end gets the servers ended too, not only who presses Ctrl-C.
+    # SIGTERM ends the servers too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rng = np.random.default_rng(seed)
     with (
@@ -183,18 +183,18 @@ def soak(
 
 
 def _is_good(figures: dict[str, Any]) -> bool:
-    """Nothing lost, nothing different, nothing grown (where that can be said), nothing broken on the way."""
+    """Whether nothing was lost, different or broken, and nothing grew (where there is a verdict)."""
     zeros = ("labels_lost", "labels_too_many", "events_set_aside", "rounds_failed", "restarts", "errors_logged")
     return figures["flat"] is not False and not figures["different"] and not any(figures[name] for name in zeros)
 
 
 def _work(person: Person, seconds: float, per_minute: float, rng: np.random.Generator) -> dict[str, Any]:
-    """Do something at random moments for so long; what was done."""
+    """Perform actions at random moments for some seconds; returns what was done."""
     began, said = time.monotonic(), 0.0
     while (now := time.monotonic() - began) < seconds:
         if now - said >= SAY_EVERY_SECONDS:
             said = now
-            progress.print(f"{now / 60:.0f} of {seconds / 60:.0f} minutes, {sum(person.done.values())} doings")
+            progress.print(f"{now / 60:.0f} of {seconds / 60:.0f} minutes, {sum(person.done.values())} actions")
         pause = float(rng.exponential(60 / per_minute))
         person.act()
         time.sleep(max(0.0, min(pause - (time.monotonic() - began - now), seconds - now)))
@@ -211,7 +211,7 @@ def _sorted(done: Counter[str]) -> dict[str, int]:
 
 
 def _rest(backend: Backend, person: Person, reconcile_seconds: float) -> dict[str, Any]:
-    """Wait until nothing is left to be done: events, images, comparisons, rounds. How long that took."""
+    """Wait until all work is done: events, images, comparisons, rounds. Returns how long that took."""
     began = time.monotonic()
     quiet_since = began
     while (
@@ -230,19 +230,19 @@ def _rest(backend: Backend, person: Person, reconcile_seconds: float) -> dict[st
 
 
 def _compared(server: LabelStudioServer, backend: Backend, person: Person, data_dir: Path) -> dict[str, Any]:
-    """The labels that the backend tells against what the person did; all else against an engine built anew."""
+    """Compare the backend's labels with the person's, and all else with a fresh engine."""
     from neat_backend.labelstudio.client import LabelStudioClient
     from neat_backend.settings import Settings
 
-    told = labels_told(backend, person.project)
+    exported = exported_labels(backend, person.project)
     wanted = {task: "" if choice == INVALID else choice for task, choice in person.labels.items()}
     settings = Settings.from_env(SETTINGS)
     engine = rebuilt(LabelStudioClient(server.url, server.token), data_dir, person.project, settings)
     different = differences(backend, person.project, engine)
-    lost = sorted(task for task, choice in wanted.items() if told.get(task) != choice)
-    too_many = sorted(set(told) - set(wanted))
-    different += [f"task {task} is labelled {told.get(task)}, not {wanted[task]}" for task in lost]
-    different += [f"task {task} is labelled {told[task]}, and should not be" for task in too_many]
+    lost = sorted(task for task, choice in wanted.items() if exported.get(task) != choice)
+    too_many = sorted(set(exported) - set(wanted))
+    different += [f"task {task} is labelled {exported.get(task)}, not {wanted[task]}" for task in lost]
+    different += [f"task {task} is labelled {exported[task]}, and should not be" for task in too_many]
     return {
         "tasks": len(person.images),
         "labelled": len(wanted),
@@ -253,8 +253,8 @@ def _compared(server: LabelStudioServer, backend: Backend, person: Person, data_
     }
 
 
-def labels_told(backend: Backend, project: int) -> dict[int, str]:
-    """Every label as the export has it: task → choice, "" for an invalid one."""
+def exported_labels(backend: Backend, project: int) -> dict[int, str]:
+    """Every label in the export: task → choice, "" for an invalid one."""
     path = f"/api/projects/{project}/export?format=jsonl&include_invalid=1"
     rows = [json.loads(line) for line in backend.text(path).splitlines()]
     return {int(row["task"]): str(row["label"]) for row in rows}

@@ -100,10 +100,10 @@ def _ours(
     device: str,
 ) -> tuple[float, float]:
     """Images trained on per second, and accuracy."""
-    from neat_backend.models.classifier import fit
+    from neat_backend.models.classifier import Schedule, fit
 
     began = time.perf_counter()
-    classifier = fit(x, y, N_CLASSES, epochs=epochs, seed=seed, device=device)
+    classifier = fit(x, y, N_CLASSES, schedule=Schedule(epochs=epochs), seed=seed, device=device)
     seconds = time.perf_counter() - began
     return len(x) * epochs / seconds, float((classifier.predict_proba(test_x).argmax(axis=1) == test_y).mean())
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,13 +24,16 @@ from benchmarks.samples import random_features
 from neat_backend.compute import Compute, LocalCompute
 from neat_backend.compute.actors import start_shards
 from neat_backend.compute.cluster import connect
+from neat_backend.compute.embedding import Source, Target
 from neat_backend.compute.on_ray import RayCompute
-from neat_backend.compute.sharded import Shard, ShardedEngine
+from neat_backend.compute.sharded import ShardedEngine
+from neat_backend.compute.shards import Shard
 from neat_backend.errors import ComputeError
-from neat_backend.grid import to_grid
 from neat_backend.labelstudio.images import thumbnail
 from neat_backend.models.classifier import Classifier
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.method import Method
 from neat_backend.records import Label
 from neat_backend.store import kinds
 from neat_backend.store.arrays import ProjectArrays, Segment
@@ -40,7 +44,7 @@ NODE_SECONDS, TRIES_OF_A_NODE = 120, 3
 STORE_BYTES = 80_000_000  # of each node; Ray's least is some 75 MB
 BEFORE, TRIES = 100, 20  # labels before, and those whose new order is timed
 CLASSES = ("cat", "dog", "bird")
-ENGINE = {"k": 10, "batch_size": 50, "seed": 0, "device": "cpu"}
+ENGINE: dict[str, Any] = {"method": Method(k=10, batch_size=50, seed=0), "device": "cpu"}
 
 
 @dataclass
@@ -103,7 +107,7 @@ def picture(task: int, ref: str | None) -> Image.Image:
 
 @dataclass
 class Results:
-    """What the local engine gives, and what is compared with it."""
+    """Results of the local engine, and their comparison with others."""
 
     images: int
     rows: int
@@ -160,16 +164,15 @@ def _embed(compute: Compute, images: int, pace: float, folder: Path, at_once: in
     times: list[tuple[float, int]] = []
     compute.embed(
         [(task, f"/{task}.png") for task in range(1, images + 1)],
-        load=picture,
-        thumbnail=thumbnail,
-        encoder=encoder,
-        arrays=arrays,
-        side=SIDE,
+        encoder,
+        Source(picture, thumbnail, SIDE, downloads=2),
+        Target(
+            arrays,
+            on_stored=lambda stored: None,
+            on_failed=_failed,
+            on_progress=lambda progress: times.append((time.perf_counter(), progress.done)),
+        ),
         batch_size=BATCH,
-        downloads=2,
-        on_stored=lambda stored: None,
-        on_failed=_failed,
-        on_progress=lambda progress: times.append((time.perf_counter(), progress.done)),
     )
     stored = [arrays.load(kinds.features_kind(encoder.key)), arrays.load(kinds.thumbnails_kind(SIDE))]
     (began, first), (ended, last) = times[at_once - 1], times[-1]
@@ -229,7 +232,8 @@ def nodes(n: int) -> Iterator[RayCompute]:
         for number in range(n):
             _add_node(machines, **how, **({} if number else {"include_dashboard": False}))
         machines.wait_for_nodes(NODE_SECONDS)
-        yield RayCompute(connect(machines.address), device="cpu", workers=n)
+        with redirect_stdout(sys.stderr):  # Ray writes about a worker that died to stdout
+            yield RayCompute(connect(machines.address), device="cpu", workers=n)
     finally:
         ray.shutdown()
         machines.shutdown()

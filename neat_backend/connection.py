@@ -1,6 +1,6 @@
-"""A project's connection with Label Studio: address and key, the ML backend there that is us, and its webhook.
+"""A project's connection with Label Studio: address and key, the ML backend there, and its webhook.
 
-A project is its connection's: without one it is not adopted, nothing is published to it and no webhook is made.
+Without a connection a project is not adopted, nothing is published to it and no webhook is made.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def credentials(settings: Settings, project: Project) -> tuple[str, str]:
     """URL and API key of the project's Label Studio. Raises SettingsError when one is missing.
 
-    The key goes nowhere but to the URL that came with it: anybody who reaches /setup can name a server there.
+    The key is sent only to the URL that came with it: any caller of /setup can name a server.
     """
     url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
     if not key:
@@ -50,10 +50,9 @@ def connect(settings: Settings, project: Project) -> LabelStudioClient:
 
 
 def look(client: LabelStudioClient, project: Project, called: bool = False) -> tuple[ProjectInfo, MLBackend]:
-    """The project as Label Studio has it now, and its connection to us; called: see `ours`.
+    """The project in Label Studio, and its connection to this backend; called: see `ours`.
 
-    Raises Disconnected where either is not there, Replaced where the project is another than the one that was read,
-    LabelStudioError.
+    Raises Disconnected where either is missing, Replaced where another project has its number now, LabelStudioError.
     """
     try:
         info, listed = client.project(project.id), client.ml_backends(project.id)
@@ -71,13 +70,13 @@ def look(client: LabelStudioClient, project: Project, called: bool = False) -> t
 
 
 def ours(listed: Sequence[MLBackend], project: Project, called: bool = False) -> MLBackend | None:
-    """Which of the project's ML backends is this one; of several, the one that was connected last.
+    """The project's ML backend that is this backend; of several, the one connected last.
 
-    It is known by the address under which Label Studio reaches us, or from an earlier look. Behind a proxy we may be
-    known under another name. Then it is the only one, if Label Studio has `called` /setup just now, or when it
-    connected the project; at other times the only one may be somebody else's.
+    It is identified by the address under which Label Studio reaches this backend, or by an earlier look. Behind a proxy
+    the address may differ. Then a single ML backend is this one, if Label Studio has just `called` /setup, or when it
+    connected the project; at other times it may be another backend.
     """
-    here = [each for each in listed if _place(each.url) == _place(project.backend_url)]
+    here = [each for each in listed if place(each.url) == place(project.backend_url)]
     here = here or [each for each in listed if each.key == project.connection]
     connecting = not project.connection and project.state != projects.DISCONNECTED
     if not here and len(listed) == 1 and (called or connecting):
@@ -85,8 +84,8 @@ def ours(listed: Sequence[MLBackend], project: Project, called: bool = False) ->
     return max(here, key=lambda each: each.id, default=None)
 
 
-def _place(url: str) -> tuple[str | None, int | None, str]:
-    """What of a URL tells one backend from another: a proxy may have taken TLS off, and ports are not always named."""
+def place(url: str) -> tuple[str | None, int | None, str]:
+    """The part of a URL that identifies a backend: a proxy may end TLS, and ports may be implicit."""
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -103,9 +102,9 @@ def webhook_headers(settings: Settings, project: int) -> dict[str, str]:
 
 
 def ensure_webhook(project: int, backend: MLBackend, settings: Settings, client: LabelStudioClient) -> str:
-    """See to it that the webhook of our connection exists and carries its secret; "", or why it can't exist.
+    """Make sure that the connection's webhook exists and has its secret. Returns "", or why it can't exist.
 
-    Label Studio makes it itself when the backend is connected, but without any header, and not at every address.
+    Label Studio makes one itself when the backend is connected, but without headers, and not for every address.
     """
     url = webhook_url(backend.url)
     result = client.ensure_webhook(project, url, webhook_headers(settings, project))
@@ -117,7 +116,7 @@ def ensure_webhook(project: int, backend: MLBackend, settings: Settings, client:
 
 
 def no_webhook(url: str, settings: Settings) -> str:
-    """What it means that Label Studio takes no webhook to this URL, and what to do."""
+    """The consequences of Label Studio refusing a webhook to this URL, and the remedy, in words."""
     seconds = settings.reconcile_seconds
     late = f"labels arrive up to {seconds:g} s late" if seconds else "labels arrive only with neat-backend sync"
     return f"no webhook: {late}; use an address with a dot (and no “_”): Label Studio refuses {url}"
@@ -128,14 +127,14 @@ def webhook_url(backend_url: str) -> str:
 
 
 def remove_webhook(project: Project, client: LabelStudioClient) -> tuple[int, bool]:
-    """Delete the project's webhooks to us; how many, and whether Label Studio still has the connection."""
+    """Delete the project's webhooks to this backend. Returns their number, and whether the connection remains."""
     found = ours(client.ml_backends(project.id), project)
     urls = {webhook_url(url) for url in (project.backend_url, found.url if found else "") if url}
     return client.delete_webhooks(project.id, urls), found is not None
 
 
 def forget(database: Database, data_dir: Path, objects: Objects | None, project: int, **anew: Any) -> None:
-    """Delete all that is kept of a project. anew: fields of the project that takes its place in the same moment."""
+    """Delete all data of a project. anew: fields of the project that replaces it in the same transaction."""
     with database.begin() as conn:
         projects.delete(conn, project)
         if anew:

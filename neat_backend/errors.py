@@ -1,4 +1,4 @@
-"""Everything that can go wrong, in words meant for the person who can mend it.
+"""Exceptions, with messages for the person who can fix the problem.
 
     NeatError
     ├── SettingsError          a setting is missing or has a bad value; names the key
@@ -6,20 +6,21 @@
     │   ├── BadLabelConfig     the label config can't be used; says what it needs
     │   ├── UnknownProject     nobody has connected this project yet
     │   └── UnknownTask        the project has no such task here
-    ├── LabelStudioError       Label Studio could not do what we asked
+    ├── LabelStudioError       Label Studio failed at a request
     │   ├── LabelStudioUnavailable   down, slow, 5xx or 429: worth another try later
     │   ├── LabelStudioRefused       401/403: token or rights; another try won't help
     │   ├── NotFoundInLabelStudio    404: the project, task or file is gone
     │   └── PredictionsRejected      400 on an import of predictions
-    ├── ImageError             one task's image can't be had or read; marks that task failed
+    ├── ImageError             one task's image can't be fetched or decoded; marks that task failed
     ├── EncoderError           the encoder can't be built: unknown name, weights missing
     ├── TrainingError          a training round failed; the last classifier stays in use
     ├── ComputeError           Ray is missing, does not answer, or failed at what it was to compute
-    │   └── ShardsLost         a part of the engine is gone: it is to be built again
+    │   └── ShardsLost         a part of the engine is lost: it must be rebuilt
     ├── LeaseLost              another worker owns the project now: stop at once, write nothing more
     ├── Disconnected           Label Studio has no connection to this backend for the project (any more)
-    ├── Replaced               another project has the number of the one that is kept here
+    ├── Replaced               another project has the number of the stored one
     └── StoreError             database or data folder unusable
+        └── LeaseLate          the lease may have expired: wait, nobody has to act
 
 The class says who must act; the message says what happened and what to do about it. Messages
 never carry secrets.
@@ -60,7 +61,7 @@ class UnknownTask(BadRequest):
 
 
 class LabelStudioError(NeatError):
-    """Label Studio did not do what it was asked."""
+    """Label Studio failed at a request."""
 
 
 class LabelStudioUnavailable(LabelStudioError):
@@ -76,7 +77,7 @@ class LabelStudioRefused(LabelStudioError):
 
 
 class NotFoundInLabelStudio(LabelStudioError):
-    """404: what we asked for has been deleted, or the key's user can't see it."""
+    """404: the requested object has been deleted, or the key's user can't see it."""
 
 
 class PredictionsRejected(LabelStudioError):
@@ -116,12 +117,16 @@ class Disconnected(NeatError):
 
 
 class Replaced(NeatError):
-    """Label Studio's project of this number is another one than was read: nothing that is kept here holds for it."""
+    """Label Studio's project of this number is another one than was read: the stored data is not about it."""
 
 
 class StoreError(NeatError):
     """The database or the data folder can't be used."""
 
 
+class LeaseLate(StoreError):
+    """The lease could not be renewed in time: nothing is published until it is."""
+
+
 class DataRefused(StoreError):
-    """The database works but will not hold this: trying again is of no use."""
+    """The database works but refuses this value: another try won't help."""

@@ -1,7 +1,7 @@
 """Log lines, for people or for programs, with the project, task and event that they are about.
 
-Messages name them as `project %d, task %d`, so a line knows their numbers without its caller doing anything more. Lines
-of other rooms and libraries get those that `about` has set for their thread.
+Messages name them as `project %d, task %d`, so a line gets their numbers without further arguments. Lines
+of other packages and libraries get those that `about` has set for their thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAMED = re.compile(rf"\b({'|'.join(IDS)}) $")
 
 
 def about(**ids: int) -> None:
-    """What this thread's lines are about from now on, unless they say it themselves; without ids: nothing."""
+    """Set the ids of this thread's lines that name none themselves; without ids: none."""
     _about.set(ids)
 
 
@@ -44,7 +44,7 @@ def formatter(form: str) -> logging.Formatter:
 
 
 class PlainLines(logging.Formatter):
-    """A line for each event, whatever text from outside its message holds; a traceback is indented below it."""
+    """One line for each event, also if its message has line breaks; a traceback is indented below it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return _escaped(super().formatMessage(record))

@@ -3,7 +3,7 @@
     [project.entry-points."neat_backend.strategies"]
     smallest_margin = "margin_strategy"
 
-A name of this package always means this package's own.
+This package's own names take precedence.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ STRATEGIES, ENCODERS = "neat_backend.strategies", "neat_backend.encoders"
 
 
 def names(group: str) -> tuple[str, ...]:
-    """What is installed, in alphabetical order."""
+    """The installed names of a group, in alphabetical order."""
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
 def load(group: str, name: str) -> Any:
-    """What the entry point names, None where there is none. Raises SettingsError where it can't be imported."""
+    """The object of the entry point, None where there is none. Raises SettingsError where it can't be imported."""
     for point in entry_points(group=group, name=name):
         try:
             return point.load()

@@ -1,4 +1,4 @@
-"""How far something is: a bar with the time left on a terminal, a plain line now and then in a log or a pipe."""
+"""Showing progress: a bar with the time left on a terminal, a plain line from time to time in a log or a pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """A context; `show` as often as there is news."""
+    """A context manager; call `show` at each change."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
@@ -39,7 +39,7 @@ class Progress:
             self._bar.stop()
 
     def show(self, words: str, done: int = 0, total: int | None = None) -> None:
-        """words: what is being done. total: None where nobody knows yet; then neither count nor time is shown."""
+        """words: the current activity. total: None while it is unknown; then neither count nor time is shown."""
         if words != self._words:
             self._words, self._began, self._at_start = words, self._clock(), done
         if self._bar is not None:

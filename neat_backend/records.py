@@ -1,4 +1,4 @@
-"""The records that travel between the rooms. Frozen: a room hands them on, never changes them."""
+"""Frozen records that packages exchange."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 SYNC = "NEAT_SYNC"  # read the whole project from Label Studio
 TRAIN = "START_TRAINING"  # Label Studio's own name for it
 RETRY_IMAGES = "NEAT_RETRY_IMAGES"  # try the failed images again
-COMPARE = "NEAT_COMPARE"  # Label Studio has called /setup: look at the connection, and read what has changed
+COMPARE = "NEAT_COMPARE"  # Label Studio has called /setup: check the connection, and read changes
 
 # Why a task that somebody has answered has no label.
 NOT_IN_CONFIG = "not in config"  # the choice is none of the label config's
@@ -19,7 +19,7 @@ SEVERAL = "several"  # more than one choice
 EMPTY = "empty"  # nothing is chosen
 UNREADABLE = "unreadable"  # not what Label Studio's own pages store
 SKIPPED = "skipped"
-MOST_TOLD = 8  # reasons in one sentence
+MOST_LISTED = 8  # reasons in one sentence
 
 Choice = str | tuple[str, ...]  # in a result: a nested one as its path, the headings first
 
@@ -49,7 +49,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Label:
-    """What a task is labelled with, all its annotations considered.
+    """A task's label by all its annotations.
 
     Known: `choice` is the class. Invalid: `invalid` is true, `choice` is None. Neither: unlabelled.
     """
@@ -57,13 +57,13 @@ class Label:
     task: int
     choice: str | None = None
     invalid: bool = False
-    set_aside: str = ""  # why it is unlabelled although somebody has answered: all others are asked first
-    answer: str = ""  # the choice of such an answer, where it is one that the label config does not have
+    set_aside: str = ""  # why it is unlabelled although somebody has answered: it comes last
+    answer: str = ""  # the choice of such an answer, if the label config lacks it
 
 
 @dataclass(frozen=True)
 class WithoutLabel:
-    """Tasks that somebody has answered and that have no label, of one reason and answer."""
+    """Answered tasks without a label, of one reason and answer."""
 
     reason: str  # as in Label.set_aside
     answer: str  # as in Label.answer
@@ -74,7 +74,7 @@ class WithoutLabel:
 
 
 def because(reason: str, answer: str) -> str:
-    """Why an answer is no label, in words; as in Label.set_aside and Label.answer."""
+    """Why an answer gives no label, in words; arguments as in Label.set_aside and Label.answer."""
     if reason == NOT_IN_CONFIG:
         if not answer:
             return "with other answers that are not in the label config"
@@ -91,15 +91,15 @@ def in_words(found: Sequence[WithoutLabel]) -> str:
     """Answered tasks that have no label, in one sentence; "" = there are none."""
     if not found:
         return ""
-    count, told = sum(one.tasks for one in found), [str(one) for one in found[:MOST_TOLD]]
-    if len(found) > MOST_TOLD:
-        told.append(f"{sum(one.tasks for one in found[MOST_TOLD:]):,} otherwise")
-    return f"{count:,} annotated task{' has' if count == 1 else 's have'} no label: {'; '.join(told)}"
+    count, listed = sum(one.tasks for one in found), [str(one) for one in found[:MOST_LISTED]]
+    if len(found) > MOST_LISTED:
+        listed.append(f"{sum(one.tasks for one in found[MOST_LISTED:]):,} otherwise")
+    return f"{count:,} annotated task{' has' if count == 1 else 's have'} no label: {'; '.join(listed)}"
 
 
 @dataclass(frozen=True)
 class Event:
-    """One row of the inbox: something that happened in Label Studio, or that a person asked for."""
+    """One row of the inbox: something that happened in Label Studio, or a person's request."""
 
     id: int
     project: int
@@ -111,7 +111,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One unlabelled task with all that its place in the order comes from."""
+    """One unlabelled task with the numbers behind its place in the order."""
 
     task: int
     rank: int  # 0 = label this one next
@@ -120,16 +120,17 @@ class Ranked:
     known_neighbours: int  # how many of the K nearest labelled tasks are of a known class
     candidate: bool  # held for a known class by the known rule
     predicted: str | None  # the classifier's class, None before the first round
-    vote: str | None = None  # the class that most of its known neighbours have; None = none is known, or not told
+    vote: str | None = None  # the class that most of its known neighbours have; None = no known ones, or not given
     votes: int = 0  # how many have it
     known_chance: float = 1.0  # probability that it is of a known class, by the linear head; 1 without one
     queue: str | None = None  # the class whose tasks it waits with; None = of a class not seen yet, or no balance
     place: int = 0  # how many of these come before it
+    drawn: bool = False  # asked for at random (`ranking.draws`): it waits in no queue
 
 
 @dataclass(frozen=True)
 class Round:
-    """One query round: what was asked since the last one, and the classifier trained after it."""
+    """One query round: the labels since the last one, and the classifier trained after them."""
 
     number: int
     trigger: str  # "batch", "requested", "classes"
@@ -164,21 +165,21 @@ class MLBackend:
     id: int
     url: str
     extra_params: Mapping[str, Any]
-    key: str  # tells it from every other one, also where ids are used again
+    key: str  # unique, also where ids are used again
 
 
 @dataclass(frozen=True)
 class Project:
-    """One connected project, as the store keeps it."""
+    """One connected project in the store."""
 
     id: int
     title: str = ""
     label_config: str = ""
     sampling: str = ""  # Label Studio's name, e.g. "Uncertainty sampling"
     extra_params: Mapping[str, Any] = field(default_factory=dict)
-    label_studio_url: str = ""  # as /setup told it; the setting wins
-    access_token: str = field(default="", repr=False)  # as /setup told it; the setting wins
-    backend_url: str = ""  # how Label Studio reaches us: prefix of its webhook's URL
+    label_studio_url: str = ""  # from /setup; the setting takes precedence
+    access_token: str = field(default="", repr=False)  # from /setup; the setting takes precedence
+    backend_url: str = ""  # this backend's address for Label Studio: prefix of its webhook's URL
     state: str = "connecting"  # see store/projects.py
     detail: str = ""  # the state in words, with the remedy where one is needed
     progress_done: int = 0
@@ -186,9 +187,10 @@ class Project:
     progress_eta_seconds: float | None = None
     revision: int = 0  # last revision of predictions begun
     model_version: str = ""  # the revision that is switched on in Label Studio
-    applied_event: int = 0  # highest inbox id that the engine has taken in
-    published_event: int = 0  # highest inbox id that what annotators are served reflects
+    applied_event: int = 0  # highest inbox id that the engine has applied
+    published_event: int = 0  # highest inbox id that the served order reflects
     synced_at: datetime | None = None
     compared_at: datetime | None = None  # last found, or made, equal to Label Studio's data
-    created_at: datetime | None = None  # the project, by Label Studio's clock: what tells it from another of its number
-    connection: str | None = ""  # Label Studio's ML backend that is us, "" = none yet; None = of an earlier version
+    created_at: datetime | None = None  # by Label Studio's clock; it identifies the project among those of its number
+    target: float | None = None  # share of the known images that the lead wants found; None = the default
+    connection: str | None = ""  # key of this backend's connection, "" = none yet; None = of an earlier version

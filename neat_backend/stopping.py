@@ -1,8 +1,7 @@
-"""How processes end: SIGTERM and SIGINT as something to wait for, and children that end with their parent.
+"""Ending processes: waiting for SIGTERM and SIGINT, and children that end with their parent.
 
-A signal handler runs in the main thread between two of its steps, perhaps while that thread holds the very lock that
-`threading.Event.set` takes: then both wait for ever. `queue.SimpleQueue.put` may be called from anywhere, also from
-within itself.
+A signal handler runs in the main thread, which may hold the lock that `threading.Event.set` takes: then both would
+deadlock. `queue.SimpleQueue.put` is reentrant.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopping:
-    """Set once, by a signal or by anybody, and never cleared. Many threads may wait for it."""
+    """A flag that is set once, by a signal or a caller, and never cleared. Many threads may wait for it."""
 
     def __init__(self) -> None:
         self._set = False
@@ -28,7 +27,7 @@ class Stopping:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within: SIGTERM and SIGINT set it. For the main thread."""
+        """A context in which SIGTERM and SIGINT set the flag. For the main thread."""
         before = {number: signal.signal(number, lambda *_: self.set()) for number in SIGNALS}
         try:
             yield
@@ -44,7 +43,7 @@ class Stopping:
         return self._set
 
     def wait(self, seconds: float) -> bool:
-        """Wait for at most so long; whether it is set."""
+        """Wait at most this long; returns whether the flag is set."""
         try:
             self._wake.get(timeout=seconds)
         except queue.Empty:
@@ -54,16 +53,16 @@ class Stopping:
 
 
 def end_with(parent: int) -> Callable[[], None]:
-    """For a child to call first: the kernel kills it when `parent`, in truth the thread that forked it, ends.
+    """A function for a child to call first: the kernel then kills it when `parent` (the forking thread) ends.
 
-    On Linux alone. Killed, not asked to stop: an orphan that is hung would never end, and nothing is lost by it.
+    Linux only. It is killed without SIGTERM: a hung orphan would never end, and no data is lost.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform.startswith("linux") else None
 
     def ask_kernel() -> None:
         if prctl is not None:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:  # it died before we asked
+            if os.getppid() != parent:  # the parent died before the call
                 os._exit(1)
 
     return ask_kernel

@@ -12,7 +12,7 @@ import time
 class Cable:
     """A port of this machine whose connections lead to the server.
 
-    cut: while it is set, everything is swallowed and neither side is told.
+    cut: while it is set, all data is dropped and neither side notices.
     unplugged: while it is set, connections end, and new ones do so at once.
     """
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+os.environ["NEAT_ENV_FILE"] = os.devnull  # a developer's own .env is none of the tests' business
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in its background so, and programs that tests start and send Ctrl-C would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,7 +20,8 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
-# What a test needs beyond Python and this package, by its place and its fixtures. `make check` leaves these out.
+# What a test needs beyond Python and this package, by the start of its path and name, and by its fixtures.
+# `make check` leaves these out.
 OF_PATHS = {
     "labelstudio": ("e2e",),
     "process": (
@@ -27,20 +29,47 @@ OF_PATHS = {
         "cli/test_program.py",
         "cli/test_supervisor.py",
         "faults",
+        "service/test_explanation.py::test_explaining_loads_nothing_heavy",
+        "store/test_arrays.py::test_a_writer_killed",
+        "store/test_arrays.py::test_processes_that",
+        "store/test_database.py::test_processes_that",
         "test_bench.py",
         "test_deploy.py",
+        "test_examples.py",
         "test_failover.py",
         "test_image.py",
+        "test_logs.py::test_every_line_of_the_web_process",
+        "test_model.py::TestRelease109",
+        "test_packaging.py",
+        "test_plugins.py",
         "test_secrets.py",
         "test_soak.py",
+        "test_stopping.py",
+        "test_tools.py",
+        "test_two_folders.py",
         "test_two_hosts.py",
         "test_wsgi.py",
+        "web/test_app.py::TestImports",
         "web/test_exposure.py",
         "web/test_patience.py",
         "worker/test_training.py",
     ),
     "ray": ("compute/test_on_ray.py",),
-    "slow": ("ranking/test_on_gpu.py", "experiments", "exports", "fuzz"),
+    # What trains networks, and what runs whole projects over hundreds of steps.
+    "slow": (
+        "compute/test_sharded.py",
+        "experiments",
+        "exports",
+        "fuzz",
+        "labelstudio/test_image_hosts.py",
+        "models",
+        "ranking/test_on_gpu.py",
+        "store/test_backup.py",
+        "strategies/test_mqnet.py",
+        "strategies/test_query_net.py",
+        "strategies/test_vae_acgan.py",
+        "worker",
+    ),
 }
 OF_FIXTURES = {"browser": "browser", "label_studio": "labelstudio", "postgres_server": "postgres"}
 
@@ -48,9 +77,9 @@ OF_FIXTURES = {"browser": "browser", "label_studio": "labelstudio", "postgres_se
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     for item in items:
-        path = item.path.relative_to(root).as_posix()
-        for marker, places in OF_PATHS.items():
-            if path.startswith(places):
+        name = item.path.relative_to(root).as_posix() + "::" + item.nodeid.partition("::")[2]
+        for marker, starts in OF_PATHS.items():
+            if name.startswith(starts):
                 item.add_marker(marker)
         for fixture, marker in OF_FIXTURES.items():
             if fixture in getattr(item, "fixturenames", ()):

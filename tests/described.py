@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import Any
 
 from flask.testing import FlaskClient
@@ -26,9 +25,18 @@ class DescribedClient(FlaskClient):
         return answer
 
 
-@cache
+_DOCUMENTS: dict[tuple[object, ...], dict[str, Any]] = {}
+
+
 def strict(app: Any, protected: bool) -> dict[str, Any]:
-    """The description, in which what is answered has no field that is not named."""
+    """The description, in which what is answered has no field that is not named. Apps of the same routes share one."""
+    key = (protected, *sorted(rule.rule for rule in app.url_map.iter_rules()))
+    if key not in _DOCUMENTS:
+        _DOCUMENTS[key] = _described(app, protected)
+    return _DOCUMENTS[key]
+
+
+def _described(app: Any, protected: bool) -> dict[str, Any]:
     document = describe(app, protected)
     for name, schema in document["components"]["schemas"].items():
         if not name.endswith("Body") and schema.get("type") == "object":
@@ -50,7 +58,7 @@ def check(document: dict[str, Any], app: Any, answer: TestResponse) -> None:
     operation = document["paths"][path(rule.rule)][request.method.lower()]
     given = operation["responses"].get(str(answer.status_code))
     if answer.status_code == 500:
-        return  # no route means to answer it; whoever provokes it knows why
+        return  # no route documents it; the test that causes it knows why
     assert given is not None, f"{where} is not in neat_backend/web/openapi/operations.py"
     if "$ref" in given:
         given = document["components"]["responses"][given["$ref"].rpartition("/")[2]]
@@ -67,5 +75,5 @@ def _fits(document: dict[str, Any], schema: dict[str, Any], body: Any, where: st
     whole = {**schema, "components": document["components"]}
     for error in Draft202012Validator(whole, format_checker=FormatChecker()).iter_errors(body):
         at = "/".join(map(str, error.absolute_path))
-        raise AssertionError(f"{where} differs from neat_backend/web/openapi/answers.py at {at!r}: {error.message}")
+        raise AssertionError(f"{where} differs from neat_backend/web/openapi/responses.py at {at!r}: {error.message}")
     json.dumps(body, allow_nan=False)

@@ -1,7 +1,6 @@
-"""A Label Studio in memory: what `LabelStudioClient` can do, and what people do there.
+"""A Label Studio in memory: the methods of `LabelStudioClient`, and the actions of its users.
 
-People's doings return the webhook that Label Studio sends for them, in its own form. It can be told to be
-down, to refuse, to hold calls up, to drop predictions; it notes every call.
+An action returns the webhook that Label Studio sends for it, in Label Studio's form.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -69,26 +69,22 @@ class FakeProject:
     views: dict[int, Json] = field(default_factory=dict)  # the Data Manager's tabs
     webhooks: dict[str, Mapping[str, str]] = field(default_factory=dict)
     ml_backends: list[MLBackend] = field(default_factory=list)
+    storages: dict[str, int] = field(default_factory=dict)  # of local files, by folder
     created_at: str = ""
     show_predictions: bool = True
+    opinions: int = 1
 
 
-class FakeLabelStudio:
-    """The server, and a client of it too. Ids are the server's, whatever the project."""
+class FakeServer:
+    """Projects and the actions of their users. Ids are unique in the server, as Label Studio's are."""
 
     def __init__(self) -> None:
         self.projects: dict[int, FakeProject] = {}
+        self.user_names = {1: "Ada Lovelace"}
         self.files: dict[str, bytes | ImageError] = {}
-        self.calls: list[tuple[Any, ...]] = []  # (method, project, …)
-        self.failing: Exception | None = None  # what every call answers
-        self.fail_after: dict[str, tuple[int, Exception]] = {}  # method → after so many more calls, raise
-        self.gates: dict[str, Callable[[], None]] = {}  # method → what holds its calls up
-        self.drop_every_choice = False  # predictions with a choice are not created, and nobody is told
-        self.refused_tasks: set[int] = set()  # predictions of these are never created, and nobody is told
         self._now = datetime(2026, 11, 23, 8, 0, tzinfo=timezone.utc)
         self._last_id = self._last_tab = 0
-
-    # what people do there
+        self._version_of: dict[int, tuple[int, str]] = {}  # a prediction's id → project and version
 
     def add_project(self, number: int = 7, config: str = CONFIG) -> FakeProject:
         """With a connection to BACKEND_URL."""
@@ -114,17 +110,8 @@ class FakeLabelStudio:
         there = self.projects[project]
         made = []
         for _ in range(count):
-            number = self._id()
-            self.files[f"/data/upload/{number}.png"] = picture(number)
-            there.tasks[number] = {
-                "id": number,
-                "data": {"image": f"/data/upload/{number}.png"},
-                "project": project,
-                "updated_at": self._time(),
-                "total_annotations": 0,
-                "cancelled_annotations": 0,
-            }
-            made.append(number)
+            number = self._last_id + 1
+            made.append(self._add_task(there, f"/data/upload/{number}.png", picture(number)))
         for number, choice in zip(made, annotated, strict=False):
             self.annotate(number, choice)
         return self._event("TASKS_CREATED", there, tasks=[dict(there.tasks[number]) for number in made])
@@ -201,8 +188,6 @@ class FakeLabelStudio:
     def press_train(self, project: int) -> Json:
         return self._event("START_TRAINING", self.projects[project])
 
-    # what annotators are served
-
     def served(self, project: int) -> list[int]:
         """Unlabelled tasks in the order in which uncertainty sampling serves those with a score."""
         there = self.projects[project]
@@ -214,10 +199,67 @@ class FakeLabelStudio:
     def versions(self, project: int) -> list[str]:
         return sorted(version for version, found in self.projects[project].predictions.items() if found)
 
+    def _add_task(self, there: FakeProject, image: str, content: bytes) -> int:
+        number = self._id()
+        self.files[image] = content
+        there.tasks[number] = {
+            "id": number,
+            "data": {"image": image},
+            "project": there.id,
+            "updated_at": self._time(),
+            "total_annotations": 0,
+            "cancelled_annotations": 0,
+        }
+        return number
+
+    def _id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _time(self) -> str:
+        self._now += timedelta(seconds=1)
+        return self._now.isoformat()
+
+    def _project_of(self, task: int) -> FakeProject:
+        return next(p for p in self.projects.values() if task in p.tasks)
+
+    def _count(self, there: FakeProject, task: int) -> None:
+        skips = [a["was_cancelled"] for a in there.annotations.values() if a["task"] == task]
+        counts = {"total_annotations": skips.count(False), "cancelled_annotations": skips.count(True)}
+        there.tasks[task] |= {**counts, "updated_at": self._time()}
+
+    @staticmethod
+    def _result(choice: str) -> Json:
+        return {"from_name": "class", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+
+    @staticmethod
+    def _event(action: str, there: FakeProject, **payload: Any) -> Json:
+        names = ("id", "title", "label_config", "sampling", "model_version", "updated_at")
+        return {"action": action, **payload, "project": {name: getattr(there, name) for name in names}}
+
+
+class FakeLabelStudio(FakeServer):
+    """The server with the methods of `LabelStudioClient`; notes every call, and fails or waits on request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, ...]] = []  # (method, project, …)
+        self.failing: Exception | None = None  # what every call answers
+        self.fail_after: dict[str, tuple[int, Exception]] = {}  # method → after so many more calls, raise
+        self.gates: dict[str, Callable[[], None]] = {}  # method → what holds its calls up
+        self.drop_every_choice = False  # predictions with a choice are silently not created
+        self.storage_state = ("completed", "")  # of each sync
+        self.unreachable: set[int] = set()  # connections by which Label Studio gets no answer
+        self.refused_tasks: set[int] = set()  # predictions of these are silently never created
+
     def called(self, name: str) -> list[tuple[Any, ...]]:
         return [call for call in self.calls if call[0] == name]
 
-    # the client's side
+    def users(self) -> dict[int, str]:
+        self.calls.append(("users",))
+        if self.failing is not None:
+            raise self.failing
+        return dict(self.user_names)
 
     def project(self, project: int) -> ProjectInfo:
         there = self._call("project", project)
@@ -232,6 +274,7 @@ class FakeLabelStudio:
             annotation_count=len(there.annotations) - skips,
             skipped_count=skips,
             created_at=datetime.fromisoformat(there.created_at),
+            opinions=there.opinions,
         )
 
     def close(self) -> None:
@@ -239,6 +282,54 @@ class FakeLabelStudio:
 
     def ml_backends(self, project: int) -> list[MLBackend]:
         return list(self._call("ml_backends", project).ml_backends)
+
+    def project_titles(self) -> dict[int, str]:
+        return {number: there.title for number, there in self.projects.items()}
+
+    def create_project(self, title: str, label_config: str) -> int:
+        number = max(self.projects, default=0) + 1
+        self.projects[number] = FakeProject(number, label_config, title, created_at=self._time())
+        return number
+
+    def upload(self, project: int, files: Sequence[tuple[str, bytes]]) -> None:
+        there = self._call("upload", project, [name for name, _ in files])
+        for name, content in files:
+            self._add_task(there, f"/data/upload/{project}/{self._last_id:08x}-{name}", content)
+        self._maybe_fail("upload, landed")
+
+    def local_storages(self, project: int) -> dict[str, int]:
+        return dict(self._call("local_storages", project).storages)
+
+    def add_local_storage(self, project: int, folder: str, regex: str) -> int:
+        there = self._call("add_local_storage", project, folder)
+        return there.storages.setdefault(folder, self._id())
+
+    def sync_local_storage(self, storage: int) -> None:
+        there = next(p for p in self.projects.values() if storage in p.storages.values())
+        folder = next(Path(place) for place, number in there.storages.items() if number == storage)
+        known = {task["data"]["image"] for task in there.tasks.values()}
+        for file in sorted(folder.rglob("*.png")):
+            if (image := f"/data/local-files/?d={file}") not in known:
+                self._add_task(there, image, file.read_bytes())
+
+    def local_storage_state(self, storage: int) -> tuple[str, str]:
+        return self.storage_state
+
+    def connect_backend(self, project: int, url: str, user: str = "", password: str = "") -> int:
+        """The backend's worker configures the project at once."""
+        there = self._call("connect_backend", project, url, user, password)
+        there.sampling = "Uncertainty sampling"
+        self.create_tab(project, {"title": "NEAT: next batch"})
+        return self.connect(project, url).id
+
+    def backend_answers(self, connection: int) -> bool:
+        return connection not in self.unreachable
+
+    def repair_backend(
+        self, project: int, connection: int, url: str, params: Mapping[str, Any], user: str = "", password: str = ""
+    ) -> None:
+        self._call("repair_backend", project, connection, url, params, user, password)
+        self.unreachable.discard(connection)
 
     def tasks(self, project: int, image_key: str, page_size: int = 3) -> Iterator[list[Task]]:
         last = 0
@@ -313,6 +404,17 @@ class FakeLabelStudio:
             raise LabelStudioError(f"Label Studio answered 400: there are no predictions of {version}")
         there.model_version = version
 
+    def predictions_of(self, project: int, version: str, task: int | None = None) -> list[int]:
+        """A prediction's id: its task's, as long as a version has one for each."""
+        there = self._call("predictions_of", project, version)
+        found = [number for number in there.predictions.get(version, {}) if task in (None, number)]
+        self._version_of |= dict.fromkeys(found, (project, version))
+        return found
+
+    def delete_prediction(self, prediction: int) -> None:
+        project, version = self._version_of[prediction]
+        self._call("delete_prediction", project, prediction).predictions.get(version, {}).pop(prediction, None)
+
     def delete_model_version(self, project: int, version: str) -> None:
         there = self._call("delete_model_version", project, version)
         there.predictions.pop(version, None)
@@ -377,8 +479,6 @@ class FakeLabelStudio:
             raise found
         return found
 
-    # inside
-
     def _call(self, name: str, project: int, *more: Any) -> FakeProject:
         self.calls.append((name, project, *more))
         self.gates.get(name, lambda: None)()
@@ -396,28 +496,3 @@ class FakeLabelStudio:
             raise error
         if left > 0:
             self.fail_after[name] = (left - 1, error)
-
-    def _id(self) -> int:
-        self._last_id += 1
-        return self._last_id
-
-    def _time(self) -> str:
-        self._now += timedelta(seconds=1)
-        return self._now.isoformat()
-
-    def _project_of(self, task: int) -> FakeProject:
-        return next(p for p in self.projects.values() if task in p.tasks)
-
-    def _count(self, there: FakeProject, task: int) -> None:
-        skips = [a["was_cancelled"] for a in there.annotations.values() if a["task"] == task]
-        counts = {"total_annotations": skips.count(False), "cancelled_annotations": skips.count(True)}
-        there.tasks[task] |= {**counts, "updated_at": self._time()}
-
-    @staticmethod
-    def _result(choice: str) -> Json:
-        return {"from_name": "class", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
-
-    @staticmethod
-    def _event(action: str, there: FakeProject, **payload: Any) -> Json:
-        names = ("id", "title", "label_config", "sampling", "model_version", "updated_at")
-        return {"action": action, **payload, "project": {name: getattr(there, name) for name in names}}

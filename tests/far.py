@@ -118,11 +118,11 @@ def main(name: str, database_url: str, data_dir: str, arrays_url: str, label_stu
     worker._shared_encoder = lambda: cast(Any, FakeEncoder())  # type: ignore[method-assign]
     put_away = worker._put_away
 
-    def told(*of: Any) -> None:
+    def recorded_call(*of: Any) -> None:
         put_away(*of)
         say(there)
 
-    worker._put_away = told  # type: ignore[method-assign]
+    worker._put_away = recorded_call  # type: ignore[method-assign]
     say(there)  # it is up: the test waits for this
     stopping = Stopping()
     with stopping.on_signals():

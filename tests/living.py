@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -14,21 +11,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neat_backend.errors import TrainingError
-from neat_backend.grid import to_grid
 from neat_backend.labelstudio.events import parse_webhook
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.engine import Engine
-from neat_backend.records import Project
+from neat_backend.records import Project, Round
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, projects, tasks
+from neat_backend.store import inbox, projects, rounds, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
 from neat_backend.worker.live import LiveProject, Resources
-from neat_backend.worker.owned import OwnedProject
+from neat_backend.worker.owned_project import OwnedProject
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.training import TrainingJob, TrainingResult
 from neat_backend.worker.worker import Worker
 from tests.fake_label_studio import BACKEND_URL, FakeLabelStudio
+from tests.migrated import make_sqlite
 from tests.waiting import until
 
 PROJECT = 7
@@ -68,7 +66,7 @@ class FakeEncoder:
 
 
 class FakeTraining:
-    """A training that ends when it is told to: probabilities that depend on the task alone, no model."""
+    """A training that ends on request: probabilities that depend on the task alone, no model."""
 
     running: ClassVar[list[FakeTraining]] = []
 
@@ -105,16 +103,6 @@ class FakeTraining:
         self.stopped = True
 
 
-@cache
-def _migrated() -> Path:
-    """A database that is copied rather than migrated each time."""
-    path = Path(mkdtemp(prefix="neat-template-")) / "neat.sqlite3"
-    database = Database(f"sqlite:///{path}")
-    database.migrate()
-    database.dispose()
-    return path
-
-
 class Backend:
     """Store, data folder, encoder and a Label Studio; `live()` as often as a worker starts."""
 
@@ -143,7 +131,7 @@ class Backend:
         self.settings = Settings.from_env({}, data_dir=folder / "data", **values)
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         if database is None:
-            shutil.copy(_migrated(), self.settings.data_dir / "neat.sqlite3")
+            make_sqlite(self.settings.data_dir / "neat.sqlite3")
             database = Database(self.settings.sqlalchemy_url)
         self.database = database
         self.server, self.encoder = server, FakeEncoder()
@@ -165,7 +153,7 @@ class Backend:
             return inbox.append(conn, number, action, payload or {})
 
     def live(self, number: int = PROJECT, owner: str = "me") -> LiveProject:
-        """A worker takes the project up, whoever had it."""
+        """A worker takes the project over, whoever owned it."""
         with self.database.begin() as conn:
             holder = projects.lease_owner(conn, number)
             if holder is not None:
@@ -225,6 +213,14 @@ def take_in(live: LiveProject) -> None:
     raise AssertionError("there is no end to it")
 
 
+def label(backend: Backend, live: LiveProject, *choices: str, first: int = 1) -> int:
+    """Annotate tasks from `first` on and take the labels in; the last event."""
+    for task, choice in enumerate(choices, first):
+        event = backend.deliver(backend.server.annotate(task, choice))
+    take_in(live)
+    return event
+
+
 def settle(live: LiveProject) -> None:
     """The same, and the order is published; after a slow publication the next one rests as long as it took."""
 
@@ -233,6 +229,19 @@ def settle(live: LiveProject) -> None:
         return live.publish.step() and not live.wanted.read
 
     until(is_served, "the order is not served")
+
+
+def settled(backend: Backend) -> LiveProject:
+    """The project taken up by a worker, with its order published."""
+    live = backend.live()
+    settle(live)
+    return live
+
+
+def recorded(backend: Backend) -> list[Round]:
+    """The project's rounds."""
+    with backend.database.read() as conn:
+        return rounds.all(conn, PROJECT)
 
 
 def state(live: LiveProject) -> tuple[Any, ...]:

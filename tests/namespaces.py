@@ -28,7 +28,7 @@ class Host:
         return ["ip", "netns", "exec", self.name, *command]
 
     def pull_out(self) -> None:
-        """Nothing gets in or out any more, and neither side is told."""
+        """Cut the connection; neither side notices."""
         _ip("link", "set", self.cable, "nomaster")
 
     def plug_in(self) -> None:

@@ -13,6 +13,7 @@ from neat_backend.store import projects, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.snapshots import Head
+from tests.migrated import make_sqlite
 
 CONFIG = (
     '<View><Image name="image" value="$image"/><Choices name="class" toName="image" choice="single">'
@@ -27,10 +28,9 @@ def make_settings(folder: Path, **fields: Any) -> Settings:
 
 
 def make_database(settings: Settings) -> Database:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.sqlalchemy_url)
-    database.migrate()
-    return database
+    """With all tables, on SQLite."""
+    make_sqlite(settings.data_dir / "neat.sqlite3")
+    return Database(settings.sqlalchemy_url)
 
 
 def setup_body(project: int = 7, **fields: Any) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def test_odd_annotations_end_no_reading_and_are_told_of_with_their_numbers(
     settle(live)
     assert labels(live) == {1: "cat ", 2: "dog", 3: "dog"}
     assert backend.project().state == "ready"
-    told = [record.getMessage() for record in caplog.records if "can't be read" in record.getMessage()]
-    assert [text.split(" has ")[0] for text in told] == [
+    described = [record.getMessage() for record in caplog.records if "can't be read" in record.getMessage()]
+    assert [text.split(" has ")[0] for text in described] == [
         f"project {PROJECT}: annotation {server_id} of task {task}"
         for server_id, task in zip(range(28, 35), range(8, 15), strict=True)
     ]
@@ -155,8 +155,8 @@ def examined(backend: Backend) -> list[Finding]:
 def test_a_skip_alone_is_told_and_no_warning(server: FakeLabelStudio, backend: Backend) -> None:
     server.skip(1)
     settle(backend.live())
-    told = Service(backend.settings, backend.database).status(PROJECT)["without_label"]
-    assert (told["said"], told["unexpected"]) == ("1 annotated task has no label: 1 skipped", False)
+    described = Service(backend.settings, backend.database).status(PROJECT)["without_label"]
+    assert (described["said"], described["unexpected"]) == ("1 annotated task has no label: 1 skipped", False)
     assert [one.state for one in examined(backend) if one.check == "labels"] == ["ok"]
 
 
@@ -203,7 +203,7 @@ def test_imported_ground_truths_vote_and_a_later_change_of_ones_own_counts(
     live = backend.live()
     settle(live)
     assert labels(live) == {1: "cat "}
-    backend.deliver(server.answer(1, [result("dog")], annotator=9))  # somebody else's word is not asked for
+    backend.deliver(server.answer(1, [result("dog")], annotator=9))  # another annotator's answer
     settle(live)
     assert labels(live) == {1: "cat "}
     backend.deliver(server.answer(1, [result("dog")], annotator=1))

@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import app, samples
+from benchmarks.estimates import Replay, figures_of
+from neat_backend.models.grid import to_grid
 from neat_backend.store import projects
 from neat_backend.store.database import Database
 from tests.conftest import need
@@ -52,6 +54,13 @@ def test_queries_of_strategies_are_timed_beside_each_other() -> None:
     assert found["badge_times_neat"] == pytest.approx(found["badge_seconds"] / found["neat_seconds"])
 
 
+def test_plans_that_follow_labels_are_timed_beside_plans_from_nothing() -> None:
+    found = figures("plan", {"tasks": 300, "labelled": 40, "dim": 8, "classes": 3, "batch": 10, "labels": 3})
+    assert (found["plans"], found["same"]) == (4, 4)
+    assert found["times_faster"] == pytest.approx(found["anew_ms"] / found["follow_ms"])
+    assert 0 < found["follow_best_ms"] <= found["follow_ms"]
+
+
 def test_the_start_of_the_command_line_is_timed_beside_typers() -> None:
     found = figures("startup", {"repeat": 1})
     rows = {row["run"]: row["processor_seconds"] for row in found["rows"]}
@@ -66,6 +75,20 @@ def test_exports_are_measured_beside_reading_alone() -> None:
         assert row["seconds_against_reading"] == pytest.approx(row["seconds"] / found["reading_seconds"])
         assert row["file_mb"] > 40 * 50 / 1e6
         assert row["most_mb"] > 10
+
+
+def test_what_a_lead_is_shown_is_compared_with_the_truth(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clusters = np.arange(300) % 4
+    codes = np.where(clusters < 2, clusters, -1)  # two of the four are of known classes, hard to tell from the others
+    features = to_grid(np.eye(8, dtype=np.float32)[clusters] + rng.normal(0, 0.6, (300, 8)).astype(np.float32))
+    moments = Replay(features, codes, tmp_path, seed=0, start=2, share=0.3).run(60)
+    assert len(moments) == 6
+    found = figures_of(moments)
+    assert found["left_shown"] == found["random_shown"] == found["found_shown"] >= found["accuracy_shown"] > 0
+    assert found["left_holds_percent"] == 100 * np.mean([one["left_holds"] for one in moments if "left_holds" in one])
+    assert found["left_holds_percent"] == found["found_holds_percent"] >= 80
+    assert 0 < found["left_width"] < 100
 
 
 class TestRerank:
@@ -162,8 +185,8 @@ def test_a_ray_cluster_gives_what_this_process_gives() -> None:
     found = json.loads(done.stdout)
     (row,) = found["rows"]
     assert found["all_equal"]
-    told = {"features_equal", "probabilities_equal", "ranking_equal", "neighbours_equal", "head_equal"}
-    assert {name for name, value in row.items() if value is True} == told
+    flags = {"features_equal", "probabilities_equal", "ranking_equal", "neighbours_equal", "head_equal"}
+    assert {name for name, value in row.items() if value is True} == flags
     assert row["workers"] == 2
 
 

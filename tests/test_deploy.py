@@ -185,7 +185,7 @@ class TestCompose:
         assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
     def test_how_to_change_every_secret_is_said(self, compose: dict[str, Any]) -> None:
-        _, _, section = (ROOT / "docs/operations.md").read_text().partition("### Changing a secret")
+        _, _, section = (ROOT / "docs/docker.md").read_text().partition("## Changing a secret")
         rows = "".join(line for line in section.splitlines() if line.startswith("| `"))
         used = set(re.findall(r"\$\{(\w+):-", (ROOT / "docker-compose.yml").read_text()))
         secret = {name for name in used if re.search("PASS|KEY|USER", name)}

@@ -23,13 +23,21 @@ from tests.waiting import HANGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = {path: path.read_text() for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md")))}
+DOCS = ROOT / "docs"
+FOLDERS = ("docs", "examples", "benchmarks")
+PATHS = (*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.md")))
+PAGES = {path: path.read_text() for path in sorted(PATHS)}
+MOST_BYTES = {page: 12_288 for page in PAGES if DOCS in page.parents} | {ROOT / "README.md": 9_216}
+# Pages that name modules of this repository; others also name files of their readers.
+OF_THE_CODE = [
+    *(DOCS / f"{name}.md" for name in ("architecture", "order", "decisions", "reliability", "neat-plus", "scale")),
+    *(ROOT / "benchmarks" / f"{name}.md" for name in ("reliability", "neat-plus", "live-order")),
+]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 FENCES = [(language, text) for _, language, text in FENCE.findall(README)]
 SHELL = [
     textwrap.dedent(code) for page in PAGES.values() for _, language, code in FENCE.findall(page) if language == "bash"
 ]
-SECRETS = {"LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "DATABASE_PASSWORD", "DATABASE_URL"}  # each may be in a file
 # Variables of Label Studio and of the shell, not ours.
 FOREIGN = {
     "SSRF_PROTECTION_ENABLED",
@@ -109,9 +117,7 @@ class TestSettings:
     @pytest.mark.parametrize("page", PAGES, ids=name_of)
     def test_no_other_variable_is_named(self, page: Path) -> None:
         named = set(re.findall(r"\b(?:NEAT|BASIC_AUTH|LABEL_STUDIO|DATABASE)_[A-Z_]+\b", PAGES[page]))
-        named = {name for name in named if name.removesuffix("_FILE") not in SECRETS}
-        known = set(Settings.titles().values()) | {"LABEL_STUDIO_HOST"} | FOREIGN
-        assert named <= known
+        assert named <= Settings.variables() | FOREIGN
 
 
 class TestCommands:
@@ -122,7 +128,8 @@ class TestCommands:
         assert mentioned_commands(code) <= set(COMMANDS)
 
     def test_every_command_is_named(self) -> None:
-        assert set(COMMANDS) <= mentioned_commands(PAGES[ROOT / "docs" / "reference.md"])
+        reference = "".join(PAGES[page] for page in PAGES if page.parent == DOCS / "reference")
+        assert set(COMMANDS) <= mentioned_commands(reference)
 
     @pytest.mark.parametrize(
         "words", sorted({tuple(words) for page in PAGES.values() for words in uses(page)}), ids=" ".join
@@ -147,14 +154,14 @@ class TestRoutes:
             for rule in app.url_map.iter_rules()
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         }
-        table = PAGES[ROOT / "docs" / "reference.md"].partition("## HTTP routes")[2].partition("\n## ")[0]
-        assert set(re.findall(r"`(GET|POST) (/[^`]*)`", table)) == there
+        page = PAGES[DOCS / "reference" / "routes.md"]
+        assert set(re.findall(r"^\| `(GET|POST) (/[^`]*)`", page, re.MULTILINE)) == there
 
 
 class TestStates:
     def test_every_state_is_explained(self) -> None:
         states = {getattr(projects, name) for name in vars(projects) if name.isupper() and not name.startswith("_")}
-        table = PAGES[ROOT / "docs" / "troubleshooting.md"].partition("| state | meaning |")[2].partition("\n\n")[0]
+        table = PAGES[DOCS / "troubleshooting.md"].partition("| state | meaning |")[2].partition("\n\n")[0]
         assert set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) == states
 
 
@@ -181,8 +188,13 @@ class TestFiles:
             if heading:
                 assert heading in headings(target.read_text()), f"{file} has no heading #{heading}"
 
-    def test_every_page_can_be_reached_from_the_readme(self) -> None:
-        reached, waiting = set(), [ROOT / "README.md"]
+    @pytest.mark.parametrize("page", MOST_BYTES, ids=name_of)
+    def test_a_page_is_short_enough(self, page: Path) -> None:
+        assert page.stat().st_size <= MOST_BYTES[page], "split it, or move tables for developers to benchmarks/"
+
+    @pytest.mark.parametrize("start", ["README.md", "docs/README.md"])
+    def test_every_page_can_be_reached(self, start: str) -> None:
+        reached, waiting = set(), [ROOT / start]
         while waiting:
             page = waiting.pop()
             if page in PAGES and page not in reached:
@@ -191,16 +203,21 @@ class TestFiles:
                 waiting += [(page.parent / link).resolve() for link in links]
         assert set(PAGES) == reached
 
-    def test_files_named_in_code_exist(self) -> None:
-        text = PAGES[ROOT / "docs" / "architecture.md"]
-        names = set(re.findall(r"`([\w./]+(?:\.py|\.yml|\.lock|/))`", text))
-        places = [ROOT, ROOT / "neat_backend", *(path for path in (ROOT / "neat_backend").iterdir() if path.is_dir())]
-        missing = {name for name in names if not any((place / name).exists() for place in places)}
-        assert names
-        assert missing == set()
+    @pytest.mark.parametrize("page", OF_THE_CODE, ids=name_of)
+    def test_files_named_in_code_exist(self, page: Path) -> None:
+        names = set(re.findall(r"`([\w./]+(?:\.py|\.yml|\.lock|/))`", PAGES[page]))
+        packages = (path for path in (ROOT / "neat_backend").iterdir() if path.is_dir())
+        places = [ROOT, ROOT / "neat_backend", ROOT / "tests", *packages]
+        assert {name for name in names if not any((place / name).exists() for place in places)} == set()
+
+    def test_tests_named_exist(self) -> None:
+        named = re.findall(r"`…?([a-z_]{8,})…?`(?!:)", PAGES[ROOT / "benchmarks" / "reliability.md"])
+        sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+        assert len(named) > 20
+        assert [name for name in named if name not in sources] == []
 
     def test_every_package_is_in_the_architecture(self) -> None:
-        table = PAGES[ROOT / "docs" / "architecture.md"].partition("## Packages")[2].partition("\n##")[0]
+        table = PAGES[DOCS / "architecture.md"].partition("## Packages")[2].partition("\n##")[0]
         for path in (ROOT / "neat_backend").iterdir():
             is_package = path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").is_file())
             if is_package and path.name != "__init__.py":

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.store import snapshots
 from neat_backend.store.arrays import ProjectArrays, image_key
 from tests.examples import EXAMPLES, ROOT

@@ -15,7 +15,7 @@ from tests.cable import Cable
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, live_of, state, take_in
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.worker.test_worker import Workers, _hurry, ready, run_out, until, workers  # noqa: F401 - fixtures
+from tests.worker.workers import Workers, ready, run_out, short_pauses, until, workers  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_worker_that_is_cut_off_is_succeeded_and_writes_nothing_more(
         assert projects.lease_owner(conn, PROJECT) == two.owner
     until(left.owned.lease_may_be_over)
 
-    way.cut.clear()  # it is told what has happened, and leaves the project alone
+    way.cut.clear()  # it learns that it lost the lease, and leaves the project alone
     until(lambda: not one.running)
     last = near.deliver(server.annotate(2, "cat"))
     until(lambda: near.project().published_event == last)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neat_backend.grid import GRID, to_grid
+from neat_backend.models.grid import GRID, to_grid
 
 
 def test_the_worked_example_of_the_docstring():

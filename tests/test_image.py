@@ -112,7 +112,7 @@ def image(builder: Builder) -> str:
 
 
 class Container(Backend):
-    """A container of the image, asked as a backend is."""
+    """A container of the image, used as a backend."""
 
     def __init__(self, builder: Builder, image: str, folder: Path, settings: dict[str, str]) -> None:
         super().__init__(free_port(), folder / "container.log", settings)

@@ -15,14 +15,13 @@ from tests.waiting import HANGS
 ROOT = Path(__file__).parents[1]
 PACKAGE = "neat_backend"
 
-GROUND = {"records", "errors", "settings", "logs", "grid", "stopping", "plugins"}
+GROUND = {"records", "errors", "settings", "logs", "stopping", "plugins"}
 COMPUTING = {"ranking", "models", "strategies", "compute"}
 
 # Package → the packages that it may import, itself apart; `steps` is worker/steps.
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
-    "grid": set(),
     "progress": set(),
     "stopping": set(),
     "logs": set(),
@@ -30,23 +29,38 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"errors", "plugins"},
     "labelstudio": {"errors", "records"},
     "store": {"errors", "records"},
-    "models": {"errors", "grid", "plugins"},
-    "ranking": {"errors", "grid", "models", "records"},
+    "models": {"errors", "plugins"},
+    "ranking": {"errors", "models", "records"},
     "strategies": {"errors", "models", "plugins", "ranking"},
-    "testing": {"grid", "models", "ranking", "strategies"},  # what others test their strategies and encoders with
+    "testing": {"models", "ranking", "strategies"},  # what others test their strategies and encoders with
     "compute": {"errors", "models", "ranking", "records", "store"},
     "experiments": GROUND | {"models", "ranking", "strategies"},
     "connection": GROUND | {"labelstudio", "store"},
+    "setup": GROUND | {"connection", "labelstudio"},
     "service": GROUND | {"connection", "labelstudio", "ranking", "store"},
     "steps": GROUND | COMPUTING | {"connection", "labelstudio", "store"},
     "worker": GROUND | COMPUTING | {"connection", "labelstudio", "store", "steps"},
     "doctor": GROUND | {"connection", "labelstudio", "models", "ranking", "store", "steps"},
     "exports": GROUND | {"connection", "labelstudio", "models", "ranking", "store"},
     "web": GROUND | {"exports", "labelstudio", "service", "store"},
-    "demo": GROUND | {"progress"},  # drives Label Studio and the backend from outside
+    "demo": GROUND | {"labelstudio", "progress"},  # drives Label Studio and the backend from outside
     "cli": GROUND
-    | {"connection", "demo", "doctor", "experiments", "exports", "progress", "service", "store", "web", "worker"},
-    "benchmarks": GROUND | COMPUTING | {"cli", "demo", "experiments", "exports", "labelstudio", "steps", "store"},
+    | {
+        "connection",
+        "demo",
+        "doctor",
+        "experiments",
+        "exports",
+        "progress",
+        "service",
+        "setup",
+        "store",
+        "web",
+        "worker",
+    },
+    "benchmarks": GROUND
+    | COMPUTING
+    | {"cli", "demo", "experiments", "exports", "labelstudio", "service", "steps", "store"},
     "tools": GROUND
     | {"benchmarks", "cli", "labelstudio", "service", "store", "web"},  # reads them all to describe them
     "model": GROUND | {"labelstudio", "service", "store"},
@@ -128,6 +142,11 @@ def packages_used(path: str) -> set[str]:
 
 def test_every_package_is_in_the_table() -> None:
     assert {package_of(path) for path in sources()} - {""} == set(ALLOWED)
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = [file.stem for path, file in sources().items() if path.startswith(PACKAGE) and file.stem != "__init__"]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("path", sources())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from neat_backend import logs
-from neat_backend.cli.ports import listen
+from neat_backend.cli.listening import listen
 from neat_backend.cli.supervisor import environment, web_command
 from neat_backend.demo.ports import free_port
 from neat_backend.settings import Settings
@@ -35,16 +35,16 @@ def _about_nothing() -> None:
     logs.about()
 
 
-def ids(told: dict[str, Any]) -> dict[str, int]:
-    return {name: told[name] for name in logs.IDS if name in told}
+def ids(entry: dict[str, Any]) -> dict[str, int]:
+    return {name: entry[name] for name in logs.IDS if name in entry}
 
 
 def test_a_line_says_when_how_bad_where_and_what() -> None:
-    told = line("project %d: %d images embedded, %d failed, %.1f images/s", 3, 5, 0, 12.34)
-    assert told["message"] == "project 3: 5 images embedded, 0 failed, 12.3 images/s"
-    assert (told["level"], told["logger"], told["thread"]) == ("WARNING", "neat_backend.worker.live", "MainThread")
-    assert told["time"].endswith("Z")
-    assert len(told["time"]) == len("2026-11-26T09:12:24.518Z")
+    entry = line("project %d: %d images embedded, %d failed, %.1f images/s", 3, 5, 0, 12.34)
+    assert entry["message"] == "project 3: 5 images embedded, 0 failed, 12.3 images/s"
+    assert (entry["level"], entry["logger"], entry["thread"]) == ("WARNING", "neat_backend.worker.live", "MainThread")
+    assert entry["time"].endswith("Z")
+    assert len(entry["time"]) == len("2026-11-26T09:12:24.518Z")
 
 
 @pytest.mark.parametrize(
@@ -66,17 +66,17 @@ def test_a_line_has_the_ids_that_its_message_names(message: str, args: tuple[Any
 
 
 def test_a_thread_that_works_on_a_project_says_so_where_the_message_does_not() -> None:
-    told: list[dict[str, int]] = []
+    entry: list[dict[str, int]] = []
 
     def work() -> None:
         logs.about(project=7)
-        told.append(ids(line("Label Studio took too long")))
-        told.append(ids(line("project %d: another one", 8)))
+        entry.append(ids(line("Label Studio took too long")))
+        entry.append(ids(line("project %d: another one", 8)))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert told == [{"project": 7}, {"project": 8}]
+    assert entry == [{"project": 7}, {"project": 8}]
     assert ids(line("of nothing")) == {}, "another thread's"
 
 
@@ -84,9 +84,9 @@ def test_an_error_comes_with_its_traceback_on_the_same_line() -> None:
     try:
         raise ValueError("so")
     except ValueError as error:
-        told = line("broken\nover two lines", error=error)
-    assert told["message"] == "broken\nover two lines"
-    assert told["error"].endswith("ValueError: so")
+        entry = line("broken\nover two lines", error=error)
+    assert entry["message"] == "broken\nover two lines"
+    assert entry["error"].endswith("ValueError: so")
 
 
 def test_the_plain_form_is_for_people() -> None:
@@ -100,9 +100,9 @@ def test_the_plain_form_is_for_people() -> None:
 def test_a_name_from_outside_forges_no_plain_line(text: str) -> None:
     """A class may be named with a line end, or with what moves a terminal's cursor."""
     record = logging.LogRecord("neat", logging.INFO, __file__, 1, "project %d: class %s", (3, text), None)
-    told = logs.formatter("plain").format(record)
-    assert told.isprintable()
-    assert told.endswith("project 3: class " + text.encode("unicode_escape").decode())
+    entry = logs.formatter("plain").format(record)
+    assert entry.isprintable()
+    assert entry.endswith("project 3: class " + text.encode("unicode_escape").decode())
 
 
 def test_a_tracebacks_lines_are_indented_in_the_plain_form() -> None:
@@ -131,9 +131,9 @@ def test_a_refused_webhook_is_logged_with_its_project(
     assert client.post("/webhook", json=annotation_created(1)).status_code == 500
     assert client.get("/nowhere").status_code == 404
     database.dispose()
-    told = json.loads(caplog.text.splitlines()[-1])
-    assert (told["message"], told["project"]) == ("POST /webhook failed", 7)
-    assert "RuntimeError: broken" in told["error"]
+    entry = json.loads(caplog.text.splitlines()[-1])
+    assert (entry["message"], entry["project"]) == ("POST /webhook failed", 7)
+    assert "RuntimeError: broken" in entry["error"]
     assert ids(line("the next request of this thread")) == {}
 
 

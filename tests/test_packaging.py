@@ -48,9 +48,10 @@ def test_the_wheel_holds_all_that_runs(source: Path, tmp_path: Path) -> None:
     package = {path.relative_to(source).as_posix() for path in (source / "neat_backend").rglob("*") if path.is_file()}
     assert package <= names
     assert {name.split("/")[0] for name in names} == {"neat_backend", f"neat_backend-{__version__}.dist-info"}
-    assert {f"neat_backend-{__version__}.dist-info/licenses/{name}" for name in ("LICENSE", "NOTICE")} <= names
+    licences = ("LICENSE", "NOTICE", "neat_backend/demo/pictures/LICENSE.txt")
+    assert {f"neat_backend-{__version__}.dist-info/licenses/{name}" for name in licences} <= names
     assert f"Version: {__version__}\n" in metadata
-    assert "License-Expression: Apache-2.0\n" in metadata
+    assert "License-Expression: Apache-2.0 AND CC-BY-SA-4.0\n" in metadata
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*(?:; (?!extra).*)?$", metadata, re.MULTILINE)
     assert {"torch", "flask", "label-studio-sdk"} <= set(needed)
     assert not {"matplotlib", "label-studio-ml", "redis", "pytest"} & set(needed)

@@ -13,7 +13,7 @@ import pytest
 from neat_backend import plugins
 from neat_backend.errors import EncoderError, SettingsError
 from neat_backend.models.encoders import build_encoder
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.settings import Settings
 from neat_backend.strategies import STRATEGIES, strategy
 from neat_backend.testing.pools import make_pool

@@ -1,31 +1,34 @@
-"""docs/reference.md is what the code says."""
+"""docs/reference/ and benchmarks/commands.md are what the code says."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import typer.main
 from typer.core import TyperGroup
 
+import benchmarks
 from neat_backend import cli
 from neat_backend.settings import Settings
 from neat_backend.web.openapi.operations import OPERATIONS
-from tools.reference import reference
-
-FILE = Path(__file__).parents[1] / "docs" / "reference.md"
+from tools.reference import ROOT, pages
 
 
 @pytest.fixture(scope="module")
-def made() -> str:
-    return reference()
+def made() -> dict[str, str]:
+    return pages()
 
 
-def test_it_is_up_to_date(made: str) -> None:
-    assert FILE.read_text() == made, "write it anew: make reference"
+def test_they_are_up_to_date(made: dict[str, str]) -> None:
+    stale = [path for path, text in made.items() if (ROOT / path).read_text() != text]
+    assert stale == [], "write them anew: make reference"
 
 
-def test_it_has_every_command_setting_route_and_metric(made: str) -> None:
+def test_no_other_page_is_among_them(made: dict[str, str]) -> None:
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "reference").iterdir()}
+    assert there == {path for path in made if path.startswith("docs/")}
+
+
+def test_they_have_every_command_setting_route_and_metric(made: dict[str, str]) -> None:
     def names(group: object, prefix: str) -> list[str]:
         assert isinstance(group, TyperGroup)
         found = []
@@ -34,19 +37,22 @@ def test_it_has_every_command_setting_route_and_metric(made: str) -> None:
             found += names(command, full) if isinstance(command, TyperGroup) else [full]
         return found
 
+    commands = "".join(made.values())
     for name in names(typer.main.get_command(cli.app), "neat-backend"):
-        assert f"\n### {name}\n" in made
+        assert f"\n## {name}\n" in commands
+    for name in names(typer.main.get_command(benchmarks.app), "python -m benchmarks"):
+        assert f"\n## {name}\n" in made["benchmarks/commands.md"]
     for title in Settings.titles().values():
-        assert f"| `{title}` |" in made
+        assert f"| `{title}` |" in made["docs/reference/settings.md"]
     for operation in OPERATIONS:
-        assert f"| `{operation.method} " in made
-        assert operation.summary in made
+        assert f"| `{operation.method} " in made["docs/reference/routes.md"]
+        assert operation.summary in made["docs/reference/routes.md"]
     for metric in ("neat_events_total", "neat_acknowledge_seconds", "neat_tasks"):
-        assert f"| `{metric}` |" in made
+        assert f"| `{metric}` |" in made["docs/reference/metrics.md"]
 
 
-def test_it_does_not_depend_on_the_environment(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_do_not_depend_on_the_environment(made: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEAT_K", "77")
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("BASIC_AUTH_USER", "me")
-    assert reference() == made
+    assert pages() == made

@@ -81,10 +81,10 @@ def test_no_secret_is_in_logs_answers_commands_or_the_process_list(echo: str, tm
     variables = {**CANARIES, **place, "LOG_LEVEL": "DEBUG", "NEAT_ENCODER": "efficientnet_lite0"}
     log_file = tmp_path / "log"
     backend = Backend(free_port(), log_file, variables)
-    told: dict[str, str] = {}
+    output: dict[str, str] = {}
     backend.start()
     try:
-        told["process list"] = "\n".join(command_lines())
+        output["process list"] = "\n".join(command_lines())
         task = tasks_created(1)
         task["tasks"][0]["data"]["image"] = f"http://ann:{IN_AN_ADDRESS}@127.0.0.1:1x/a.png"
         with httpx.Client(base_url=backend.url, timeout=HANGS, trust_env=False) as http:
@@ -98,7 +98,7 @@ def test_no_secret_is_in_logs_answers_commands_or_the_process_list(echo: str, tm
             for auth in (PAIR, ("ann", "wrong"), None):
                 for method, path in every_route(app):
                     answer = http.request(method, path, auth=auth, json={"project": 7}, headers={"Accept": "text/html"})
-                    told[f"{method} {path} {auth}"] = f"{answer.headers} {answer.text}"
+                    output[f"{method} {path} {auth}"] = f"{answer.headers} {answer.text}"
         env = {name: value for name, value in os.environ.items() if name not in Settings.variables()} | variables
         for words in (("status", "--json"), ("status", "7"), ("config",), ("doctor", "7", "--json"), ("rank", "7")):
             done = subprocess.run(
@@ -109,19 +109,23 @@ def test_no_secret_is_in_logs_answers_commands_or_the_process_list(echo: str, tm
                 timeout=HANGS,
                 check=False,
             )
-            told[" ".join(words)] = done.stdout + done.stderr
+            output[" ".join(words)] = done.stdout + done.stderr
     finally:
         backend.stop()
-    told["log"] = log_file.read_text()
-    assert "DEBUG" in told["log"]
-    assert "you sent" in told["log"] + told["GET /api/projects ('ann', 'canary-of-the-password')"]
+    output["log"] = log_file.read_text()
+    assert "DEBUG" in output["log"]
+    assert "you sent" in output["log"] + output["GET /api/projects ('ann', 'canary-of-the-password')"]
     secrets = [*CANARIES.values(), SENT_TOKEN, webhook_secret.token(tmp_path / "data", 7).partition(".")[2]]
     found = [
-        (where, secret) for secret in secrets for form in forms(secret) for where, text in told.items() if form in text
+        (where, secret)
+        for secret in secrets
+        for form in forms(secret)
+        for where, text in output.items()
+        if form in text
     ]
     assert found == []
     # The address itself is what people who may see the task see anyway; the log is for others.
-    assert IN_AN_ADDRESS not in told["log"]
+    assert IN_AN_ADDRESS not in output["log"]
 
 
 def command_lines() -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from pydantic import SecretStr
 
 from neat_backend.errors import SettingsError
 from neat_backend.settings import PER_PROJECT, Settings
+from tests.waiting import HANGS
 
 # Variable → a value that is not its default, and what it is read as.
 GIVEN: dict[str, tuple[str, Any]] = {
@@ -21,6 +24,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_RECONCILE_SECONDS": ("0", 0),
     "HOST": ("0.0.0.0", "0.0.0.0"),
     "PORT": ("9191", 9191),
+    "NEAT_URL": ("http://neat.internal:9090/", "http://neat.internal:9090"),
     "WORKERS": ("2", 2),
     "THREADS": ("3", 3),
     "BASIC_AUTH_USER": ("ann", "ann"),
@@ -55,6 +59,9 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_RERANK": ("round", "round"),
     "NEAT_BALANCE": ("0", False),
     "NEAT_PREFILL": ("vote", "vote"),
+    "NEAT_DUPLICATE_SIMILARITY": ("0.9", 0.9),
+    "NEAT_SKIP_DUPLICATES": ("1", True),
+    "NEAT_RANDOM_SHARE": ("0.2", 0.2),
     "NEAT_INVALID_CHOICES": ("junk, no dog ,", ("junk", "no dog")),
     "NEAT_CONTROL": ("species", "species"),
     "NEAT_SEED": ("3", 3),
@@ -336,3 +343,95 @@ class TestDatabase:
     @pytest.mark.parametrize("url", ["postgresql+psycopg://db/neat", "sqlite:////srv/neat.sqlite3"])
     def test_what_names_its_driver_stays(self, url: str) -> None:
         assert Settings.from_env({"DATABASE_URL": url}).sqlalchemy_url == url
+
+
+class TestEnvFile:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The working directory, with an environment that sets nothing."""
+        for name in Settings.variables():
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_env_of_the_working_directory_is_read(self, folder: Path) -> None:
+        (folder / ".env").write_text(
+            "\ufeff# ours\nNEAT_K=17\nexport NEAT_SEED = 3  # as before\nLABEL_STUDIO_API_KEY='a # key ${HOME}'\n"
+        )
+        settings = Settings.from_env()
+        assert (settings.k, settings.seed) == (17, 3)
+        assert settings.label_studio_api_key.get_secret_value() == "a # key ${HOME}"
+
+    def test_the_environment_wins_and_an_argument_wins_over_both(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / ".env").write_text("NEAT_K=17\nNEAT_SEED=3\nPORT=9191\n")
+        monkeypatch.setenv("NEAT_K", "5")
+        monkeypatch.setenv("NEAT_SEED", "")
+        settings = Settings.from_env(port=9292)
+        assert (settings.k, settings.seed, settings.port) == (5, 3, 9292)
+
+    def test_the_environment_wins_under_every_name_of_the_setting(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        secret = folder / "secret"
+        secret.write_text("of a file\n")
+        (folder / ".env").write_text("LABEL_STUDIO_URL=http://file\nLABEL_STUDIO_API_KEY=of .env\n")
+        monkeypatch.setenv("LABEL_STUDIO_HOST", "http://environment")
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY_FILE", str(secret))
+        settings = Settings.from_env()
+        assert settings.label_studio_url == "http://environment"
+        assert settings.label_studio_api_key.get_secret_value() == "of a file"
+
+    def test_another_file_is_read_in_its_place(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder / ".env").write_text("NEAT_K=17\nNEAT_SEED=3\n")
+        (folder / "prod.env").write_text("NEAT_K=5\n")
+        monkeypatch.setenv("NEAT_ENV_FILE", "prod.env")
+        settings = Settings.from_env()
+        assert (settings.k, settings.seed) == (5, 0)
+
+    def test_it_is_not_read_where_an_environment_is_given(self, folder: Path) -> None:
+        (folder / ".env").write_text("NEAT_K=17\n")
+        assert Settings.from_env({}).k == 10
+
+    def test_a_folder_of_that_name_is_none(self, folder: Path) -> None:
+        (folder / ".env").mkdir()
+        assert Settings.from_env() == Settings.from_env({})
+
+    def test_what_looks_like_a_setting_but_is_none_is_found(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / ".env").write_text("NEAT_BATCHSIZE=20\nNEAT_K=5\n")
+        monkeypatch.setenv("NEAT_KNOWNRULE", "all")
+        assert Settings.misspelt() == {"NEAT_KNOWNRULE": "NEAT_KNOWN_RULE", "NEAT_BATCHSIZE": "NEAT_BATCH_SIZE"}
+
+    def test_a_bad_value_is_named_with_its_file(self, folder: Path) -> None:
+        (folder / ".env").write_text("NEAT_K=ten\n")
+        with pytest.raises(SettingsError, match=r"^NEAT_K='ten': .*valid integer.* \(in \.env\)$"):
+            Settings.from_env()
+
+    def test_a_line_that_is_no_setting_is_named(self, folder: Path) -> None:
+        (folder / ".env").write_text("NEAT_K=10\nLABEL_STUDIO_URL http://ls\n")
+        with pytest.raises(SettingsError, match=r"^\.env, line 2: write NAME=VALUE$"):
+            Settings.from_env()
+
+    @pytest.mark.parametrize("content", [None, b"NEAT_K=\xff\n"])
+    def test_a_file_that_is_named_and_cannot_be_read_is_an_error(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+    ) -> None:
+        if content is not None:
+            (folder / "prod.env").write_bytes(content)
+        monkeypatch.setenv("NEAT_ENV_FILE", "prod.env")
+        with pytest.raises(SettingsError, match=r"^prod\.env can't be read .*--env-file and NEAT_ENV_FILE"):
+            Settings.from_env()
+
+    def test_the_parser_is_loaded_only_where_there_is_a_file(self, folder: Path) -> None:
+        code = "import sys, neat_backend.settings as s; s.Settings.from_env(); print('dotenv' in sys.modules)"
+
+        def loaded() -> str:
+            words = [sys.executable, "-c", code]
+            return subprocess.run(words, capture_output=True, text=True, timeout=HANGS, check=True).stdout.strip()
+
+        assert loaded() == "False"
+        (folder / ".env").write_text("NEAT_K=5\n")
+        assert loaded() == "True"

@@ -16,8 +16,9 @@ from benchmarks import app, processes
 from benchmarks.rebuild import differences
 from neat_backend.demo.backend import Backend
 from neat_backend.demo.label_studio import find_label_studio
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.method import Method
 from neat_backend.records import Label
 from tests.conftest import need
 
@@ -109,7 +110,7 @@ class Served:
 
 
 def engine(*labels: Label, tasks: int = 30) -> Engine:
-    made = Engine(8, ("a", "b"), k=3, batch_size=4)
+    made = Engine(8, ("a", "b"), Method(k=3, batch_size=4))
     features = np.random.default_rng(0).normal(size=(tasks, 8)).astype(np.float32)
     made.add_tasks(np.arange(1, tasks + 1), to_grid(features))
     made.set_labels(labels)

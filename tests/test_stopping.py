@@ -18,7 +18,7 @@ def once():
 WORKER = """
 worker.LOOK_SECONDS = 0.0
 worker.Database = lambda url: SimpleNamespace(migrate=int, dispose=int)
-worker.Worker._take_up = worker.Worker._prune = lambda self: None
+worker.Worker._take_up = worker.Worker._prune = worker.Worker._prune_tombstones = lambda self: None
 def once():
     worker.run(Settings.from_env({}))
 """

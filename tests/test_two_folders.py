@@ -28,7 +28,7 @@ def server() -> FakeLabelStudio:
 @pytest.fixture
 def host(server: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """A host by its name, each with a data folder of its own."""
-    monkeypatch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", FakeTraining)
+    monkeypatch.setattr("neat_backend.worker.steps.query_rounds.TrainingProcess", FakeTraining)
     FakeTraining.running.clear()
     opened: list[Backend] = []
 
@@ -137,7 +137,7 @@ def test_what_is_on_its_way_is_not_explained_wrongly(
     service = Service(far.settings, far.database)
     assert service._objects is not None
     monkeypatch.setattr(service._objects, "mirror", lambda *_: (_ for _ in ()).throw(StoreError("no route to host")))
-    with pytest.raises(StoreError, match="on their way"):
+    with pytest.raises(StoreError, match="are being downloaded"):
         service.explain(PROJECT, 5)
     assert service.thumbnail(PROJECT, 5) is None
     monkeypatch.undo()

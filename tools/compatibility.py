@@ -28,7 +28,7 @@ OLD, WITH_OLD = (1, 20), ("setuptools<81",)
 
 @dataclass
 class Row:
-    """What one version showed."""
+    """Results of one version."""
 
     version: str
     served_first: int = 0
@@ -64,7 +64,7 @@ def try_out(version: str, python: str, folder: Path) -> Row:
 
 
 def _run(words: Sequence[str], **variables: str) -> str:
-    """What it prints."""
+    """Run a command; returns its output."""
     done = subprocess.run(
         words, env=os.environ | variables, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True
     )

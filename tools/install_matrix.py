@@ -33,7 +33,7 @@ IMAGES = 50
 
 @dataclass
 class Row:
-    """What one environment showed."""
+    """Results of one environment."""
 
     python: str  # as the interpreter says it
     installer: str
@@ -85,7 +85,18 @@ def try_out(python: str, installer: str, package: Path, label_studio: Path) -> R
             row.install_seconds = round(time.monotonic() - began, 1)
             row.megabytes = int(_run(["du", "-sm", str(folder)]).split()[0])
             row.version = _run([program, "--version"])
-            words = [program, "demo", "--images", str(IMAGES), "--annotate", "1", "--exit", "--json"]
+            words = [
+                program,
+                "demo",
+                "--pictures",
+                "digits",
+                "--images",
+                str(IMAGES),
+                "--annotate",
+                "1",
+                "--exit",
+                "--json",
+            ]
             shown = json.loads(_run(words, cwd=place, NEAT_LABEL_STUDIO=str(label_studio.absolute())))
             row.served_first = shown["annotations"] == 1 and shown["order_ok"]
         except subprocess.CalledProcessError as error:
@@ -96,7 +107,7 @@ def try_out(python: str, installer: str, package: Path, label_studio: Path) -> R
 
 
 def _run(words: Sequence[str], cwd: str | None = None, **variables: str) -> str:
-    """What it prints. No variable reaches it that would let it import from this source tree."""
+    """Run a command without variables that would let it import from this source tree; returns its output."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
         words, cwd=cwd, env=kept | variables, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True

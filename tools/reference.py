@@ -1,14 +1,13 @@
-"""docs/reference.md, made from the code: commands, settings, HTTP routes, metrics. `make reference` writes it.
+"""Generates docs/reference/ and benchmarks/commands.md from the code; `make reference` writes them.
 
-A test compares the file with what is made here, so it can't fall behind.
+A test compares the files with the generated text.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,37 +23,48 @@ from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
-from neat_backend.web.metrics import Metrics
 from neat_backend.web.openapi import describe, said
+from neat_backend.web.prometheus import Metrics
 
-INTRODUCTION = """# Reference
-
-Made from the code by `make reference`: don't edit it. [architecture.md](architecture.md) says how things hang together.
+ROOT = Path(__file__).parents[1]
+MADE = "Made from the code by `make reference`: do not edit this page.\n"
+EXPERIMENT = "neat-backend experiment "
+OTHER_COMMANDS = """Other pages have the commands [on a project](project-commands.md), [of experiments](experiment.md)
+and [of benchmarks](../../benchmarks/commands.md).
 """
 
 
-def reference() -> str:
-    """The whole file."""
+def pages() -> dict[str, str]:
+    """Each generated page by its path from the repository's root."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.from_env({}, data_dir=Path(folder))
         database = Database(settings.sqlalchemy_url)
         database.migrate()
-        service = Service(settings, database)
-        parts = [INTRODUCTION, *_commands(), *_settings(), *_routes(settings, database), *_metrics(service)]
+        ours = dict(_leaves(typer.main.get_command(cli.app), "neat-backend"))
+        experiment = {name: ours[name] for name in ours if name.startswith(EXPERIMENT)}
+        project = {name: ours[name] for name in ours if "project" in [one.name for one in ours[name].params]}
+        others = {name: ours[name] for name in ours.keys() - experiment.keys() - project.keys()}
+        benchmark = dict(_leaves(typer.main.get_command(benchmarks.app), "python -m benchmarks"))
+        made = {
+            "docs/reference/commands.md": ("Commands", [f"{EXIT_CODES}\n", OTHER_COMMANDS, *_commands(others)]),
+            "docs/reference/project-commands.md": ("Commands on a project", _commands(project)),
+            "docs/reference/experiment.md": ("Commands of experiments", _commands(experiment)),
+            "docs/reference/settings.md": ("Settings", _settings()),
+            "docs/reference/routes.md": ("HTTP routes", _routes(settings, database)),
+            "docs/reference/metrics.md": ("Metrics", _metrics(Service(settings, database))),
+            "benchmarks/commands.md": ("Commands of benchmarks", _commands(benchmark)),
+        }
+        texts = {path: "\n".join([f"# {title}\n", MADE, *parts]) for path, (title, parts) in made.items()}
         database.dispose()
-    return "\n".join(parts)
+    return texts
 
 
-def _commands() -> Iterator[str]:
-    yield "## Commands\n"
-    yield f"{EXIT_CODES}\n"
-    programs = [(cli.app, "neat-backend"), (benchmarks.app, "python -m benchmarks")]
-    leaves = (leaf for app, name in programs for leaf in sorted(_leaves(typer.main.get_command(app), name)))
-    for name, command in leaves:
+def _commands(commands: Mapping[str, TyperCommand]) -> Iterator[str]:
+    for name, command in sorted(commands.items()):
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         options = [one for one in command.params if one.param_type_name == "option" and one.name != "help"]
         usage = " ".join([name, *(_placeholder(one) for one in arguments), *(["[OPTIONS]"] if options else [])])
-        yield f"### {name}\n"
+        yield f"## {name}\n"
         yield f"```\n{usage}\n```\n"
         about, _, examples = re.sub(r"[ \n]*\n[ ]*(?=\S)", " ", command.help or "").partition("Example")
         yield f"{about.strip()}\n"
@@ -108,18 +118,19 @@ def _default(parameter: Any) -> str:
 
 
 def _settings() -> Iterator[str]:
-    yield "## Settings\n"
-    yield "Environment variables, as `neat-backend config --markdown` prints them.\n"
+    yield "Environment variables, as `neat-backend config --markdown` prints them. Each may also stand in a file `.env`"
+    yield "of the working directory, as a line `NAME=VALUE`. `NEAT_ENV_FILE` names another file, `/dev/null` for none."
+    yield "An option of the command counts first, then the environment, then the file, then the default. The file gives"
+    yield "settings alone: export other variables, such as the credentials of an object store.\n"
     yield f"{Settings.markdown()}\n"
 
 
 def _routes(settings: Settings, database: Database) -> Iterator[str]:
     document = describe(create_app(settings, database), False)
-    yield "## HTTP routes\n"
     yield f"{document['info']['description']} A running backend serves this at `/api/docs`, and as OpenAPI at"
     yield "`/api/openapi.json`.\n"
     for tag in document["tags"]:
-        yield f"### {tag['name'].capitalize()}\n"
+        yield f"## {tag['name'].capitalize()}\n"
         yield f"{tag['description']}\n"
         rows = []
         for address, item in document["paths"].items():
@@ -131,8 +142,8 @@ def _routes(settings: Settings, database: Database) -> Iterator[str]:
 
 def _about(operation: dict[str, Any]) -> str:
     query = [one for one in operation.get("parameters", []) if one["in"] == "query"]
-    asked = [f"`{one['name']}`: {said(one['schema'])}. {one['description']}" for one in query]
-    return " ".join([f"{operation['summary']}.", operation.get("description", ""), *asked]).strip()
+    parameters = [f"`{one['name']}`: {said(one['schema'])}. {one['description']}" for one in query]
+    return " ".join([f"{operation['summary']}.", operation.get("description", ""), *parameters]).strip()
 
 
 def _answers(operation: dict[str, Any]) -> str:
@@ -147,8 +158,8 @@ def _answers(operation: dict[str, Any]) -> str:
 
 
 def _metrics(service: Service) -> Iterator[str]:
-    yield "## Metrics\n"
-    yield "At `/metrics`; [monitoring.md](monitoring.md) says what to watch.\n"
+    yield "`/metrics` serves these; [monitoring.md](../monitoring.md) says what to watch. All metrics except"
+    yield "`neat_events_total`, `neat_acknowledge_seconds` and `neat_projects` have the label `project`.\n"
     families = text_string_to_metric_families(Metrics(service).text().decode())
     rows = [
         (f"`{one.name}{'_total' if one.type == 'counter' else ''}`", one.type, _cell(one.documentation))
@@ -170,4 +181,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(reference())
+    for path, text in pages().items():
+        (ROOT / path).write_text(text)

@@ -15,18 +15,19 @@ from typer.core import TyperGroup
 
 from neat_backend import __version__
 from neat_backend.cli import (
+    backups,
     configuring,
     demonstrating,
     examining,
     explaining,
     exporting,
-    keeping,
-    orders,
+    organizing,
     ranking,
     running,
     watching,
+    work_requests,
 )
-from neat_backend.cli.shared import fail, set_up_logging
+from neat_backend.cli.terminal import fail, set_up_logging
 from neat_backend.errors import NeatError
 
 __all__ = ["app", "fail", "main", "set_up_logging"]
@@ -49,7 +50,7 @@ app = typer.Typer(
 
 
 def _later(module: str) -> type[TyperGroup]:
-    """A group of commands whose module is imported when one of them is asked for: theirs import NumPy and more."""
+    """A group of commands whose module is imported at first use, as it imports NumPy and more."""
 
     class Later(TyperGroup):
         @property
@@ -58,20 +59,21 @@ def _later(module: str) -> type[TyperGroup]:
 
         @commands.setter
         def commands(self, value: Any) -> None:
-            """Typer sets what it has been given, which is nothing."""
+            """Ignored: Typer sets an empty mapping."""
 
     return Later
 
 
 GROUPS = (
     running,
+    organizing,
     watching,
     examining,
     ranking,
     explaining,
-    orders,
+    work_requests,
     exporting,
-    keeping,
+    backups,
     demonstrating,
     configuring,
 )
@@ -89,8 +91,8 @@ app.add_typer(
 
 def main(program: typer.Typer = app) -> None:
     """Entry point: errors that this package raises on purpose are printed in plain words, exit code 1."""
-    # PyTorch and FAISS each bring an OpenMP whose idle threads spin for a while, taking the cores from the
-    # other's: on two cores a label took 61 ms instead of 5. Read when they are loaded, which is later.
+    # PyTorch and FAISS each have an OpenMP whose idle threads spin for a while and take the cores from the
+    # other's: on two cores a label took 61 ms instead of 5. The libraries read this when they are loaded, later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         program()

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from neat_backend.cli import shared
-from neat_backend.cli.shared import Json
+from neat_backend.cli import terminal
+from neat_backend.cli.terminal import Json
 
 commands = typer.Typer()
 
@@ -17,7 +17,7 @@ def config(
     markdown: Annotated[bool, typer.Option("--markdown", help="All settings with defaults, as a table.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the settings in force, secrets hidden, each with the variable that sets it.
+    """Print the settings in force, secrets hidden, each with the variable that sets it, in the environment or .env.
 
     Example: NEAT_K=15 neat-backend config
     """
@@ -26,9 +26,9 @@ def config(
 
         print(Settings.markdown())
         return
-    values = shared.settings().shown()
+    values = terminal.settings().shown()
     if as_json:
-        shared.show(values, True)
+        terminal.show(values, True)
         return
     from rich.markup import escape
     from rich.table import Table
@@ -36,4 +36,4 @@ def config(
     table = Table("variable", "value")
     for title, value in values.items():
         table.add_row(title, escape(value))
-    shared.out().print(table)
+    terminal.out().print(table)

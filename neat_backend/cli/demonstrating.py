@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from neat_backend.cli import shared
-from neat_backend.cli.shared import Json
+from neat_backend.cli import terminal
+from neat_backend.cli.terminal import Json
 
 commands = typer.Typer()
 
@@ -17,7 +17,8 @@ commands = typer.Typer()
 def demo(
     annotate: Annotated[int, typer.Option(min=0, help="Let a simulated annotator label so many tasks.")] = 0,
     stop: Annotated[bool, typer.Option("--exit", help="Stop when that is done, instead of staying up.")] = False,
-    images: Annotated[int, typer.Option(min=50, max=1797, help="How many sample images.")] = 600,
+    pictures: Annotated[str, typer.Option(help="What is to be labelled: emoji, or digits.")] = "emoji",
+    images: Annotated[int | None, typer.Option(min=50, help="How many; default: all emoji, or 600 digits.")] = None,
     folder: Annotated[Path, typer.Option(help="Where everything is kept; delete it to start afresh.")] = Path(".demo"),
     as_json: Json = False,
 ) -> None:
@@ -27,12 +28,12 @@ def demo(
     """
     from neat_backend.demo import run as demonstration
 
-    with demonstration.Demo(folder, images, shared.err()) as running:
+    with demonstration.Demo(folder, pictures, images, terminal.err()) as running:
         result = running.annotate(annotate) if annotate else None
         if result is not None:
-            shared.show(result.as_dict(), as_json, result.as_text())
+            terminal.show(result.as_dict(), as_json, result.as_text())
         if not stop:
-            shared.err().print("\nCtrl-C stops everything; the next start goes on where this one ends.")
+            terminal.err().print("\nCtrl-C stops everything; the next start goes on where this one ends.")
             running.wait()
     if result is not None and not result.order_ok:
         raise typer.Exit(1)

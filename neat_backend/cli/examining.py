@@ -1,15 +1,14 @@
-"""`doctor`: what is wrong, and what to do about it."""
+"""`doctor`: diagnosis with remedies."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
 
-from neat_backend.cli import shared
-from neat_backend.cli.shared import Json, ProjectIdOrAll
+from neat_backend.cli import terminal
+from neat_backend.cli.terminal import Json, ProjectIdOrAll
 
 if TYPE_CHECKING:
     from neat_backend.doctor import Finding
@@ -33,12 +32,12 @@ def doctor(
     from neat_backend import doctor as diagnosis
 
     if as_json:
-        findings = diagnosis.examine(os.environ, project)
-        shared.show([asdict(finding) for finding in findings], True)
+        findings = diagnosis.examine(None, project)
+        terminal.show([asdict(finding) for finding in findings], True)
     else:
-        findings = diagnosis.examine(os.environ, project, tell=_print)
+        findings = diagnosis.examine(None, project, on_finding=_print)
         counts = {state: sum(one.state == state for one in findings) for state in SIGNS}
-        shared.out().print(", ".join(f"{count} {state}" for state, count in counts.items() if count), highlight=False)
+        terminal.out().print(", ".join(f"{count} {state}" for state, count in counts.items() if count), highlight=False)
     raise typer.Exit(diagnosis.exit_code(findings))
 
 
@@ -50,4 +49,4 @@ def _print(finding: Finding) -> None:
     line = Text.assemble((sign, style), f" {of}{finding.check}: {finding.said}")
     if finding.remedy:
         line.append(f"\n    → {finding.remedy}")
-    shared.out().print(line, highlight=False, soft_wrap=True)
+    terminal.out().print(line, highlight=False, soft_wrap=True)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neat_backend.cli import shared
-from neat_backend.cli.shared import Json, ProjectId
+from neat_backend.cli import terminal
+from neat_backend.cli.terminal import Json, ProjectId
 from neat_backend.errors import BadRequest
 
 if TYPE_CHECKING:
     from neat_backend import exports
 else:
-    exports = shared.later("neat_backend.exports")
+    exports = terminal.later("neat_backend.exports")
 
 FORMATS = ("csv", "jsonl", "parquet", "folder", "hf", "coco")  # those of neat_backend.exports, which loads slowly
 MODEL_FORMATS = ("pt2", "onnx")
@@ -67,9 +67,9 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is whole.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the labelled data set: whole or not at all, the same bytes for the same labels.
+    """Write the labelled data set, completely or not at all; the same labels give the same bytes.
 
-    folder, hf and coco come with the images; interrupted, they go on with those that are missing.
+    folder, hf and coco include the images; after an interruption, only missing ones are fetched.
 
     Examples: neat-backend export 3 --out labels.csv ·
     neat-backend export 3 --format folder --out dataset --split 0.7,0.2,0.1 --seed 1 ·
@@ -77,34 +77,36 @@ def export(
     """
     from neat_backend.progress import Progress
 
-    asked = shared.service()
+    service = terminal.service()
     wanted = exports.Wanted(
         include_invalid, since.replace(tzinfo=timezone.utc) if since else None, round, min_agreement
     )
     warnings: list[str] = []
-    with Progress(shared.err()) as progress:
+    with Progress(terminal.err()) as progress:
         count = exports.export(
-            asked.settings,
-            asked.database,
+            service.settings,
+            service.database,
             project,
             out,
-            format=format,
-            wanted=wanted,
-            overwrite=overwrite,
-            features=features,
-            images=images,
-            image_root=image_root,
-            split=_shares(split),
-            seed=seed,
-            skip_missing=skip_missing,
-            raw=raw,
+            exports.Options(
+                format=format,
+                wanted=wanted,
+                overwrite=overwrite,
+                features=features,
+                images=images,
+                image_root=image_root,
+                split=_shares(split),
+                seed=seed,
+                skip_missing=skip_missing,
+                raw=raw,
+            ),
             on_warning=warnings.append,
             on_progress=lambda done, total: progress.show("images", done, total),
         )
     for words in warnings:
-        shared.warn(words)
-    told = {"labels": count, "format": format, "out": str(out), "warnings": warnings}
-    shared.show(told, as_json, f"{count} labels written to {out}")
+        terminal.warn(words)
+    summary = {"labels": count, "format": format, "out": str(out), "warnings": warnings}
+    terminal.show(summary, as_json, f"{count} labels written to {out}")
 
 
 @commands.command("export-model")
@@ -127,16 +129,16 @@ def export_model(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is whole.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the classifier in force: weights, classes, preprocessing, a program that uses it, and how.
+    """Write the classifier in force: weights, classes, preprocessing, a program that uses it, instructions.
 
-    Nothing of this package is needed to use it.
+    Using it does not need this package.
 
     Examples: neat-backend export-model 3 --out classifier · python classifier/predict.py image.jpg ·
     neat-backend export-model 3 --format onnx --classifier linear --out classifier-onnx
     """
-    asked = shared.service()
+    service = terminal.service()
     about = exports.export_model(
-        asked.settings, asked.database, project, out, overwrite, format=format, classifier=classifier
+        service.settings, service.database, project, out, overwrite, format=format, classifier=classifier
     )
     what = (
         f"ResNet-18 of round {about['round']}"
@@ -144,7 +146,7 @@ def export_model(
         else f"linear classifier of {about['labelled']} labels"
     )
     words = f"the {what} written to {out}; {out / 'README.md'} says how to use it"
-    shared.show({**about, "out": str(out)}, as_json, words)
+    terminal.show({**about, "out": str(out)}, as_json, words)
 
 
 def _shares(text: str) -> list[float]:

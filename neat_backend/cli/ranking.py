@@ -1,4 +1,4 @@
-"""`rank`: what comes next, and why."""
+"""`rank`: the next tasks, with reasons."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from neat_backend.cli import shared
-from neat_backend.cli.shared import Json, ProjectId
+from neat_backend.cli import terminal
+from neat_backend.cli.terminal import Json, ProjectId
 
 commands = typer.Typer()
 
@@ -23,9 +23,9 @@ def rank(
 
     Example: neat-backend rank 3 --limit 10
     """
-    ranked = shared.service().ranking(project, limit, offset)
+    ranked = terminal.service().ranking(project, limit, offset)
     if as_json:
-        shared.show(ranked, True)
+        terminal.show(ranked, True)
         return
     from rich.markup import escape
     from rich.table import Column, Table
@@ -42,4 +42,4 @@ def rank(
             "yes" if one["candidate"] else "no",
             escape(one["predicted"] or "-"),
         )
-    shared.out().print(table)
+    terminal.out().print(table)

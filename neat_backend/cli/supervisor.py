@@ -22,8 +22,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from neat_backend.cli.ports import Place
+from neat_backend.cli import addresses
+from neat_backend.cli.listening import Place
 from neat_backend.settings import Settings
+from neat_backend.settings.sources import ENV_FILE
 from neat_backend.stopping import Stopping, end_with
 from neat_backend.web import exposure
 
@@ -46,7 +48,7 @@ def serve(
     """Serve until SIGTERM or SIGINT; returns the exit code, 0.
 
     worker_command: what to run as the worker; None = the worker of this package, () = no worker.
-    Raises SettingsError when the port can't be had, or would be open to others without credentials, StoreError when
+    Raises SettingsError when the port is taken or would be open to others without credentials, StoreError when
     the database can't be used.
     """
     exposure.check(settings, exposure.addresses_of(settings.host))
@@ -54,11 +56,14 @@ def serve(
         from neat_backend.store import objects
 
         objects.check(settings.arrays_url)
-    from neat_backend.store.database import Database  # SQLAlchemy and Alembic: not needed by the children's start
+    from neat_backend.store import projects  # SQLAlchemy and Alembic: not needed by the children's start
+    from neat_backend.store.database import Database
 
     database = Database(settings.sqlalchemy_url)
     try:
         database.migrate()
+        with database.read() as conn:
+            is_connected = bool(projects.all(conn))
     finally:
         database.dispose()
 
@@ -80,20 +85,30 @@ def serve(
         ]
         if worker_command:
             children.append(Child("worker", list(worker_command), env))
-        names = " and ".join(child.name for child in children)
-        shown = f"[{host}]" if ":" in host else host
-        log.info(
-            "listening on http://%s:%d, for %s; starting %s, data in %s",
-            shown,
-            port,
-            _label_studio(settings),
-            names,
-            settings.data_dir.absolute(),
-        )
+        _say_where(settings, host, port, " and ".join(child.name for child in children), is_connected)
         return Supervisor(children, grace_seconds, on_stop=place.listener.close).run()
     finally:
         place.close()
         shutil.rmtree(metrics_dir, ignore_errors=True)
+
+
+def _say_where(settings: Settings, host: str, port: int, names: str, is_connected: bool) -> None:
+    """Print the address, and the next step."""
+    log.info(
+        "listening on http://%s:%d, for %s; starting %s, data in %s",
+        f"[{host}]" if ":" in host else host,
+        port,
+        _label_studio(settings),
+        names,
+        settings.data_dir.absolute(),
+    )
+    log.info("dashboard: %s", addresses.dashboard(settings, port))
+    log.info("address for Label Studio (project → Settings → Model): %s", addresses.for_label_studio(settings, port))
+    if not is_connected:
+        log.info(
+            "no project is connected yet; neat-backend new PICTURES --classes dog,cat makes one, neat-backend connect"
+            " PROJECT takes one that Label Studio has"
+        )
 
 
 def _label_studio(settings: Settings) -> str:
@@ -124,7 +139,7 @@ def web_command(settings: Settings, fd: int) -> list[str]:
 
 
 def _most_connections() -> int:
-    """How many connections a process of the web may hold: half of the files that it may open, most of them silent."""
+    """Most connections of a web process: half of the files that it may open. Most connections are silent."""
     import resource  # not on Windows
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -135,7 +150,7 @@ def _most_connections() -> int:
 
 
 def environment(settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """`base` (default: this process's environment) with every setting written out under its own name.
+    """`base` (default: this process's environment) with every setting written out under its own name, and no `.env`.
 
     `Settings.from_env(environment(s)) == s`, except that paths become absolute.
     """
@@ -146,6 +161,7 @@ def environment(settings: Settings, base: Mapping[str, str] | None = None) -> di
         text = _as_text(getattr(settings, name))
         if text:
             env[variable] = text
+    env[ENV_FILE] = os.devnull  # the settings hold all of it; the file may have changed since
     return env
 
 
@@ -198,7 +214,7 @@ class Child:
         log.info("%s started, process %d", self.name, self.process.pid)
 
     def look(self) -> None:
-        """Start the process if it is due; notice its death and say when it comes back."""
+        """Start the process if it is due; log its death and the time of its restart."""
         now = time.monotonic()
         if self.process is None:
             if now >= self.start_at:
@@ -223,7 +239,7 @@ class Child:
         return self.process is None or self.process.poll() is not None
 
     def sweep(self) -> None:
-        """Kill what is left of the child and of the processes that it started."""
+        """Kill the remaining processes of the child's group."""
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -233,7 +249,7 @@ class Child:
 
 
 class Supervisor:
-    """Keeps its children running until it is told to stop."""
+    """Keeps its children running until it is stopped."""
 
     def __init__(
         self, children: Sequence[Child], grace_seconds: float, on_stop: Callable[[], None] = lambda: None

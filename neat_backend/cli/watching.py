@@ -1,4 +1,4 @@
-"""`status`: where things stand."""
+"""`status`: the state of projects."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from neat_backend.cli import following, shared
-from neat_backend.cli.shared import Json, ProjectIdOrAll
+from neat_backend.cli import terminal, waiting
+from neat_backend.cli.terminal import Json, ProjectIdOrAll
 
 commands = typer.Typer()
 
@@ -18,25 +18,24 @@ def status(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show progress until the project is ready.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say where things stand: state, progress with time left, labels, rounds, the classifier in force.
+    """Show a project's status: state, progress with time left, labels, rounds, the classifier in force.
 
     Examples: neat-backend status · neat-backend status 3 --follow
     """
-    asked = shared.service()
+    service = terminal.service()
     if follow:
         if project is None:
             raise typer.BadParameter("--follow needs a project: neat-backend status 3 --follow")
-        following.until_ready(asked, project)
-    found = asked.projects() if project is None else [asked.status(project)]
+        waiting.until_ready(service, project)
+    found = service.projects() if project is None else [service.status(project)]
     if as_json:
-        shared.show(found if project is None else found[0], True)
+        terminal.show(found if project is None else found[0], True)
         return
     if not found:
-        shared.out().print(
-            "No project is connected yet: paste this backend's URL into Label Studio (Settings → Model)."
-        )
-        place = f"Looked in {asked.database.shown}; NEAT_DATA_DIR or DATABASE_URL name another place."
-        shared.out().print(place, highlight=False, markup=False, soft_wrap=True)
+        ways = "neat-backend new PICTURES --classes dog,cat, or neat-backend connect PROJECT"
+        terminal.out().print(f"No project is connected yet: {ways}", highlight=False, markup=False, soft_wrap=True)
+        place = f"Looked in {service.database.shown}; NEAT_DATA_DIR or DATABASE_URL name another place."
+        terminal.out().print(place, highlight=False, markup=False, soft_wrap=True)
         return
     from rich.markup import escape
     from rich.table import Column, Table
@@ -55,11 +54,12 @@ def status(
             str(row["queue"]["count"]),
             row["model_version"],
         )
-    shared.out().print(table)
+    terminal.out().print(table)
     for row in found:
         if row["detail"]:
             words = f"project {row['id']} is {row['state']}: {row['detail']}"
-            shared.out().print(words, highlight=False, markup=False, soft_wrap=True)
-        for said in (row["without_label"]["said"], row["classifier"]["why"], row["prefilled"]["said"]):
+            terminal.out().print(words, highlight=False, markup=False, soft_wrap=True)
+        sentences = row["without_label"]["said"], row["classifier"]["why"], row["prefilled"]["said"]
+        for said in (*sentences, row["near_duplicates"]["said"]):
             if said:
-                shared.out().print(f"project {row['id']}: {said}", highlight=False, markup=False, soft_wrap=True)
+                terminal.out().print(f"project {row['id']}: {said}", highlight=False, markup=False, soft_wrap=True)

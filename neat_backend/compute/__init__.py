@@ -1,6 +1,6 @@
-"""Where the heavy work is done: in this process and its children, or on a Ray cluster. One interface for both.
+"""Heavy work in this process and its children, or on a Ray cluster, by one interface.
 
-Ray is imported only where `NEAT_COMPUTE=ray` asks for it.
+Ray is imported with `NEAT_COMPUTE=ray` only.
 """
 
 from __future__ import annotations
@@ -12,35 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from neat_backend.compute.embedding import Embedded, Encoder, Progress
-    from neat_backend.errors import ImageError
+    from neat_backend.compute.embedding import Encoder, Progress, Source, Target
     from neat_backend.models.classifier import Classifier
     from neat_backend.ranking.engine import Engine
-    from neat_backend.store.arrays import ProjectArrays
 
 Images = NDArray[np.uint8]
 
 
 class Compute(Protocol):
-    """What is computed elsewhere or here. Results do not depend on which."""
+    """The heavy work. Its results do not depend on where it runs."""
 
     def embed(
         self,
         images: Sequence[tuple[int, str | None]],
-        *,
-        load: Callable[[int, str | None], Any],
-        thumbnail: Callable[[Any, int], Images],
         encoder: Encoder,
-        arrays: ProjectArrays,
-        side: int,
+        source: Source,
+        target: Target,
+        *,
         batch_size: int,
-        downloads: int,
-        on_stored: Callable[[Embedded], None],
-        on_failed: Callable[[int, ImageError], None],
-        on_progress: Callable[[Progress], None] = ...,
         stopped: Callable[[], bool] = ...,
     ) -> Progress:
-        """As `embedding.embed`. `load` and `thumbnail` must be picklable, for they may run on other machines."""
+        """As `embedding.embed`."""
 
     def fit(self, images: Images, labels: NDArray[np.int64], n_classes: int, **how: Any) -> Classifier:
         """As `models.classifier.fit`."""
@@ -53,12 +45,14 @@ class Compute(Protocol):
 
 
 class LocalCompute:
-    """Everything in this process."""
+    """The heavy work in this process."""
 
-    def embed(self, images: Sequence[tuple[int, str | None]], **how: Any) -> Progress:
+    def embed(
+        self, images: Sequence[tuple[int, str | None]], encoder: Encoder, source: Source, target: Target, **how: Any
+    ) -> Progress:
         from neat_backend.compute.embedding import embed
 
-        return embed(images, **how)
+        return embed(images, encoder, source, target, **how)
 
     def fit(self, images: Images, labels: NDArray[np.int64], n_classes: int, **how: Any) -> Classifier:
         from neat_backend.models.classifier import fit

@@ -9,12 +9,12 @@ import ray
 from ray.exceptions import RayActorError
 
 from neat_backend.compute.cluster import plain_errors
-from neat_backend.compute.sharded import Shard
+from neat_backend.compute.shards import Shard
 from neat_backend.errors import ShardsLost
 
 
 class RayShards:
-    """Shards that are actors; they end when this is let go."""
+    """Shards as actors; they end when this object is deleted."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = actors
@@ -48,10 +48,10 @@ def start_shards(
 ) -> RayShards:
     """n actors with a part of an engine each, on different machines where there are several.
 
-    gpu: each keeps its rows on a GPU, which it has to itself. kind: what the actors are.
+    gpu: each keeps its rows on a GPU of its own. kind: the actors' class.
     """
     own = {**settings, "device": "cuda" if gpu else "cpu"}
-    # No core is set aside for them: they work for milliseconds after a label.
+    # Reserve no core for them: they work for milliseconds after a label.
     options = {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "scheduling_strategy": "SPREAD"}
     actor = ray.remote(**options)(kind)  # type: ignore[call-overload]
     return RayShards([actor.remote(dim, tuple(classes), own) for _ in range(n)])

@@ -1,4 +1,4 @@
-"""The way to a Ray cluster: connecting in bounded time, and its failures in plain words."""
+"""Connecting to a Ray cluster in bounded time, and translating its errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENT_PORT = 10001
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that this process is connected to. address: under which other processes of this machine find it."""
+    """A connected Ray cluster. address: for other processes of this machine."""
 
     address: str
 
@@ -47,7 +47,7 @@ def connect(address: str = "") -> Cluster:
         raise ComputeError("NEAT_COMPUTE=ray: Ray is not installed; pip install 'ray[data]'")
     if address and address != "auto":
         _probe(address)
-    # Ray reads these from the environment alone. Nothing is reported to its makers unless somebody wants it.
+    # Ray reads these from the environment alone. Usage reports to its makers are off by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -60,7 +60,7 @@ def connect(address: str = "") -> Cluster:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-        except Exception as error:  # Ray has no common class for what goes wrong here
+        except Exception as error:  # Ray has no common class of errors
             where = f"RAY_ADDRESS={address}" if address else "a Ray on this machine"
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ComputeError(
@@ -73,7 +73,7 @@ def connect(address: str = "") -> Cluster:
 
 
 def _probe(address: str) -> None:
-    """Ray itself may look for a head node for minutes."""
+    """Raise ComputeError unless the address answers: Ray itself may search for a head node for minutes."""
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         port = parts.port or (CLIENT_PORT if parts.scheme == "ray" else DEFAULT_PORT)
@@ -91,8 +91,8 @@ def _probe(address: str) -> None:
 
 
 @contextmanager
-def plain_errors(doing: str) -> Iterator[None]:
-    """Ray's failures as ComputeError; our own errors that a task raised come out as they are."""
+def plain_errors(activity: str) -> Iterator[None]:
+    """Translate Ray's errors to ComputeError; errors of this package raised in a task pass unchanged."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -104,7 +104,7 @@ def plain_errors(doing: str) -> Iterator[None]:
         cause = error.cause
         if isinstance(cause, (NeatError, ValueError)):
             raise cause from error
-        raise ComputeError(f"{doing} failed on Ray: {type(cause).__name__}: {cause}") from error
+        raise ComputeError(f"{activity} failed on Ray: {type(cause).__name__}: {cause}") from error
     except (RayError, ray.exceptions.RaySystemError, ConnectionError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ComputeError(f"{doing} was cut short, Ray lost a machine or is gone: {first[:300]}") from error
+        raise ComputeError(f"{activity} was cut short, Ray lost a machine or is gone: {first[:300]}") from error

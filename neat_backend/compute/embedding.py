@@ -1,7 +1,7 @@
 """Images to features and thumbnails: several are fetched and decoded while others are encoded.
 
-What is stored is keyed by the image's reference, so that an image is never encoded twice with one
-encoder: not after a restart, not when its task's annotations change.
+Stored values have a key of the image's reference, so that no image is encoded twice with one encoder, neither after
+a restart nor when its task's annotations change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_Prepared = tuple[int, "str | None", NDArray[np.uint8], Any]  # task, reference, thumbnail, what `preprocess` gave
+_Inputs = tuple[NDArray[np.uint8], Any]  # thumbnail, the encoder's input
+_Prepared = tuple[int, "str | None", NDArray[np.uint8], Any]  # task, reference, thumbnail, encoder's input
 _Encoded = tuple[list[tuple[_Prepared, NDArray[np.float32]]], list[tuple[int, ImageError]]]  # done, failed
 
 FLUSH_SECONDS = 5.0
@@ -34,7 +35,7 @@ FLUSH_IMAGES = 512
 
 
 class Encoder(Protocol):
-    """What embedding needs of an encoder; see core/encoders.py. One without `at_once` gets batches one by one."""
+    """An encoder as embedding uses it; see models/encoders.py. One without `at_once` gets one batch at a time."""
 
     key: str
     dim: int
@@ -55,7 +56,7 @@ class Embedded:
 
 @dataclass
 class Progress:
-    """How far an embedding is. Times in seconds."""
+    """Progress of an embedding. Times in seconds."""
 
     total: int
     done: int = 0
@@ -74,26 +75,46 @@ class Progress:
 
 
 def stored(arrays: ProjectArrays, kind: str, images: Sequence[tuple[int, str | None]]) -> set[int]:
-    """Those of the tasks whose stored value is of the image that they have now."""
+    """Those of the tasks whose stored value is of their current image."""
     index = arrays.index(kind)
     return {task for task, ref in images if ref is not None and index.get(task) == image_key(ref)}
 
 
-class Intake:
-    """Takes encoded images in: stores them a few hundred at a time, and tells of them and of those that failed."""
+@dataclass(frozen=True)
+class Source:
+    """Where images come from; with Ray it is sent to other machines, so its functions must be picklable.
 
-    def __init__(
-        self,
-        total: int,
-        encoder_key: str,
-        side: int,
-        arrays: ProjectArrays,
-        on_stored: Callable[[Embedded], None],
-        on_failed: Callable[[int, ImageError], None],
-    ) -> None:
+    load: task, reference → picture; raises ImageError for one that can't be read. thumbnail: picture, side → uint8
+    [side, side, 3]. downloads: images that are loaded at a time.
+    """
+
+    load: Callable[[int, str | None], Image]
+    thumbnail: Callable[[Image, int], NDArray[np.uint8]]
+    side: int
+    downloads: int
+
+    def prepared(self, task: int, ref: str | None, preprocess: Callable[[Image], Any]) -> _Inputs:
+        """An image's thumbnail, and the encoder's input."""
+        return prepare(self.load(task, ref), self.side, self.thumbnail, preprocess)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where features and thumbnails are stored, and the calls after that."""
+
+    arrays: ProjectArrays
+    on_stored: Callable[[Embedded], None]
+    on_failed: Callable[[int, ImageError], None]
+    on_progress: Callable[[Progress], None] = lambda progress: None
+
+
+class Writer:
+    """Stores encoded images, a few hundred at a time, and makes the target's calls."""
+
+    def __init__(self, total: int, encoder_key: str, side: int, target: Target) -> None:
         self.progress = Progress(total)
         self._kinds = thumbnails_kind(side), features_kind(encoder_key)
-        self._arrays, self._on_stored, self._on_failed = arrays, on_stored, on_failed
+        self._target = target
         self._waiting: list[tuple[int, int, NDArray[np.uint8], NDArray[np.float32]]] = []  # task, key, both values
         self._flushed = time.monotonic()
 
@@ -103,7 +124,7 @@ class Intake:
 
     def fail(self, task: int, error: ImageError) -> None:
         self.progress.failed += 1
-        self._on_failed(task, error)
+        self._target.on_failed(task, error)
 
     def flush_if_due(self) -> None:
         if len(self._waiting) >= FLUSH_IMAGES or time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -116,90 +137,84 @@ class Intake:
             tasks = np.array([w[0] for w in waiting], np.int64)
             keys = np.array([w[1] for w in waiting], np.int64)
             features = np.stack([w[3] for w in waiting])
-            self._arrays.append(self._kinds[0], tasks, keys, np.stack([w[2] for w in waiting]))
-            self._arrays.append(self._kinds[1], tasks, keys, features)
-            self._on_stored(Embedded(tasks, keys, features))
+            self._target.arrays.append(self._kinds[0], tasks, keys, np.stack([w[2] for w in waiting]))
+            self._target.arrays.append(self._kinds[1], tasks, keys, features)
+            self._target.on_stored(Embedded(tasks, keys, features))
         self._flushed = time.monotonic()
 
 
 def prepare(
     image: Image, side: int, thumbnail: Callable[[Image, int], NDArray[np.uint8]], preprocess: Callable[[Image], Any]
-) -> tuple[NDArray[np.uint8], Any]:
-    """What is kept of a picture to train on, and what the encoder gets of it."""
+) -> _Inputs:
+    """A picture's thumbnail, and the encoder's input."""
     return thumbnail(_shrunk(image, side), side), preprocess(image)
 
 
 def embed(
     images: Sequence[tuple[int, str | None]],
-    *,
-    load: Callable[[int, str | None], Image],
-    thumbnail: Callable[[Image, int], NDArray[np.uint8]],
     encoder: Encoder,
-    arrays: ProjectArrays,
-    side: int,
+    source: Source,
+    target: Target,
+    *,
     batch_size: int,
-    downloads: int,
-    on_stored: Callable[[Embedded], None],
-    on_failed: Callable[[int, ImageError], None],
-    on_progress: Callable[[Progress], None] = lambda progress: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Encode and store the images of tasks; call on_stored as they become usable.
+    """Encode and store the images of tasks: task and reference each. Ends early when `stopped` returns True.
 
-    load: task, reference → picture; raises ImageError for one that can't be had, which is passed to
-    on_failed and stops nothing else. Any other error (Label Studio away) ends the run and is raised after
-    what was finished has been stored.
+    An ImageError of one image goes to `target.on_failed`, and the others go on. Any other error (Label Studio away)
+    ends the run; finished images are stored before it is raised.
     """
-    intake = Intake(len(images), encoder.key, side, arrays, on_stored, on_failed)
+    writer = Writer(len(images), encoder.key, source.side, target)
     encoding: deque[Future[_Encoded]] = deque()
     at_once: int = getattr(encoder, "at_once", 1)
 
-    def prepared(task: int, ref: str | None) -> tuple[NDArray[np.uint8], Any]:
-        return prepare(load(task, ref), side, thumbnail, encoder.preprocess)
+    def prepared(task: int, ref: str | None) -> _Inputs:
+        return source.prepared(task, ref, encoder.preprocess)
 
-    def take_in(encoded: Future[_Encoded]) -> None:
+    def store(encoded: Future[_Encoded]) -> None:
         done, failed = encoded.result()
         for (task, ref, thumb, _), feature in done:
-            intake.add(task, ref, thumb, feature)
+            writer.add(task, ref, thumb, feature)
         for task, error in failed:
-            intake.fail(task, error)
-        intake.flush_if_due()
+            writer.fail(task, error)
+        writer.flush_if_due()
 
     from neat_backend.models.devices import compute_on_share
 
     with (
         ThreadPoolExecutor(at_once, "encode", compute_on_share, (at_once,)) as encoders,
-        ThreadPoolExecutor(downloads, thread_name_prefix="image") as pool,
+        ThreadPoolExecutor(source.downloads, thread_name_prefix="image") as pool,
     ):
         try:
-            for batch in _batches(pool, prepared, images, batch_size, downloads * 2 + batch_size, intake.fail):
+            ahead = source.downloads * 2 + batch_size
+            for batch in _batches(pool, prepared, images, batch_size, ahead, writer.fail):
                 if stopped():
                     break
                 encoding.append(encoders.submit(encode_batch, encoder, batch))
                 while encoding and (len(encoding) > at_once or encoding[0].done()):
-                    take_in(encoding.popleft())
-                on_progress(intake.progress)
+                    store(encoding.popleft())
+                target.on_progress(writer.progress)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             try:
                 while encoding:
-                    take_in(encoding.popleft())
+                    store(encoding.popleft())
             finally:
-                intake.flush()
-    on_progress(intake.progress)
-    return intake.progress
+                writer.flush()
+    target.on_progress(writer.progress)
+    return writer.progress
 
 
 def _batches(
     pool: ThreadPoolExecutor,
-    prepared: Callable[[int, str | None], tuple[NDArray[np.uint8], Any]],
+    prepared: Callable[[int, str | None], _Inputs],
     images: Sequence[tuple[int, str | None]],
     batch_size: int,
     ahead: int,
     on_failed: Callable[[int, ImageError], None],
 ) -> Iterator[list[_Prepared]]:
-    """Full batches of prepared images in whatever order they arrive, at most `ahead` in preparation."""
-    running: dict[Future[tuple[NDArray[np.uint8], Any]], tuple[int, str | None]] = {}
+    """Full batches of prepared images in the order of arrival, at most `ahead` in preparation."""
+    running: dict[Future[_Inputs], tuple[int, str | None]] = {}
     todo = iter(images)
     batch: list[_Prepared] = []
     more = True
@@ -225,23 +240,21 @@ def _batches(
         yield batch
 
 
-def made_or_failed(
-    task: int, make: Callable[[], tuple[NDArray[np.uint8], Any]]
-) -> tuple[NDArray[np.uint8], Any] | ImageError:
-    """What `make` gives for a task's image, or what is wrong with the image; raises what is wrong with the rest."""
+def made_or_failed(task: int, make: Callable[[], _Inputs]) -> _Inputs | ImageError:
+    """The result of `make` for a task's image, or the image's error; raises errors of anything else."""
     try:
         return make()
     except ImageError as error:
         return error
     except NeatError:
         raise
-    except Exception as error:  # one odd picture must not keep all others waiting for ever
+    except Exception as error:  # one broken picture must not hold up all others
         log.exception("task %d: its image can't be prepared", task)
         return ImageError(f"the image can't be prepared ({type(error).__name__}: {error})")
 
 
 def encode_batch(encoder: Encoder, batch: Sequence[_Prepared]) -> _Encoded:
-    """The batch with features; a picture that has none (zero, NaN) is told, and the others are encoded without it."""
+    """The batch with features, and the pictures without usable ones (zero, NaN), encoded separately."""
     try:
         features = encoder.encode(_stack([prepared for _, _, _, prepared in batch]))
     except ValueError as error:
@@ -253,7 +266,7 @@ def encode_batch(encoder: Encoder, batch: Sequence[_Prepared]) -> _Encoded:
 
 
 def _shrunk(image: Image, side: int) -> Image:
-    """`image`, or quickly made smaller where at least twice `side` is left to resize from properly."""
+    """`image`, reduced by a whole factor if at least twice `side` remains for a proper resize."""
     factor = min(image.size) // (2 * side)
     return image.reduce(factor) if factor > 1 else image
 

@@ -1,4 +1,4 @@
-"""Memory that has been freed, and that the C library keeps all the same. Where that is not glibc nothing happens.
+"""Returning freed memory that the C library keeps to the system. Does nothing without glibc.
 
 Freed activations are blocks of up to 32 MiB. glibc keeps them in arenas: a thread that finds all others' in use gets
 one of its own, up to eight for each core, and what is free at such an arena's end is kept there, up to 64 MB of it.
@@ -20,19 +20,19 @@ ARENA_MAX = -8  # <malloc.h>, M_ARENA_MAX
 
 
 def share_one_arena() -> None:
-    """Have all threads of this process allocate from one arena. To be called before there are any."""
+    """Make all threads of this process allocate from one arena. Call it before any thread starts."""
     if _glibc is not None:
         _glibc.mallopt(ARENA_MAX, 1)
 
 
 def give_back() -> None:
-    """Return to the system what this process has freed. Takes 20 to 40 ms for 200 MB."""
+    """Return freed memory to the system. Takes 20 to 40 ms for 200 MB."""
     if _glibc is not None:
         _glibc.malloc_trim(0)
 
 
 def _loaded() -> Any:
-    """The C library; None where it is another."""
+    """glibc; None where the C library is another one."""
     library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     return library if library is not None and hasattr(library, "malloc_trim") else None
 

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from neat_backend.compute import Images, embedding
 from neat_backend.compute.cluster import Cluster, plain_errors
 from neat_backend.compute.embedding import Progress
-from neat_backend.compute.pipeline import AT_ONCE, Preparing, pipeline, take_in
-from neat_backend.errors import ImageError
+from neat_backend.compute.pipeline import AT_ONCE, Preparing, pipeline, store
 from neat_backend.models.classifier import Classifier, fit
 from neat_backend.models.devices import resolve_device
-from neat_backend.store.arrays import ProjectArrays
 
 if TYPE_CHECKING:
     from neat_backend.ranking.engine import Engine
@@ -31,7 +29,7 @@ class RayCompute:
     """Embedding, training and pool inference on a cluster; with `shards`, the engine's rows too.
 
     address: under which other processes of this machine find the same Ray. device: as NEAT_DEVICE;
-    cpu leaves the cluster's GPUs alone. workers: encoding actors, None = what there is room for.
+    cpu leaves the cluster's GPUs alone. workers: encoding actors, None = as many as fit.
     """
 
     def __init__(self, cluster: Cluster, *, shards: int = 0, device: str = "auto", workers: int | None = None) -> None:
@@ -43,39 +41,33 @@ class RayCompute:
     def embed(
         self,
         images: Sequence[tuple[int, str | None]],
-        *,
-        load: Callable[[int, str | None], Any],
-        thumbnail: Callable[[Any, int], NDArray[np.uint8]],
         encoder: embedding.Encoder,
-        arrays: ProjectArrays,
-        side: int,
+        source: embedding.Source,
+        target: embedding.Target,
+        *,
         batch_size: int,
-        downloads: int,
-        on_stored: Callable[[embedding.Embedded], None],
-        on_failed: Callable[[int, ImageError], None],
-        on_progress: Callable[[Progress], None] = lambda progress: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Progress:
-        """As `embedding.embed`, batches being cut from the list in its order."""
-        preprocessing = getattr(encoder, "preprocessing", None)  # without the network, where it can be had
+        """As `embedding.embed`; batches are cut from the list in its order."""
+        preprocessing = getattr(encoder, "preprocessing", None)  # lighter to send than the network
         preprocess = preprocessing.pixels if preprocessing is not None else encoder.preprocess
-        how = Preparing(load, thumbnail, preprocess, side, downloads)
+        preparing = Preparing(source, preprocess)
         sent = encoder.on(resolve_device("cpu")) if hasattr(encoder, "on") else encoder
-        intake = embedding.Intake(len(images), encoder.key, side, arrays, on_stored, on_failed)
+        writer = embedding.Writer(len(images), encoder.key, source.side, target)
         try:
             for start in range(0, len(images), AT_ONCE):
                 part = images[start : start + AT_ONCE]
-                rows = pipeline(part, how, sent, batch_size=batch_size, gpus=self.gpus, workers=self.workers)
+                rows = pipeline(part, preparing, sent, batch_size=batch_size, gpus=self.gpus, workers=self.workers)
                 with plain_errors("embedding"):
                     for row in rows:
-                        take_in(row, intake)
-                        on_progress(intake.progress)
+                        store(row, writer)
+                        target.on_progress(writer.progress)
                         if stopped():
-                            return intake.progress
+                            return writer.progress
         finally:
-            intake.flush()
-        on_progress(intake.progress)
-        return intake.progress
+            writer.flush()
+        target.on_progress(writer.progress)
+        return writer.progress
 
     def fit(
         self,
@@ -89,8 +81,8 @@ class RayCompute:
         """As `models.classifier.fit`, on a GPU where the cluster has one."""
         how["device"] = self.device
         with plain_errors("training"):
-            told: Any = _fit.options(num_gpus=1 if self.gpus else 0).remote(images, labels, n_classes, how)
-            for ref in told:
+            results: Any = _fit.options(num_gpus=1 if self.gpus else 0).remote(images, labels, n_classes, how)
+            for ref in results:
                 item = ray.get(ref)
                 if isinstance(item, Classifier):
                     return item.on(resolve_device("cpu"))
@@ -99,21 +91,21 @@ class RayCompute:
         raise AssertionError("a training ends with a classifier or an error")
 
     def predict(self, classifier: Classifier, batches: Iterable[Images]) -> Iterator[NDArray[np.float32]]:
-        """Probabilities of each batch, in their order; a few batches are on their way at a time."""
+        """Probabilities of each batch, in their order; a few batches are in flight at a time."""
         model = ray.put(classifier.on(resolve_device("cpu")))
-        ask = _predict.options(num_gpus=1 if self.gpus else 0)
+        task = _predict.options(num_gpus=1 if self.gpus else 0)
         most = IN_FLIGHT * max(1, self.gpus or self.cluster.cpus)
         waiting: deque[Any] = deque()
         with plain_errors("classifying"):
             for images in batches:
-                waiting.append(ask.remote(model, images, self.device))
+                waiting.append(task.remote(model, images, self.device))
                 if len(waiting) > most:
                     yield ray.get(waiting.popleft())
             while waiting:
                 yield ray.get(waiting.popleft())
 
     def engine(self, dim: int, classes: Sequence[str], **settings: Any) -> Engine:
-        """With shards, one whose rows are spread over actors; else an ordinary one, here."""
+        """With shards, an engine whose rows are spread over actors; else a local one."""
         from neat_backend.ranking.engine import Engine
 
         if not self.shards:
@@ -128,17 +120,17 @@ class RayCompute:
 @ray.remote(max_retries=0)
 def _fit(images: Images, labels: NDArray[np.int64], n_classes: int, how: dict[str, Any]) -> Iterator[Any]:
     """(epoch, epochs, loss) after each epoch, then the classifier."""
-    told: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[Any] = queue.Queue()
 
     def work() -> None:
         try:
-            told.put(fit(images, labels, n_classes, on_epoch=lambda *epoch: told.put(epoch), **how))
-        except BaseException as error:  # raised below, in the thread that Ray looks at
-            told.put(error)
+            results.put(fit(images, labels, n_classes, on_epoch=lambda *epoch: results.put(epoch), **how))
+        except BaseException as error:  # raised below, in the thread of the Ray task
+            results.put(error)
 
     threading.Thread(target=work, daemon=True).start()
     while True:
-        item = told.get()
+        item = results.get()
         if isinstance(item, BaseException):
             raise item
         yield item.on(resolve_device("cpu")) if isinstance(item, Classifier) else item

@@ -1,8 +1,7 @@
 """Embedding as a Ray Data pipeline: actors that fetch and prepare pictures, actors that encode them.
 
-A batch is cut from the list of tasks before anything is fetched, so that which pictures are encoded together
-depends on the list alone. What comes back is stored by the process that asked: a run that ends early keeps what
-it has, and the next one is asked only for the rest.
+Batches are cut from the list of tasks before anything is fetched, so they depend on the list alone. The calling
+process stores the results: a run that ends early keeps what is stored, and the next one encodes the rest.
 """
 
 from __future__ import annotations
@@ -26,35 +25,32 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Row = dict[str, Any]
-AT_ONCE = 262_144  # images of one run of the pipeline; their addresses are with it
+AT_ONCE = 262_144  # images of one run of the pipeline, with their addresses
 MOST_BLOCKS = 1024
 FETCHER_CPUS = 0.5  # decoding and waiting
-ENCODER_CPUS = 0.5  # beside a GPU; without one, a core each is what `cores` says
+ENCODER_CPUS = 0.5  # beside a GPU; without one, a core each
 
 
 @dataclass(frozen=True)
 class Preparing:
-    """What a fetching actor needs; sent to other machines."""
+    """The source of images and the encoder's preprocessing, sent to the fetching actors."""
 
-    load: Callable[[int, str | None], Image]
-    thumbnail: Callable[[Image, int], NDArray[np.uint8]]
+    source: embedding.Source
     preprocess: Callable[[Image], Any]
-    side: int
-    downloads: int
 
 
 class Fetcher:
-    """Tasks → thumbnails and what the encoder gets of them."""
+    """An actor: tasks → thumbnails and inputs of the encoder."""
 
     def __init__(self, how: Preparing) -> None:
         self._how = how
-        self._pool = ThreadPoolExecutor(how.downloads, thread_name_prefix="image")
+        self._pool = ThreadPoolExecutor(how.source.downloads, thread_name_prefix="image")
 
     def __call__(self, row: Row) -> Row:
         wanted: list[tuple[int, str | None]] = [(task, ref) for task, ref in json.loads(row["batch"])]
         try:
             made = list(self._pool.map(self._one, wanted))
-        except NeatError as error:  # Label Studio is away: the run ends with what it has
+        except NeatError as error:  # Label Studio is away: the run ends, finished images are stored
             ended = json.dumps([type(error).__name__, str(error)])
             return {"batch": "[]", "failed": "[]", "ended": ended, "thumbnails": b"", "inputs": b""}
         good = [(item, both) for item, both in zip(wanted, made, strict=True) if not isinstance(both, ImageError)]
@@ -71,16 +67,11 @@ class Fetcher:
 
     def _one(self, item: tuple[int, str | None]) -> tuple[NDArray[np.uint8], Any] | ImageError:
         task, ref = item
-        how = self._how
-
-        def make() -> tuple[NDArray[np.uint8], Any]:
-            return embedding.prepare(how.load(task, ref), how.side, how.thumbnail, how.preprocess)
-
-        return embedding.made_or_failed(task, make)
+        return embedding.made_or_failed(task, lambda: self._how.source.prepared(task, ref, self._how.preprocess))
 
 
 class Encoding:
-    """What the encoder gets → features."""
+    """An actor: inputs of the encoder → features."""
 
     def __init__(self, encoder: embedding.Encoder, device: str) -> None:
         self._encoder = on_device(encoder, device)
@@ -106,7 +97,7 @@ class Encoding:
 
 
 def on_device(encoder: embedding.Encoder, device: str) -> embedding.Encoder:
-    """The encoder on the device that this process has; those of tests know none."""
+    """The encoder on the device of this process; an encoder without `on` stays as it is."""
     if not hasattr(encoder, "on"):
         return encoder
     from neat_backend.models.devices import resolve_device
@@ -124,7 +115,7 @@ def pipeline(
     gpus: int,
     workers: int | None = None,
 ) -> Iterator[Row]:
-    """Rows of encoded batches, in no order. workers: encoding actors; None = as many as the cluster has room for."""
+    """Rows of encoded batches, in no order. workers: encoding actors; None = as many as fit into the cluster."""
     import ray
     import ray.data
 
@@ -155,20 +146,20 @@ def pipeline(
 
 
 def _made(actor: type) -> Any:
-    """Ray Data takes the class and makes the objects; its type hints know functions only."""
+    """The class: Ray Data makes the objects, though its type hints name functions only."""
     return actor
 
 
-def take_in(row: Row, intake: embedding.Intake) -> None:
-    """What a row says, to the intake. Raises the error that ended the run, if one has."""
+def store(row: Row, writer: embedding.Writer) -> None:
+    """Pass a row to the writer. Raises the error that ended the run, if there is one."""
     for task, words, transient in json.loads(row["failed"]):
-        intake.fail(task, ImageError(words, transient))
+        writer.fail(task, ImageError(words, transient))
     batch = json.loads(row["batch"])
     if batch:
         both = zip(_unpacked(row["thumbnails"]), _unpacked(row["features"]), strict=True)
         for (task, ref), (thumb, feature) in zip(batch, both, strict=True):
-            intake.add(task, ref, thumb, feature)
-    intake.flush_if_due()
+            writer.add(task, ref, thumb, feature)
+    writer.flush_if_due()
     if row["ended"]:
         name, words = json.loads(row["ended"])
         raise getattr(errors, name, NeatError)(words)

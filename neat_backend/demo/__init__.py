@@ -1,1 +1,1 @@
-"""A Label Studio of our own to show the backend with, and hands to work in it as a person would."""
+"""The demo: a Label Studio of its own, this backend, and a simulated annotator."""

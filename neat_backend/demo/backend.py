@@ -1,4 +1,4 @@
-"""This backend as a process of its own, started and asked as a user would; for the demo and the tests."""
+"""This backend as a process of its own, started and used as by a user; for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import httpx
 
 from neat_backend.errors import NeatError
 from neat_backend.settings import Settings
+from neat_backend.settings.sources import ENV_FILE
 
-HANGS_SECONDS = 300.0  # what takes longer hangs; a busy machine needs a part of it
+HANGS_SECONDS = 300.0  # a longer wait counts as a hang, also on a busy machine
 SOON_SECONDS, RARELY_SECONDS = 3.0, 0.25  # see wait_until
 
 
 class Backend:
-    """`neat-backend serve` (or `web`) on 127.0.0.1, with the settings given and none of this process's own."""
+    """`neat-backend serve` (or `web`) on 127.0.0.1, with the given settings and none of this process's."""
 
     def __init__(self, port: int, log_file: Path, settings: Mapping[str, str], command: str = "serve") -> None:
         self.port, self.log_file = port, log_file
@@ -35,7 +36,7 @@ class Backend:
     def start(self) -> None:
         """Start it and wait until it answers. Raises NeatError naming the log when it doesn't."""
         env = {name: value for name, value in os.environ.items() if name not in Settings.variables()}
-        env |= {**self._settings, "HOST": "127.0.0.1", "PORT": str(self.port)}
+        env |= {**self._settings, "HOST": "127.0.0.1", "PORT": str(self.port), ENV_FILE: os.devnull}
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
@@ -87,7 +88,7 @@ class Backend:
         return found
 
     def kill(self) -> None:
-        """SIGKILL for the supervisor and all that it started, as when the machine loses power."""
+        """Send SIGKILL to the supervisor and all its processes, as if the machine lost power."""
         pids = self.children("") + ([self._process.pid] if self._process is not None else [])
         for pid in pids:
             os.killpg(pid, signal.SIGKILL)
@@ -122,10 +123,9 @@ class Backend:
     def wait_until(
         self, project: int, done: Callable[[dict[str, Any]], bool], seconds: float = 600, every_seconds: float = 0.02
     ) -> dict[str, Any]:
-        """Ask for the status until `done` says so. Raises NeatError with the last one when it takes too long.
+        """Poll the status until `done` is true. Raises NeatError with the last status when it takes too long.
 
-        What takes longer than SOON_SECONDS is asked for at RARELY_SECONDS: asking takes of the processor that it
-        needs itself.
+        After SOON_SECONDS it polls every RARELY_SECONDS, since polling uses processor time that the work needs.
         """
         began = time.monotonic()
         while True:
@@ -139,9 +139,9 @@ class Backend:
 
 
 def is_ranked(status: Mapping[str, Any], read_after: str = "") -> bool:
-    """Has all been read and embedded, and is the order that reflects every event served?
+    """Whether all is read and embedded, and the served order reflects every event.
 
-    read_after: the `synced_at` of an earlier status; what a process that has ended has left is not enough.
+    read_after: the `synced_at` of an earlier status; the project must have been read since.
     """
     settled = (
         status["state"] == "ready" and status["tasks"]["pending"] == 0 and (status["synced_at"] or "") > read_after

@@ -1,4 +1,4 @@
-"""A real Label Studio, started from a virtual environment of its own, for the demo and the end-to-end tests.
+"""A real Label Studio in its own virtual environment, for the demo and the end-to-end tests.
 
 Label Studio pins too many packages to share an environment with this one. Its program is what the
 variable NEAT_LABEL_STUDIO names, else `.label-studio/venv/bin/label-studio` in the working folder.
@@ -39,7 +39,7 @@ def find_label_studio() -> Path | None:
 class LabelStudioServer:
     """A context manager: inside it, Label Studio answers at `url`, with a user who has `token`.
 
-    A folder that has been used before goes on where it was left (with its own users). Nothing is
+    A folder that has been used before keeps its data (with its own users). Nothing is
     reported to anyone: analytics, error reports and update checks are off.
     """
 
@@ -51,18 +51,14 @@ class LabelStudioServer:
         password: str = "",
         token: str = "",
         program: Path | None = None,
-        document_root: Path | None = None,
         timeout_seconds: float = 300,
-        progress: Callable[[str, float], None] = lambda doing, seconds_left: None,
-        environment: Mapping[str, str] | None = None,
+        progress: Callable[[str, float], None] = lambda activity, seconds_left: None,
     ) -> None:
         """
         folder: for its database, uploads and log. Made if missing.
         port: 0 = any free one.
         password, token: made up if empty.
-        document_root: folder whose sub-folders can be local-files storages; default `folder/files`.
-        progress: called about once a second with what is going on and an estimate of the seconds left.
-        environment: more variables for Label Studio.
+        progress: called about once a second with the current activity and the estimated seconds left.
         """
         self.folder = folder.absolute()
         self.port = free_port(port)
@@ -70,12 +66,11 @@ class LabelStudioServer:
         self.username = username
         self.password = password or secrets.token_urlsafe(12)
         self.token = token or secrets.token_hex(20)
-        self.document_root = (document_root or self.folder / "files").absolute()
+        self.document_root = self.folder / "files"  # its sub-folders can be local-files storages
         self.log_file = self.folder / "label-studio.log"
         self._program = program
         self._timeout_seconds = timeout_seconds
         self._progress = progress
-        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> LabelStudioServer:
@@ -111,7 +106,7 @@ class LabelStudioServer:
             raise
 
     def stop(self) -> None:
-        """Stop it, politely first."""
+        """Stop it: SIGTERM first, then SIGKILL."""
         if self._process is not None:
             _end(self._process)
             self._process = None
@@ -132,7 +127,7 @@ class LabelStudioServer:
 
     def _migrate(self, program: Path, kept: Path, deadline: float) -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            # Any command migrates first; this one then finds no such user, and leaves none behind.
+            # Any command migrates first; this one then finds no such user, and creates none.
             command = [str(program), "user", "--username", "nobody@example.com"]
             process = self._spawn(command, self._variables(Path(scratch)))
             try:
@@ -142,7 +137,7 @@ class LabelStudioServer:
             finally:
                 _end(process)
             made = Path(scratch) / "label_studio.sqlite3"
-            # Others may be doing the same; a rename lets each of them see a whole file or none.
+            # Other processes may do the same; a rename is atomic.
             with contextlib.suppress(OSError):
                 partial = kept.with_name(f"{kept.name}.{os.getpid()}")
                 shutil.copyfile(made, partial)
@@ -163,7 +158,7 @@ class LabelStudioServer:
             )
 
     def _variables(self, data_folder: Path) -> dict[str, str]:
-        """Label Studio reads many variables, also under plain names such as HOST: it gets none of ours."""
+        """The environment of Label Studio, without this process's variables: it reads plain names such as HOST."""
         kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
         return {
             **{name: os.environ[name] for name in kept if name in os.environ},
@@ -183,19 +178,18 @@ class LabelStudioServer:
             "SENTRY_DSN": "",
             "FRONTEND_SENTRY_DSN": "",
             "PYTHONUNBUFFERED": "1",
-            **self._environment,
         }
 
     def _wait(
         self,
-        doing: str,
+        activity: str,
         usual_seconds: float,
         done: Callable[[], bool],
         process: subprocess.Popen[bytes],
         deadline: float,
     ) -> None:
         began = time.monotonic()
-        told = 0.0
+        reported_at = 0.0
         while not done():
             now = time.monotonic()
             if process.poll() not in (None, 0) or (process.poll() == 0 and not done()):
@@ -204,9 +198,9 @@ class LabelStudioServer:
                 raise LabelStudioError(
                     f"Label Studio did not answer within {self._timeout_seconds:.0f} s. {self._last_words()}"
                 )
-            if now - told >= 1:
-                self._progress(doing, max(1.0, usual_seconds - (now - began)))
-                told = now
+            if now - reported_at >= 1:
+                self._progress(activity, max(1.0, usual_seconds - (now - began)))
+                reported_at = now
             time.sleep(0.2)
 
     def _last_words(self) -> str:
@@ -292,7 +286,7 @@ class Annotator:
         self.call("PATCH", f"/api/annotations/{annotation}/", body)
 
     def delete_annotation(self, annotation: int) -> None:
-        """As the Data Manager does it; the single delete of the labelling page is the same to webhooks."""
+        """Delete as the Data Manager does; the labelling page's delete causes the same webhooks."""
         self.call("DELETE", f"/api/annotations/{annotation}/")
 
     def delete_tasks(self, project: int, tasks: Sequence[int]) -> None:
@@ -300,9 +294,6 @@ class Annotator:
 
     def delete_annotations_of(self, project: int, tasks: Sequence[int]) -> None:
         self._action(project, "delete_tasks_annotations", tasks)
-
-    def retrieve_predictions(self, project: int, tasks: Sequence[int]) -> None:
-        self._action(project, "retrieve_tasks_predictions", tasks)
 
     def tabs(self, project: int) -> list[dict[str, Any]]:
         return list(self.call("GET", f"/api/dm/views/?project={project}"))

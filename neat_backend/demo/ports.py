@@ -6,7 +6,7 @@ import socket
 
 
 def free_port(wanted: int = 0) -> int:
-    """`wanted` if nobody listens there, else any free port. Somebody may take it before it is used."""
+    """`wanted` if no process listens there, else any free port. Another process may take it before it is used."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -18,13 +18,14 @@ from rich.console import Console
 from neat_backend.demo.backend import Backend, is_ranked, labelled, trained
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from neat_backend.demo.ports import free_port
-from neat_backend.demo.samples import INVALID, KNOWN, LABEL_CONFIG, Sample, make_samples
-from neat_backend.errors import NeatError
+from neat_backend.demo.samples import PICTURES, Sample, make_samples
+from neat_backend.errors import NeatError, SettingsError
+from neat_backend.labelstudio.recommended import NONE_OF_THESE, recommended_config
 from neat_backend.progress import Progress
 
 USERNAME, PASSWORD = "demo@example.com", "neat-demo-password"
 PER = 20  # labels in one figure of precision
-OTHER_ORDER_SECONDS = 30.0  # so soon Label Studio serves by an order that has just been published
+OTHER_ORDER_SECONDS = 30.0  # longest time until Label Studio serves by a newly published order
 SAY_EVERY_SECONDS = 15.0
 
 # The demo's backend: an encoder that needs no download, small rounds so that some are seen.
@@ -38,7 +39,7 @@ SETTINGS = {
 
 @dataclass
 class Result:
-    """What the simulated annotator saw."""
+    """Results of the simulated annotator."""
 
     annotations: int = 0
     order_ok: bool = False  # every task served was the one that the backend ranked first
@@ -72,15 +73,20 @@ class Result:
 class Demo:
     """A context manager: inside it, Label Studio and the backend run, connected, every image ranked."""
 
-    def __init__(self, folder: Path, images: int, console: Console) -> None:
-        self.folder, self.images, self.console = folder.absolute(), images, console
+    def __init__(self, folder: Path, pictures: str, images: int | None, console: Console) -> None:
+        """pictures: a name of PICTURES; images: how many of them, None = as usual. Raises SettingsError."""
+        if pictures not in PICTURES:
+            raise SettingsError(f"--pictures {pictures!r}: must be one of {', '.join(PICTURES)}")
+        self.folder, self.console = folder.absolute(), console
+        self.kind, self.pictures = pictures, PICTURES[pictures]
+        self.images = images or self.pictures.usual
         self.state_file = self.folder / "demo.json"
         self._server: LabelStudioServer | None = None
         self._backend: Backend | None = None
-        self._doing, self._said_at = "", 0.0
+        self._activity, self._said_at = "", 0.0
 
     def __enter__(self) -> Demo:
-        # Whoever asks this process to end gets the servers ended too, not only who presses Ctrl-C.
+        # SIGTERM ends the servers too, as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self._start()
@@ -97,6 +103,12 @@ class Demo:
     def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = json.loads(self.state_file.read_text()) if self.state_file.exists() else {}
+        if state.get("project") is not None and state.get("pictures") != self.kind:
+            there = state.get("pictures", "of an earlier version")
+            raise NeatError(
+                f"the folder {self.folder} holds a demo with other pictures ({there});"
+                " delete it, or name another by --folder"
+            )
         state.setdefault("token", secrets.token_hex(20))
         self._remember(state)  # Label Studio's user is made with it at the first start
         server = LabelStudioServer(
@@ -109,6 +121,7 @@ class Demo:
         )
         self._server = server
         server.start()
+        self.label_studio_url = server.url
         self.annotator = Annotator(server.url, server.token)
         port = free_port(state.get("backend_port", 0))
         place = {
@@ -120,7 +133,7 @@ class Demo:
         self.backend.start()
         left = {one["id"]: str(one["synced_at"] or "") for one in self.backend.projects()}  # by an earlier one
 
-        self.samples = make_samples(server.document_root / "digits", self.images)
+        self.samples = make_samples(self.pictures, server.document_root / self.kind, self.images)
         project = state.get("project")
         if project is None:
             project = self._create_project(server)
@@ -129,7 +142,12 @@ class Demo:
             for backend in self.annotator.call("GET", f"/api/ml?project={self.project}"):
                 self.annotator.call("DELETE", f"/api/ml/{backend['id']}")
             self.annotator.connect_backend(self.project, self.backend.url)
-        state |= {"project": self.project, "label_studio_port": server.port, "backend_port": port}
+        state |= {
+            "project": self.project,
+            "pictures": self.kind,
+            "label_studio_port": server.port,
+            "backend_port": port,
+        }
         self._remember(state)
         self._wait_until_ranked(left.get(self.project, ""))
         self.console.print(
@@ -141,20 +159,21 @@ class Demo:
             soft_wrap=True,
         )
 
-    def _say_progress(self, doing: str, left_seconds: float) -> None:
-        """A line when something begins and now and then while it lasts."""
+    def _say_progress(self, activity: str, left_seconds: float) -> None:
+        """Print a line at the beginning of an activity and from time to time while it lasts."""
         now = time.monotonic()
-        if doing != self._doing or now - self._said_at >= SAY_EVERY_SECONDS:
-            self._doing, self._said_at = doing, now
-            self.console.print(f"{doing} … about {left_seconds:.0f} s left", highlight=False)
+        if activity != self._activity or now - self._said_at >= SAY_EVERY_SECONDS:
+            self._activity, self._said_at = activity, now
+            self.console.print(f"{activity} … about {left_seconds:.0f} s left", highlight=False)
 
     def _remember(self, state: dict[str, Any]) -> None:
         self.state_file.write_text(json.dumps(state))
 
     def _create_project(self, server: LabelStudioServer) -> int:
-        project = self.annotator.create_project("NEAT demo: find 2, 4, 6 and 9", LABEL_CONFIG)
-        self.annotator.add_local_files(project, server.document_root / "digits")
-        tasks = [{"data": {"image": f"/data/local-files/?d=digits/{sample.file}"}} for sample in self.samples]
+        config = recommended_config(self.pictures.classes)
+        project = self.annotator.create_project(self.pictures.title, config)
+        self.annotator.add_local_files(project, server.document_root / self.kind)
+        tasks = [{"data": {"image": f"/data/local-files/?d={self.kind}/{sample.file}"}} for sample in self.samples]
         self.annotator.import_tasks(project, tasks)
         return project
 
@@ -185,9 +204,8 @@ class Demo:
 
         After each label it waits until the order that reflects it is served, and times that.
         """
-        tasks = {t["id"]: Path(t["data"]["image"]).name for t in self._all_tasks()}
-        truth = {sample.file: sample for sample in self.samples}
-        result = Result(share_of_known_in_pool=_known_share(list(truth.values())))
+        truth = self.truth()
+        result = Result(share_of_known_in_pool=_known_share(self.samples))
         before = self.backend.status(self.project)
         answered, rounds = labelled(before), trained(before)
         chosen: list[str] = []
@@ -199,14 +217,14 @@ class Demo:
                 break
             expected.add(self.backend.ranked_first(self.project))
             deadline = time.monotonic() + OTHER_ORDER_SECONDS
-            while task not in expected and time.monotonic() < deadline:  # a round may have ended just then
+            while task not in expected and time.monotonic() < deadline:  # a round may have ended meanwhile
                 time.sleep(0.1)
                 expected.add(self.backend.ranked_first(self.project))
             if task in expected:
                 result.served_first += 1
             else:
                 result.out_of_order.append({"served": task, "ranked_first": self.backend.ranked_first(self.project)})
-            choice = truth[tasks[task]].choice
+            choice = truth[task]
             sent = time.monotonic()
             self.annotator.annotate(task, choice)
             answered += 1
@@ -215,7 +233,7 @@ class Demo:
             chosen.append(choice)
         result.annotations = len(chosen)
         result.order_ok = bool(chosen) and not result.out_of_order
-        result.classes_per_20 = classes_per(PER, chosen)
+        result.classes_per_20 = classes_per(PER, chosen, self.pictures.classes)
         result.precision_per_20 = [_precision(part["counts"]) for part in result.classes_per_20]
         result.seconds = round(time.monotonic() - began, 1)
         if waits:
@@ -227,9 +245,11 @@ class Demo:
     def _wait_until_served(self, answered: int) -> None:
         self.backend.wait_until(self.project, lambda now: labelled(now) >= answered and now["caught_up"])
 
-    def _all_tasks(self) -> list[dict[str, Any]]:
+    def truth(self) -> dict[int, str]:
+        """The right choice of each task."""
         path = f"/api/tasks?project={self.project}&page_size=5000&fields=task_only"
-        return list(self.annotator.call("GET", path)["tasks"])
+        choices = {sample.file: sample.choice for sample in self.samples}
+        return {t["id"]: choices[Path(t["data"]["image"]).name] for t in self.annotator.call("GET", path)["tasks"]}
 
     def wait(self) -> None:
         """Stay up until Ctrl-C, SIGTERM, or the end of the backend."""
@@ -246,28 +266,26 @@ class Demo:
             self._server.stop()
 
 
-def classes_per(size: int, chosen: Sequence[str]) -> list[dict[str, Any]]:
-    """How often each choice was made among each `size` labels: their numbers from 1, and counts by choice."""
+def classes_per(size: int, chosen: Sequence[str], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts of choices in each block of `size` labels, with the block's label numbers from 1."""
     return [
         {
             "from": start + 1,
             "to": min(start + size, len(chosen)),
-            "counts": {name: chosen[start : start + size].count(name) for name in (*KNOWN, INVALID)},
+            "counts": {name: chosen[start : start + size].count(name) for name in (*classes, NONE_OF_THESE)},
         }
         for start in range(0, len(chosen), size)
     ]
 
 
 def _precision(counts: Mapping[str, int]) -> float:
-    return round(1 - counts[INVALID] / sum(counts.values()), 3)
+    return round(1 - counts[NONE_OF_THESE] / sum(counts.values()), 3)
 
 
 def _in_words(part: Mapping[str, Any]) -> str:
-    counts = ", ".join(
-        f"{count} {'none of these' if name == INVALID else name}" for name, count in part["counts"].items()
-    )
+    counts = ", ".join(f"{count} {name}" for name, count in part["counts"].items())
     return f"labels {part['from']}-{part['to']}: {counts}\n"
 
 
 def _known_share(samples: list[Sample]) -> float:
-    return round(sum(sample.choice != INVALID for sample in samples) / len(samples), 3)
+    return round(sum(sample.choice != NONE_OF_THESE for sample in samples) / len(samples), 3)

@@ -1,4 +1,4 @@
-"""Diagnosis: checks in the order in which things rest on each other, each with its remedy. Changes nothing."""
+"""Diagnosis: checks in the order of their dependencies, each with its remedy. It changes nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ __all__ = ["FAILED", "OK", "SKIPPED", "WARNING", "Finding", "examine", "exit_cod
 
 
 def examine(
-    env: Mapping[str, str], project: int | None = None, tell: Callable[[Finding], None] = lambda finding: None
+    env: Mapping[str, str] | None = None,
+    project: int | None = None,
+    on_finding: Callable[[Finding], None] = lambda finding: None,
 ) -> list[Finding]:
     """All findings, in order: of the installation, then of `project`, or of every connected one.
 
-    tell: is given each as its check ends.
+    env: as `Settings.from_env`. on_finding: called with each finding as its check ends.
     """
-    examination = Examination(tell)
+    examination = Examination(on_finding)
     settings, database, connected = examine_installation(examination, env, project)
     for one in connected:
         examine_project(examination, settings, database, one)

@@ -1,4 +1,4 @@
-"""What a check says, and how checks follow each other."""
+"""Findings of checks, and running checks in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Finding:
 
 
 class Complaint(Exception):
-    """A check found something; raised by it with its words and the remedy."""
+    """Raised by a check that found a problem, with its words and the remedy."""
 
     def __init__(self, said: str, remedy: str, state: str = FAILED) -> None:
         super().__init__(said)
@@ -30,19 +30,19 @@ class Complaint(Exception):
 
 
 class Examination:
-    """Checks one after the other; one that rests on a failed one is skipped."""
+    """Runs checks in order; a check that depends on a failed one is skipped."""
 
-    def __init__(self, tell: Callable[[Finding], None] = lambda finding: None) -> None:
-        """tell: is given each finding as its check ends."""
+    def __init__(self, on_finding: Callable[[Finding], None] = lambda finding: None) -> None:
+        """on_finding: called with each finding as its check ends."""
         self.findings: list[Finding] = []
-        self._tell = tell
+        self._on_finding = on_finding
 
     def check(
         self, name: str, do: Callable[[], str], remedy: str, needs: Sequence[str] = (), project: int | None = None
     ) -> bool:
-        """Run `do`, which gives what to say when all is well, or raises; whether what rests on it can go on.
+        """Run `do`, which returns the words of a success or raises; returns whether dependent checks can run.
 
-        remedy: for an error that `do` doesn't explain itself (a NeatError).
+        remedy: for an error without a remedy of its own (a NeatError).
         """
         lacking = [need for need in needs if not self._passed(need, project)]
         if lacking:
@@ -50,7 +50,7 @@ class Examination:
         else:
             finding = _outcome(name, do, remedy, project)
         self.findings.append(finding)
-        self._tell(finding)
+        self._on_finding(finding)
         return finding.state in (OK, WARNING)
 
     def _passed(self, name: str, project: int | None) -> bool:
@@ -66,7 +66,7 @@ def _outcome(name: str, do: Callable[[], str], remedy: str, project: int | None)
         return Finding(name, complaint.state, complaint.said, complaint.remedy, project)
     except NeatError as error:
         return Finding(name, FAILED, _line(error), remedy, project)
-    except Exception as error:  # a diagnosis that breaks off is none
+    except Exception as error:  # the diagnosis must continue
         return Finding(name, FAILED, f"{type(error).__name__}: {_line(error)}", remedy, project)
 
 

@@ -21,9 +21,9 @@ FULL_BYTES, NEARLY_FULL_BYTES = 200 * 1024**2, 2 * 1024**3
 
 
 def examine_installation(
-    examination: Examination, env: Mapping[str, str], wanted: int | None
+    examination: Examination, env: Mapping[str, str] | None, wanted: int | None
 ) -> tuple[Settings, Database | None, list[Project]]:
-    """The settings, the database if there is one, and the projects to be looked at (empty: none can be)."""
+    """The settings, the database if there is one, and the projects to check (empty: none can be checked)."""
     settings = Settings.from_env({})
     database: Database | None = None
     connected: list[Project] = []
@@ -124,7 +124,7 @@ def _folder(folder: Path, on_sqlite: bool) -> str:
 
 
 def _filesystem(folder: Path) -> str:
-    """The kind of the file system that holds the folder, "" where that can't be told (not on Linux)."""
+    """The kind of the file system that holds the folder, "" where it is unknown (not on Linux)."""
     try:
         lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
@@ -168,7 +168,7 @@ def _gpu(settings: Settings) -> str:
 
 
 def _worker(database: Database | None) -> str:
-    """A worker renews the lease of each project that it has every few seconds: that is its heartbeat."""
+    """Check for a running worker by its heartbeat: it renews each project's lease every few seconds."""
     assert database is not None
     with database.read() as conn:
         owners = {owner for one in projects.all(conn) if (owner := projects.lease_owner(conn, one.id))}

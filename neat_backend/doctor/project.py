@@ -52,13 +52,13 @@ def examine_project(examination: Examination, settings: Settings, database: Data
 
 
 class _Project:
-    """What the checks of one project share."""
+    """State shared by the checks of one project."""
 
     def __init__(self, settings: Settings, database: Database, project: Project) -> None:
         self.settings, self.database, self.project = settings, database, project
         self._client: Inspector | None = None
         self._hook: Hook | None = None
-        self._before = 0  # the inbox's last event before we made Label Studio send one
+        self._before = 0  # the inbox's last event before the test webhook
         self._arrived = False
 
     @property
@@ -128,7 +128,7 @@ class _Project:
             return "webhooks arrive, so they are right"
         if is_private(self._hook.url):
             raise Complaint(
-                f"{self._hook.url} is a private address, which Label Studio does not send to unless told",
+                f"{self._hook.url} is a private address, which Label Studio does not send to unless configured",
                 "start Label Studio with SSRF_PROTECTION_ENABLED=false and ML_BLOCK_LOCAL_IP=false",
                 WARNING,
             )

@@ -1,9 +1,9 @@
 """One experiment's folder: its plan, and of each run a file pair for each round, or one file of a live run.
 
 plan.json                                     protocol, strategies (or orders), seeds
-runs/STRATEGY/SEED-CLASSES/round-03.npz       what was asked, what was answered, samples that were made
+runs/STRATEGY/SEED-CLASSES/round-03.npz       queried samples, answers, generated samples
 runs/STRATEGY/SEED-CLASSES/round-03.json      the figures of the round; written last: the round is done
-runs/ORDER/SEED-CLASSES/live.json             what was asked and the figures of a live run; the run is done
+runs/ORDER/SEED-CLASSES/live.json             queried samples and figures of a live run; the run is done
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = "neat-experiment-1"
 
 @dataclass(frozen=True)
 class Plan:
-    """`inputs` names data and features as they really were, "" until they have been loaded. A live experiment's
+    """An experiment's plan. `inputs` identifies the loaded data and features, "" until then. A live experiment's
     `strategies` are orders."""
 
     protocol: Protocol | LiveProtocol
@@ -39,7 +39,7 @@ class Plan:
     inputs: str = ""
 
     def joined(self, other: Plan) -> Plan:
-        """With the strategies and seeds of both. Raises SettingsError if the protocols differ."""
+        """The plan with the strategies and seeds of both. Raises SettingsError if the protocols differ."""
         if self.protocol.kind != other.protocol.kind:
             raise SettingsError(f"the folder holds a {self.protocol.kind} experiment; choose another --out")
         mine, theirs = self.protocol.as_dict(), other.protocol.as_dict()
@@ -50,11 +50,11 @@ class Plan:
         return Plan(self.protocol, strategies, tuple(sorted({*self.seeds, *other.seeds})), self.inputs)
 
     def with_inputs(self, inputs: str) -> Plan:
-        """Raises SettingsError if those of an earlier start were others."""
+        """The plan with these inputs. Raises SettingsError if an earlier start had others."""
         if self.inputs not in ("", inputs):
             raise SettingsError(
                 f"the experiment was begun with other images or encoder weights ({self.inputs}, now {inputs}); "
-                "bring them back, or choose another --out"
+                "restore them, or choose another --out"
             )
         return replace(self, inputs=inputs)
 
@@ -64,7 +64,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def read_plan(folder: Path) -> Plan:
-    """Raises SettingsError where there is none, or one that can't be read."""
+    """The plan in a folder. Raises SettingsError where it is missing or can't be read."""
     try:
         values = json.loads((folder / PLAN).read_text())
     except FileNotFoundError:
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its folder below `runs/`; a long list of classes is cut and told apart by a digest."""
+        """The folder's name below `runs/`; a long list of classes is cut and made unique by a digest."""
         classes = "-".join(map(str, self.known))
         if len(classes) > 80:
             classes = classes[:60] + "-" + hashlib.sha256(classes.encode()).hexdigest()[:12]
@@ -108,7 +108,7 @@ class Run:
 
 
 class RunFolder:
-    """What has been done of one run."""
+    """The finished rounds of one run."""
 
     def __init__(self, experiment: Path, run: Run) -> None:
         self._folder = experiment / "runs" / run.name
@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def rounds_done(self) -> int:
-        """So many from round 0 on without a gap."""
+        """Number of finished rounds from round 0 on without a gap."""
         number = 0
         while self._path(number, "json").is_file():
             number += 1
@@ -135,11 +135,11 @@ class RunFolder:
         write_json(self._path(number, "json"), figures)
 
     def figures(self) -> list[dict[str, Any]]:
-        """Of each round that is done."""
+        """The figures of each finished round."""
         return [read_json(self._path(number, "json")) for number in range(self.rounds_done)]
 
     def queries(self) -> Iterator[tuple[Past, Generated | None]]:
-        """Of each round that is done, round 0 apart. Raises NeatError for a file that can't be read."""
+        """The query of each finished round but round 0. Raises NeatError for a file that can't be read."""
         for number in range(1, self.rounds_done):
             path = self._path(number, "npz")
             try:
@@ -157,7 +157,7 @@ class RunFolder:
         return self._folder / "live.json"
 
     def live(self) -> dict[str, Any] | None:
-        """What a live run wrote at its end; None while it is not done."""
+        """The file of a finished live run; None before its end."""
         return read_json(self._live) if self._live.is_file() else None
 
     def write_live(self, run: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What strategies chose in one query, looked up in an experiment's checkpoints and drawn."""
+"""Drawing the samples that strategies chose in one query, from an experiment's checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from neat_backend.errors import SettingsError
 from neat_backend.experiments import figures, results
 from neat_backend.experiments.checkpoints import RunFolder
-from neat_backend.experiments.progress import Reporter
+from neat_backend.experiments.run_progress import Reporter
 from neat_backend.experiments.runner import Machine, encode, load_data
 from neat_backend.experiments.splits import codes_of, stream
 
@@ -16,7 +16,7 @@ from neat_backend.experiments.splits import codes_of, stream
 def draw_choices(
     folder: Path, strategies: Sequence[str], query: int, seed: int | None, out: Path, machine: Machine
 ) -> list[Path]:
-    """t-SNE with what each of the strategies chose, with one seed and one set of known classes that all have done.
+    """t-SNE with the samples that each strategy chose, for a seed and known classes that all have finished.
 
     Raises SettingsError where there is none such.
     """

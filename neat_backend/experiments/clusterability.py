@@ -1,4 +1,4 @@
-"""How well an encoder suits a data set, before any budget is spent: what neighbours tell about labels."""
+"""How well an encoder suits a data set, measured by the labels of neighbours, before any label is paid for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Suitability:
     open_sigma     σ_k when all unknown classes count as one: what detection of known classes needs
     pure_precision, pure_recall   of the rule "all K neighbours are known", with everything else labelled
     constant       C of Assumption 0.1, measured with α = EXPONENT
-    bound          Theorem 0.1 with it and faultless labels, mean over samples; above 1 it says nothing
+    bound          Theorem 0.1 with it and faultless labels, mean over samples; above 1 it is void
     """
 
     k: int

@@ -58,7 +58,7 @@ def run(
         str | None, typer.Option(help="cifar10, cifar100, tiny-imagenet, fashion-mnist, digits or folder.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The folder that the data set lies in.")] = None,
-    side: Annotated[int | None, typer.Option(help="Pixels that a folder's images are brought to.")] = None,
+    side: Annotated[int | None, typer.Option(help="Pixels that a folder's images are scaled to.")] = None,
     train_images: Annotated[int | None, typer.Option(help="Use so many of them, the same for all seeds.")] = None,
     test_images: Annotated[int | None, typer.Option(help="Use so many of them.")] = None,
     known: Annotated[int | None, typer.Option(help="How many classes are known.")] = None,
@@ -72,8 +72,9 @@ def run(
     initial: Annotated[
         float | None, typer.Option(help="Labels at the start: share of the known samples, or a number from 1 on.")
     ] = None,
-    labels: Annotated[int | None, typer.Option(help="Live: how many are asked for.")] = None,
+    labels: Annotated[int | None, typer.Option(help="Live: number of labels to query.")] = None,
     start: Annotated[int | None, typer.Option(help="Live: labels of each class at the start; 0 = none.")] = None,
+    random_share: Annotated[float | None, typer.Option(help="Live: drawn at random, as NEAT_RANDOM_SHARE.")] = None,
     batch: Annotated[int | None, typer.Option(help="B, labels in a query; live: between two rounds.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Queries.")] = None,
     encoder: Annotated[str | None, typer.Option(help="As NEAT_ENCODER.")] = None,
@@ -83,6 +84,12 @@ def run(
     rule: Annotated[str | None, typer.Option(help="all (the paper) or majority (the authors' code).")] = None,
     cut: Annotated[
         int | None, typer.Option(help="Rank only so many B of the candidates; the authors' code: 2.")
+    ] = None,
+    target_precision: Annotated[
+        float | None, typer.Option(help="neat_plus: the share of a query that is to be of known classes.")
+    ] = None,
+    components: Annotated[
+        int | None, typer.Option(help="Use only so many components of the features: quicker; default: all.")
     ] = None,
     vary: Annotated[
         str | None,
@@ -94,7 +101,7 @@ def run(
     cache: Cache = None,
     as_json: Json = False,
 ) -> None:
-    """Run an experiment: a preset, or what the options make of it. Started again, it goes on where it stopped.
+    """Run an experiment: a preset, changed by the options. Started again, it continues where it stopped.
 
     Examples: neat-backend experiment run --preset fashion-quick ·
     neat-backend experiment run --preset cifar10 --data cifar-10-batches-bin --strategies neat,lfosa ·
@@ -125,6 +132,7 @@ def run(
         initial=initial,
         labels=labels,
         start=start,
+        random_share=random_share,
         batch=batch,
         rounds=rounds,
         encoder=encoder,
@@ -133,6 +141,8 @@ def run(
         k=k,
         rule=rule,
         cut=cut,
+        target_precision=target_precision,
+        components=components,
     )
     named = orders if strategies is None else strategies
     wanted = (
@@ -187,7 +197,7 @@ def _start(
     from neat_backend.experiments import runner
     from neat_backend.experiments.checkpoints import Plan
     from neat_backend.experiments.forms import table
-    from neat_backend.experiments.progress import Reporter
+    from neat_backend.experiments.run_progress import Reporter
 
     machine = _machine(what.protocol.encoder, device, weights, cache, jobs)
     with Reporter() as report:
@@ -216,7 +226,7 @@ def resume(
     cache: Cache = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with experiments that were stopped; the end is as if they had not been.
+    """Continue experiments that were stopped; the results are those of an uninterrupted run.
 
     Example: neat-backend experiment resume data/experiments/fashion-quick
     """
@@ -237,13 +247,15 @@ def table(
     form: Annotated[
         str | None,
         typer.Option(
-            help="strategies, queries, encoders, k, batch, classifiers or timings; of the live protocol: live, "
+            help="strategies, queries, price, encoders, k, batch, classifiers or timings; of the live protocol: live, "
             "served or prefill. Default: strategies, or live."
         ),
     ] = None,
     style: Annotated[str, typer.Option("--format", help="text, markdown, csv or json.")] = "text",
     against: Annotated[str | None, typer.Option(help="Add paired differences from this strategy or order.")] = None,
     strategy: Annotated[str, typer.Option(help="Whose accuracy the tables of encoders, k and batch show.")] = "neat",
+    class_seconds: Annotated[float, typer.Option(min=0, help="price: seconds for a label of a class.")] = 3.0,
+    none_seconds: Annotated[float, typer.Option(min=0, help="price: seconds for a label none of these.")] = 1.5,
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -255,7 +267,14 @@ def table(
     from neat_backend.experiments import forms
     from neat_backend.experiments.features import write_atomically
 
-    made = forms.table(form, _experiments(folders), strategy=strategy, against=against)
+    made = forms.table(
+        form,
+        _experiments(folders),
+        strategy=strategy,
+        against=against,
+        class_seconds=class_seconds,
+        none_seconds=none_seconds,
+    )
     style = "json" if as_json else style
     if style == "text" and out is None:
         made.show(Console())
@@ -308,7 +327,7 @@ def plot(
 
 
 def _machine(encoder: str, device: str | None, weights: Path | None, cache: Path | None, jobs: int) -> Machine:
-    """What the options leave open comes from the settings; their weights are those of their encoder."""
+    """The machine by the options, else by the settings, whose weights belong to their encoder."""
     from neat_backend.experiments.runner import Machine
 
     settings = Settings.from_env()
@@ -323,7 +342,7 @@ def clusterability(
         str, typer.Option(help="cifar10, cifar100, tiny-imagenet, fashion-mnist, digits or folder.")
     ] = "digits",
     data: Annotated[Path | None, typer.Option(help="The folder that the data set lies in.")] = None,
-    side: Annotated[int, typer.Option(min=8, help="Pixels that a folder's images are brought to.")] = 224,
+    side: Annotated[int, typer.Option(min=8, help="Pixels that a folder's images are scaled to.")] = 224,
     images: Annotated[int, typer.Option(min=20, help="Use at most so many, drawn at random.")] = 5000,
     encoders: Annotated[
         str, typer.Option(help="As NEAT_ENCODER; several, separated by commas.")
@@ -337,29 +356,18 @@ def clusterability(
     encoder_weights: Weights = None,
     cache: Cache = None,
 ) -> None:
-    """Say how well an encoder suits a data set, from a labelled sample of it, before labels are paid for.
+    """Measure how well an encoder suits a data set, on a labelled sample, before labels are paid for.
 
     Examples: neat-backend experiment clusterability --dataset digits ·
     neat-backend experiment clusterability --dataset folder --data pictures --encoders resnet18,efficientnet_lite0
     """
     from neat_backend.experiments import suitability
-    from neat_backend.experiments.progress import Reporter
+    from neat_backend.experiments.run_progress import Reporter
 
+    sample = suitability.Sample(dataset, data, side, images, known, choice, k, seed)
     with Reporter() as report:
         rows = [
-            suitability.of_encoder(
-                dataset,
-                data,
-                side,
-                images,
-                encoder,
-                known,
-                choice,
-                k,
-                seed,
-                _machine(encoder, device, encoder_weights, cache, 1),
-                report,
-            )
+            suitability.of_encoder(encoder, sample, _machine(encoder, device, encoder_weights, cache, 1), report)
             for encoder in _names(encoders)
         ]
     if as_json:

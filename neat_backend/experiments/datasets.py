@@ -16,7 +16,6 @@ from neat_backend.experiments.readers import Images, Labels
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-DIGITS_SIDE = 8
 DIGITS_TEST_SHARE = 0.25
 FOLDER_TEST_SHARE = 0.2
 SPLIT_SEED = 0  # of data sets that come without a test part: theirs is the same in every experiment
@@ -51,7 +50,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def subset(self, train: int | None, test: int | None, seed: int = SPLIT_SEED) -> Dataset:
-        """At most so many images of each part, drawn by the seed and left in their order."""
+        """At most `train` and `test` images, drawn by the seed and left in their order."""
         rows = _drawn(len(self.images), train, seed)
         test_rows = _drawn(len(self.test_images), test, seed)
         return replace(
@@ -77,8 +76,7 @@ def without_test(data: Dataset) -> Dataset:
 def load(name: str, folder: Path | None = None, side: int = 64) -> Dataset:
     """The data set called `name`, from `folder`; `side` in pixels is that of image folders alone.
 
-    Raises SettingsError for an unknown name, and where the files are missing or not what they should be: it says
-    where they can be had.
+    Raises SettingsError for an unknown name and for missing or wrong files, with the place to get them.
     """
     if name not in LOADERS:
         raise SettingsError(f"--dataset {name!r}: must be one of {', '.join(LOADERS)}")
@@ -183,10 +181,10 @@ def _tiny_imagenet(folder: Path | None, side: int) -> Dataset:
         raise SettingsError(f"data set tiny-imagenet: {place}/val names class {unknown}, which train/ lacks")
     test_labels = np.array([codes[wnid] for wnid, _ in rows], np.int64)
     words = place / "words.txt"
-    told = (
+    names = (
         dict(line.split("\t", 1) for line in words.read_text().splitlines() if "\t" in line) if words.exists() else {}
     )
-    classes = tuple(told.get(wnid, wnid).split(",")[0] for wnid in wnids)
+    classes = tuple(names.get(wnid, wnid).split(",")[0] for wnid in wnids)
     return Dataset(
         "tiny-imagenet", images, labels, readers.read_pictures([path for _, path in rows], 64), test_labels, classes
     )

@@ -20,7 +20,7 @@ BATCH_SIZE_CUDA = 256
 
 
 class Encoder(Protocol):
-    """What is needed of models.encoders.Encoder."""
+    """The part of models.encoders.Encoder that is used here."""
 
     key: str
     dim: int
@@ -35,7 +35,7 @@ def features_of(
 ) -> tuple[Floats, Floats]:
     """Unit feature vectors of the training and of the test images, [n, d] and [m, d].
 
-    Read from `folder` where they have been computed before, else computed and left there.
+    Read from `folder` if they have been computed before, else computed and stored there.
     `on_progress(done, total)` counts images.
     """
     total = len(data.images) + len(data.test_images)
@@ -50,12 +50,25 @@ def features_of(
     return found
 
 
+def strongest(features: Floats, test_features: Floats, components: int) -> tuple[Floats, Floats]:
+    """Both in the first right singular vectors of the pool's features [n, d]: unit rows of length `components`.
+
+    These keep the most of the features' squared length, so cosines change little. There are fewer where d is smaller.
+    """
+    _, directions = np.linalg.eigh(features.T.astype(np.float64) @ features)  # [d, d], the strongest last
+    basis = directions[:, ::-1][:, :components].astype(np.float32)
+    kept, kept_test = features @ basis, test_features @ basis
+    for rows in (kept, kept_test):
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return kept, kept_test
+
+
 def _path(data: Dataset, key: str, folder: Path) -> Path:
     return folder / f"{data.name}-{data.fingerprint}-{key}.npy"
 
 
 def stored(data: Dataset, key: str, folder: Path) -> tuple[Floats, Floats] | None:
-    """What an earlier `features_of` has left in `folder` for the encoder with this key; None if nothing whole."""
+    """The features stored in `folder` by an earlier `features_of` for this encoder's key; None if incomplete."""
     try:
         found = np.load(_path(data, key, folder), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
@@ -101,7 +114,7 @@ def _encoded(data: Dataset, encoder: Encoder) -> Any:
 
 
 def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    """A reader sees the old file or the new one, whole; `write` gets a binary file."""
+    """Write a file atomically; `write` gets a binary file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -43,6 +43,10 @@ LOOKS: dict[str, tuple[str, str, Any]] = {
     "badge": (GREEN, "D", DASHDOT),
     "mqnet": (PURPLE, ">", DASHED),
     "lfosa": (ORANGE, "h", DASHED),
+    "eoal": (BLACK, "p", DASHED),
+    "bual": (BLACK, "X", DOTTED),
+    "eaoa": (BLACK, "8", DASHDOT),
+    "e2oal": (BLACK, "|", SOLID),
     "neat": (BLUE, "o", SOLID),
     "neat_passive": (BLUE, "d", DASHED),
     "neat_plus": (VERMILION, "*", SOLID),
@@ -133,7 +137,7 @@ def _save(figure: Any, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
     for file in written:
-        # Without a date the same results give the same file.
+        # No date: the same results give the same file.
         figure.savefig(file, bbox_inches="tight", metadata={"Date": None} if file.suffix == ".svg" else None)
     return written
 
@@ -141,9 +145,9 @@ def _save(figure: Any, path: Path) -> list[Path]:
 def curves(folders: Sequence[Path], out: Path, strategies: Sequence[str] | None = None) -> list[Path]:
     """Accuracy, precision and recall by query, means and bands; a row for each experiment.
 
-    Some seeds and known classes are harder than others for every strategy, which says nothing about strategies. So
-    a band is one standard deviation of what is left when the mean of all strategies with the same seed and classes is
-    taken out (Cousineau 2005, with the correction of Morey 2008); with one strategy, of the values themselves.
+    Some seeds and known classes are harder than others for every strategy. So a band is one standard deviation after
+    subtracting the mean of all strategies with the same seed and classes (Cousineau 2005, with the correction of Morey
+    2008); with one strategy, of the values themselves.
 
     Writes `out`/curves.png and .svg. Raises SettingsError where no run is finished.
     """
@@ -199,7 +203,7 @@ def live_curves(folders: Sequence[Path], out: Path, orders: Sequence[str] | None
                 lines.setdefault(name, line)
             protocol = experiment.plan.protocol
             axis.set_title(f"{_dataset(experiment)}, {getattr(protocol, 'start', 0)} of each labelled at the start")
-            axis.set_xlabel("labels asked for")
+            axis.set_xlabel("labels queried")
             axis.set_ylabel("accuracy, %")
         for axis in axes[len(experiments) :]:
             axis.set_visible(False)
@@ -283,9 +287,9 @@ def choices(
     """
     from sklearn.manifold import TSNE
 
-    asked = np.unique(np.concatenate(list(chosen.values())))
-    others = rng.permutation(np.setdiff1d(np.arange(len(features)), asked))[:3000]
-    rows = np.concatenate([asked, others])
+    queried = np.unique(np.concatenate(list(chosen.values())))
+    others = rng.permutation(np.setdiff1d(np.arange(len(features)), queried))[:3000]
+    rows = np.concatenate([queried, others])
     perplexity = min(30.0, (len(rows) - 1) / 3)
     places = TSNE(
         n_components=2, metric="cosine", init="random", perplexity=perplexity, random_state=int(rng.integers(2**31))

@@ -1,4 +1,4 @@
-"""One live run: an order is asked for one label at a time, and what it has brought is looked at every ten labels.
+"""One live run: query an order for one label at a time, and measure its results every ten labels.
 
 All orders with one seed and one set of known classes begin with the same labels, and are judged by the same classifier:
 multinomial logistic regression on the encoder's features, trained on the known labels so far.
@@ -53,7 +53,7 @@ def start_of(protocol: LiveProtocol, labels: Indices, run: Run) -> Indices:
 
 
 class Filling:
-    """What an annotator finds filled in; the classifier is tested on each known label before it learns it."""
+    """Pre-filled choices; the classifier is tested on each known label before it learns it."""
 
     def __init__(self, order: EngineOrder) -> None:
         self.filled = {mode: [0, 0] for mode in MODES}
@@ -61,7 +61,7 @@ class Filling:
         self._right: deque[bool] = deque(maxlen=WINDOW)
 
     def answer(self, sample: int, code: int) -> None:
-        """It is labelled with this class, or INVALID; before the order is told."""
+        """Record a label, a class or INVALID; call it before the order has the label."""
         for mode, choice in self._order.filled_in(sample, (sum(self._right), len(self._right))).items():
             if choice is not None:
                 self.filled[mode][0] += 1
@@ -79,14 +79,14 @@ def run_labels(
     folder: RunFolder,
     on_point: Callable[[int, Point], None] = lambda number, point: None,
 ) -> dict[str, Any]:
-    """Do one run, unless it is done, and return what its file holds:
+    """Do one run, unless it is done, and return the content of its file:
 
         order, seed, classes    which run it is
         start                   samples labelled at the start, as rows of the pool
-        asked, codes            samples asked for, in order, and the answers: class code, or -1 = invalid
+        asked, codes            queried samples, in order, and the answers: class code, or -1 = invalid
         points                  figures after 0, 10, 20 … labels (`_point`)
-        all_seen_after          labels asked until every class had one; None = not in this run
-        filled                  for each mode of NEAT_PREFILL, how many of those asked for had a choice filled in, and
+        all_seen_after          labels until every class had one; None = not in this run
+        filled                  for each mode of NEAT_PREFILL, how many queried samples had a choice filled in, and
                                 how many of these were right; None without an engine
         seconds                 in all, by phase: fit and apply (of the linear head), order (labels in, next task out),
                                 round, testing
@@ -104,32 +104,32 @@ def run_labels(
     order = orders.build(protocol, samples, run, clock)
     order.take(start.tolist(), codes[start].tolist())
     filling = Filling(order) if isinstance(order, EngineOrder) else None
-    asked: list[int] = []
+    queried: list[int] = []
     points: list[Point] = []
     wanted = set(points_of(protocol))
     most = min(protocol.labels, n - len(start))
 
     def look() -> None:
-        if len(asked) in wanted or len(asked) == most:
-            points.append(_point(run.known, asked, codes, oracle, samples, test, clock))
+        if len(queried) in wanted or len(queried) == most:
+            points.append(_point(run.known, queried, codes, oracle, samples, test, clock))
             on_point(len(points) - 1, points[-1])
 
     look()
-    while len(asked) < most:
-        for sample in order.next()[: most - len(asked)]:
+    while len(queried) < most:
+        for sample in order.next()[: most - len(queried)]:
             code = oracle.answer(np.array([sample]))
             if filling is not None:
                 filling.answer(sample, int(code[0]))
             order.take([sample], code.tolist())
-            asked.append(sample)
+            queried.append(sample)
             look()
-    answers = codes[asked].tolist()
+    answers = codes[queried].tolist()
     made = {
         "order": run.strategy,
         "seed": run.seed,
         "classes": list(run.known),
         "start": start.tolist(),
-        "asked": asked,
+        "asked": queried,
         "codes": answers,
         "points": points,
         "all_seen_after": seen_after(answers, codes[start].tolist(), len(run.known)),
@@ -142,15 +142,15 @@ def run_labels(
 
 def _point(
     known: tuple[int, ...],
-    asked: list[int],
+    queried: list[int],
     codes: Indices,
     oracle: Oracle,
     samples: LiveSamples,
     test: Indices,
     clock: Clock,
 ) -> Point:
-    """Accuracy is None without test images, or with labels of fewer than two classes; precision with nothing asked."""
-    labels, answers = oracle.labels, codes[asked]
+    """Accuracy is None without test images or with fewer than two labelled classes; precision before any query."""
+    labels, answers = oracle.labels, codes[queried]
     taught = np.flatnonzero(labels >= 0)
     counts = np.bincount(labels[taught], minlength=len(known))
     accuracy = None
@@ -159,9 +159,9 @@ def _point(
             model = samples.judge.fit(taught, labels[taught], len(known), np.random.default_rng(0))
             accuracy = float((model.logits(test).argmax(axis=1) == codes[test]).mean())
     return {
-        "labels": len(asked),
+        "labels": len(queried),
         "accuracy": accuracy,
-        "precision": float((answers >= 0).mean()) if asked else None,
+        "precision": float((answers >= 0).mean()) if queried else None,
         "effective": effective_classes(counts),
         "longest_run": longest_run(answers.tolist()),
         "seen": int((counts > 0).sum()),

@@ -1,4 +1,4 @@
-"""Figures of merit of live runs: how even the classes are, and what an annotator sees one after the other."""
+"""Figures of merit of live runs: the balance of the classes, and the sequence of tasks that an annotator sees."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def effective_classes(counts: Sequence[int] | NDArray[np.int64]) -> float:
 
 
 def longest_run(codes: Sequence[int]) -> int:
-    """The most answers of one known class with nothing else in between; an invalid one (-1) ends a run."""
+    """The longest sequence of answers of one known class; an invalid answer (-1) ends it."""
     return max((len(list(run)) for code, run in groupby(codes) if code >= 0), default=0)
 
 
 def seen_after(codes: Sequence[int], start: Sequence[int], n_classes: int) -> int | None:
-    """So many answers until each class has a label, those of the start counted in; None = they did not do."""
+    """The number of answers until each class has a label, including the initial ones; None = never."""
     missing = set(range(n_classes)) - set(start)
     for number, code in enumerate(codes, 1):
         if not missing:
@@ -59,9 +59,9 @@ def summary(run: Mapping[str, Any]) -> dict[str, float]:
     """The figures that tables are made of, of one run (live_loop.run_labels); NaN = there is none.
 
     accuracy_50 and so on: after 50 labels, for each of `marks` that the run has. most_first: of the first tasks served,
-    those of the class that has most. filled_agree, filled_right_agree and so on: of those asked for, how many had a
+    those of the class that has most. filled_agree, filled_right_agree and so on: of queried tasks, how many had a
     choice filled in by this mode of NEAT_PREFILL, and how many of these were right. seconds_fit and so on: for each
-    label asked.
+    queried label.
     """
     points = {point["labels"]: point for point in run["points"]}
     values = {f"{name}_{mark}": _number(points[mark][name]) for mark in marks(max(points)) for name in FIGURES}

@@ -50,7 +50,7 @@ def live_table(folders: Sequence[Path], against: str | None = None) -> Table:
 
 
 def served_table(folders: Sequence[Path], against: str | None = None) -> Table:
-    """What an annotator sees: the classes of the first 50, how soon all have come, runs of one class; and times."""
+    """The annotator's view: classes of the first 50 tasks, labels until all are seen, runs of one class; and times."""
     experiments = read_all(folders, LiveProtocol.kind)
     rows = []
     for prefix, (experiment,) in _groups(experiments, together=False):
@@ -91,22 +91,22 @@ def served_table(folders: Sequence[Path], against: str | None = None) -> Table:
 
 
 def prefill_table(folders: Sequence[Path], against: str | None = None) -> Table:
-    """What an annotator finds filled in, by mode of NEAT_PREFILL: of how many tasks, and how much of it is right."""
+    """Pre-filled choices by mode of NEAT_PREFILL: share of tasks, and share of right choices."""
     experiments = read_all(folders, LiveProtocol.kind)
     rows = []
     for prefix, (experiment,) in _groups(experiments, together=False):
         for name in experiment.strategies:
             records = [one for one in experiment.of(name) if "filled_off" in one.summary]
-            asked = sum(len(one.codes) for one in records)
+            queried = sum(len(one.codes) for one in records)
             for mode in MODES if records else ():
                 filled, right = (sum(one.summary[f"{what}_{mode}"] for one in records) for what in _FILLED)
                 correct = f"{100 * right / filled:.1f} % ({right:.0f} of {filled:.0f})" if filled else "-"
-                rows.append([prefix + name, mode, str(len(records)), f"{100 * filled / asked:.1f} %", correct])
+                rows.append([prefix + name, mode, str(len(records)), f"{100 * filled / queried:.1f} %", correct])
     return Table(
         "; ".join(map(described, experiments)),
         ["order", "NEAT_PREFILL", "runs", "pre-filled", "right"],
         rows,
-        "Of the tasks asked for in all runs, those with a choice filled in; of these, those with the right one",
+        "Of the queried tasks of all runs, those with a choice filled in; of these, those with the right one",
     )
 
 

@@ -1,7 +1,7 @@
 """One run: Algorithm 1 of the paper, with any strategy in place of lines 4 to 10.
 
-Round 0 trains on the initial labels. Round t asks for B labels with the classifier of round t - 1, and trains
-from scratch on all labels of known classes. Each round is written down before the next begins.
+Round 0 trains on the initial labels. Round t queries B labels with the classifier of round t - 1, and trains from
+scratch on all labels of known classes. Each round is stored before the next begins.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from neat_backend import strategies
 from neat_backend.errors import NeatError
 from neat_backend.experiments.checkpoints import Run, RunFolder
+from neat_backend.experiments.live_metrics import effective_classes
 from neat_backend.experiments.models import Clock, TimedLearner, TimedModel
 from neat_backend.experiments.oracle import Oracle
 from neat_backend.experiments.protocols import Protocol
@@ -29,7 +30,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Samples:
-    """What all runs of an experiment share. Sample i < n is of the pool, the others are of the test part.
+    """Data shared by all runs of an experiment. Sample i < n is of the pool, the others are of the test part.
 
     features     float32 [n, d], unit rows, of the pool
     labels       int64 [n + m], the data set's own class numbers
@@ -49,7 +50,7 @@ class FirstModels:
         self._kept: tuple[Model, float] | None = None
 
     def get(self, key: tuple[Any, ...], train: Callable[[], Model], clock: Clock) -> Model:
-        """The seconds that its training took count each time."""
+        """The classifier for this key, trained at the first call. Each call counts its training time."""
         if self._kept is None or self._key != key:
             before = clock.seconds.get("training", 0.0)
             with clock("training"):
@@ -57,7 +58,7 @@ class FirstModels:
             self._key, self._kept = key, (model, clock.seconds["training"] - before)
         else:
             clock.seconds["training"] = clock.seconds.get("training", 0.0) + self._kept[1]
-        return copy(self._kept[0])  # it may remember what it has computed, which is no other strategy's business
+        return copy(self._kept[0])  # each strategy gets its own cache
 
 
 def run_rounds(
@@ -67,10 +68,10 @@ def run_rounds(
     on_round: Callable[[int, Figures], None] = lambda number, figures: None,
     first_models: FirstModels | None = None,
 ) -> list[Figures]:
-    """Do what is left of one run, and return the figures of all its rounds.
+    """Do the rest of one run, and return the figures of all its rounds.
 
-    A run that was interrupted goes on after its last whole round and ends as if it had not been. The pool may
-    run out before the last round; then there are fewer. Raises NeatError when a strategy breaks its contract.
+    An interrupted run continues after its last finished round, with the results of an uninterrupted one. There are
+    fewer rounds if the pool runs out. Raises NeatError when a strategy breaks its contract.
     """
     run = folder.run
     n = len(samples.features)
@@ -112,7 +113,7 @@ def run_rounds(
     for number in range(len(figures), protocol.rounds + 1):
         if not len(oracle.unlabelled):
             break
-        if model is None:  # going on after an interruption
+        if model is None:  # continuing after an interruption
             model = train(number - 1, Clock())
         clock = Clock()
         pool = Pool(
@@ -126,6 +127,7 @@ def run_rounds(
             protocol.rule,
             protocol.cut,
             tuple(past),
+            protocol.target_precision,
         )
         chosen = _chosen(
             pool, protocol.batch, run.strategy, stream("query", run.seed, run.known, number, run.strategy), clock
@@ -197,6 +199,7 @@ def _figures(
         "found": 0 if query is None else int((query.answers >= 0).sum()),
         "known": int((labels >= 0).sum()),
         "invalid": int((labels == INVALID).sum()),
+        "effective": effective_classes(np.bincount(labels[labels >= 0], minlength=len(run.known))),
         "left": len(oracle.unlabelled),
         "initial": oracle.n_initial,
         "known_in_pool": oracle.n_known_in_pool,

@@ -1,4 +1,4 @@
-"""What the classifiers of experiments have in common."""
+"""Helpers of the classifiers of experiments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def dropout_logits(
 
 
 class Clock:
-    """Seconds spent in each phase. A phase within another counts for itself alone."""
+    """Seconds spent in each phase. An inner phase does not count for the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -63,7 +63,7 @@ class Phase:
 
 
 class TimedModel:
-    """The same model; what it takes counts as the phase "inference"."""
+    """A model whose time counts as the phase "inference"."""
 
     def __init__(self, model: Model, clock: Clock) -> None:
         self.n_outputs = model.n_outputs
@@ -83,7 +83,7 @@ class TimedModel:
 
 
 class TimedLearner:
-    """The same learner; models that a strategy trains for itself count as the phase "detector"."""
+    """A learner whose time counts as the phase "detector", for models that a strategy trains."""
 
     def __init__(self, learner: Learner, clock: Clock) -> None:
         self._learner, self._clock = learner, clock

@@ -1,4 +1,4 @@
-"""The simulated annotator: the only one that holds the true labels of the pool."""
+"""The simulated annotator, the only object with the true labels of the pool."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Oracle:
         self.n_known_in_pool = int((codes >= 0).sum()) - self.n_initial  # N_known^total of Eq. 6
 
     def answer(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The labels of samples [b]. Raises NeatError for one that is asked about twice or is not in the pool."""
+        """The labels of samples [b]. Raises NeatError for one that is queried twice or is not in the pool."""
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self._codes):
-            raise NeatError("a sample that is not in the pool was asked about")
-        asked = indices[self._labels[indices] != UNLABELLED]
-        if asked.size or len(np.unique(indices)) != len(indices):
-            raise NeatError(f"a sample was asked about twice: {(asked if asked.size else indices)[:5].tolist()}")
+            raise NeatError("a sample that is not in the pool was queried")
+        repeated = indices[self._labels[indices] != UNLABELLED]
+        if repeated.size or len(np.unique(indices)) != len(indices):
+            raise NeatError(f"a sample was queried twice: {(repeated if repeated.size else indices)[:5].tolist()}")
         self._labels[indices] = self._codes[indices]
         return self._codes[indices].copy()
 
@@ -43,5 +43,5 @@ class Oracle:
 
     @property
     def unlabelled(self) -> NDArray[np.int64]:
-        """Samples that may be asked about, ascending."""
+        """Samples that may be queried, ascending."""
         return np.flatnonzero(self._labels == UNLABELLED)

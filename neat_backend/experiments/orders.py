@@ -1,22 +1,25 @@
-"""The orders that a live experiment compares. Each says what to ask for next and is told each answer.
+"""The orders that a live experiment compares. Each chooses the next query and receives each answer.
 
 random      a permutation drawn by the seed
 live        the default: classes in balance, led by the linear head, which is fitted again after each label
 unbalanced  the same with NEAT_BALANCE=0
 former      the default until the classes were balanced: the paper's score of each task at each moment, P from rounds
-paper       NEAT_RERANK=round: the first B as they are, asked whole, then a round; Algorithm 1 of the paper
+neat_plus   NEAT_STRATEGY=neat_plus, a plan made again after each label
+paper       NEAT_RERANK=round: the first B as one batch, then a round; Algorithm 1 of the paper
 
-Rounds are trained in no time: a real one takes minutes, in which the labels go on.
+Rounds take no time here: a real one takes minutes, in which people label on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend import strategies
 from neat_backend.errors import SettingsError
 from neat_backend.experiments.checkpoints import Run
 from neat_backend.experiments.loop import Samples
@@ -26,19 +29,21 @@ from neat_backend.experiments.protocols import LiveProtocol
 from neat_backend.experiments.splits import stream
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.linear import fit_head
+from neat_backend.ranking.method import Method
+from neat_backend.ranking.pool import Past
 from neat_backend.ranking.prefill import MODES, filled_in
 from neat_backend.ranking.views import Source
 from neat_backend.records import Label
 
 
 class Order(Protocol):
-    """Of one run over a pool of n samples."""
+    """The order of one run over a pool of n samples."""
 
     def take(self, samples: Sequence[int], codes: Sequence[int]) -> None:
-        """These are labelled now: code of the class, or INVALID."""
+        """Apply labels: code of the class, or INVALID."""
 
     def next(self) -> list[int]:
-        """What to ask for, all of it before this is called again; never empty, nothing twice."""
+        """The samples to query before the next call; never empty, no sample twice."""
 
 
 class RandomOrder:
@@ -56,9 +61,9 @@ class RandomOrder:
 
 
 class EngineOrder:
-    """The engine's own order. Task t is sample rows[t] of a permutation, so that ids say nothing of classes.
+    """The engine's own order. Task t is sample rows[t] of a permutation, so that ids are independent of classes.
 
-    follow: brings the engine up to date before it is asked; at_once: how many are asked before that again.
+    follow: updates the engine before a query; at_once: samples queried between updates.
     """
 
     def __init__(
@@ -79,11 +84,14 @@ class EngineOrder:
         self.engine = Engine(
             dim,
             [str(code) for code in run.known],
-            k=protocol.k,
-            rule=protocol.rule,
-            batch_size=protocol.batch,
-            seed=run.seed,
-            balance=balance,
+            Method(
+                protocol.k,
+                protocol.rule,
+                protocol.batch,
+                run.seed,
+                balance=balance,
+                random_share=protocol.random_share,
+            ),
             source=source,
         )
         self.engine.reserve(n)
@@ -103,21 +111,47 @@ class EngineOrder:
             return self.rows[self.engine.head(self._at_once)].tolist()
 
     def filled_in(self, sample: int, tested: tuple[int, int]) -> dict[str, int | None]:
-        """What each mode of NEAT_PREFILL shows for it now, as class code; tested: as the worker's, see `live_loop`."""
+        """The choice pre-filled by each mode of NEAT_PREFILL, as class code; tested: see `live_loop`."""
         (ranked,) = self.engine.ranked([int(self.tasks[sample])])
         choices = {mode: filled_in(ranked, mode, tested, self.engine.k) for mode in MODES}
         return {mode: None if name is None else self.engine.classes.index(name) for mode, name in choices.items()}
 
     def predicted(self, sample: int) -> int:
-        """The class that the classifier in force names for it, -1 = none."""
-        return int(self.engine.says([int(self.tasks[sample])])[self.engine.source][0])
+        """The class that the classifier in force predicts, -1 = none."""
+        return int(self.engine.predictions([int(self.tasks[sample])])[self.engine.source][0])
+
+
+class PlannedOrder(EngineOrder):
+    """A strategy's plan, made again after each label; the linear head's probabilities, past queries of B labels."""
+
+    def __init__(self, protocol: LiveProtocol, samples: Samples, run: Run, clock: Clock) -> None:
+        super().__init__(protocol, samples, run, clock, follow_head, True, "linear")
+        self._select, self._asked = strategies.following(run.strategy), list[int]()
+
+    def take(self, samples: Sequence[int], codes: Sequence[int]) -> None:
+        super().take(samples, codes)
+        if len(samples) == 1:  # else those of the start
+            self._asked += self.tasks[samples].tolist()
+
+    def next(self) -> list[int]:
+        self._follow(self)
+        with self.clock("order"):
+            ids, pool = self.engine.pool(len(self.rows))
+            if pool is None:
+                raise RuntimeError("a live experiment has classes")
+            size = self.engine.batch_size
+            queries = np.array(self._asked[: len(self._asked) // size * size], np.int64).reshape(-1, size)
+            at = [np.sort(np.searchsorted(ids, query)) for query in queries]
+            pool = replace(pool, past=tuple(Past(rows, pool.labels[rows]) for rows in at))
+            chosen = self._select(pool, 2 * size, np.random.default_rng(self.run.seed))
+            return [int(self.rows[ids[chosen[0]]])]
 
 
 def follow_head(order: EngineOrder) -> None:
-    """As the worker does after each label: fit the linear head, and let it speak of all tasks."""
+    """Fit the linear head and apply it to all tasks, as the worker does after each label."""
     engine = order.engine
     with order.clock("fit"):
-        _, codes, features = engine.taught()
+        _, codes, features = engine.training_data()
         head = fit_head(features, codes, engine.classes)
     with order.clock("apply"):
         for _ in engine.set_linear(head):
@@ -125,9 +159,9 @@ def follow_head(order: EngineOrder) -> None:
 
 
 class Rounds:
-    """Trains on the known labels, once two classes have some, and lets the engine know what it says of all tasks.
+    """Trains on the known labels, once two classes have some, and sets the engine's probabilities of all tasks.
 
-    every: new labels of any kind that a round is due after, those of the start counted in; 0 = each time.
+    every: new labels of any kind between rounds, including the initial ones; 0 = a round each time.
     """
 
     def __init__(self, every: int) -> None:
@@ -135,7 +169,7 @@ class Rounds:
 
     def __call__(self, order: EngineOrder) -> None:
         engine, samples, run = order.engine, order.samples, order.run
-        ids, codes, _ = engine.taught()
+        ids, codes, _ = engine.training_data()
         known = codes >= 0
         if len(ids) - self._counted < self._every or len(np.unique(codes[known])) < 2:
             return
@@ -156,18 +190,20 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises SettingsError for a name that is no order's."""
+    """Raise SettingsError for an unknown order."""
     for name in names:
         if name not in ALL_ORDERS:
             raise SettingsError(f"--orders {name!r}: must be one of {', '.join(ALL_ORDERS)}")
 
 
 def build(protocol: LiveProtocol, samples: Samples, run: Run, clock: Clock) -> Order:
-    """The order that a run is of, before anything is labelled."""
+    """The order of a run, before the first label."""
     if run.strategy == "random":
         return RandomOrder(len(samples.features), stream("random order", run.seed, run.known))
     if run.strategy in ("live", "unbalanced"):
         return EngineOrder(protocol, samples, run, clock, follow_head, run.strategy == "live", "linear")
+    if run.strategy == "neat_plus":
+        return PlannedOrder(protocol, samples, run, clock)
     if run.strategy == "former":
         return EngineOrder(protocol, samples, run, clock, Rounds(protocol.batch), False, "resnet18")
     return EngineOrder(protocol, samples, run, clock, Rounds(1), False, "resnet18", protocol.batch)

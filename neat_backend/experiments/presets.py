@@ -20,9 +20,10 @@ PAPER_STRATEGIES = (
     "neat",
     "neat_passive",
 )
-ALL_STRATEGIES = (*PAPER_STRATEGIES, "neat_plus")
+NEWER_STRATEGIES = ("eoal", "bual", "eaoa", "e2oal")  # open-set baselines of 2024 and later
+ALL_STRATEGIES = (*PAPER_STRATEGIES, *NEWER_STRATEGIES, "neat_plus")
 LIVE_ORDERS = ("random", "paper", "former", "live")
-ALL_ORDERS = (*LIVE_ORDERS, "unbalanced")
+ALL_ORDERS = (*LIVE_ORDERS, "unbalanced", "neat_plus")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ PRESETS = {
             rounds=6,
             classifier="linear",
         ),
-        ALL_STRATEGIES,
+        (*PAPER_STRATEGIES, "neat_plus"),
         (0, 1, 2),
         "the paper's protocol scaled: 2 known of 10, B = 100, 6 queries",
     ),
@@ -82,7 +83,7 @@ PRESETS = {
             rounds=6,
             classifier="linear",
         ),
-        ALL_STRATEGIES,
+        (*PAPER_STRATEGIES, "neat_plus"),
         (0, 1, 2),
         "the same with 5 known of 10 and 1 % initial labels",
     ),
@@ -101,6 +102,40 @@ PRESETS = {
         ALL_STRATEGIES,
         (0, 1),
         "all strategies, reduced: minutes on two cores",
+    ),
+    "cifar10-small": Preset(
+        Protocol(
+            "cifar10",
+            4,
+            0.01,
+            LITE,
+            train_images=12_000,
+            test_images=3_000,
+            choice="draw:2",
+            batch=100,
+            rounds=6,
+            classifier="linear",
+        ),
+        ("random", "badge", "neat", "neat_plus"),
+        (0,),
+        "4 known of 10, two draws: minutes on two cores",
+    ),
+    "cifar100-small": Preset(
+        Protocol(
+            "cifar100",
+            20,
+            0.08,
+            LITE,
+            train_images=12_000,
+            test_images=5_000,
+            choice="draw:2",
+            batch=100,
+            rounds=6,
+            classifier="linear",
+        ),
+        ("random", "badge", "neat", "neat_plus"),
+        (0,),
+        "20 known of 100, two draws",
     ),
     "digits-quick": Preset(
         Protocol("digits", 4, 20, LITE, batch=20, rounds=4, classifier="linear"),

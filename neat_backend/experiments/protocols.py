@@ -1,4 +1,4 @@
-"""What one experiment does: queries of B labels with strategies, or one label at a time with the engine's orders."""
+"""Protocols of experiments: queries of B labels with strategies, or one label at a time with the engine's orders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from neat_backend.errors import SettingsError
+from neat_backend.ranking.pool import TARGET_PRECISION
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -16,7 +17,7 @@ CLASSIFIERS = ("linear", "resnet18", "resnet34", "resnet50", "vgg16")
 
 @dataclass(frozen=True)
 class Values:
-    """What the records of both protocols can do.
+    """Common methods of both protocols.
 
     kind: as --protocol names it. compared: what it compares. may_vary: what --vary may name.
     """
@@ -32,24 +33,24 @@ class Values:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises SettingsError for what is no protocol."""
+        """The protocol of these values. Raises SettingsError for invalid ones."""
         try:
             return cls(**values)
         except TypeError as error:
             raise SettingsError(f"this is no protocol of an experiment: {error}") from None
 
     def changed(self, **values: Any) -> Self:
-        """With the values that are not None in place of its own. Raises SettingsError for one that it has not."""
-        told = {name: value for name, value in values.items() if value is not None}
-        for name in told.keys() - self.as_dict().keys():
+        """The protocol with the values that are not None replaced. Raises SettingsError for an unknown one."""
+        changes = {name: value for name, value in values.items() if value is not None}
+        for name in changes.keys() - self.as_dict().keys():
             raise SettingsError(
                 f"--{name.replace('_', '-')} means nothing to the {self.kind} protocol; leave it out, or choose "
                 "another --protocol or --preset"
             )
-        return dataclasses.replace(self, **told)
+        return dataclasses.replace(self, **changes)
 
     def varied(self, name: str, text: str) -> Self:
-        """With another value, read from text, for one of may_vary. Raises SettingsError if it can't be read."""
+        """The protocol with one of may_vary set from text. Raises SettingsError if it can't be parsed."""
         if name not in self.may_vary:
             raise SettingsError(f"--vary {name!r}: must be one of {', '.join(self.may_vary)}")
         kind = get_type_hints(type(self))[name]
@@ -60,7 +61,7 @@ class Values:
             raise SettingsError(f"--vary {name}={text}: must be a number") from None
 
     def _check(self, classifiers: tuple[str, ...], **least: int) -> None:
-        """That numbers are large enough, where they are given at all, and words among those there are."""
+        """Raise SettingsError for numbers that are too small and unknown words."""
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
@@ -72,18 +73,30 @@ class Values:
 
 @dataclass(frozen=True)
 class Protocol(Values):
-    """All that the figures of a batch experiment depend on, strategies and seeds apart.
+    """All parameters of a batch experiment's figures except strategies and seeds.
 
     known       how many classes are known
     choice      which: "seed" = drawn anew by each seed; "first" = 0..C-1; "draw:N" = N draws, each with every seed;
                 "draw:A-B" = draws A to B of the same list; or the classes themselves, "0,1;8,9"
     initial     labels to begin with: a share of the known classes' samples if below 1, else their number
-    batch       B, labels asked for in a query; rounds = queries
+    batch       B, labels of a query; rounds = queries
     """
 
     kind = "batch"
     compared = "strategy"
-    may_vary = ("encoder", "k", "batch", "classifier", "initial", "known", "rounds", "epochs", "rule")
+    may_vary = (
+        "encoder",
+        "k",
+        "batch",
+        "classifier",
+        "initial",
+        "known",
+        "rounds",
+        "epochs",
+        "rule",
+        "target_precision",
+        "components",
+    )
 
     known: int
     initial: float
@@ -99,29 +112,44 @@ class Protocol(Values):
     epochs: int = 100
     k: int = 10
     rule: Literal["all", "majority"] = "all"
+    target_precision: float = TARGET_PRECISION  # of neat_plus
     cut: int | None = None  # candidates kept, in batches, before they are ranked; None = all (the paper)
+    components: int | None = None  # of the features, the strongest; None = the features as they are
 
     def __post_init__(self) -> None:
         self._check(
-            CLASSIFIERS, known=1, batch=1, rounds=1, epochs=1, k=1, side=8, train_images=1, test_images=1, cut=1
+            CLASSIFIERS,
+            known=1,
+            batch=1,
+            rounds=1,
+            epochs=1,
+            k=1,
+            side=8,
+            train_images=1,
+            test_images=1,
+            cut=1,
+            components=1,
         )
         if not 0 < self.initial < float("inf") or (self.initial >= 1 and self.initial % 1):
             raise SettingsError(f"--initial {self.initial}: a share below 1, or a whole number of labels")
+        if not 0 <= self.target_precision <= 1:
+            raise SettingsError(f"--target-precision {self.target_precision}: must be between 0 and 1")
 
 
 @dataclass(frozen=True)
 class LiveProtocol(Values):
-    """All that the figures of a live experiment depend on, orders and seeds apart. The rest is as in `Protocol`.
+    """All parameters of a live experiment's figures except orders and seeds. The rest is as in `Protocol`.
 
-    labels      how many are asked for, one at a time
+    labels      number of labels to query, one at a time
     start       labels of each class to begin with; 0 = nothing is labelled
     batch       B, labels between two rounds of the orders that have rounds
+    random_share  of the tasks asked for, drawn at random, as NEAT_RANDOM_SHARE; of all orders but random
     classifier  what such a round trains; accuracy is of a linear one for all orders
     """
 
     kind = "live"
     compared = "order"
-    may_vary = ("encoder", "k", "batch", "classifier", "labels", "start", "known", "epochs", "rule")
+    may_vary = ("encoder", "k", "batch", "classifier", "labels", "start", "known", "epochs", "rule", "random_share")
 
     known: int
     encoder: str
@@ -137,6 +165,7 @@ class LiveProtocol(Values):
     epochs: int = 100
     k: int = 10
     rule: Literal["all", "majority"] = "all"
+    random_share: float = 0.0
 
     def __post_init__(self) -> None:
         self._check(
@@ -151,6 +180,8 @@ class LiveProtocol(Values):
             train_images=1,
             test_images=1,
         )
+        if not 0 <= self.random_share <= 0.5:
+            raise SettingsError(f"--random-share {self.random_share}: must be from 0 to 0.5")
 
 
 PROTOCOLS: dict[str, type[Protocol | LiveProtocol]] = {one.kind: one for one in (Protocol, LiveProtocol)}

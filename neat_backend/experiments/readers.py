@@ -1,4 +1,4 @@
-"""Data sets as they lie on disk, to arrays: IDX files, CIFAR in both its forms, Tiny-ImageNet, folders of classes."""
+"""Readers of data set files: IDX, CIFAR in both its forms, Tiny-ImageNet, folders of classes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_cifar_binary(paths: list[Path], label_bytes: int) -> tuple[Images, Labe
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads CIFAR's Python files, which are pickles, and refuses to run anything that makes no plain array."""
+    """Reads CIFAR's Python files, which are pickles, and refuses all but plain arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module.replace("._core.", ".core."), name) == ("numpy.core.multiarray", "_reconstruct"):

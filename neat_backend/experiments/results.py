@@ -1,4 +1,4 @@
-"""What an experiment found, read from its checkpoints: JSON and CSV for programs, records for tables and figures."""
+"""Results of an experiment, read from its checkpoints: JSON and CSV for programs, records for tables and figures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Experiment:
 
     @property
     def strategies(self) -> list[str]:
-        """Those with a finished run, in the plan's order."""
+        """The strategies with a finished run, in the plan's order."""
         there = {record.run.strategy for record in self.records}
         return [name for name in self.plan.strategies if name in there]
 
@@ -57,7 +57,7 @@ class Experiment:
         return {key: (mine[key], theirs[key]) for key in sorted(mine.keys() & theirs.keys())}
 
     def difference(self, figure: str, strategy: str, other: str) -> Difference | None:
-        """Of the runs that both have; None without any."""
+        """The paired difference over the runs that both have; None without any."""
         both = self.pairs(strategy, other).values()
         mine, theirs = ([pair[side].summary[figure] for pair in both] for side in (0, 1))
         return metrics.paired(mine, theirs) if both else None
@@ -114,7 +114,7 @@ def _live_record(folder: RunFolder, protocol: Any) -> Record | None:
 
 
 def _ran_out(rounds: list[dict[str, Any]]) -> bool:
-    """Nothing was left to ask about, so that there are fewer rounds than planned."""
+    """Whether the pool ran out, so that there are fewer rounds than planned."""
     return rounds[-1]["left"] == 0
 
 

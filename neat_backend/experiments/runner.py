@@ -18,18 +18,18 @@ from neat_backend.errors import NeatError
 from neat_backend.experiments import datasets, orders, results
 from neat_backend.experiments.checkpoints import Plan, Run, RunFolder, read_plan, write_plan
 from neat_backend.experiments.datasets import Dataset
-from neat_backend.experiments.features import Floats, features_of, stored
-from neat_backend.experiments.linear import LinearLearner
+from neat_backend.experiments.features import Floats, features_of, stored, strongest
+from neat_backend.experiments.linear_classifier import LinearLearner
 from neat_backend.experiments.live_loop import LiveSamples, points_of, run_labels, start_of
 from neat_backend.experiments.loop import FirstModels, Samples, run_rounds
-from neat_backend.experiments.progress import Reporter
 from neat_backend.experiments.protocols import LiveProtocol, Protocol
+from neat_backend.experiments.run_progress import Reporter
 from neat_backend.experiments.splits import known_choices
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What an experiment runs on; its figures must not depend on it, times apart.
+    """The machine of an experiment; only times may depend on it.
 
     cache     folder of computed features
     weights   a file with the encoder's weights, instead of a download
@@ -59,15 +59,17 @@ def encode(data: Dataset, encoder_name: str, machine: Machine, report: Reporter)
 def samples_of(
     protocol: Protocol | LiveProtocol, data: Dataset, features: Floats, test_features: Floats, device: str
 ) -> Samples:
-    """With the learner that the protocol names."""
+    """The samples with the protocol's learner."""
     labels = np.concatenate([data.labels, data.test_labels])
     live, is_linear = isinstance(protocol, LiveProtocol), protocol.classifier == "linear"
+    if isinstance(protocol, Protocol) and protocol.components is not None:
+        features, test_features = strongest(features, test_features, protocol.components)
     if live or is_linear:
         linear = LinearLearner(np.concatenate([features, test_features]), len(features))
     if is_linear:
         learner: Any = linear
     else:
-        from neat_backend.experiments.images import ImageLearner
+        from neat_backend.experiments.image_files import ImageLearner
 
         images = np.concatenate([data.images, data.test_images])
         learner = ImageLearner(images, protocol.classifier, protocol.epochs, device)
@@ -75,7 +77,7 @@ def samples_of(
 
 
 def runs_of(plan: Plan, n_classes: int) -> list[Run]:
-    """All strategies with one seed and one set of known classes come together: they share their first classifier."""
+    """All runs. Strategies with the same seed and known classes are adjacent: they share their first classifier."""
     return [
         Run(strategy, seed, known)
         for seed in plan.seeds
@@ -85,7 +87,7 @@ def runs_of(plan: Plan, n_classes: int) -> list[Run]:
 
 
 def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
-    """Do an experiment, or what is left of it, and write its results.
+    """Do an experiment, or the rest of it, and write its results.
 
     Raises SettingsError for an unknown strategy or order, before anything else is done, and where the folder holds
     another experiment.
@@ -98,7 +100,7 @@ def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
     if (folder / "plan.json").exists():
         plan = read_plan(folder).joined(plan)
     data = load_data(plan.protocol)
-    runs = runs_of(plan, data.n_classes)  # what the data set has not is said before anything is encoded
+    runs = runs_of(plan, data.n_classes)  # raises for missing classes before anything is encoded
     if isinstance(plan.protocol, LiveProtocol):
         for run in runs:
             start_of(plan.protocol, data.labels, run)
@@ -118,7 +120,7 @@ def start(folder: Path, plan: Plan, machine: Machine, report: Reporter) -> None:
 
 
 def _steps(protocol: Protocol | LiveProtocol) -> int:
-    """Of one run: its rounds, or the points of its figures."""
+    """Number of steps of one run: its rounds, or the points of its figures."""
     return len(points_of(protocol)) if isinstance(protocol, LiveProtocol) else protocol.rounds + 1
 
 
@@ -158,10 +160,10 @@ def _one_by_one(
 
 
 class _Stopped(Exception):
-    """The experiment is to end; what is done is written down."""
+    """The experiment must end; finished steps are stored."""
 
 
-_here: dict[str, Any] = {}  # of a process that does runs: what it has loaded
+_here: dict[str, Any] = {}  # data loaded by a process that does runs
 
 
 def _at_once(
@@ -172,7 +174,7 @@ def _at_once(
     runs: Sequence[Run],
     report: Reporter,
 ) -> None:
-    """Each process loads data and features for itself, and has its share of the cores."""
+    """Do runs in several processes; each loads data and features itself, and has its share of the cores."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     todo = [run for run in runs if _steps_done(folder, protocol, run) < _steps(protocol)]
@@ -190,7 +192,7 @@ def _at_once(
 def _load(folder: Path, protocol: Protocol | LiveProtocol, machine: Machine, encoder_key: str, stop: Any) -> None:
     from threadpoolctl import threadpool_limits
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and says when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     data = load_data(protocol)
     found = stored(data, encoder_key, machine.cache)
     if found is None:
@@ -206,7 +208,7 @@ def _load(folder: Path, protocol: Protocol | LiveProtocol, machine: Machine, enc
 
 
 def _do(run: Run) -> int:
-    """The number of steps that were done now."""
+    """Do a run; returns the number of steps done now."""
     done = 0
 
     def on_step(number: int, figures: Any) -> None:

@@ -1,7 +1,7 @@
 """Which classes are known, which samples are labelled at the start, and where random numbers come from.
 
-Every stream of random numbers is named by what it is for, the seed and the known classes, so that all strategies
-of one seed begin with the same labels and train alike, and a run that goes on draws what it would have drawn.
+Every stream of random numbers is named by its purpose, the seed and the known classes. So all strategies of one seed
+begin with the same labels and train alike, and a continued run draws the same numbers.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def stream(*parts: int | str | Known) -> np.random.Generator:
 def known_choices(choice: str, known: int, n_classes: int, seed: int) -> list[Known]:
     """The sets of known classes that go with a seed; see Protocol.choice.
 
-    Draws are of one list, whose beginning does not depend on how many are asked for: what is chosen by draw:5 can be
-    checked by draw:6-15, of other sets.
+    Draws are of one list, whose beginning does not depend on its length: a choice by draw:5 can be checked with other
+    sets by draw:6-15.
 
-    Raises SettingsError where the choice can't be understood or does not fit the data set.
+    Raises SettingsError where the choice can't be parsed or does not fit the data set.
     """
     if not 1 <= known <= n_classes:
         raise SettingsError(f"--known {known}: the data set has {n_classes} classes")
@@ -84,10 +84,10 @@ def codes_of(labels: NDArray[np.int64], known: Known) -> NDArray[np.int64]:
 
 
 def initial_labels(codes: NDArray[np.int64], initial: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Samples of known classes that are labelled before the first query, ascending; none of the others is.
+    """Samples of known classes that are labelled before the first query, ascending.
 
     Drawn from all known samples alike, as the paper does, so that small classes get few. Raises SettingsError
-    where there are fewer known samples than asked for.
+    where there are too few known samples.
     """
     known = np.flatnonzero(codes >= 0)
     wanted = max(1, round(initial * len(known))) if initial < 1 else int(initial)

@@ -11,7 +11,7 @@ import numpy as np
 from neat_backend.errors import SettingsError
 from neat_backend.experiments import clusterability, datasets
 from neat_backend.experiments.clusterability import EXPONENT, Suitability
-from neat_backend.experiments.progress import Reporter
+from neat_backend.experiments.run_progress import Reporter
 from neat_backend.experiments.runner import Machine, encode
 from neat_backend.experiments.splits import Known, known_choices, stream
 from neat_backend.experiments.tables import Table
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """What the figures mean for somebody about to label."""
+        """The meaning of the figures for a person who is about to label."""
         found = self.found
         if found.pure_recall == 0:
             return f"{self.encoder}: no sample has known neighbours alone; NEAT's detection would find nothing."
@@ -49,29 +49,34 @@ class Row:
         )
 
 
-def of_encoder(
-    dataset: str,
-    data: Path | None,
-    side: int,
-    images: int,
-    encoder: str,
-    known: int | None,
-    choice: str,
-    k: int,
-    seed: int,
-    machine: Machine,
-    report: Reporter,
-) -> Row:
-    """Measured on at most so many images of the training part. Raises SettingsError for values that don't fit it."""
-    whole = datasets.load(dataset, data, side)
-    whole = datasets.without_test(whole.subset(images, None, seed))
-    if not 1 <= k < len(whole.images):
-        raise SettingsError(f"--k {k}: there are {len(whole.images)} images; must be less, and at least 1")
-    wanted = max(1, round(whole.n_classes / 5)) if known is None else known
-    chosen = known_choices(choice, wanted, whole.n_classes, seed)[0]
+@dataclass(frozen=True)
+class Sample:
+    """The images that are measured: at most `images` of the training part, drawn by the seed.
+
+    data: the data set's folder, None = the default. known: number of known classes, None = a fifth of them.
+    """
+
+    dataset: str
+    data: Path | None
+    side: int  # pixels
+    images: int
+    known: int | None
+    choice: str
+    k: int
+    seed: int
+
+
+def of_encoder(encoder: str, sample: Sample, machine: Machine, report: Reporter) -> Row:
+    """The clusterability of the sample. Raises SettingsError for values that don't fit the data set."""
+    whole = datasets.load(sample.dataset, sample.data, sample.side)
+    whole = datasets.without_test(whole.subset(sample.images, None, sample.seed))
+    if not 1 <= sample.k < len(whole.images):
+        raise SettingsError(f"--k {sample.k}: there are {len(whole.images)} images; must be less, and at least 1")
+    n_known = max(1, round(whole.n_classes / 5)) if sample.known is None else sample.known
+    known = known_choices(sample.choice, n_known, whole.n_classes, sample.seed)[0]
     features, _, _ = encode(whole, encoder, machine, report)
-    found = clusterability.measure(features, whole.labels, chosen, k, stream("pairs", seed))
-    return Row(whole.name, encoder, len(whole.images), chosen, found)
+    found = clusterability.measure(features, whole.labels, known, sample.k, stream("pairs", sample.seed))
+    return Row(whole.name, encoder, len(whole.images), known, found)
 
 
 def as_table(rows: list[Row]) -> Table:

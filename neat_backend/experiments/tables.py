@@ -19,9 +19,10 @@ from neat_backend.errors import SettingsError
 from neat_backend.experiments import metrics
 from neat_backend.experiments.metrics import Difference
 from neat_backend.experiments.protocols import LiveProtocol
-from neat_backend.experiments.results import Experiment, Record, read_all
+from neat_backend.experiments.results import Experiment, Record, over_draws, read_all
 
 STYLES = ("text", "markdown", "csv", "json")
+CURVE, FOUND = ("first_accuracy", "area", "accuracy"), ("cumulative_precision", "effective")
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ def percent(values: Sequence[float]) -> str:
     return f"{mean:.2f}" + ("" if math.isnan(std) else f" ± {std:.2f}")
 
 
-def number(values: Sequence[float]) -> str:
+def number(values: Sequence[float], digits: int = 1) -> str:
     mean, std = metrics.mean_and_std(values)
-    return f"{mean:.1f}" + ("" if math.isnan(std) else f" ± {std:.1f}")
+    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
 
 
 def seconds(values: Sequence[float]) -> str:
@@ -113,7 +114,18 @@ def difference(found: Difference | None, scale: float = 100.0) -> str:
 def strategies_table(folders: Sequence[Path], against: str | None = None) -> Table:
     """Each strategy's figures, in percent; with `against`, paired differences and their 95 % intervals too."""
     experiments = read_all(folders)
-    head = ["strategy", "runs", "accuracy", "area", "after query 1", "precision", "recall", "with initial", "known"]
+    head = [
+        "strategy",
+        "runs",
+        "accuracy",
+        "area",
+        "after query 1",
+        "precision",
+        "recall",
+        "with initial",
+        "known",
+        "effective",
+    ]
     if against is not None:
         head += [f"accuracy vs. {against}", "area vs.", "after query 1 vs.", "known vs."]
     rows = []
@@ -130,6 +142,7 @@ def strategies_table(folders: Sequence[Path], against: str | None = None) -> Tab
                 percent(column(records, "recall")),
                 percent(column(records, "recall_with_initial")),
                 number(column(records, "found")),
+                percent(column(records, "effective")),
             ]
             if against is not None:
                 row += [
@@ -142,8 +155,48 @@ def strategies_table(folders: Sequence[Path], against: str | None = None) -> Tab
         head,
         rows,
         "Mean ± standard deviation over runs, in percent; accuracy and recall after the last query, area under the "
-        "accuracy curve, precision over all queries, known samples found"
+        "accuracy curve, precision over all queries, known samples found, effective classes over C of all labels"
         + ("" if against is None else "; differences in points, paired by seed and known classes, ± 95 % interval"),
+    )
+
+
+def differences_table(folders: Sequence[Path], against: str | None = None) -> Table:
+    """What each strategy has beyond `against` (default: neat), over the draws of all experiments together."""
+    experiments, against = read_all(folders), against or "neat"
+    names = dict.fromkeys(name for one in experiments for name in one.strategies if name != against)
+    rows = []
+    for name in names:
+        found = [over_draws(experiments, figure, name, against) for figure in (*CURVE, *FOUND)]
+        if found[0] is not None:
+            rows.append([name, str(found[0].n), *map(difference, found)])
+    return Table(
+        "; ".join(map(described, experiments)),
+        [f"strategy minus {against}", "draws", "after query 1", "area", "accuracy", "precision", "effective"],
+        rows,
+        "Differences in points, paired; each draw of known classes counts once, ± 95 % interval over draws",
+    )
+
+
+def price_table(folders: Sequence[Path], class_seconds: float, none_seconds: float) -> Table:
+    """What the queries cost an annotator, and what each minute has brought."""
+    experiments = read_all(folders)
+    rows = []
+    for experiment in experiments:
+        for name in experiment.strategies:
+            spent = [float(metrics.minutes(one.rounds, class_seconds, none_seconds)[-1]) for one in experiment.of(name)]
+            curves = [metrics.accuracies(one.rounds) for one in experiment.of(name)]
+            gained = [
+                100 * float(curve[-1] - curve[0]) / cost if cost else math.nan
+                for curve, cost in zip(curves, spent, strict=True)
+            ]
+            shown = name if len(experiments) == 1 else f"{experiment.folder.name}: {name}"
+            rows.append([shown, number(spent), percent([float(curve[-1]) for curve in curves]), number(gained, 2)])
+    return Table(
+        "; ".join(map(described, experiments)),
+        ["strategy", "minutes", "accuracy", "points a minute"],
+        rows,
+        f"Mean ± standard deviation over runs: minutes for all queries at {class_seconds:g} s for a class and "
+        f"{none_seconds:g} s for none of them, accuracy after the last, and points of accuracy gained for each minute",
     )
 
 

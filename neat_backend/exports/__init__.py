@@ -1,23 +1,24 @@
-"""The labelled data set, taken out of a project: `export` from Python, `neat-backend export` from a shell.
+"""Export of the labelled data set: `export` from Python, `neat-backend export` from a shell.
 
-Reads the store beside a running service, without a lock that a webhook or a label would wait for.
+Reads the store while the service runs, without a lock that would delay a webhook or a label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 
 from neat_backend.errors import BadRequest
 from neat_backend.exports import parquet
-from neat_backend.exports.features import Features, NpyFile, parts
+from neat_backend.exports.classifier_folder import KINDS, export_model
+from neat_backend.exports.feature_table import Features, NpyFile, parts
 from neat_backend.exports.folders import FOLDERS, NOTHING, write_folder
-from neat_backend.exports.models import KINDS, export_model
+from neat_backend.exports.options import Options
 from neat_backend.exports.pictures import Copies, Fetch, Links, Pictures, Progress
 from neat_backend.exports.rows import Row, Wanted, rows
-from neat_backend.exports.tables import TABLES, TEXTS
+from neat_backend.exports.table_files import TABLES, TEXTS
 from neat_backend.exports.targets import new_file, refuse_existing
 from neat_backend.settings import Settings
 from neat_backend.store import projects
@@ -30,6 +31,7 @@ __all__ = [
     "IMAGES",
     "MODEL_FORMATS",
     "TABLES",
+    "Options",
     "Row",
     "Wanted",
     "export",
@@ -42,7 +44,6 @@ FORMATS = (*TABLES, *FOLDERS)
 MODEL_FORMATS = tuple(KINDS)
 FEATURES = ("npy", "parquet")
 IMAGES = ("copy", "link", "manifest")
-SPLIT = (0.8, 0.1, 0.1)  # train, val, test
 STREAM_BYTES = 65_536  # of text, in one piece
 
 
@@ -51,56 +52,38 @@ def export(
     database: Database,
     project: int,
     target: Path,
+    options: Options = Options(),
     *,
-    format: str = "csv",
-    wanted: Wanted | None = None,
-    overwrite: bool = False,
-    features: str = "",
-    images: str = "copy",
-    image_root: Path | None = None,
-    split: Sequence[float] = SPLIT,
-    seed: int = 0,
-    fetch: Fetch | None = None,
-    downloads: int | None = None,
-    skip_missing: bool = False,
-    raw: bool = False,
     on_progress: Progress = lambda done, total: None,
     on_warning: Callable[[str], None] = lambda words: None,
 ) -> int:
-    """Write the project's labels to `target`, whole or not at all; how many.
+    """Write the project's labels to `target`, atomically; returns their number.
 
-    features: npy or parquet, with a table: in a file beside it, or in its own column where both are parquet.
-    images: of folders, copy (fetched), link (to files below image_root), or for `folder` manifest (no images).
-    fetch: how images are got; default: from Label Studio, so many `downloads` at a time.
-    skip_missing: images that can't be had are left out, and listed in `skipped.csv`.
-    raw: texts of CSV files stay as they are, also those that a spreadsheet would run as a formula.
-    on_warning: told in words what whoever reads the data set should know.
-    The same data, split and seed give the same bytes.
-    Raises BadRequest in words for what can't be done: an unknown format, a target that exists, images missing.
+    on_warning: called with each warning for the readers of the data set, in plain words.
+    Raises BadRequest for an unknown format, a target that exists, images that can't be read, no labels.
     """
-    wanted = wanted or Wanted()
-    _check(format, features, images, image_root)
-    if skip_missing and format in TABLES:
-        raise BadRequest(f"a table ({format}) has no images to leave out; leave --skip-missing out", "skip_missing")
-    refuse_existing(target, overwrite)
-    if features:
+    _check(options)
+    if options.skip_missing and options.format in TABLES:
+        raise BadRequest(
+            f"a table ({options.format}) has no images to leave out; leave --skip-missing out", "skip_missing"
+        )
+    refuse_existing(target, options.overwrite)
+    if options.features:
         fetch_once(settings.arrays_url, settings.data_dir, database, project, "snapshots", "features")
-    found = rows(settings, database, project, wanted)
-    if format in TABLES:
-        return _write_table(settings, project, target, format, features, found, overwrite, raw)
+    found = rows(settings, database, project, options.wanted)
+    if options.format in TABLES:
+        return _write_table(settings, project, target, options, found)
 
     def pictures(folder: Path) -> Pictures | None:
-        if images == "manifest":
+        if options.images == "manifest":
             return None
-        if image_root is not None:
-            return Links(image_root)
-        if fetch is not None:
-            return Copies(folder, fetch, downloads or 1)
-        return Copies(folder, from_label_studio(settings, database, project), downloads or settings.downloads)
+        if options.image_root is not None:
+            return Links(options.image_root)
+        if options.fetch is not None:
+            return Copies(folder, options.fetch, options.downloads or 1)
+        return Copies(folder, from_label_studio(settings, database, project), options.downloads or settings.downloads)
 
-    return write_folder(
-        format, target, found, pictures, split, seed, on_progress, overwrite, skip_missing, raw, on_warning
-    )
+    return write_folder(target, found, pictures, options, on_progress, on_warning)
 
 
 def stream(
@@ -112,10 +95,10 @@ def stream(
     features: str = "",
     raw: bool = False,
 ) -> Iterator[bytes]:
-    """A table in pieces, made as they are asked for: what can be sent while it is read.
+    """A table in pieces, made on demand, so that it can be sent while it is read.
 
-    features: parquet, for a column of a Parquet table. What can't be done is raised here, before there is a first
-    piece; without labels it is an empty table.
+    features: parquet, for a column of a Parquet table. Errors are raised before the first piece; without labels it is
+    an empty table.
     """
     if format in FOLDERS:
         raise BadRequest(
@@ -123,7 +106,7 @@ def stream(
             f"`neat-backend export {project} --format {format} --out FOLDER` where the backend runs",
             "format",
         )
-    _check(format, features, "copy", None)
+    _check(Options(format=format, features=features))
     if features and (format, features) != ("parquet", "parquet"):
         raise BadRequest(
             "a stream carries features in a Parquet table alone: format=parquet&features=parquet", "features"
@@ -160,12 +143,10 @@ def _write_table(
     settings: Settings,
     project: int,
     target: Path,
-    format: str,
-    features: str,
+    options: Options,
     found: Iterator[Row],
-    overwrite: bool,
-    raw: bool,
 ) -> int:
+    format, features = options.format, options.features
     count = 0
 
     def counted() -> Iterator[Row]:
@@ -178,35 +159,35 @@ def _write_table(
 
     with ExitStack() as stack:
         given: Iterable[Row] = counted()
-        file = stack.enter_context(new_file(target, overwrite))  # named last: when it is there, all is
+        file = stack.enter_context(new_file(target, options.overwrite))  # renamed last: when it exists, all files do
         column = None
         if features:
-            told = Features(settings, project)
+            vectors = Features(settings, project)
             if format == features:
-                column = told
+                column = vectors
             else:
-                beside = stack.enter_context(new_file(features_file(target, features), overwrite))
-                out = NpyFile(beside, told.dim) if features == "npy" else parquet.FeaturesFile(beside, told.dim)
+                beside = stack.enter_context(new_file(features_file(target, features), options.overwrite))
+                out = NpyFile(beside, vectors.dim) if features == "npy" else parquet.FeaturesFile(beside, vectors.dim)
                 stack.enter_context(closing(out))
-                given = _noting(given, told, out)
+                given = _noting(given, vectors, out)
         if format == "parquet":
             with open(file, "xb") as binary:
                 binary.writelines(parquet.pieces(given, column))
         else:
             with open(file, "x", encoding="utf-8", newline="") as text:
-                text.writelines(TEXTS[format](given, raw))
+                text.writelines(TEXTS[format](given, options.raw))
     return count
 
 
-def _noting(given: Iterable[Row], told: Features, out: NpyFile | parquet.FeaturesFile) -> Iterator[Row]:
-    """The rows, their features written on the way."""
+def _noting(given: Iterable[Row], vectors: Features, out: NpyFile | parquet.FeaturesFile) -> Iterator[Row]:
+    """Pass rows on and write their features."""
     for part in parts(given):
-        out.append(part, told.of(part))
+        out.append(part, vectors.of(part))
         yield from part
 
 
 def _joined(lines: Iterable[str]) -> Iterator[bytes]:
-    """The lines in larger pieces: each piece costs a call of the network."""
+    """The lines in larger pieces: each piece costs a network call."""
     waiting = bytearray()
     for line in lines:
         waiting += line.encode()
@@ -216,7 +197,8 @@ def _joined(lines: Iterable[str]) -> Iterator[bytes]:
     yield bytes(waiting)
 
 
-def _check(format: str, features: str, images: str, image_root: Path | None) -> None:
+def _check(options: Options) -> None:
+    format, features, images = options.format, options.features, options.images
     if format not in FORMATS:
         raise BadRequest(f"format={format!r}: give one of {', '.join(FORMATS)}", "format")
     if features not in ("", *FEATURES):
@@ -229,7 +211,7 @@ def _check(format: str, features: str, images: str, image_root: Path | None) -> 
         raise BadRequest(f"a table ({format}) has no images to copy or link; leave --images out", "images")
     if images == "manifest" and format != "folder":
         raise BadRequest(f"a manifest without images comes as --format folder, not {format}", "images")
-    if (images == "link") != (image_root is not None):
+    if (images == "link") != (options.image_root is not None):
         raise BadRequest(
             "links need --images link and --image-root, the folder that Label Studio serves the files from",
             "image_root",

@@ -4,9 +4,9 @@
     hf      train/17.png … metadata.jsonl     what Hugging Face's `imagefolder` reads
     coco    train/17.png … train.json         COCO with a category and no box for each image
 
-Everything is built beside the target, in `.NAME.partial`, and named when it is whole. Images that were fetched
-stay there when an export is interrupted, so that the next one goes on with what is missing. In memory are a few
-numbers for each row; the rows themselves wait in a file.
+Everything is built beside the target, in `.NAME.partial`, and renamed when it is complete. After an interruption the
+fetched images stay there, so that the next export fetches only missing ones. Memory holds a few numbers for each row;
+the rows themselves are in a file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import numpy.typing as npt
 
 from neat_backend.errors import BadRequest, ImageError
 from neat_backend.exports.missing import Missing
+from neat_backend.exports.options import Options
 from neat_backend.exports.pictures import Pictures, Progress
 from neat_backend.exports.rows import Row
-from neat_backend.exports.tables import COLUMNS, csv_line, values
+from neat_backend.exports.table_files import COLUMNS, csv_line, values
 from neat_backend.exports.targets import new_folder
 from neat_backend.ranking.hashing import mixed
 
@@ -59,8 +60,8 @@ def split_codes(
 ) -> npt.NDArray[np.uint8]:
     """An index into SPLITS for each task, in these shares within each class: ids [n], labels [n] -> [n].
 
-    Which images go where follows from the seed and the tasks' ids alone: the order of a seeded hash.
-    Raises BadRequest for shares that can't be meant.
+    The split depends on the seed and the tasks' ids alone: the order of a seeded hash. Raises BadRequest for invalid
+    shares.
     """
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise BadRequest(f"split {list(shares)}: give three shares that add up to 1, such as 0.8,0.1,0.1", "split")
@@ -75,30 +76,25 @@ def split_codes(
 
 
 def write_folder(
-    kind: str,
     target: Path,
     rows: Iterator[Row],
     pictures: Callable[[Path], Pictures | None],
-    shares: Sequence[float],
-    seed: int,
-    on_progress: Progress = lambda done, total: None,
-    overwrite: bool = False,
-    skip_missing: bool = False,
-    raw: bool = False,
-    on_warning: Callable[[str], None] = lambda words: None,
+    options: Options,
+    on_progress: Progress,
+    on_warning: Callable[[str], None],
 ) -> int:
-    """Write rows with their images as `kind` (folder, hf or coco), whole or not at all; how many.
+    """Write rows with their images as `options.format` (folder, hf or coco), whole or not at all; their number.
 
     pictures: made with the folder that may keep files for the next try; None = the manifest alone.
-    skip_missing: images that can't be had are left out and listed. raw: see `tables.csv_line`.
-    Raises BadRequest when there is nothing to export, for images that can't be had (what could be had stays for the
-    next try), and for a target that can't be written.
+    Raises BadRequest without rows, for images that can't be read (the others stay for the next try), and for a target
+    that can't be written.
     """
-    split_codes(np.empty(0, np.int64), np.empty(0, np.int64), shares, seed)  # what can't be meant, before the work
+    shares, seed, skip_missing = options.split, options.seed, options.skip_missing
+    split_codes(np.empty(0, np.int64), np.empty(0, np.int64), shares, seed)  # raises for invalid shares before the work
     first = next(rows, None)
     if first is None:
         raise BadRequest(NOTHING, "project")
-    with new_folder(target, overwrite) as partial:
+    with new_folder(target, options.overwrite) as partial:
         built, source = partial / "built", pictures(partial / "images")
         kept = _Kept(partial / "rows.jsonl")
         kept.add(first)
@@ -111,7 +107,7 @@ def write_folder(
             missing.refuse(len(kept), source.remedy)
         splits = split_codes(np.frombuffer(kept.ids, np.int64), np.frombuffer(kept.codes, np.int32), shares, seed)
         with ExitStack() as stack:
-            lists = _LISTS[kind](built, sorted(names), raw)
+            lists = _LISTS[options.format](built, sorted(names), options.raw)
             stack.callback(lists.close)
             written = 0
             for row, code, split in zip(kept.rows(), kept.codes, splits.tolist(), strict=True):
@@ -182,22 +178,22 @@ def _place(row: Row, label: str, split: str, built: Path, folder: str, source: P
 
 
 class _Lists(Protocol):
-    """What says which image is what: files that grow with the images."""
+    """Lists of the images with their labels, which grow with the images."""
 
     def __init__(self, built: Path, labels: Sequence[str], raw: bool) -> None: ...
 
     def folder(self, label: str) -> str:
-        """Where images of a class lie below their part; "" = beside the others."""
+        """The folder of a class's images below their part; "" = the part itself."""
 
     def add(self, placed: Placed) -> None: ...
 
     def warnings(self) -> list[str]:
-        """What whoever reads the data set should know."""
+        """Warnings for the readers of the data set."""
 
     def close(self) -> None: ...
 
 
-# The names that torchvision's ImageFolder takes for images; it passes over all others without a word.
+# The suffixes that torchvision's ImageFolder reads; it silently ignores all others.
 _OF_IMAGE_FOLDER = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -247,7 +243,7 @@ class _Manifest:
 
 
 class _Metadata:
-    """A file for each part, as Hugging Face's readers want it: every column of one type, whatever the part.
+    """A file for each part, as Hugging Face's readers want it: every column has one type in all parts.
 
     JSON, because in csv a class named 7 or None would be read as a number or as nothing.
     """
@@ -323,7 +319,7 @@ class _Coco:
 
 
 def _new(path: Path) -> TextIO:
-    """A text file with \n alone at the ends of lines; to be closed by whoever asked."""
+    """A text file with \n as line end; the caller closes it."""
     return open(path, "w+", encoding="utf-8", newline="")
 
 
@@ -332,7 +328,7 @@ FOLDERS = tuple(_LISTS)
 
 
 def folder_names(labels: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each class: the class's, without what can't be in one, and no longer than one can be."""
+    """A folder's name for each class: the class's name without forbidden characters, shortened."""
     names: dict[str, str] = {}
     taken: set[str] = set()
     for label in labels:
@@ -344,5 +340,5 @@ def folder_names(labels: Sequence[str]) -> dict[str, str]:
 
 
 def _alike(name: str) -> str:
-    """What file systems that know no case, or one form of each letter alone, make of a name."""
+    """The name on file systems that ignore case or normalise letters."""
     return unicodedata.normalize("NFKC", name.casefold())

@@ -1,4 +1,4 @@
-"""The linear classifier with the encoder before it, to be exported."""
+"""Export of the linear classifier with its encoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neat_backend.errors import BadRequest
-from neat_backend.exports.features import Features
+from neat_backend.exports.feature_table import Features
 from neat_backend.exports.model_texts import EDGE_FIRST, SQUASHED, Taken, Texts
 from neat_backend.exports.rows import Row, Wanted, rows
 from neat_backend.labelstudio import label_config
@@ -54,10 +54,10 @@ probabilities = logits[:, :len(about["classes"])].softmax(dim=1)
 
 
 def linear(settings: Settings, database: Database, project: Project) -> Taken:
-    """The one that the labels give now.
+    """The linear classifier of the present labels.
 
-    Raises BadRequest when there is none, and where its features are not those of the settings' encoder; EncoderError
-    where that can't be built.
+    Raises BadRequest when there is none, and where its features are of another encoder than the settings'; EncoderError
+    where that one can't be built.
     """
     arrays = ProjectArrays(settings.data_dir, project.id)
     labelled = list(rows(settings, database, project.id, Wanted(include_invalid=True)))
@@ -124,8 +124,8 @@ def linear(settings: Settings, database: Database, project: Project) -> Taken:
 
 
 def _fitted_by_the_worker(settings: Settings, arrays: ProjectArrays, labelled: Sequence[Row]) -> LinearHead | None:
-    """The one that the worker has written last; None where it keeps none, or where that is of other classes than have
-    labels: of the classes' names alone, or from before a change."""
+    """The head that the worker wrote last; None where it has none, or one of other classes than those with labels: of
+    the classes' names alone, or from before a change."""
     from neat_backend.ranking.linear_head import LinearHead
 
     kept = settings.balanced or settings.classifier != "resnet18"
@@ -139,7 +139,7 @@ def _fitted_by_the_worker(settings: Settings, arrays: ProjectArrays, labelled: S
 
 
 def _fitted_now(settings: Settings, project: Project, labelled: Sequence[Row]) -> LinearHead | None:
-    """As the worker fits it, to the stored features; None with fewer than two outputs."""
+    """A head fitted as by the worker, to the stored features; None with fewer than two outputs."""
     from neat_backend.ranking.linear import fit_head
     from neat_backend.ranking.scores import INVALID
 

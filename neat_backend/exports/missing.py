@@ -1,4 +1,4 @@
-"""Images that an export can't have: refused with some of them named, or left out and listed in `skipped.csv`."""
+"""Missing images of an export: an error that names some, or left out and listed in `skipped.csv`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from neat_backend.errors import BadRequest
 from neat_backend.exports.rows import Row
-from neat_backend.exports.tables import csv_line
+from neat_backend.exports.table_files import csv_line
 
 NAMED = 3  # images that a refusal names
 LIST = "skipped.csv"
@@ -14,7 +14,7 @@ LIST = "skipped.csv"
 
 class Missing:
     def __init__(self, folder: Path | None) -> None:
-        """folder: where the list of those that are left out is kept; None = none may be missing."""
+        """folder: for the list of left-out images; None = none may be missing."""
         self._folder = folder
         self._tasks: set[int] = set()
         self._named: list[str] = []
@@ -33,7 +33,7 @@ class Missing:
         self._tasks.add(row.task)
 
     def refuse(self, total: int, remedy: str) -> None:
-        """Raises BadRequest where none may be missing and some are, and where all are."""
+        """Raise BadRequest where images are missing but may not be, and where all are missing."""
         if self._tasks and (self._folder is None or len(self._tasks) == total):
             shown = "; ".join(self._named) + ("; …" if len(self._tasks) > NAMED else "")
             raise BadRequest(f"{len(self._tasks)} of {total} images can't be had ({shown}). {remedy}", "image")

@@ -1,4 +1,4 @@
-"""What stands in an exported model's folder beside the model: predict.py and README.md, for any classifier."""
+"""The texts of an exported model's folder, for any classifier: predict.py and README.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the model is kept as: the lines of the example that follow from it, and its part of the README."""
+    """The model's file format: its lines of the example, and its part of the README."""
 
     package: str
     load: str
@@ -48,12 +48,14 @@ here = Path(__file__).parent
 about = json.loads((here / "model.json").read_text(encoding="utf-8"))
 model = {load}
 for name in sys.argv[1:]:
-    image = ImageOps.exif_transpose(Image.open(name)).convert("RGBA")
+    image = Image.open(name)  # rotated as browsers do: not by XMP or a WebP's EXIF
+    image.info = {{k: v for k, v in image.info.items() if "xmp" not in k and (k, image.format) != ("exif", "WEBP")}}
+    image = ImageOps.exif_transpose(image).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 {cut}
     {classify}
     classes = dict(zip(about["classes"], probabilities[0].tolist()))
-    print(json.dumps({told}))
+    print(json.dumps({printed}))
 '''
 OUTPUTS = {
     "probabilities": "of each class, in the order of `classes`, given that the image is of one of them; they sum to 1",
@@ -104,7 +106,7 @@ classes, the first how likely it is of each if it is of one of them.
 
 @dataclass(frozen=True)
 class Taken:
-    """A classifier as it is taken out of a project; about: what model.json says of it alone."""
+    """A classifier for export; about: its part of model.json."""
 
     model: Portable
     weights: bytes  # model.safetensors
@@ -114,7 +116,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Texts:
-    """What follows from the classifier.
+    """The texts that depend on the classifier.
 
     cut          lines of predict.py that make an image the network's square
     name, description   in the README: its title, and what the classifier is
@@ -131,13 +133,13 @@ class Texts:
 
 def predict(kind: Kind, texts: Texts, outputs: Sequence[str]) -> str:
     """The program predict.py."""
-    told = '{"classes": classes, "none of these": none_of_these[0].item()}' if len(outputs) > 1 else "classes"
+    printed = '{"classes": classes, "none of these": none_of_these[0].item()}' if len(outputs) > 1 else "classes"
     classify = kind.classify.format(outputs=", ".join(outputs))
-    return PREDICT.format(package=kind.package, load=kind.load, cut=texts.cut, classify=classify, told=told)
+    return PREDICT.format(package=kind.package, load=kind.load, cut=texts.cut, classify=classify, printed=printed)
 
 
 def readme(about: Mapping[str, Any], kind: Kind, texts: Texts, program: str) -> str:
-    """README.md; about: what model.json says."""
+    """README.md; about: the content of model.json."""
     n, side = len(about["classes"]), about["image_size"]
     shapes = {"probabilities": f"[n, {n}]", "none_of_these": "[n]"}
     outputs = about["outputs"]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from neat_backend.errors import BadRequest
-from neat_backend.exports.features import ROWS_AT_ONCE, Features, Values, parts
+from neat_backend.exports.feature_table import ROWS_AT_ONCE, Features, Values, parts
 from neat_backend.exports.rows import Row
-from neat_backend.exports.tables import COLUMNS
+from neat_backend.exports.table_files import COLUMNS
 
 
 def needed() -> Any:

@@ -1,4 +1,4 @@
-"""Where the image files of an export come from: copies through Label Studio, or links to files that are here."""
+"""Image files of an export: copies through Label Studio, or links to local files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neat_backend.store.arrays import image_key
 
 Fetch = Callable[[int, str], bytes]  # task, reference → the file; raises ImageError
 Progress = Callable[[int, int], None]  # images done, images in all
-OnFailure = Callable[[Row, str], None]  # whose image can't be had, and why
+OnFailure = Callable[[Row, str], None]  # row of a missing image, reason
 
 # The others are named like the format. MPO is a JPEG with further pictures after it, as phones and 3D cameras write it.
 _SUFFIXES = {
@@ -29,12 +29,12 @@ _SUFFIXES = {
     "JPEG2000": ".jp2",
     "HEIF": ".heic",
 }
-_AT_ONCE = 256  # rows that are handed to the downloads together
+_AT_ONCE = 256  # rows passed to the downloads together
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What an image file's header says."""
+    """Fields of an image file's header."""
 
     suffix: str
     width: int
@@ -42,15 +42,15 @@ class Shape:
 
 
 class Pictures(Protocol):
-    """A way to come by the image files."""
+    """A source of image files."""
 
-    remedy: str  # where some can't be had
+    remedy: str  # for missing images
 
     def prepare(self, rows: Iterator[Row], total: int, on_progress: Progress, on_failure: OnFailure) -> None:
-        """Have them all at hand; which can't be had, and why."""
+        """Make all files available; calls `on_failure` for missing ones."""
 
     def shape(self, row: Row, whole: bool) -> Shape:
-        """Raises BadRequest for what is no image; whole: also for one that can't be decoded."""
+        """The header's fields. Raises BadRequest for a file that is no image; whole: also if it can't be decoded."""
 
     def place(self, row: Row, path: Path) -> None:
         """Put the row's file, or a link to it, at `path`."""
@@ -84,7 +84,7 @@ class Copies:
             raise
 
     def place(self, row: Row, path: Path) -> None:
-        """A second name for the same file, so that no disk is needed for it twice."""
+        """Make a hard link to the file, which needs no disk space."""
         try:
             os.link(self._file(row), path)
         except OSError:  # a file system without hard links
@@ -99,7 +99,7 @@ class Copies:
                 yield from pool.imap_unordered(self._get, part)
 
     def _get(self, row: Row) -> tuple[Row, str]:
-        """Fetch an image unless it is here; why it can't be had, "" = it is here."""
+        """Fetch an image unless it is present; returns the reason of a failure, "" = present."""
         file = self._file(row)
         if not file.exists():
             try:
@@ -123,7 +123,7 @@ class Links:
     )
 
     def __init__(self, root: Path) -> None:
-        """Raises BadRequest for a folder that isn't there."""
+        """Raises BadRequest for a missing folder."""
         if not root.is_dir():
             raise BadRequest(f"{root} is no folder: name the one that Label Studio serves the files from", "image_root")
         self._root = root.resolve()
@@ -143,7 +143,7 @@ class Links:
         path.symlink_to(self.file(row))
 
     def file(self, row: Row) -> Path:
-        """The file of an upload or of a local file. Raises ImageError for others, and where it isn't there."""
+        """The file of an upload or of a local file. Raises ImageError for other references and missing files."""
         address = urlsplit(row.image.strip())
         _, found, rest = address.path.partition("/data/local-files/")
         if found:

@@ -1,7 +1,7 @@
-"""A classifier as one file that is used without this package: torch.export's .pt2, or ONNX.
+"""A classifier as one file that works without this package: torch.export's .pt2, or ONNX.
 
-A .pt2 is for PyTorch: TorchScript, which such files used to be, is deprecated; this is its successor, and needs no
-package of its own. ONNX is for everything else, and needs onnxscript to be written.
+A .pt2 is for PyTorch and needs no other package; it succeeds TorchScript, which is deprecated. ONNX is for other
+runtimes; writing it needs onnxscript.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TRACES = (
 
 @dataclass(frozen=True)
 class Portable:
-    """What is written.
+    """The content of an exported model.
 
     network        normalised images float32 [n, 3, s, s] -> logits [n, m]: one for each class, then one for "none of
                    these" where `none_of_these`
@@ -63,7 +63,7 @@ def of_classifier(classifier: Classifier) -> Portable:
 
 
 def of_head(encoder: Encoder, head: LinearHead) -> Portable:
-    """A linear head on the encoder's features, which are brought to length 1; its classes are those with labels.
+    """A linear head on the encoder's features, normalised to length 1; its classes are those with labels.
 
     Raises ValueError where the head is of features of another length.
     """
@@ -127,7 +127,7 @@ class _Unit(nn.Module):
 
 
 class _Whole(nn.Module):
-    """The network with what is done before and after it."""
+    """The network with its preprocessing and postprocessing."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -162,12 +162,12 @@ def _program(model: Portable) -> torch.export.ExportedProgram:
     return program
 
 
-# what an encoder's network is without this package
+# building an encoder's network without this package
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an encoder's network is made with its own library, in Python, to load what `weights` has of it.
+    """Python code that builds an encoder's network with its own library, for loading its part of `weights`.
 
     package    what is to be installed
     build      lines that make `network`
@@ -182,7 +182,7 @@ class Recipe:
 
 
 def recipe(name: str, encoder: Encoder) -> Recipe:
-    """Of the encoder that NEAT_ENCODER calls `name`."""
+    """The recipe of the encoder `name`, as in NEAT_ENCODER."""
     if name.startswith("clip:"):
         model = name.removeprefix("clip:").partition("/")[0]
         quick = any(type(module).__name__ == "QuickGELU" for module in encoder.network.modules())

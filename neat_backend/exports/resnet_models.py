@@ -1,4 +1,4 @@
-"""The ResNet-18 of the last round, to be exported."""
+"""Export of the last round's ResNet-18."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ network.maxpool = torch.nn.Identity()
 
 
 def resnet18(settings: Settings, database: Database, project: Project) -> Taken:
-    """The last round's that is done. Raises BadRequest when there is none."""
+    """The classifier of the last finished round. Raises BadRequest when there is none."""
     from neat_backend.exports import portable
     from neat_backend.models.classifier import Classifier
     from neat_backend.models.networks import ORDINARY_STEM_FROM
 
     fetch_once(settings.arrays_url, settings.data_dir, database, project.id, "models")
     folder = ProjectArrays(settings.data_dir, project.id).root / "models"
-    for _ in range(3):  # a round that ends just now takes the file of the one before along
+    for _ in range(3):  # a round that ends meanwhile deletes the previous round's file
         with database.read() as conn:
             done = rounds.latest(conn, project.id)
         if done is None:

@@ -1,4 +1,4 @@
-"""What was labelled, one row for each task, read from the store in one transaction and bounded memory."""
+"""The labelled tasks, one row each, read from the store in one transaction and bounded memory."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Row:
 
 
 def rows(settings: Settings, database: Database, project: int, wanted: Wanted) -> Iterator[Row]:
-    """The labelled tasks by ascending id, as they were at the moment of the first row.
+    """The labelled tasks by ascending id, as of the first row's moment.
 
-    Raises UnknownProject, BadLabelConfig, and BadRequest for conditions that can't be meant.
+    Raises UnknownProject, BadLabelConfig, and BadRequest for invalid conditions.
     """
     if not 0 <= wanted.min_agreement <= 1:
         raise BadRequest(f"min_agreement={wanted.min_agreement}: give a share from 0 to 1", "min_agreement")

@@ -1,4 +1,4 @@
-"""Where an export is written: it appears whole under its name, or not at all."""
+"""Writing an export atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neat_backend.store import locks
 
 
 def refuse_existing(target: Path, overwrite: bool) -> None:
-    """Raises BadRequest where the target is there and may not be replaced, or its folder is not there."""
+    """Raise BadRequest where the target exists and may not be replaced, or its folder is missing."""
     if (target.exists() or target.is_symlink()) and not overwrite:
         raise BadRequest(f"{target} exists already; name another target, or replace it with --overwrite", "out")
     if not target.absolute().parent.is_dir():
@@ -23,7 +23,7 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
 
 @contextmanager
 def new_file(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A name to write a file under; when all went well, what is there gets the target's name, else it is deleted."""
+    """A temporary name for a file; on success the file gets the target's name, else it is deleted."""
     refuse_existing(target, overwrite)
     if target.is_dir():
         raise BadRequest(f"{target} is a folder; name a file", "out")
@@ -43,7 +43,7 @@ def new_file(target: Path, overwrite: bool) -> Iterator[Path]:
 def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """A folder `.NAME.partial` beside the target, for this process alone; in the end its `built` becomes the target.
 
-    When something fails, `images` in it stays, so that the next try goes on with it, and nothing else.
+    After a failure only `images` in it stays, for the next try.
     Raises BadRequest when another process writes this target.
     """
     refuse_existing(target, overwrite)
@@ -66,7 +66,7 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _replace(built: Path, target: Path) -> None:
-    """Give a finished folder its name, in place of what is there."""
+    """Give a finished folder its name, replacing an existing one."""
     if not target.exists() and not target.is_symlink():
         os.rename(built, target)
         return
@@ -82,7 +82,7 @@ def _replace(built: Path, target: Path) -> None:
 
 @contextmanager
 def plain_words(target: Path) -> Iterator[None]:
-    """What the system refuses, as BadRequest."""
+    """Translate OSError to BadRequest."""
     try:
         yield
     except OSError as error:

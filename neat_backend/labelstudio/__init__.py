@@ -1,4 +1,4 @@
-"""All that knows Label Studio. Imports `records` and `errors` of this package, nothing else.
+"""The interface to Label Studio. Imports only `records` and `errors` of this package.
 
 `events` and `label_config` are imported by the web process: standard library and defusedxml only.
 """

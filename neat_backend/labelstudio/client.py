@@ -1,11 +1,9 @@
-"""Label Studio behind a small contract: what this backend asks of it, and nothing else.
+"""Client for the Label Studio API, with only the calls that this backend needs.
 
-The calls go over the SDK's connection directly (`transport`): the SDK can't ask for fewer fields, and that makes the
-difference (a page of 1,000 tasks takes 0.3 s with the fields that are needed and 1.5 s with all of them), and it takes
-whatever JSON comes for what it expected.
+The calls use the SDK's connection directly (`transport`): the SDK can't request fewer fields (a page of 1,000 tasks
+takes 0.3 s with the needed fields and 1.5 s with all of them), and it does not check the JSON that it receives.
 
-Every error that comes from outside leaves as one of `errors.LabelStudioError`, or from `fetch_bytes` as
-`ImageError`. Nothing is retried here.
+Foreign errors are translated to `errors.LabelStudioError`, by `fetch_bytes` to `ImageError`. Nothing is retried here.
 """
 
 from __future__ import annotations
@@ -27,27 +25,26 @@ from neat_backend.errors import (
 )
 from neat_backend.labelstudio.events import annotation_from_json, task_from_json
 from neat_backend.labelstudio.files import Files
-from neat_backend.labelstudio.pages import IDS_PER_CALL, Page, Pages, Params, task_filter
+from neat_backend.labelstudio.paging import IDS_PER_CALL, Page, Pages, Params, task_filter
 from neat_backend.labelstudio.transport import Transport
 from neat_backend.labelstudio.values import extra_params, timestamp
 from neat_backend.records import Annotation, MLBackend, Task
 
 log = logging.getLogger(__name__)
 
-_DELETED_AT_ONCE = 100
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations"
 # The list of fields holds for tasks and for the annotations inside them alike.
 _ANNOTATION_FIELDS = "id,annotations,task,completed_by,result,was_cancelled,ground_truth,created_at,updated_at"
 _CHANGED_FIELDS = ",".join(dict.fromkeys(f"{_TASK_FIELDS},{_ANNOTATION_FIELDS}".split(",")))
 _PROJECT_FIELDS = (
     "id,title,label_config,sampling,model_version,created_at,"
-    "task_number,total_annotations_number,skipped_annotations_number"
+    "task_number,total_annotations_number,skipped_annotations_number,maximum_annotations"
 )
 
 
 @dataclass(frozen=True)
 class ProjectInfo:
-    """A project as Label Studio has it now; the counts tell cheaply whether something was missed."""
+    """A project as Label Studio has it now; comparing the counts shows cheaply whether a change was missed."""
 
     id: int
     title: str
@@ -58,6 +55,7 @@ class ProjectInfo:
     annotation_count: int  # without skips
     skipped_count: int
     created_at: datetime  # no two projects have the same
+    opinions: int = 1  # people that a task is given to
 
 
 class LabelStudioClient:
@@ -66,7 +64,7 @@ class LabelStudioClient:
     def __init__(
         self, base_url: str, api_key: str, timeout_seconds: float = 30, image_hosts: Iterable[str] = ()
     ) -> None:
-        """image_hosts: where images may come from beside Label Studio (NEAT_IMAGE_HOSTS).
+        """image_hosts: allowed hosts of images beside Label Studio (NEAT_IMAGE_HOSTS).
 
         Raises LabelStudioError for an unusable URL, LabelStudioRefused for a key that is missing or expired.
         """
@@ -76,7 +74,7 @@ class LabelStudioClient:
         self._pages = Pages(self.transport)
 
     def __reduce__(self) -> tuple[type[LabelStudioClient], tuple[object, ...]]:
-        """Sent to another process, the token included, it connects anew there."""
+        """Pickles the arguments, the token included; another process connects again."""
         return LabelStudioClient, self._made_with
 
     def close(self) -> None:
@@ -85,15 +83,15 @@ class LabelStudioClient:
 
     @property
     def base_url(self) -> str:
-        """Where Label Studio is, without a slash at the end."""
+        """Label Studio's address, without a slash at the end."""
         return self.transport.base_url
 
     def now(self) -> datetime:
-        """Label Studio's clock, to the second; ours where its answers bear no date."""
+        """Label Studio's clock, to the second; this host's where its answers have no date."""
         return self.transport.now()
 
     def clock(self) -> datetime | None:
-        """The same without asking, from the time of the latest answer; None before one has borne a date."""
+        """As `now`, without a request, from the latest answer; None before an answer with a date."""
         return self.transport.clock()
 
     # --- who and what
@@ -102,6 +100,16 @@ class LabelStudioClient:
         """The e-mail address of the user whose key this is; the cheapest check of URL and key."""
         body = self.transport.get("/api/current-user/whoami")
         return self.transport.read(lambda user: str(user["email"]), body)
+
+    def users(self) -> dict[int, str]:
+        """The names of Label Studio's users by their number: first and last name, else the user name."""
+
+        def name(user: Mapping[str, Any]) -> str:
+            full = f"{user.get('first_name') or ''} {user.get('last_name') or ''}".strip()
+            return full or str(user.get("username") or "")
+
+        body = self.transport.get("/api/users/")
+        return self.transport.read(lambda: {int(user["id"]): name(user) for user in body})
 
     def project(self, project: int) -> ProjectInfo:
         body = self.transport.get(f"/api/projects/{project}/", {"include": _PROJECT_FIELDS})
@@ -116,14 +124,15 @@ class LabelStudioClient:
                 annotation_count=int(body["total_annotations_number"] or 0),
                 skipped_count=int(body["skipped_annotations_number"] or 0),
                 created_at=timestamp(body["created_at"], "project.created_at"),
+                opinions=int(body.get("maximum_annotations") or 1),
             )
         )
 
     def ml_backends(self, project: int) -> list[MLBackend]:
         """The project's connections to ML backends.
 
-        Read beside the model versions: asked for `/api/ml`, Label Studio first calls /health and /setup of each of
-        them, ours too, and waits for those that are down.
+        Read with the model versions: for `/api/ml`, Label Studio first calls /health and /setup of each backend, this
+        one included, and waits for those that are down.
         """
         params = {"extended": "true", "include_live_models": "true"}
         body = self.transport.get(f"/api/projects/{project}/model-versions/", params)
@@ -132,8 +141,8 @@ class LabelStudioClient:
     def tasks(self, project: int, image_key: str, page_size: int = 1000) -> Iterator[list[Task]]:
         """All tasks of a project by id, page by page.
 
-        Each page asks for the ids above the last one, so that tasks which are deleted or created
-        meanwhile shift nothing: none is left out, none comes twice.
+        Each page requests the ids above the last one, so tasks that are deleted or created meanwhile shift nothing:
+        none is missing, none comes twice.
         """
         params = {"fields": "task_only", "include": _TASK_FIELDS, "resolve_uri": "false"}
         for page in self._all_pages(project, params, page_size):
@@ -219,21 +228,21 @@ class LabelStudioClient:
     def prediction_count(self, project: int, version: str) -> int:
         return self.model_versions(project).get(version, 0)
 
-    def delete_model_version(self, project: int, version: str) -> None:
-        """Delete all predictions of a version, so that annotators hardly notice.
+    def predictions_of(self, project: int, version: str, task: int | None = None) -> list[int]:
+        """The ids of a version's predictions, of all tasks or of one."""
+        of_task = {} if task is None else {"task": task}
+        body = self.transport.get("/api/predictions/", {"project": project, **of_task})
+        return self.transport.read(
+            lambda items: [int(item["id"]) for item in items if item["model_version"] == version], body
+        )
 
-        Label Studio deletes a version at 10 ms a prediction, but in one transaction, and where its
-        database is SQLite nobody can submit an annotation until it is over: half a minute for 2,000. So
-        a large version is taken apart one by one first, 80 ms each, which others don't feel.
-        """
-        if self.prediction_count(project, version) > _DELETED_AT_ONCE:
-            body = self.transport.get("/api/predictions/", {"project": project})
-            ids = self.transport.read(
-                lambda items: [int(item["id"]) for item in items if item["model_version"] == version], body
-            )
-            for prediction in ids[:-_DELETED_AT_ONCE]:
-                with contextlib.suppress(NotFoundInLabelStudio):
-                    self.transport.send("DELETE", f"/api/predictions/{prediction}/")
+    def delete_prediction(self, prediction: int) -> None:
+        """Delete a prediction, in 80 ms; no error if it does not exist."""
+        with contextlib.suppress(NotFoundInLabelStudio):
+            self.transport.send("DELETE", f"/api/predictions/{prediction}/")
+
+    def delete_model_version(self, project: int, version: str) -> None:
+        """Delete all predictions of a version, in one transaction, at 10 ms each. For a large one see `Publisher`."""
         path = f"/api/projects/{project}/model-versions/"
         self.transport.send("DELETE", path, {"model_version": version})
 
@@ -244,7 +253,7 @@ class LabelStudioClient:
     # --- setting a project up
 
     def set_sampling(self, project: int, sampling: str) -> None:
-        """Label Studio's own name, such as "Uncertainty sampling"."""
+        """Set the sampling by Label Studio's name, such as "Uncertainty sampling"."""
         self.transport.send("PATCH", f"/api/projects/{project}/", {"sampling": sampling})
 
     def tabs(self, project: int) -> list[dict[str, Any]]:
@@ -253,12 +262,12 @@ class LabelStudioClient:
         return self.transport.read(lambda items: [{**item, "id": int(item["id"])} for item in items], views)
 
     def create_tab(self, project: int, data: Mapping[str, Any]) -> int:
-        """Make a tab; its id."""
+        """Create a tab; returns its id."""
         body = self.transport.send("POST", "/api/dm/views/", {"project": project, "data": dict(data)})
         return self.transport.read(lambda: int(body["id"]))
 
     def change_tab(self, project: int, tab: int, data: Mapping[str, Any]) -> None:
-        """Put `data` in place of what the tab has."""
+        """Replace the tab's data."""
         self.transport.send("PATCH", f"/api/dm/views/{tab}/", {"project": project, "data": dict(data)})
 
     def delete_tab(self, tab: int) -> None:
@@ -267,9 +276,9 @@ class LabelStudioClient:
     def set_column(self, project: int, tasks: Sequence[int], name: str, value: str | float) -> None:
         """Set one key of these tasks' data to the same value, and leave all else in it alone.
 
-        Label Studio's own action does it, so what others write meanwhile is not lost: its database sets the one
-        key (PostgreSQL), or its server reads and writes the data in one go (SQLite). It moves no time of change
-        and sends no webhook. Tasks that are gone are passed over.
+        Label Studio's own action does it, so concurrent changes are not lost: its database sets the one key
+        (PostgreSQL), or its server reads and writes the data at once (SQLite). It changes no `updated_at` and sends
+        no webhook. Deleted tasks are ignored.
         """
         for start in range(0, len(tasks), IDS_PER_CALL):
             included = list(tasks[start : start + IDS_PER_CALL])  # never empty: that would mean all tasks
@@ -284,10 +293,6 @@ class LabelStudioClient:
                 "POST", "/api/dm/actions/", body, params={"id": "add_data_field", "project": project}
             )
             self.transport.read(lambda answer: str(answer["detail"]), answer)
-
-    def webhook_urls(self, project: int) -> list[str]:
-        """Where the project's webhooks go."""
-        return [hook["url"] for hook in self._webhooks(project)]
 
     def _webhooks(self, project: int) -> list[dict[str, Any]]:
         hooks = self.transport.get("/api/webhooks/", {"project": project})
@@ -356,6 +361,6 @@ def _annotations_of(tasks: Iterable[Mapping[str, Any]]) -> list[Annotation]:
 def _ml_backend(item: Mapping[str, Any]) -> MLBackend:
     try:
         params = extra_params(item.get("extra_params"))
-    except BadRequest:  # refused by our /setup, so it is of an earlier version or another backend's
+    except BadRequest:  # this version's /setup refuses it: from an earlier version or another backend
         params = {}
     return MLBackend(int(item["id"]), str(item["url"]), params, f"{item['id']} {item['created_at']}")

@@ -1,6 +1,4 @@
-"""A time by which a whole call is over. A time-out alone begins anew with each byte, so that a byte now and then
-would keep a call going for ever.
-"""
+"""Deadlines of whole calls. A time-out alone starts again with each byte, so a slow sender could keep a call going."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ _until: ContextVar[float | None] = ContextVar("until", default=None)  # time.mon
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """What is read inside of this over the connections of a TimelyBackend must come within so many seconds."""
+    """Limit the time of all reads inside this context over the connections of a TimelyBackend."""
     token = _until.set(time.monotonic() + seconds)
     try:
         yield
@@ -50,6 +48,13 @@ def make_timely(client: httpx.Client) -> None:
     """Let all of a client's connections keep to `within`, those to proxies too."""
     for transport in (client._transport, *client._mounts.values()):
         connect_by(transport, TimelyBackend())
+
+
+def get(url: str, timeout_seconds: float) -> httpx.Response:
+    """GET without credentials; over after TIMEOUTS times the time-out. Raises httpx.HTTPError, httpx.InvalidURL."""
+    with httpx.Client(timeout=timeout_seconds) as client, within(TIMEOUTS * timeout_seconds):
+        make_timely(client)
+        return client.get(url)
 
 
 class TimelyBackend(httpcore.SyncBackend):

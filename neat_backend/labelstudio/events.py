@@ -1,4 +1,4 @@
-"""What Label Studio sends, as records: webhooks, /setup and /predict.
+"""Requests of Label Studio as records: webhooks, /setup and /predict.
 
 Two steps. The web process calls `parse_*`: types are checked, bulk is left out, nothing is looked up.
 The worker calls `changes` on the stored event, once it knows which key of a task's data is the image.
@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from neat_backend.errors import BadRequest
-from neat_backend.labelstudio.values import EPOCH as EPOCH
 from neat_backend.labelstudio.values import (
     annotator_of,
     bare_id,
@@ -103,7 +102,7 @@ class ProjectFields:
 class Changes:
     """What one event changes.
 
-    tasks: upserts. `has_annotations` is set only where nobody told of the annotations (an import of
+    tasks: upserts. `has_annotations` is set only where no event has the annotations (an import of
         tasks together with them): read those tasks' annotations.
     project: comes with nearly every event, changed or not.
     """
@@ -150,9 +149,9 @@ def parse_webhook(body: Any) -> Webhook:
 
 
 def pieces(payload: Mapping[str, Any], size: int = PIECE) -> list[dict[str, Any]]:
-    """A webhook's payload as several of at most `size` tasks and annotations, in order; together they say the same.
+    """Split a webhook's payload into several of at most `size` tasks and annotations, in order.
 
-    Each can be taken in by itself: the others would wait for a minute for a transaction that deletes 1,000,000 tasks.
+    Each can be applied by itself: other writers would wait a minute for a transaction that deletes 1,000,000 tasks.
     """
     lists = {name: value for name, value in payload.items() if isinstance(value, list)}
     count = max([1, *(math.ceil(len(value) / size) for value in lists.values())])
@@ -195,7 +194,7 @@ def parse_predict(body: Any) -> PredictRequest:
 
 
 def changes(event: Event, image_key: str) -> Changes:
-    """What `event` changes. Its payload is what `parse_webhook` kept; BadRequest if it is something else."""
+    """The changes of an event with a payload of `parse_webhook`. Raises BadRequest for another payload."""
     payload, action = event.payload, event.action
     fields = None
     if isinstance(payload.get("project"), Mapping) and "label_config" in payload["project"]:
@@ -206,7 +205,7 @@ def changes(event: Event, image_key: str) -> Changes:
     deleted_annotations: tuple[int, ...] = ()
     if action in _ANNOTATIONS:
         annotations = tuple(annotation_from_json(item) for item in items_of(payload, "annotation", "annotations"))
-        # The event tells of these tasks' annotations itself, so nothing needs to be read.
+        # The event has these tasks' annotations itself, so nothing needs to be read.
         nested = {item.get("id"): item for item in items_of(payload, "task", "tasks")}
         tasks = tuple(task_from_json({**item, **_NO_COUNTS}, image_key) for item in nested.values())
     elif action in _ANNOTATIONS_DELETED:
@@ -231,9 +230,9 @@ def changes(event: Event, image_key: str) -> Changes:
 
 
 def no_later_than(change: Changes, limit: datetime) -> Changes:
-    """The change with no time beyond `limit`: one that Label Studio's clock has not come to does not count.
+    """The change without times after `limit`, which lie in the future of Label Studio's clock.
 
-    Else it would be newer than all that follows until then.
+    Such a time would count as newer than all changes until then.
     """
 
     def timed(item: Timed) -> Timed:
@@ -291,12 +290,12 @@ def project_from_json(item: Mapping[str, Any]) -> ProjectFields:
 
 
 def image_reference(data: Any, image_key: str) -> str | None:
-    """The image's reference in a task's data, whatever a person has put there.
+    """The image's reference in a task's data, which may be anything.
 
     "" where it is no text, None where the data lacks the key.
 
     image_key: a key, or a path such as `photo.url` or `photos[0]`. A file that was uploaded before the
-    project had a label config lies under `$undefined$`, and Label Studio shows it for whatever key.
+    project had a label config lies under `$undefined$`, and Label Studio shows it for any key.
     """
     if not isinstance(data, Mapping):
         return None
@@ -385,7 +384,7 @@ def _webhook_project(body: Mapping[str, Any], payload: Mapping[str, Any]) -> int
 
 
 def _trim_results(value: Any) -> Any:
-    """Results with nothing but what `_choices` reads of them; what is odd stays odd."""
+    """Results with only the fields that `_choices` reads; malformed ones stay malformed."""
     if not isinstance(value, list):
         return [] if value is None else [None]
     return [_trim_result(result) for result in value if not isinstance(result, Mapping) or _is_choices(result)]

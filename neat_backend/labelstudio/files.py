@@ -1,4 +1,4 @@
-"""Files from Label Studio and from other hosts; the API key goes along to Label Studio's own files only."""
+"""Files from Label Studio and other hosts; the API key is sent only for Label Studio's own files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from neat_backend.labelstudio.deadlines import TIMEOUTS, within
 from neat_backend.labelstudio.image_hosts import ImageHosts, ImageTransport, is_file, shown
 from neat_backend.labelstudio.transport import REMEDY, Transport, words_of
 
-_NO_FILE = "it is not where Label Studio has files, so it was asked for without the API key"
+_NO_FILE = "it is not where Label Studio has files, so it was requested without the API key"
 
 
 class Files:
-    """Downloads, as the user of a transport where Label Studio itself has the file."""
+    """Downloads files; from Label Studio as the user of a transport."""
 
     def __init__(self, transport: Transport, image_hosts: Iterable[str]) -> None:
-        """image_hosts: where images may come from beside Label Studio (NEAT_IMAGE_HOSTS)."""
+        """image_hosts: allowed hosts beside Label Studio (NEAT_IMAGE_HOSTS)."""
         self._transport = transport
-        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # no host learns what another one set
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # no host gets another host's cookies
         self._elsewhere = httpx.Client(
             timeout=transport.timeout_seconds,
             follow_redirects=False,
@@ -37,9 +37,9 @@ class Files:
     def fetch(self, path_or_url: str, limit_bytes: int, timeout_seconds: float | None = None) -> bytes:
         """The file at a path on Label Studio or at an http(s) URL. Raises ImageError.
 
-        The API key goes to Label Studio's own scheme, host and port only, there only to where it has files, and not
-        once a redirect has left them: nobody else chooses what is asked with it. Redirects are followed (Label Studio
-        sends one to the signed URL of a file in cloud storage) without taking the key along.
+        The API key is sent only to Label Studio's own scheme, host and port, only for paths of files, and not after a
+        redirect has left them, so that no other host can make requests with it. Redirects are followed without the key
+        (Label Studio redirects to the signed URL of a file in cloud storage).
         """
         seconds = TIMEOUTS * (timeout_seconds or self._transport.timeout_seconds)
         with within(seconds):
@@ -84,7 +84,7 @@ class Files:
 
 
 def _body(response: httpx.Response, limit_bytes: int, deadline: float, place: str, remedy: str) -> bytes:
-    """The answer's body, given up as soon as it is too large or takes too long. remedy: of a refusal."""
+    """The answer's body; raises ImageError as soon as it is too large or too slow. remedy: for a refusal."""
     status = response.status_code
     if status >= 300:
         if status in (401, 403):

@@ -1,8 +1,8 @@
 """Which hosts images may come from, and a transport that connects to nothing else.
 
-A task's data is written by whoever may edit the project, and so is a redirect by whoever runs a host that it
-names. So the check is made where the connection is: a name is resolved once, all its addresses are looked at,
-and one of those is connected to. A name that means something else at the next look-up changes nothing.
+Anyone who may edit the project writes a task's data, and the hosts that it names may redirect. So the check is made at
+the connection: a name is resolved once, all its addresses are checked, and the connection goes to one of them. A
+different result of a later look-up has no effect.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FILES = re.compile(r"/(data|static|storage-data|samples)/|/(tasks|projects)/[0-
 
 
 def is_file(url: str, label_studio_url: str) -> bool:
-    """Whether a URL below Label Studio's is that of a file, so that it may be asked for with the API key."""
+    """Whether a URL below Label Studio's is that of a file, so that it may be requested with the API key."""
     path, last = urlsplit(url).path, ""
     while path != last:  # a server, or two in a row, may decode it again
         path, last = unquote(path), path
@@ -46,12 +46,12 @@ def is_file(url: str, label_studio_url: str) -> bool:
 
 
 def shown(address: str) -> str:
-    """An image's address for a message: not endless, and without the user name and password that it may hold."""
+    """An image's address for a message: shortened, without a user name and password."""
     return re.sub(r"(?<=//)[^/?#]*@", "***@", address)[:200]
 
 
 class ImageHosts:
-    """The rule: Label Studio's own host and port, hosts that are named, and public addresses if none is or for `*`."""
+    """Allowed hosts: Label Studio's own, the named ones, and public addresses for `*` or if none is named."""
 
     def __init__(self, label_studio_url: str, allowed: Iterable[str] = ()) -> None:
         """allowed: as in NEAT_IMAGE_HOSTS; `*.example.com` is any host below example.com."""
@@ -84,7 +84,7 @@ class ImageHosts:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the internet at large; one inside another (IPv4 in IPv6) is what counts."""
+    """Whether an address is on the public internet; of IPv4 inside IPv6, the inner one counts."""
     return all(_is_public(each) for each in _meanings(address))
 
 
@@ -110,8 +110,8 @@ def _meanings(address: str) -> list[_Address]:
 class ImageTransport(httpx.HTTPTransport):
     """HTTP to the hosts that are allowed. TLS names and the Host header stay those of the URL.
 
-    Where the environment names a proxy, that connects by itself: then a name is checked as it resolves here,
-    if it does, and what the proxy makes of it is the proxy's.
+    If the environment names a proxy, the proxy connects: then a name is checked as it resolves here, if it does; the
+    proxy may resolve it differently.
     """
 
     def __init__(self, hosts: ImageHosts, certificates: ssl.SSLContext) -> None:

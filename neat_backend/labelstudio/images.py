@@ -1,6 +1,6 @@
-"""From a task to its image: fetched wherever Label Studio has it, decoded whatever it is.
+"""Fetching and decoding the images of tasks.
 
-All that can go wrong is an ImageError in words for the person who can mend it.
+Every failure is an ImageError, in words for the person who can fix it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PP
 _RETRY_AFTER_SECONDS = (0.3, 1.0)
 # A progressive JPEG has some ten scans; each is a pass over the whole picture that a few bytes can ask for.
 MOST_SCANS = 100
-_PNG, _PNG_DEPTH = b"\x89PNG", 24  # how it begins, and where the bits of a sample are told
+_PNG, _PNG_DEPTH = b"\x89PNG", 24  # signature, offset of the bit depth
 _ICON = b"\0\0\1\0"
 _ORIENTATION = 0x0112  # EXIF's tag
 _UPRIGHT = {
@@ -44,7 +44,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What no format above is, and people may have: how such a file begins.
+# Signatures of formats that people may have and that are not supported.
 _UNSUPPORTED = (
     (rb"8BPS", "a Photoshop file"),
     (rb"qoif", "a QOI image"),
@@ -87,7 +87,7 @@ class ImageFetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to give back: connections stay with the client."""
+        """Does nothing: the client keeps the connections."""
 
     def load(self, task: int, ref: str | None) -> Image.Image:
         """Fetch and decode. Raises ImageError."""
@@ -137,7 +137,7 @@ class ImageFetcher:
         return self._client.fetch_bytes(address, self._max_bytes, self._timeout_seconds)
 
     def _inline(self, ref: str) -> bytes:
-        """The file in a data: URL, in every form that browsers show, whatever media type it names."""
+        """The file in a data: URL, in every form that browsers accept, with any media type."""
         head, comma, body = ref.partition("#")[0].partition(",")
         if not comma:
             raise ImageError("the task's data: URL has no data: there is no comma in it")
@@ -157,7 +157,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("the image file is empty")
     try:
-        if data.startswith(_ICON):  # says one size, may hold a picture of another, and is decoded as it is opened
+        if data.startswith(_ICON):  # its header may name a wrong size, and opening decodes it
             _check_size(_size_inside_icon(data), max_pixels)
         image = opened(io.BytesIO(data))
         _check_size(image.size, max_pixels)
@@ -169,7 +169,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        # Pillow's own limit, twice 89 million; it holds whatever ours is.
+        # Pillow's own limit, twice 89 million, applies in addition to NEAT's.
         fixed = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)
         why = "NEAT_MAX_IMAGE_PIXELS" if max_pixels <= fixed else "a fixed limit; NEAT_MAX_IMAGE_PIXELS can't raise it"
         raise ImageError(f"the image has more than {min(max_pixels, fixed):,} pixels ({why})") from None
@@ -189,7 +189,7 @@ def thumbnail(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
 
 
 def opened(file: Path | IO[bytes]) -> Image.Image:
-    """An image of one of our formats, its header read and its pixels not."""
+    """An image of a supported format, with its header read but not its pixels."""
     return Image.open(file, formats=_known())
 
 
@@ -197,11 +197,11 @@ def opened(file: Path | IO[bytes]) -> Image.Image:
 def _known() -> list[str]:
     pi_heif.register_heif_opener(thumbnails=False)
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]  # Pillow trips over one that it was built without
+    return [name for name in _FORMATS if name in Image.OPEN]  # Pillow raises for a format that it was built without
 
 
 def _from_base64(text: bytes) -> bytes:
-    """As browsers read it: white space is passed over, and padding may be left out."""
+    """Decode as browsers do: white space is ignored, and padding may be missing."""
     packed = re.sub(rb"[\t\n\f\r ]", b"", text)
     if len(packed) % 4 == 0:
         packed = re.sub(rb"={1,2}$", b"", packed)
@@ -220,7 +220,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _size_inside_icon(data: bytes) -> tuple[int, int]:
-    """The size of the picture of an icon that is used, its largest, which is not decoded for that."""
+    """The size of an icon's largest picture, which is the one used; without decoding it."""
     offset = IcoImagePlugin.IcoFile(io.BytesIO(data)).entry[0].offset
     image = Image.open(io.BytesIO(data[offset:]), formats=["PNG", "DIB"])
     return image.width, image.height // 2 if image.format == "DIB" else image.height  # below a DIB lies its mask
@@ -240,8 +240,8 @@ def _scans(data: bytes) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as browsers turn it: by the EXIF block of a JPEG or PNG and the box of an AVIF (Pillow gives it as
-    EXIF), and not by XMP or by what a WebP says. HEIF and TIFF have been turned as they were decoded.
+    """The image rotated as browsers do: by the EXIF block of a JPEG or PNG and the box of an AVIF (Pillow gives it as
+    EXIF), not by XMP or a WebP's EXIF. HEIF and TIFF are rotated at decoding.
     """
     if image.format not in ("JPEG", "MPO", "PNG", "AVIF"):
         return image
@@ -249,7 +249,7 @@ def _upright(image: Image.Image) -> Image.Image:
         exif = Image.Exif()
         exif.load(image.info["exif"])
         return image.transpose(_UPRIGHT[exif[_ORIENTATION]])
-    except Exception:  # none, or a damaged one, which says nothing against the pixels
+    except Exception:  # none, or a damaged one; the pixels may be intact
         return image
 
 

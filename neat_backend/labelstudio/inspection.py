@@ -1,4 +1,4 @@
-"""What a diagnosis asks of Label Studio beside what the backend needs in its work. Changes nothing there."""
+"""Additional calls to Label Studio for the diagnosis. They change nothing there."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
+from neat_backend.labelstudio import deadlines
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.image_hosts import shown
 
@@ -27,7 +28,7 @@ SEEN_TO_WORK = ("1.13.1", "1.16.0", "1.18.0", "1.20.0", "1.22.0", "1.23.2")
 
 @dataclass(frozen=True)
 class Hook:
-    """A webhook of a project, as Label Studio has it."""
+    """A webhook of a project in Label Studio."""
 
     url: str
     active: bool  # and sends the payload of all actions
@@ -35,7 +36,7 @@ class Hook:
 
 
 class Inspector(LabelStudioClient):
-    """The client with a few more questions."""
+    """The client with additional queries."""
 
     def hooks(self, project: int) -> list[Hook]:
         always = ("is_active", "send_payload", "send_for_all_actions")
@@ -45,15 +46,15 @@ class Inspector(LabelStudioClient):
         ]
 
     def touch(self, project: int) -> None:
-        """A change of the project that changes nothing: shows the right to edit, and makes a PROJECT_UPDATED."""
+        """Edit the project without a change: tests the right to edit, and causes a PROJECT_UPDATED."""
         self.transport.send("PATCH", f"/api/projects/{project}/", {})
 
 
 def version(base_url: str, timeout_seconds: float) -> str:
-    """Label Studio's version, asked without a key. Raises LabelStudioError for what is no Label Studio."""
+    """Label Studio's version, requested without a key. Raises LabelStudioError if it is another server."""
     url = shown(base_url)
     try:
-        answer = httpx.get(base_url.rstrip("/") + "/api/version", timeout=timeout_seconds)
+        answer = deadlines.get(base_url.rstrip("/") + "/api/version", timeout_seconds)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise LabelStudioUnavailable(f"{url} does not answer ({str(error) or type(error).__name__})") from None
     if answer.status_code >= 500:
@@ -70,7 +71,7 @@ def version(base_url: str, timeout_seconds: float) -> str:
 
 
 def known_of(release: str) -> str:
-    """What is known of this release of Label Studio, in words that follow its number."""
+    """What this backend's tests found with this release of Label Studio, in words that follow its number."""
 
     def number(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
@@ -86,14 +87,14 @@ def known_of(release: str) -> str:
 
 
 def who_answers(base_url: str, api_key: str, timeout_seconds: float) -> str:
-    """In words: Label Studio's version, the key's kind and whose it is. Raises LabelStudioError."""
+    """Label Studio's version, the key's kind and its owner, in words. Raises LabelStudioError."""
     release = version(base_url, timeout_seconds)
     with closing(LabelStudioClient(base_url, api_key, timeout_seconds)) as client:
         return f"version {release}, {kind_of_key(api_key)} of {client.whoami()}"
 
 
 def kind_of_key(key: str) -> str:
-    """Either "legacy token" or "personal access token", with its last day where the key tells it."""
+    """Either "legacy token" or "personal access token", with its expiry if the key contains it."""
     parts = key.strip().split(".")
     if len(parts) != 3:
         return "legacy token"

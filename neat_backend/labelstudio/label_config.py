@@ -25,14 +25,14 @@ _EXAMPLE = (
 WHY = "neat_why"
 MAX_CHARACTERS = 1_000_000  # some 10,000 choices
 MAX_DEPTH = 100
-MOST_NAMED = 4  # tags that a complaint names, each with its remedy
+MOST_NAMED = 4  # tags that a message names, each with its remedy
 _PLAIN_KEY = re.compile(r"\$([\w.]|\[\d{1,9}\])+", re.ASCII)  # what the labelling page looks up as a whole
 _FROM_TASK = re.compile(r"\$[\w[\].{}]+", re.ASCII)  # what it replaces by the task's data, wherever it stands
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What this backend needs of a project's label config.
+    """The parts of a project's label config that this backend uses.
 
     Choices are named as Label Studio stores them in results: by alias where there is one, with the blanks that they
     are written with, and a nested one by its leaf.
@@ -43,8 +43,8 @@ class LabelConfig:
     image_key: str  # where the image is in a task's data: "image", or a path such as "photo.url"
     classes: tuple[str, ...]  # in the config's order
     invalid: tuple[str, ...]  # choices that mean "none of the classes"; may be empty
-    texts: tuple[str, ...] = ()  # of each class, what tells an encoder of text what it is: its hint, else its value
-    why: bool = False  # there is a TextArea named WHY on the image: predictions say there what they come from
+    texts: tuple[str, ...] = ()  # of each class, the text for a text encoder: its hint, else its value
+    why: bool = False  # there is a TextArea named WHY on the image: predictions explain themselves there
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # allowNested: from the headings to each leaf
 
     def name(self, choice: Choice) -> str | None:
@@ -54,7 +54,7 @@ class LabelConfig:
         return choice if choice in self.classes or choice in self.invalid else None
 
     def stored(self, name: str) -> str | list[str]:
-        """How a result holds the choice of that name, so that the labelling page finds it: a nested one by its path."""
+        """The choice in a result's form, as the labelling page expects it: a nested one by its path."""
         return list(self.paths[name]) if name in self.paths else name
 
 
@@ -95,7 +95,7 @@ def parse(xml: str, invalid_choices: Sequence[str], control: str = "") -> LabelC
     chosen = _chosen([tag for tag in tags if _is(tag, "choices") and _name(tag)], images, repeated, control)
     name, to_name = _name(chosen), _image_name(chosen, images)
     nested = _attr(chosen, "allownested").lower() == "true"
-    choices = _told_apart(list(_offered(chosen, nested)), invalid_choices)
+    choices = _by_name(list(_offered(chosen, nested)), invalid_choices)
     classes = tuple(leaf for leaf, choice in choices.items() if not choice.invalid)
     if not classes:
         found = "only choices that mean invalid" if choices else "no Choice with a value"
@@ -115,8 +115,15 @@ def parse(xml: str, invalid_choices: Sequence[str], control: str = "") -> LabelC
     )
 
 
+def unread(xml: str, config: LabelConfig) -> list[str]:
+    """The tags that annotators answer by and that this backend does not read, such as "RectangleLabels 'boxes'"."""
+    read = {config.control, WHY}
+    controls = [tag for tag in _tree(xml).iter() if _name(tag) and _written(tag, "toname") is not None]
+    return [f"{tag.tag} {_short(_name(tag))!r}" for tag in controls if _name(tag) not in read]
+
+
 def resolve(task: int, annotations: Sequence[Annotation], config: LabelConfig) -> Label:
-    """The task's label, all its annotations considered.
+    """The task's label by all its annotations.
 
     Each annotator's latest annotation is one vote, the majority wins, and a tie goes to the option that was voted for
     last. Where there is ground truth, only those vote who gave some (Label Studio marks all that is imported as such):
@@ -124,7 +131,7 @@ def resolve(task: int, annotations: Sequence[Annotation], config: LabelConfig) -
     the config has no invalid choice, and no vote where it has one. No vote either: anything but exactly one choice of
     the control, or a choice that the config does not have. An annotation without an annotator counts as an annotator
     of its own. A task with annotations but without a vote is set aside, and the latest annotation says why: Label
-    Studio does not serve it again to whoever answered, so it must not stand in the way of others.
+    Studio does not serve it again to an annotator who answered, so it must not block other tasks.
     """
     latest: dict[tuple[str, int], Annotation] = {}
     trusted: set[tuple[str, int]] = set()
@@ -143,12 +150,17 @@ def resolve(task: int, annotations: Sequence[Annotation], config: LabelConfig) -
     return votes[by_time[-1]] if by_time else Label(task)
 
 
+def label_of(choices: Mapping[str, tuple[Choice, ...] | None], was_cancelled: bool, config: LabelConfig) -> Label:
+    """The label by one annotation of this content, of task 0."""
+    return _vote(0, Annotation(0, 0, None, choices, was_cancelled, False, datetime.min), config)
+
+
 def _moment(annotation: Annotation) -> tuple[datetime, int]:
     return annotation.updated_at, annotation.id
 
 
 def _vote(task: int, annotation: Annotation, config: LabelConfig) -> Label:
-    """What one annotation says of the task: a label, or why it is none."""
+    """One annotation's vote: a label, or why there is none."""
     if annotation.was_cancelled:
         return Label(task, set_aside=SKIPPED) if config.invalid else Label(task, invalid=True)
     choices = annotation.choices.get(config.control, ())
@@ -164,7 +176,7 @@ def _vote(task: int, annotation: Annotation, config: LabelConfig) -> Label:
 
 
 def _shown(choice: Choice) -> str:
-    """A choice for people to read, in what every page and terminal can hold."""
+    """A choice for people to read, with characters that every page and terminal can show."""
     text = choice if isinstance(choice, str) else " / ".join(choice)
     return _short(text).encode("utf-8", "replace").decode()
 
@@ -238,9 +250,8 @@ def _choice(tag: Element, under: _Offered | None) -> _Offered:
     )
 
 
-def _told_apart(choices: Sequence[_Offered], invalid_choices: Sequence[str]) -> dict[str, _Offered]:
-    """The choices by the names that they have here, with those invalid that mean it. Raises BadLabelConfig for a name
-    that does not tell what was picked."""
+def _by_name(choices: Sequence[_Offered], invalid_choices: Sequence[str]) -> dict[str, _Offered]:
+    """The choices by name, those that mean invalid marked. Raises BadLabelConfig for an ambiguous name."""
     if not any(choice.invalid for choice in choices):
         named = {_plain(choice) for choice in invalid_choices}
         choices = [replace(choice, invalid=not choice.called.isdisjoint(named)) for choice in choices]
@@ -338,12 +349,12 @@ def _is(tag: Element, name: str) -> bool:
 
 
 def _name(tag: Element) -> str:
-    """As results name it."""
+    """The tag's name in results."""
     return _as_written(tag, "name")
 
 
 def _written(tag: Element, name: str) -> str | None:
-    """An attribute, whatever its case, since Label Studio's interface ignores case too; None = it has none."""
+    """An attribute, ignoring case as Label Studio's interface does; None = missing."""
     return next((value for key, value in tag.attrib.items() if key.lower() == name), None)
 
 
@@ -353,15 +364,15 @@ def _as_written(tag: Element, name: str) -> str:
 
 
 def _attr(tag: Element, name: str) -> str:
-    """An attribute that nothing is compared with: without blanks at its ends."""
+    """An attribute without blanks at its ends, for one that is not compared."""
     return _as_written(tag, name).strip()
 
 
 def _plain(name: str) -> str:
-    """A name as it is compared with those that mean invalid."""
+    """A name normalised for the comparison with those that mean invalid."""
     return name.strip().casefold()
 
 
 def _short(text: str) -> str:
-    """Somebody's text inside a message for people."""
+    """A user's text, shortened for a message."""
     return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,11 +1,11 @@
-"""A ranking's predictions into Label Studio, counted.
+"""Importing a ranking's predictions into Label Studio, with checks of their number.
 
-Label Studio refuses in two ways. A task that is gone fails the whole call with 400. A choice that its
-label config does not have (any more) is dropped in silence, and only the count is short. Either way what
-landed is looked up, and only what is missing is sent again: without the tasks that are gone, and then
-without choices, since a score is what the order needs. So nothing is ever there twice.
+Label Studio refuses in two ways. A deleted task fails the whole call with 400. A choice that its label config does not
+have (any more) is dropped silently, and only the count is smaller. In both cases the imported predictions are looked
+up, and only missing ones are sent again: without deleted tasks, and then without choices, since the order needs only
+scores. So no prediction is imported twice.
 
-When to publish what is not decided here.
+`worker.steps.publishing` decides when to publish.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ UNCERTAINTY = "Uncertainty sampling"  # Label Studio's name for serving the lowe
 # A call has a fixed part that grows with the project, so few are made; one as large as this takes 1 s.
 PREDICTIONS_PER_CALL = 1000
 
+DELETED_AT_ONCE = 100  # predictions; takes 1 s
+TAKEN_OUT = 10  # predictions of a larger version that one call deletes one by one
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one task shows: its score, and the choice that is filled in for the annotator, if any."""
+    """One task's prediction: its score, and the pre-filled choice, if any."""
 
     task: int
-    score: float  # in [0, 1]; Label Studio drops anything else in silence
+    score: float  # in [0, 1]; Label Studio silently drops other values
     choice: str | None = None
     why: str = ""  # in words, for a label config with a place for it
 
@@ -43,12 +46,12 @@ class Prediction:
 
 
 def score(priority: float, sampling: str) -> float:
-    """The score to write for a priority, both in [0, 1]: which end is served first is the sampling's choice."""
+    """The score for a priority, both in [0, 1]; the sampling decides which end is served first."""
     return min(max(1.0 - priority if sampling == UNCERTAINTY else priority, 0.0), 1.0)
 
 
 def result(choice: str | None, config: LabelConfig, why: str = "") -> list[dict[str, Any]]:
-    """A choice as a prediction's result in Label Studio's JSON; None = none is filled in.
+    """A choice as a prediction's result in Label Studio's JSON; None = no choice is pre-filled.
 
     why: text for the config's TextArea, if it has one: all that a prediction can carry beside a choice that the
     labelling page shows. (`meta` and a result's own score are kept, but shown for regions alone.)
@@ -67,16 +70,17 @@ def result(choice: str | None, config: LabelConfig, why: str = "") -> list[dict[
 
 
 def reasons(ranked: Ranked) -> str:
-    """Where a task's place comes from, in one line, as it was when the prediction was made."""
+    """The reasons for a task's place in one line, as of the prediction."""
     known = f"{ranked.known_neighbours} of its nearest labelled images are of the wanted classes"
     known += f", {ranked.votes} of them {ranked.vote}" if ranked.vote is not None else ""
     said = "no classifier yet" if ranked.predicted is None else f"the classifier says {ranked.predicted}"
-    return f"{known}; {said}; inconsistency {ranked.inconsistency:.2f}"
+    drawn = "drawn at random; " if ranked.drawn else ""
+    return f"{drawn}{known}; {said}; inconsistency {ranked.inconsistency:.2f}"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the predictions of one revision; a dropped task is gone, or refused whatever it is given."""
+    """The result of importing one revision; a dropped task is deleted, or refused without a choice too."""
 
     accepted: int
     dropped_tasks: tuple[int, ...] = ()
@@ -97,6 +101,10 @@ class _Client(Protocol):
 
     def set_model_version(self, project: int, version: str) -> None: ...
 
+    def predictions_of(self, project: int, version: str) -> list[int]: ...
+
+    def delete_prediction(self, prediction: int) -> None: ...
+
     def delete_model_version(self, project: int, version: str) -> None: ...
 
 
@@ -107,6 +115,7 @@ class Publisher:
         self.client = client
         self.project = project
         self.config = config
+        self._apart: dict[str, list[int]] = {}  # of a large version that is being deleted, the predictions left
 
     def import_revision(self, version: str, predictions: Sequence[Prediction]) -> Imported:
         """Import predictions under a model version that these tasks have no prediction of yet.
@@ -135,12 +144,31 @@ class Publisher:
         """Make Label Studio show and sort by this version."""
         self.client.set_model_version(self.project, version)
 
-    def delete(self, version: str) -> None:
-        """Delete a version's predictions, without making annotators wait: up to 0.1 s each."""
-        self.client.delete_model_version(self.project, version)
+    def delete_some(self, versions: Sequence[str]) -> str | None:
+        """Delete predictions of these versions for about a second, the smallest version first.
+
+        Returns the version that is fully deleted now, None = there is more. Label Studio deletes a version in one
+        transaction, and with SQLite it accepts no annotation meanwhile: half a minute for 2,000. So predictions of a
+        large version are deleted one by one first, and small versions don't wait for it.
+        """
+        counts = self.client.model_versions(self.project)
+        version = min(versions, key=lambda one: counts.get(one, 0))
+        count = counts.get(version, 0)
+        if count <= DELETED_AT_ONCE:
+            self._apart.pop(version, None)
+            if count:
+                self.client.delete_model_version(self.project, version)
+            return version
+        if version not in self._apart:
+            self._apart[version] = self.client.predictions_of(self.project, version)
+        for _ in range(min(TAKEN_OUT, count - DELETED_AT_ONCE, len(self._apart[version]))):
+            self.client.delete_prediction(self._apart[version].pop())
+        if not self._apart[version]:
+            del self._apart[version]  # there are new ones: list them again
+        return None
 
     def _import_chunk(self, version: str, chunk: Sequence[Prediction], without_choice: set[int]) -> list[int]:
-        """The tasks whose prediction Label Studio would not take; adds those that it took without the choice."""
+        """Returns the tasks whose prediction Label Studio refused; adds those that it took without the choice."""
         pending = {prediction.task: prediction for prediction in chunk}
         with_choices = True
         dropped: list[int] = []
@@ -163,7 +191,7 @@ class Publisher:
                 del pending[task]
             if not pending:
                 return dropped
-            # What is refused though every task is there, is refused for its choice.
+            # A prediction that is refused although its task exists is refused for its choice.
             with_choices = with_choices and rejected and bool(gone)
             without_choice.update(() if with_choices else pending)
         return dropped + sorted(pending)

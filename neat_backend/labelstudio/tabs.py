@@ -1,11 +1,10 @@
-"""Tabs of the Data Manager: made once, found again, kept right, whoever else makes or changes tabs meanwhile.
+"""Tabs of the Data Manager: created once, found again and updated, while others may create or change tabs.
 
-Label Studio has no tab that is unique: a name may be used twice, and two callers that look first and then make
-one make two. So whoever makes a tab looks again afterwards, and of several untouched ones with the same title
-the oldest stays. Each maker comes to the same answer, also where one was killed in between.
+Label Studio's tabs are not unique: a name may be used twice, and two callers that check first and then create a tab
+create two. So after creating a tab a caller checks again, and of several unchanged ones with the same title the oldest
+stays. All callers reach the same result, also where one was killed in between.
 
-What a person has changed is theirs: such a tab is found by its id whatever it is called now, and left alone but
-for what its doc says.
+A tab that a person has changed is theirs: it is found by its id, whatever its name, and only changed as `ensure` says.
 """
 
 from __future__ import annotations
@@ -19,29 +18,30 @@ from neat_backend.errors import NotFoundInLabelStudio
 
 Json = dict[str, Any]
 
-HIDDEN_COLUMNS = [
-    f"tasks:{name}"
-    for name in (
-        "inner_id",
-        "annotations_results",
-        "annotations_ids",
-        "predictions_results",
-        "total_predictions",
-        "file_upload",
-        "storage_filename",
-        "created_at",
-        "updated_at",
-        "updated_by",
-        "avg_lead_time",
-        "draft_exists",
-    )
-]
-# Of a tab of labelled tasks: what they are labelled with is shown, what only predictions have is not.
-HIDDEN_OF_LABELLED = [
-    *(name for name in HIDDEN_COLUMNS if name != "tasks:annotations_results"),
-    *(f"tasks:{name}" for name in ("predictions_score", "predictions_model_versions", "cancelled_annotations")),
-]
-NEXT, CHECK = "NEAT: next batch", "NEAT: check these labels"  # their titles
+_UNUSED = (
+    "inner_id",
+    "total_annotations",
+    "cancelled_annotations",
+    "total_predictions",
+    "annotations_ids",
+    "predictions_model_versions",
+    "file_upload",
+    "storage_filename",
+    "created_at",
+    "updated_at",
+    "updated_by",
+    "completed_at",
+    "avg_lead_time",
+    "draft_exists",
+)
+_OF_LABELS = ("annotators", "annotations_results")  # empty until the task is labelled
+HIDDEN_IN_GRIDS = [f"tasks:{name}" for name in (*_UNUSED, *_OF_LABELS)]
+HIDDEN_IN_LISTS = [f"tasks:{name}" for name in _UNUSED]
+GRID_WIDTH = 4  # images in a row
+# CSS pixels. The choice stands at the end of an annotation's result, which fits in one line, and in the middle of a
+# prediction's, which takes two; the picture follows within 1,400.
+WIDTHS = {"tasks:annotations_results": 460, "tasks:predictions_results": 290}
+NEXT, CHECK, SELECTION = "NEAT: next batch", "NEAT: check these labels", "NEAT: selection"  # their titles
 NO_TASK = 0  # an id that no task has
 
 
@@ -59,20 +59,24 @@ class _Client(Protocol):
 
 @dataclass(frozen=True)
 class Tab:
-    """A tab as it should be."""
+    """A tab's wanted state: a grid of images, or a list of labels."""
 
     title: str
     ordering: tuple[str, ...] = ()  # Label Studio's names, such as "-tasks:predictions_score"
-    tasks: tuple[int, ...] | None = None  # exactly these tasks; None = all that nobody has answered
+    tasks: tuple[int, ...] | None = None  # exactly these tasks; None = all without an answer
+    labels: bool = False  # a list of the tasks' labels
 
     def data(self) -> Json:
-        """As Label Studio keeps it."""
+        """The tab in Label Studio's JSON."""
+        hidden = HIDDEN_IN_LISTS if self.labels else HIDDEN_IN_GRIDS
         data: Json = {
-            "type": "list",
+            "type": "list" if self.labels else "grid",
             "target": "tasks",
             "title": self.title,
             "filters": self._filters(),
-            "hiddenColumns": _hidden(HIDDEN_COLUMNS if self.tasks is None else HIDDEN_OF_LABELLED),
+            "hiddenColumns": {"explore": list(hidden), "labeling": list(hidden)},
+            "gridWidth": GRID_WIDTH,
+            "columnsWidth": dict(WIDTHS),
         }
         return data | ({"ordering": list(self.ordering)} if self.ordering else {})
 
@@ -86,7 +90,7 @@ class Tab:
 
 
 def ensure(client: _Client, project: int, wanted: Tab, known: int | None) -> tuple[int, bool]:
-    """The id of the tab, and whether it was made just now.
+    """The id of the tab, and whether it was just created.
 
     known: its id as it was noted last. A tab of unlabelled tasks that shows just the opposite order is turned
     round; in one of given tasks they are replaced, unless a person has put other filters there. Raises
@@ -120,7 +124,7 @@ def _find(tabs: Sequence[Json], wanted: Tab, known: int | None) -> Json | None:
 
 
 def _leave_one(client: _Client, tabs: Sequence[Json], wanted: Tab, kept: int) -> None:
-    """Delete the later ones that another start has made and nobody has touched."""
+    """Delete later, unchanged tabs that another start has created."""
     for tab in tabs:
         if int(tab["id"]) > kept and _is_untouched(tab, wanted):
             with contextlib.suppress(NotFoundInLabelStudio):
@@ -128,35 +132,27 @@ def _leave_one(client: _Client, tabs: Sequence[Json], wanted: Tab, kept: int) ->
 
 
 def _is_untouched(tab: Json, wanted: Tab) -> bool:
-    """Is it one that this backend makes, as it makes them?"""
+    """Whether a tab is as this backend creates it."""
     data, ours = _data(tab), wanted.data()
     same = all(data.get(name) == ours[name] for name in ("title", "type", "target", "hiddenColumns"))
     return same and _shows(data, wanted) and _ordering(data) == wanted.ordering
 
 
 def _mended(tab: Json, wanted: Tab) -> Json | None:
-    """The tab's data as they should be; None = as they are."""
+    """The tab's corrected data; None = nothing to correct."""
     data = _data(tab)
     if wanted.tasks is None:
         opposite = tuple(name[1:] if name.startswith("-") else f"-{name}" for name in wanted.ordering)
         turn = bool(opposite) and _ordering(data) == opposite
         return {**data, "ordering": list(wanted.ordering)} if turn else None
-    made = wanted.data()
-    # As versions before this one made it: it hides the label in question.
-    former = data.get("hiddenColumns") == _hidden(HIDDEN_COLUMNS)
-    renewed = ("hiddenColumns", "ordering") if former else ()
-    if _shows(data, wanted) and _lines(data) != _lines(made):
-        renewed = (*renewed, "filters")
-    change = {name: made[name] for name in renewed if name in made}
-    return {**data, **change} if change else None
-
-
-def _hidden(columns: Sequence[str]) -> Json:
-    return {"explore": list(columns), "labeling": list(columns)}
+    filters = wanted.data()["filters"]
+    return (
+        {**data, "filters": filters} if _shows(data, wanted) and _lines(data) != _lines({"filters": filters}) else None
+    )
 
 
 def _shows(data: Json, wanted: Tab) -> bool:
-    """Has it the filters that this backend makes, for whichever tasks, or none at all?"""
+    """Whether the tab has filters of this backend, for any tasks, or none at all."""
     if wanted.tasks is None:
         return _lines(data) == _lines(wanted.data())
     several = len(_lines(data)) > 1
@@ -170,7 +166,7 @@ def _lines(data: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def _ordering(data: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Label Studio keeps whatever it is given."""
+    """The tab's ordering, which may be anything: Label Studio does not check it."""
     found = data.get("ordering")
     return tuple(found) if isinstance(found, list) else ()
 

@@ -12,7 +12,7 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -59,10 +59,10 @@ class Transport:
             timeout=timeout_seconds,
             follow_redirects=False,
             verify=self.certificates,
-            headers={"Cache-Control": "no-cache"},  # to a cache between: ask Label Studio each time
+            headers={"Cache-Control": "no-cache"},  # tells caches to forward each request
         )
         make_timely(self.http)
-        self._server_time: tuple[datetime, float] | None = None  # of its latest answer, and when that came
+        self._server_time: tuple[datetime, float] | None = None  # of its latest answer, and its arrival
         self.sdk = self._call(
             "reading the API key",
             lambda: LabelStudio(
@@ -79,7 +79,7 @@ class Transport:
         self.http.close()
 
     def headers(self) -> dict[str, str]:
-        """What a request of this user bears, the token among it."""
+        """The headers of this user's requests, with the token."""
         return self._call("exchanging the API key", self.sdk._client_wrapper.get_headers)
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
@@ -94,8 +94,12 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         timeout_seconds: float | None = None,
         bad: type[LabelStudioError] = LabelStudioError,
+        files: Sequence[tuple[str, bytes]] = (),
     ) -> Any:
-        """A request; the JSON that Label Studio answers. Raises LabelStudioError, for a 400 the class `bad`."""
+        """Send a request; returns the answer's JSON. Raises LabelStudioError, for a 400 the class `bad`.
+
+        files: names and contents, in place of a body.
+        """
         timeout = timeout_seconds or self.timeout_seconds
 
         def do() -> Any:
@@ -104,6 +108,7 @@ class Transport:
                 self.base_url + path,
                 params=params,
                 json=body,
+                files=[(f"file{at}", file) for at, file in enumerate(files)] or None,  # of one field the last counts
                 headers=self.sdk._client_wrapper.get_headers(),
                 timeout=timeout,
             )
@@ -119,7 +124,7 @@ class Transport:
             return self._call(f"{method} {path}", do, bad)
 
     def read(self, read: Callable[..., T], *answer: Any) -> T:
-        """Take an answer apart; one of another shape than Label Studio's means that something is broken there."""
+        """Parse an answer; raises LabelStudioError for an unexpected shape."""
         try:
             return read(*answer)
         except (AttributeError, KeyError, TypeError, ValueError, BadRequest) as error:
@@ -128,12 +133,12 @@ class Transport:
             ) from None
 
     def now(self) -> datetime:
-        """Label Studio's clock, to the second; ours where its answers bear no date."""
+        """Label Studio's clock, to the second; this host's where its answers have no date."""
         self.send("GET", "/api/version")
         return self._server_time[0] if self._server_time else datetime.now(timezone.utc)
 
     def clock(self) -> datetime | None:
-        """The same without asking, from the time of the latest answer; None before one has borne a date."""
+        """As `now`, without a request, from the latest answer; None before an answer with a date."""
         if self._server_time is None:
             return None
         date, came_at = self._server_time
@@ -211,7 +216,7 @@ class Transport:
 
 
 def _excerpt(body: Any) -> str:
-    """What Label Studio said, short enough for a log line."""
+    """Label Studio's answer, shortened for a log line."""
     if isinstance(body, str):
         try:
             body = json.loads(body)
@@ -223,14 +228,14 @@ def _excerpt(body: Any) -> str:
 
 
 def _beginnings(key: str, at_least: int = 8) -> str:
-    """A pattern for a key, or as much of its beginning as there is before the text ends."""
+    """A pattern for a key, or for its beginning at the end of a text."""
     return f"{re.escape(key)}|{re.escape(key[:at_least])}[^\\s'\"]*"
 
 
 def _seconds(value: str | None, date: str | None = None) -> float | None:
     """Retry-After, in seconds or as a moment of the server's own clock (`date`, its Date header); None if unreadable.
 
-    At most LONGEST_RETRY_AFTER_SECONDS: labels wait meanwhile, and a proxy's odd number must not stop us for days.
+    At most LONGEST_RETRY_AFTER_SECONDS: labels wait meanwhile, and a wrong number must not stop the backend for days.
     """
     if not value:
         return None

@@ -18,6 +18,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Classifier:
         return other
 
     def save(self, path: Path) -> None:
-        """Write the weights with classes and side to `path`: a reader sees the old file or the new one, whole."""
+        """Write the weights with classes and side to `path`, atomically."""
         metadata = {
             "format": FORMAT,
             "n_classes": str(self.n_classes),
@@ -108,7 +109,7 @@ class Classifier:
             os.replace(temporary, path)
             folder = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)  # the name, too, is there after a power cut
+                os.fsync(folder)  # the name survives a power cut too
             finally:
                 os.close(folder)
         finally:
@@ -116,7 +117,7 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> Classifier:
-        """What `save` has written. Raises FileNotFoundError, and ValueError for any other file."""
+        """Load a file of `save`. Raises FileNotFoundError, and ValueError for any other file."""
         if not path.is_file():
             raise FileNotFoundError(f"no classifier at {path}")
         place = resolve_device(device)
@@ -126,7 +127,7 @@ class Classifier:
                 if metadata.get("format") != FORMAT:
                     raise ValueError(f"{path} is not a classifier saved here")
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            # The format has no checksum: other bytes in the place of weights would be taken for weights.
+            # The format has no checksum: damaged weights would load without an error.
             if metadata.get("crc32", str(_checksum(state))) != str(_checksum(state)):
                 raise ValueError(f"{path} is damaged: its checksum is wrong")
             n_classes, side = int(metadata["n_classes"]), int(metadata["side"])
@@ -147,25 +148,31 @@ def _checksum(tensors: Mapping[str, torch.Tensor]) -> int:
     return crc
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """The length of a training: a number of epochs, or with early_stop until `is_flat`."""
+
+    epochs: int = 100
+    early_stop: bool = False
+
+
 def fit(
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
     n_classes: int,
     *,
-    epochs: int = 100,
+    schedule: Schedule = Schedule(),
     seed: int = 0,
     device: str = "auto",
     weights: Mapping[str, torch.Tensor] | None = None,
-    early_stop: bool = False,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> Classifier:
     """Train on uint8 `images` [n, s, s, 3] with `labels` [n] in 0..n_classes-1.
 
     weights: a ResNet-18's to begin with (`weights.starting_weights`), all but the last layer's; None = from scratch,
-    as in the paper. early_stop: end before `epochs` once `is_flat` says so. A class without a label is allowed, and
-    so are one class and one image. `on_epoch(epoch, epochs, loss)` is called after each epoch, counted from 1, with
-    the mean loss. Raises ValueError when there is nothing to learn from, when shapes don't match (the weights' too),
-    and for labels out of range.
+    as in the paper. A class without a label is allowed, and so are one class and one image. `on_epoch(epoch, epochs,
+    loss)` is called after each epoch, counted from 1, with the mean loss. Raises ValueError without images, when
+    shapes don't match (the weights' too), and for labels out of range.
     """
     targets = _targets(images, labels, n_classes)  # [n]
     side = images.shape[1]
@@ -174,7 +181,7 @@ def fit(
     if weights is not None:
         load_fitting(network, weights)
     pixels = as_pixels(images, side)  # [n, 3, s, s]
-    train(network, pixels, targets, place, epochs=epochs, seed=seed, early_stop=early_stop, on_epoch=on_epoch)
+    train(network, pixels, targets, place, schedule=schedule, seed=seed, on_epoch=on_epoch)
     return Classifier(network, n_classes, side, place)
 
 
@@ -191,23 +198,22 @@ def train(
     targets: torch.Tensor,
     place: torch.device,
     *,
-    epochs: int,
+    schedule: Schedule,
     seed: int,
     temperature: float = 1.0,
-    early_stop: bool = False,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> None:
     """Train `network`, which is on `place`, in place: pixels uint8 [n, 3, s, s], targets int64 [n].
 
-    The loss is the cross-entropy of logits / temperature. `early_stop` and `on_epoch` as for `fit`.
+    The loss is the cross-entropy of logits / temperature. `on_epoch` as for `fit`.
     """
     pixels, targets = pixels.to(place), targets.to(place)
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device sees the same augmentation
     optimiser = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, HALVED_EVERY_EPOCHS, gamma=0.5)
+    rate = torch.optim.lr_scheduler.StepLR(optimiser, HALVED_EVERY_EPOCHS, gamma=0.5)
     losses: list[float] = []  # of each epoch
     network.train()
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, schedule.epochs + 1):
         total = torch.zeros((), device=place)
         seen = 0
         for chosen in _batches(len(pixels), generator):  # chosen: [b]
@@ -221,12 +227,12 @@ def train(
             optimiser.step()
             total += loss.detach() * len(chosen)
             seen += len(chosen)
-        schedule.step()
-        if on_epoch is not None or early_stop:
+        rate.step()
+        if on_epoch is not None or schedule.early_stop:
             losses.append(float(total) / seen)
         if on_epoch is not None:
-            on_epoch(epoch, epochs, losses[-1])
-        if early_stop and is_flat(losses):
+            on_epoch(epoch, schedule.epochs, losses[-1])
+        if schedule.early_stop and is_flat(losses):
             return
 
 

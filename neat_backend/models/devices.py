@@ -38,8 +38,8 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     | the same with AMX masked     | 55 and 63       | 187 and 202 |                  |               |
     | EPYC with AVX512-BF16, Zen 5 | 197 and 102     | 434 and 334 | 676 and 360      | 2124 and 1125 |
 
-    By what the CPU is and not by a measurement at the start, so that one machine always computes the same. On a
-    GPU: Ampere or newer.
+    Decided by the CPU's model and not by a measurement, so that one machine always computes the same. On a GPU: Ampere
+    or newer.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -49,9 +49,9 @@ def bfloat16_is_faster(device: torch.device) -> bool:
 
 
 def compute_on_share(at_once: int) -> None:
-    """Let this thread alone, of all in the process, compute on its share of the cores: one of so many at once."""
+    """Limit this thread's computations to its share of the cores: 1 / at_once of them."""
     if at_once > 1:
         from threadpoolctl import threadpool_limits
 
-        threads = torch.get_num_threads()  # asked first: it sets a new thread's number
+        threads = torch.get_num_threads()  # call this first: it sets a new thread's number
         threadpool_limits(max(1, threads // at_once), user_api="openmp")

@@ -25,8 +25,8 @@ from torch import nn
 
 from neat_backend import plugins
 from neat_backend.errors import EncoderError
-from neat_backend.grid import to_grid
 from neat_backend.models.devices import resolve_device
+from neat_backend.models.grid import to_grid
 from neat_backend.models.weights import WEIGHT_ERRORS, download_file, place_of, reach, read_state, reason_of
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ MOST_AT_ONCE = 8  # batches; more of them would keep many prepared pictures wait
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# What open_clip tells about each of its weights, apart from the side.
+# Fields of open_clip's description of weights, apart from the side.
 CLIP_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 # A large picture is first averaged down to this many times the size wanted, as Pillow's own thumbnails are:
@@ -66,10 +66,10 @@ REDUCING_GAP = 2.0
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture of any shape to side × side pixels, and what to normalise them with."""
+    """Converting a picture of any shape to side × side pixels, and their normalisation."""
 
     side: int  # pixels of the square that the network sees
-    resize: int  # pixels: the shorter edge is brought to this before the centre is cut out
+    resize: int  # pixels: the shorter edge is scaled to this before the centre is cut out
     mean: tuple[float, ...]  # of channels in [0, 1]
     std: tuple[float, ...]
     bicubic: bool = True  # else bilinear
@@ -284,7 +284,7 @@ def _clip(
 
 @contextmanager
 def _hub_or_its_cache() -> Iterator[None]:
-    """What huggingface_hub has in its cache, where the hub is out of reach: it would try again for a minute."""
+    """Use huggingface_hub's cache if the hub is unreachable: it would otherwise retry for a minute."""
     from huggingface_hub import constants
 
     try:
@@ -338,7 +338,7 @@ def _downloaded(url: str) -> Path:
 
 
 class _EfficientNetFeatures(nn.Module):
-    """The package's network up to its pooling; its own `forward` has no way to stop there."""
+    """The package's network up to its pooling; its own `forward` can't stop there."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -373,7 +373,7 @@ def _efficientnet(name: str, weights: Path | None) -> tuple[nn.Module, Preproces
 
 
 def _without_head(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """`state` less the classification layer, which features do without."""
+    """`state` without the classification layer, which features don't need."""
     return {key: value for key, value in state.items() if not key.startswith(prefix)}
 
 

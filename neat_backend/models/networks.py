@@ -16,7 +16,7 @@ from torchvision import models
 from neat_backend.errors import SettingsError
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "vgg16")
-ORDINARY_STEM_FROM = 64  # pixels; below, the 7×7 stride-2 stem and its max-pool would leave nothing to look at
+ORDINARY_STEM_FROM = 64  # pixels; below, the 7×7 stride-2 stem and its max-pool would leave too few pixels
 STEM, HEAD = "conv1.weight", "fc."  # of a ResNet's state dict
 MOST_GROWTH = 7.0  # of a filter with a 49th of its energy in 3×3 of 7×7; an even one's is 7/3
 
@@ -55,7 +55,7 @@ def load_fitting(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     if wrong:
         raise ValueError(f"{len(wrong)} of {len(wanted)} weights are missing or of another shape, {wrong[0]} first")
     more = [name for name in state if name not in own and not name.startswith(HEAD)]
-    if more:  # of a deeper network, whose first layers would fit
+    if more:  # the weights are of a deeper network
         raise ValueError(f"there are {len(more)} weights more than it has, {more[0]} first")
     with torch.no_grad():
         for name in wanted:
@@ -65,11 +65,11 @@ def load_fitting(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 def _centres(filters: torch.Tensor) -> torch.Tensor:
     """[n, c, 7, 7] -> [n, c, 3, 3]: the middle of each filter, scaled to the norm of all of it.
 
-    A 3×3 stem of stride 1 sees a small image, which shows in 3 pixels what a large one shows in many more, so the
-    middle of a 7×7 filter, at its own resolution, is what there is room for. Alone it would respond less, and the
-    batch normalisation after it, whose statistics come with the weights, expects the whole filter's response: that
-    has the standard deviation of the input times the filter's norm, for inputs that don't depend on each other. No
-    filter grows more than MOST_GROWTH times: one that is empty in its middle would be noise made large.
+    A 3×3 stem of stride 1 is for small images, whose 3 pixels show as much as many pixels of a large one, so the middle
+    of a 7×7 filter, at its own resolution, fits. Alone it would respond less, and the following batch normalisation,
+    whose statistics come with the weights, expects the whole filter's response: for independent inputs, its standard
+    deviation is the input's times the filter's norm. No filter is scaled by more than MOST_GROWTH: a filter that is
+    empty in its middle would become amplified noise.
     """
     centres = filters[:, :, 2:5, 2:5].float()
     whole, part = filters.float().flatten(1).norm(dim=1), centres.flatten(1).norm(dim=1)  # [n], [n]
@@ -94,7 +94,7 @@ def _small_vgg(n_classes: int, side: int) -> nn.Module:
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
-    """The layer that makes logits of the penultimate activations. Raises ValueError where there is none."""
+    """The layer from penultimate activations to logits. Raises ValueError where there is none."""
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError("the network has no linear layer")
@@ -102,7 +102,7 @@ def last_linear(network: nn.Module) -> nn.Linear:
 
 
 def activations(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised images [b, 3, s, s] -> what the last linear layer sees [b, h], and its logits [b, C]."""
+    """Normalised images [b, 3, s, s] -> penultimate activations [b, h] and logits [b, C]."""
     seen: list[torch.Tensor] = []
     hook = last_linear(network).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:

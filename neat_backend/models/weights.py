@@ -1,4 +1,4 @@
-"""The weights that a ResNet-18 begins its training with: ImageNet's, those of a file, or none (from scratch).
+"""Starting weights of a ResNet-18's training: ImageNet's, those of a file, or none (from scratch).
 
 `starting_weights` reads NEAT_CLASSIFIER_WEIGHTS. ImageNet's are torchvision's ResNet18_Weights.IMAGENET1K_V1, in
 torch.hub's cache or downloaded into it. A machine without a network waits CONNECT_SECONDS at most, once a day: the
@@ -47,7 +47,7 @@ _failures: dict[Path, str] = {}  # of this process: place in the cache → reaso
 
 @dataclass(frozen=True)
 class StartingWeights:
-    """What a training begins with."""
+    """The starting weights of a training."""
 
     state: Mapping[str, torch.Tensor] | None  # None = from scratch
     origin: str  # "imagenet", "scratch" or the file's path
@@ -110,7 +110,7 @@ def _read_fitting(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def read_state(path: Path) -> Mapping[str, torch.Tensor]:
-    """The state dict in a local file; never runs code that the file brings along. Raises one of WEIGHT_ERRORS."""
+    """The state dict in a local file; never runs code in the file. Raises one of WEIGHT_ERRORS."""
     if path.suffix == ".safetensors":
         return load_file(path)
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -157,7 +157,7 @@ def download_file(url: str, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     digest = hashlib.sha256()
     try:
-        with temporary.open("wb") as file, _answer(url) as answer:  # what can't be kept isn't asked for
+        with temporary.open("wb") as file, _answer(url) as answer:  # opened first: don't request what can't be stored
             end = time.monotonic() + DOWNLOAD_SECONDS
             while chunk := answer.read(_CHUNK_BYTES):
                 digest.update(chunk)
@@ -174,7 +174,7 @@ def download_file(url: str, path: Path) -> None:
 
 
 def reach(url: str) -> None:
-    """Raise OSError unless something answers there within CONNECT_SECONDS, whatever it says."""
+    """Raise OSError unless a server answers within CONNECT_SECONDS, with any status."""
     with contextlib.suppress(HTTPError):
         _answer(url, "HEAD").close()
 

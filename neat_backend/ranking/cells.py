@@ -1,8 +1,8 @@
-"""Which rows a label is offered to in a pool that is too large to be looked through for each: IVF, from the rows' side.
+"""Which rows of a large pool each new label is offered to: an inverted file (IVF) over the rows.
 
 The pool is cut into cells around centres (k-means, as in FAISS's IVF indices). Each cell lists the labels nearest to
 its centre, so many for each neighbour that a row has; a row's neighbours are sought among those that its cell lists.
-A new label is offered to the rows of the cells that list it and to no others: with L labels, about `listed`/L of the
+A new label is offered only to the rows of the cells that list it: with L labels, about `listed`/L of the
 pool. With no more labels than are listed, every label is offered to every row, and the table is exact.
 
 What this leaves out is measured by `python -m benchmarks approximate`. Product quantisation is not needed: the
@@ -15,15 +15,15 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 
 Rows = NDArray[np.int32]
 Features = NDArray[np.float32]
 
 ROWS_PER_CELL = 64
 MOST_CELLS = 1024
-SAMPLE_PER_CELL = 64  # rows that a centre is found from
-GROWN = 4  # a pool so many times larger gets new cells
+SAMPLE_PER_CELL = 64  # sampled rows for each centre
+GROWN = 4  # the cells are rebuilt when the pool has grown by this factor
 _ROUNDS = 8  # of k-means
 
 
@@ -31,7 +31,7 @@ class Cells:
     """Centres on the grid [c, dim], the cell of each row, and the labels that each cell lists."""
 
     def __init__(self, sample: Features, n: int, listed: int) -> None:
-        """sample: features that the centres are found from; n: rows that there are; listed: labels of a cell."""
+        """sample: features to find the centres from; n: number of rows; listed: labels that a cell lists."""
         count = int(np.clip(n // ROWS_PER_CELL, 1, min(MOST_CELLS, max(1, len(sample) // 8))))
         dim = sample.shape[1]
         kmeans = faiss.Kmeans(
@@ -63,7 +63,7 @@ class Cells:
         return np.flatnonzero([np.isin(listed, labels).any() for listed in self._labels])
 
     def add(self, labels: Rows, features: Features, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Take labels [m] with features [m, dim] and ids into the lists; which cells list them now: bool [m, c]."""
+        """Add labels [m] with features [m, dim] and ids to the lists. Returns which cells list them: bool [m, c]."""
         near = features.astype(np.float64) @ self._exact.T  # [m, c]
         entered = np.zeros(near.shape, bool)
         full = np.array([len(s) >= self.listed for s in self._similarities])
@@ -74,7 +74,7 @@ class Cells:
         return entered
 
     def relist(self, cells: NDArray[np.int64], labels: Rows, features: Features, ids: NDArray[np.int64]) -> None:
-        """List anew for some cells, of all labels [m] that there are; ids: task of each row."""
+        """Rebuild the lists of some cells from all labels [m]; ids: task of each row."""
         near = features.astype(np.float64) @ self._exact[cells].T  # [m, some]
         for at, cell in enumerate(cells.tolist()):
             self._labels[cell], self._similarities[cell] = labels[:0], np.zeros(0)
@@ -83,7 +83,7 @@ class Cells:
     def _merge(self, cell: int, labels: Rows, near: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
         rows = np.concatenate([self._labels[cell], labels])
         similarities = np.concatenate([self._similarities[cell], near])
-        if len(rows) > 4 * self.listed:  # the many that have no chance need no place in the order
+        if len(rows) > 4 * self.listed:  # sort only the rows that can be listed
             least = np.partition(similarities, -self.listed)[-self.listed]
             rows, similarities = rows[similarities >= least], similarities[similarities >= least]
         order = np.lexsort((ids[rows], -similarities))[: self.listed]

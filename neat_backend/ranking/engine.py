@@ -11,47 +11,50 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.ranking.hashing import mixed
 from neat_backend.ranking.linear_head import LinearHead
 from neat_backend.ranking.neighbors import NONE, Rows
 from neat_backend.ranking.order import Order
 from neat_backend.ranking.pool import UNLABELLED, Pool
-from neat_backend.ranking.views import SPEAKERS, Counts, Labelled, PoolPart, Source, Trained
+from neat_backend.ranking.repeats import Groups
+from neat_backend.ranking.views import PREDICTORS, Counts, Labelled, PoolPart, Source, Trained
 from neat_backend.records import Label, WithoutLabel
 
-_HEAD_ROWS = 16_384  # that a new head is applied to at a time
+_HEAD_ROWS = 16_384  # rows that a new head is applied to at a time
 
 
 class Engine(Order):
     """Neighbours, votes, class probabilities and the order of the unlabelled tasks.
 
-    dim: length of a feature. classes: known classes, in the order of the label config. k, rule,
-    batch_size (B), seed: the method's settings. balance: led by what the classes lack (`ranking.queues`), else the
-    paper's order. device: where the pool's features are kept. large: what happens when they are too many for memory.
+    dim: length of a feature. classes: known classes, in the order of the label config. device: the device of the
+    pool's features. large: options for features beyond memory.
 
-    Class probabilities are those of the classifier in force, `source`: of the network, which `set_probabilities` tells,
-    or of the linear head.
+    Class probabilities are those of the classifier in force, `source`: the network's, which `set_probabilities` sets,
+    or the linear head's.
     """
 
     # changes
 
     def reserve(self, n: int) -> None:
-        """Make room for n tasks in all, so that nothing is copied while they are added."""
+        """Reserve capacity for n tasks in all, so that adding them copies nothing."""
         self._table.reserve(n)
         self._fit_arrays()
 
     def add_tasks(self, tasks: Sequence[int] | NDArray[np.int64], features: NDArray[np.float32]) -> None:
-        """Take in tasks with features [n, dim] on the grid; a task that is here gets the new features."""
+        """Add tasks with features [n, dim] on the grid; a task that exists gets the new features."""
         ids = np.asarray(tasks, np.int64)
         here = self._table.find(ids) != NONE
         if here.any():
+            self._mark_gone(ids[here].tolist())
             self._rescore(self._table.remove_tasks(ids[here]))
         rows = self._table.add_tasks(ids, features)
+        self.pool_version += 1
         self._fit_arrays()
         self._codes[rows] = UNLABELLED
         self._aside[rows] = self._trained[rows] = False  # of the task that had the row before
         self._network_says[rows] = self._linear_says[rows] = -1
         self._known_chance[rows] = 1
-        self._cover = None if self._told is None else self._cover
+        self._cover = None if self._whole is None else self._cover
         if self.linear is not None:
             self._apply_head(rows)
         else:
@@ -59,27 +62,28 @@ class Engine(Order):
         self._apply([label for label in map(self._book.of, ids.tolist()) if label != Label(label.task)])
 
     def remove_tasks(self, tasks: Iterable[int]) -> None:
-        """Forget tasks and their labels; unknown ones are passed over."""
+        """Remove tasks and their labels; unknown tasks are ignored."""
         gone = [int(t) for t in dict.fromkeys(tasks)]
         for task in gone:
             self._book.note(Label(task))
         here = [t for t in gone if t in self._table]
         if here:
-            self.taught_version += bool((self._codes[self._table.rows(here)] != UNLABELLED).any())
+            self.training_version += bool((self._codes[self._table.rows(here)] != UNLABELLED).any())
+            self._mark_gone(here)
             self._codes[self._table.rows(here)] = UNLABELLED
             self._rescore(self._table.remove_tasks(here))
-            self._cover = None if self._told is None else self._cover
+            self._cover = None if self._whole is None else self._cover
         self.version += bool(gone)
 
     def set_labels(self, labels: Iterable[Label]) -> None:
-        """Label, relabel or unlabel tasks; the last word on a task counts. Tasks without features wait."""
+        """Label, relabel or unlabel tasks; a task's last label counts. Labels of tasks without features are kept."""
         changed = self._book.take(labels, self.classes)
         here = self._table.find(list(changed)) != NONE
         self._apply([label for label, found in zip(changed.values(), here, strict=True) if found])
         self.version += bool(changed)
 
     def set_classes(self, classes: Sequence[str]) -> None:
-        """Follow a new class list: labels of vanished classes are dropped, probabilities carried over."""
+        """Change the class list: drop labels of removed classes, carry probabilities over."""
         classes = tuple(classes)
         if classes == self.classes:
             return
@@ -89,7 +93,7 @@ class Engine(Order):
         renamed = np.array([*(places.get(name, -1) for name in self.classes), -1], np.int16)
         self._network_says, self._linear_says = renamed[self._network_says], renamed[self._linear_says]
         self.classes = classes
-        self.taught_version += 1
+        self.training_version += 1
         self.linear = None  # its outputs are of other classes
         self.class_features = None  # those were of other names
         dropped = self._book.drop_vanished(classes)
@@ -105,10 +109,10 @@ class Engine(Order):
     def set_probabilities(
         self, tasks: Sequence[int] | NDArray[np.int64], probabilities: NDArray[np.float32], classes: Sequence[str]
     ) -> None:
-        """Take the network's class probabilities [n, len(classes)]; tasks not here are passed over.
+        """Set the network's class probabilities [n, len(classes)]; unknown tasks are ignored.
 
-        Classes that the classifier doesn't know get 0; those that the project no longer has are left
-        out and the rest rescaled.
+        A class that the classifier doesn't have gets 0. A class that the project no longer has is dropped and the
+        rest rescaled.
         """
         if probabilities.shape != (len(tasks), len(classes)):
             raise ValueError(f"probabilities are {probabilities.shape}, expected {(len(tasks), len(classes))}")
@@ -116,22 +120,22 @@ class Engine(Order):
         here = rows != NONE
         rows = rows[here]
         carried = self._carried(probabilities[here], tuple(classes), self.classes)
-        told = carried.sum(axis=1) > 0
-        self._network_says[rows] = np.where(told, carried.argmax(axis=1), -1) if self.classes else -1
+        trained = carried.sum(axis=1) > 0
+        self._network_says[rows] = np.where(trained, carried.argmax(axis=1), -1) if self.classes else -1
         if self.source == "resnet18":
-            self._probabilities[rows], self._trained[rows] = carried, told
+            self._probabilities[rows], self._trained[rows] = carried, trained
             self._rescore(rows)
 
-    def taught(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-        """What the linear head is fitted to, ascending by task: ids [m], codes [m] (class or INVALID), features."""
+    def training_data(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """The linear head's training data, by task: ids [m], codes [m] (class or INVALID), features [m, dim]."""
         rows = np.flatnonzero(self._table.alive & (self._codes != UNLABELLED)).astype(np.int32)
         rows = rows[np.argsort(self._table.ids[rows])]
         return self._table.ids[rows].copy(), self._codes[rows].copy(), self._table.planes.exact(rows)
 
     def set_linear(self, head: LinearHead | None) -> Iterator[None]:
-        """Take a fitted head, for all tasks: a piece at each step of what is returned, so that others get their turn.
+        """Apply a fitted head to all tasks, a block of rows at each step, so that other threads can run in between.
 
-        Tasks that come in between have the new head's word at once. A head of other classes is passed over.
+        Tasks added in between use the new head at once. A head of other classes is ignored.
         """
         if head is not None and head.classes != self.classes:
             return
@@ -144,25 +148,33 @@ class Engine(Order):
             yield
 
     def set_source(self, source: Source) -> None:
-        """Another classifier is in force. Its probabilities come next, by `set_probabilities` or `set_linear`."""
+        """Put another classifier in force; `set_probabilities` or `set_linear` then sets its probabilities."""
         if source != self.source:
             self.source = source
             self._trained[:] = False
             self._rescore(np.flatnonzero(self._table.alive).astype(np.int32))
 
-    def tell(self, counts: NDArray[np.int64], labels: int, cover: Sequence[int]) -> None:
-        """What an engine of a part of the pool can't know: labels of each class and in all, and the whole's cover."""
-        self._told, self._cover = (counts, labels), self._covering(cover)
+    def set_groups(self, groups: Groups) -> None:
+        """Set the groups of near-duplicates; unknown tasks are ignored."""
+        self._groups = groups
+        self.version += 1
+
+    def set_whole(
+        self, counts: NDArray[np.int64], n_labels: int, cover: Sequence[int], repeats: Sequence[int] = ()
+    ) -> None:
+        """Set what the engine of one shard can't compute, all of the whole pool: labels of each class and in all,
+        the cover and the near-duplicates that can wait."""
+        self._whole, self._cover, self._whole_repeats = (counts, n_labels), self._covering(cover), repeats
         self.version += 1
 
     # what follows from them
 
-    def says(self, tasks: Sequence[int]) -> dict[str, NDArray[np.int16]]:
-        """Which class (-1 = none) network, linear head and neighbours' vote name for tasks that are here: [n] each."""
+    def predictions(self, tasks: Sequence[int]) -> dict[str, NDArray[np.int16]]:
+        """The class (-1 = none) that network, linear head and neighbours' vote predict for each task: [n] each."""
         rows = self._table.rows(tasks)
         vote, votes = self._vote(rows)
         columns = self._network_says[rows], self._linear_says[rows], np.where(votes > 0, vote, -1).astype(np.int16)
-        return dict(zip(SPEAKERS, columns, strict=True))
+        return dict(zip(PREDICTORS, columns, strict=True))
 
     def neighbours(self, task: int) -> list[tuple[int, float]]:
         """A task's nearest labelled tasks, nearest first, with their similarities."""
@@ -173,12 +185,12 @@ class Engine(Order):
         return list(zip(ids, self._table.similarities[row][held].tolist(), strict=True))
 
     def codes(self) -> tuple[NDArray[np.int64], NDArray[np.int16], tuple[str, ...]]:
-        """Tasks with features, ascending, what each is labelled with (class, INVALID, UNLABELLED), and the classes."""
+        """Tasks with features, ascending, the label code of each (class, INVALID, UNLABELLED), and the classes."""
         rows = self._table.rows_by_id()
         return self._table.ids[rows], self._codes[rows].astype(np.int16), self.classes
 
     def nearest_labelled(self) -> Labelled:
-        """Of all tasks with features, labelled or not."""
+        """Nearest labelled tasks of all tasks with features, labelled or not."""
         rows = self._table.rows_by_id()
         found = self._table.neighbours[rows]
         codes = np.where(found == NONE, UNLABELLED, self._codes[found]).astype(np.int16)
@@ -186,29 +198,30 @@ class Engine(Order):
 
     @property
     def read_share(self) -> float:
-        """Share of the tasks whose features had to be read when a single label last came in."""
+        """Share of the tasks whose features the last single label had to read."""
         return self._table.planes.read_share
 
     @property
     def approximate(self) -> bool:
-        """Whether neighbours are sought near a task's cell only; exact while it is False."""
+        """Whether neighbours are searched only near a task's cell; exact while False."""
         return self._table.approximate
 
     def pool(self, most: int) -> tuple[NDArray[np.int64], Pool | None]:
-        """Ids and state of all labelled tasks and of at most so many others, for a strategy that looks at them all.
+        """Ids and state of all labelled tasks and at most `most` others, for a strategy that looks at them all.
 
-        Of more, a sample drawn by the seed. Nothing is on offer that somebody has answered without a label. The pool
-        is None while there are no classes.
+        Of more, the seed draws a sample. Tasks that somebody has answered without a label are not offered. The pool is
+        None while there are no classes.
         """
         part = self.pool_part(most)
         return part.ids, self.pool_of(part)
 
     def pool_part(self, most: int, without: Collection[int] = ()) -> PoolPart:
-        """What `pool` is made from, some tasks left out."""
+        """The rows for `pool_of`; without: tasks to leave out."""
         rows = self._table.rows_by_id()
         if without:
             rows = rows[~np.isin(self._table.ids[rows], np.fromiter(without, np.int64))]
         open_rows = rows[(self._codes[rows] == UNLABELLED) & ~self._aside[rows]]
+        open_rows = open_rows[~np.isin(open_rows, self._repeated(self._standing()[0]))]
         drawn = self.drawn(self._table.ids[open_rows], most)
         taken = np.concatenate([rows[self._codes[rows] != UNLABELLED], open_rows[drawn]])
         taken = taken[np.argsort(self._table.ids[taken])]
@@ -217,15 +230,14 @@ class Engine(Order):
             self._codes[taken].astype(np.int64),
             self._trained[taken],
             self._probabilities[taken],
-            self.features(self._table.ids[taken]),
+            self._plan_features.of(self._table.ids[taken], self.pool_version, self.features),
         )
 
     def pool_of(self, part: PoolPart) -> Pool | None:
         """The pool for a strategy; None while there are no classes."""
         if not self.classes:
             return None
-        probabilities = part.probabilities.astype(np.float64)
-        probabilities[~part.trained] = 1 / len(self.classes)
+        probabilities = np.where(part.trained[:, None], part.probabilities.astype(np.float64), 1 / len(self.classes))
         return Pool(
             features=part.features,
             labels=part.codes,
@@ -235,6 +247,7 @@ class Engine(Order):
             k=self.k,
             rule=self.rule,
             class_features=self.class_features,
+            keys=mixed(part.ids, self.seed + 1),
         )
 
     def tasks(self) -> list[int]:
@@ -242,7 +255,7 @@ class Engine(Order):
         return self._table.ids[self._table.alive].tolist()
 
     def unlabelled(self, tasks: Iterable[int]) -> set[int]:
-        """Those of the tasks that are in the pool: with features, without a label."""
+        """The tasks among these that are in the pool: with features, without a label."""
         wanted = list(tasks)
         here = self._table.find(wanted) != NONE
         return {t for t, found in zip(wanted, here, strict=True) if found and t not in self._book.labels}
@@ -260,7 +273,7 @@ class Engine(Order):
         return self._book.answered()
 
     def without_label(self) -> tuple[WithoutLabel, ...]:
-        """Why these have none, the most frequent first."""
+        """Why the tasks set aside have no label, the most frequent reason first."""
         return self._book.reasons()
 
     def counts(self) -> Counts:
@@ -273,15 +286,21 @@ class Engine(Order):
 
     # inside
 
+    def _mark_gone(self, tasks: Sequence[int]) -> None:
+        """Record tasks whose features are about to be removed."""
+        self._gone.update(tasks)
+        self._groups = self._groups.without(tasks)
+        self.pool_version += 1
+
     def _apply(self, labels: Sequence[Label]) -> None:
-        """Bring the table and the votes in line with the labels of tasks that have features."""
+        """Update the table and the votes for new labels of tasks that have features."""
         if not labels:
             return
         rows = self._table.rows([x.task for x in labels])
         codes = np.array([self._code(x) for x in labels], np.int32)
         was = self._codes[rows].copy()
         self._codes[rows] = codes
-        self.taught_version += bool((was != codes).any())
+        self.training_version += bool((was != codes).any())
         self._aside[rows] = [bool(x.set_aside) for x in labels]
         added = rows[(was == UNLABELLED) & (codes != UNLABELLED)]
         removed = rows[(was != UNLABELLED) & (codes == UNLABELLED)]
@@ -292,7 +311,7 @@ class Engine(Order):
         self._rescore(np.unique(np.concatenate(touched)))
 
     def _apply_head(self, rows: Rows) -> None:
-        """The linear head's word on rows; without a head, none."""
+        """Set the linear head's predictions for rows; none without a head."""
         if self.linear is None:
             self._linear_says[rows], self._known_chance[rows] = -1, 1
             if self.source == "linear":

@@ -1,6 +1,6 @@
 """The method's formulas, once, in plain NumPy: what is compiled elsewhere is tested against these.
 
-The web process imports them, so nothing here brings PyTorch, FAISS or numba.
+The web process imports them, so this module imports neither PyTorch nor FAISS nor numba.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 KnownRule = Literal["all", "majority"]
 Floats = NDArray[np.float64]
 
-ASIDE = 2.0**-20  # what is set aside is put below this, everything else above
+ASIDE = 2.0**-20  # priorities of tasks that are set aside lie below this, all others above
 SEARCHED_FOR = 50  # labels for each class, after which the search for unseen ones gets rarer
 
 
@@ -43,7 +43,7 @@ def scaled(inconsistency: npt.ArrayLike, k: int, n_classes: int) -> Floats:
 
 
 def is_candidate(known: npt.ArrayLike, invalid: npt.ArrayLike, rule: KnownRule) -> NDArray[np.bool_]:
-    """Which tasks are held to be of a known class (Algorithm 1, line 8): bool [n].
+    """Which tasks are presumed to be of a known class (Algorithm 1, line 8): bool [n].
 
     known, invalid: [n], how many of the nearest labelled tasks are so. "all": every one is known (the paper).
     "majority": known ones outnumber invalid ones (the authors' code). While fewer than k tasks are labelled, those that
@@ -70,7 +70,7 @@ def priority(
 
 
 def quality(inconsistency: npt.ArrayLike, known_chance: npt.ArrayLike, k: int, n_classes: int) -> Floats:
-    """What a label of each task is expected to be worth, before the classes are balanced: float64 [n] in [0, 1].
+    """Expected value of a label for each task, before the classes are balanced: float64 [n] in [0, 1].
 
     known_chance [n] · J: the probability that the task is of a known class, times its scaled inconsistency. NEAT's two
     parts (detection, Eq. 5) with a probability in place of the rule.
@@ -79,7 +79,7 @@ def quality(inconsistency: npt.ArrayLike, known_chance: npt.ArrayLike, k: int, n
 
 
 def label_counts(counts: NDArray[np.int64], labels: int) -> Floats:
-    """What each queue counts as having (see `queues.py`): float64 [C + 2].
+    """Number of labels that each queue counts as having (see `queues.py`): float64 [C + 2].
 
     counts: int64 [C], labels of each class; labels: all of them, with the invalid ones.
     """

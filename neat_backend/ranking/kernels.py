@@ -29,19 +29,19 @@ import numba
 import numpy as np
 from numba.core.caching import FunctionCache
 
-from neat_backend.grid import GRID
+from neat_backend.models.grid import GRID
 
 log = logging.getLogger(__name__)
 
 Array = Any  # numpy arrays; numba compiles for their exact types
-_ROWS_PER_THREAD = 8192  # fewer are not worth waking another thread
+_ROWS_PER_THREAD = 8192  # for fewer, another thread doesn't pay
 # Single precision loses at most a unit in the last place for each product summed (Higham, Accuracy and
 # Stability, 3.1); sums here are at most 4 in magnitude, whatever the order. Float32 bounds add a few roundings.
 SINGLE = 4 * 2.0**-23
 NONE = -1
 
 
-# The kernels take these records apart before their loops: numba counts references at each look into one.
+# The kernels unpack these records before their loops: numba counts references at each access.
 class Planes(NamedTuple):
     """The stored features, one row each: n rows of d values, as above."""
 
@@ -72,12 +72,12 @@ class Table(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A label that is offered, or several: then each field is an array of them."""
+    """A label to offer; for several labels, each field is an array."""
 
     label: Any  # its row
     base: Any  # centre·y
     norm: Any  # |y|
-    slack: Any  # what single precision may lose of a bound
+    slack: Any  # error of a bound in single precision
 
 
 class Short(NamedTuple):
@@ -94,7 +94,7 @@ def compiled(fastmath: bool = False) -> Callable[[Callable[..., Any]], Callable[
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         made = numba.njit(nogil=True, fastmath=fastmath)(function)
-        # RuntimeError: neither beside the source nor in the user's cache can anything be kept.
+        # RuntimeError: neither the source's folder nor the user's cache is writable.
         with contextlib.suppress(RuntimeError):
             made._cache = _MachineCode(function)  # type: ignore[attr-defined] # as cache=True does, with numba's own class
         return made
@@ -103,16 +103,16 @@ def compiled(fastmath: bool = False) -> Callable[[Callable[..., Any]], Callable[
 
 
 class _MachineCode(FunctionCache):
-    """Numba's cache, except that what it can't read or write costs a compilation and nothing else.
+    """Numba's cache; a file that it can't read or write costs a compilation and nothing else.
 
-    Numba does not wait for the disk, so that a power cut soon after the first start leaves empty files: every
-    start after it would fail with EOFError. Nor should a full disk keep a label from being taken in.
+    Numba does not sync its files: a power cut soon after the first start leaves empty ones, and each later start would
+    fail with EOFError. A full disk must not stop labels either.
     """
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # unpickling what is torn can raise any
+        except Exception as error:  # unpickling a truncated file can raise any error
             log.warning("compiled code in %s can't be read (%s): compiling anew", self.cache_path, error)
             with contextlib.suppress(OSError):
                 self.flush()
@@ -123,7 +123,7 @@ class _MachineCode(FunctionCache):
             super().save_overload(sig, data)
         except OSError as error:
             log.warning("compiled code can't be kept in %s: %s", self.cache_path, error)
-        except Exception as error:  # its index is torn
+        except Exception as error:  # its index is truncated
             log.warning("compiled code in %s is damaged (%s)", self.cache_path, error)
 
 
@@ -134,14 +134,14 @@ def _threads() -> tuple[int, ThreadPoolExecutor]:
 
 
 def in_parallel(work: Callable[[int, int], Any], n: int, least: int = _ROWS_PER_THREAD) -> list[Any]:
-    """work(begin, end) over 0..n in even parts of at least so many, one for each core; the results in order."""
+    """work(begin, end) over 0..n in even parts of at least `least`, one for each core; the results in order."""
     count, pool = _threads()
     parts = max(1, min(count, n // least))
     if parts == 1:
         return [work(0, n)]
     bounds = [n * i // parts for i in range(parts + 1)]
     others = [pool.submit(work, begin, end) for begin, end in pairwise(bounds[1:])]
-    first = work(0, bounds[1])  # here: one thread less to wake
+    first = work(0, bounds[1])  # in this thread: one thread less to start
     return [first, *(other.result() for other in others)]
 
 
@@ -168,7 +168,7 @@ def exact_similarity(coarse: Array, rest: Array, step: Array, centre: Array, row
 
 @compiled()
 def insert(neighbours: Array, similarities: Array, ids: Array, row: int, label: int, similarity: Any) -> bool:
-    """Put a label in its place among a row's neighbours, ties by smaller id; False if it has none there."""
+    """Insert a label among a row's neighbours, ties by smaller id; False if it is not among the nearest."""
     k = neighbours.shape[1]
     last = neighbours[row, k - 1]
     if last != NONE and (
@@ -193,7 +193,7 @@ def insert(neighbours: Array, similarities: Array, ids: Array, row: int, label: 
 
 @compiled()
 def encode(features: Array, rows: Array, planes: Planes) -> int:
-    """Store features [n, d]. The number of the first that is off the grid or longer than 1, or -1: all stored."""
+    """Store features [n, d]. Returns the index of the first that is off the grid or longer than 1; -1 = all stored."""
     coarse, rest, step, residual, centre = planes
     for i in range(len(rows)):
         largest = 0.0
@@ -219,7 +219,7 @@ def encode(features: Array, rows: Array, planes: Planes) -> int:
 
 @compiled()
 def decode(rows: Array, planes: Planes, features: Array) -> None:
-    """The features of rows, as they were given, into float32 [n, d]."""
+    """Write the original features of rows into `features`, float32 [n, d]."""
     coarse, rest, step, _, centre = planes
     for i in range(len(rows)):
         row = rows[i]
@@ -233,8 +233,8 @@ def decode(rows: Array, planes: Planes, features: Array) -> None:
 def outputs(begin: int, end: int, rows: Array, weights: Array, biases: Array, planes: Planes, found: Array) -> None:
     """found[i] = weights @ x + biases of the features x of rows[i], i in begin..end; weights float32 [m, d].
 
-    From the features as they were given, and summed in one way: a row's values depend on neither its place, nor the
-    others, nor the centre that there is now.
+    Computed from the original features and summed in a fixed order: a row's values depend neither on its place, nor on
+    other rows, nor on the present centre.
     """
     coarse, rest, step, _, centre = planes
     d = coarse.shape[1]
@@ -256,7 +256,7 @@ def outputs(begin: int, end: int, rows: Array, weights: Array, biases: Array, pl
 def offer_one(begin: int, end: int, query: Query, feature: Array, planes: Planes, near: Table, touched: Array) -> int:
     """Offer one label with its feature, float32 [d], to rows begin..end.
 
-    The rows that took it go to touched[begin:], their number is returned.
+    Rows that took it are written to touched[begin:]; returns their number.
     """
     count = 0
     coarse, rest, step, residual, centre = planes
@@ -286,7 +286,7 @@ def offer_one_sketched(
     sketches: tuple[Short, Sketched],
     touched: Array,
 ) -> tuple[int, int]:
-    """The same, reading only the rows that the sketch can't exclude; their number is returned too."""
+    """As `offer_one`, reading only the rows that the sketch can't exclude; returns their number too."""
     count = 0
     read = 0
     coarse, rest, step, residual, centre = planes
@@ -359,7 +359,7 @@ def offer_pairs(
 
 @compiled()
 def rows_of_cells(begin: int, end: int, wanted: Array, cells: Array, alive: Array, found: Array) -> int:
-    """Rows in begin..end that live in a wanted cell, into found[begin:]; their number. cells: each row's."""
+    """Write the rows in begin..end of wanted cells to found[begin:]; returns their number. cells: each row's."""
     count = 0
     for row in range(begin, end):
         if alive[row] and wanted[cells[row]]:
@@ -372,7 +372,7 @@ def rows_of_cells(begin: int, end: int, wanted: Array, cells: Array, alive: Arra
 def left_by_sketch(
     begin: int, end: int, rows: Array, query: Query, short: Short, sketch: Sketched, near: Table, left: Array
 ) -> None:
-    """left[i]: whether the sketch leaves it possible that a label is among the nearest of rows[i], i in begin..end."""
+    """left[i]: whether, by the sketch, a label may be among the nearest of rows[i], i in begin..end."""
     sketched, step, error, left_out, along = sketch
     similarities = near.similarities
     k = similarities.shape[1]
@@ -385,7 +385,7 @@ def left_by_sketch(
 
 @compiled()
 def holders(begin: int, end: int, wanted: Array, neighbours: Array, found: Array) -> int:
-    """Rows in begin..end with a wanted neighbour, into found[begin:]; their number."""
+    """Write the rows in begin..end with a wanted neighbour to found[begin:]; returns their number."""
     count = 0
     for row in range(begin, end):
         for i in range(neighbours.shape[1]):

@@ -1,4 +1,4 @@
-"""What every task is labelled with, whether it has features or not."""
+"""The labels of all tasks, with or without features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neat_backend.records import NOT_IN_CONFIG, Label, WithoutLabel
 
-MOST_REASONS = 100  # that are told apart; there may be as many answers as tasks
+MOST_REASONS = 100  # that are counted separately; there may be as many answers as tasks
 
 
 class LabelBook:
@@ -44,7 +44,7 @@ class LabelBook:
         return self.labels.get(task) or self.set_aside.get(task) or Label(task)
 
     def note(self, label: Label) -> None:
-        """Remember what a task is labelled with."""
+        """Record the label of a task."""
         before = self.labels.get(label.task)
         self.invalid += label.invalid - (before is not None and before.invalid)
         for one, change in ((before, -1), (label, 1)):
@@ -71,9 +71,9 @@ class LabelBook:
         return tuple(WithoutLabel(*why, n) for why, n in sorted(found.items(), key=lambda one: (-one[1], one[0])))
 
     def take(self, labels: Iterable[Label], classes: Sequence[str]) -> dict[int, Label]:
-        """Note labels, the last word on a task counting; those that changed anything, by task.
+        """Record labels; the last label of a task counts. Returns those that changed anything, by task.
 
-        A choice that is none of the classes is an answer without a label.
+        A choice outside the classes is an answer without a label.
         """
         changed: dict[int, Label] = {}
         for label in labels:
@@ -88,7 +88,7 @@ class LabelBook:
         return changed
 
     def drop_vanished(self, classes: Sequence[str]) -> list[int]:
-        """Forget labels of other classes; the tasks that had them count as answered."""
+        """Drop labels of other classes; their tasks count as answered."""
         dropped = [label for label in self.labels.values() if not label.invalid and label.choice not in classes]
         for label in dropped:
             self.note(_vanished(label))
@@ -96,5 +96,5 @@ class LabelBook:
 
 
 def _vanished(label: Label) -> Label:
-    """What is left of a label whose class there is no more."""
+    """The label without its class, which no longer exists."""
     return Label(label.task, set_aside=NOT_IN_CONFIG, answer=label.choice or "")

@@ -21,8 +21,7 @@ Floats = NDArray[np.float32]
 # On the squared weights, beside the mean loss. Of 3e-2 … 1e-4, on 20 to 800 labelled digits with EfficientNet-Lite0
 # features, 3e-4 had the best accuracy or was within 0.3 points of it.
 PENALTY = 3e-4
-# Of the head that leads the order: smoother probabilities tell better what is worth a label. docs/live-order.md
-# compares 1e-3, 3e-3 and 1e-2.
+# Of the head that orders the pool: smoother probabilities predict better what is worth a label.
 HEAD_PENALTY = 3e-3
 TOLERANCE = 1e-4  # of the gradient's largest entry
 HEAD_TOLERANCE = 2e-3  # of 5,000 labels × 1,280: a third of the steps of 1e-5, probabilities 0.002 off in the mean
@@ -35,9 +34,9 @@ _LEAST_SPREAD = 1e-6
 def fit_head(features: Floats, codes: NDArray[np.integer], classes: Sequence[str]) -> LinearHead | None:
     """The head of labelled tasks: unit features [n, d], codes [n] = index into classes or INVALID.
 
-    Classes weigh alike however many labels each has; known and invalid labels weigh as many as there are. The same
-    features, codes and order of rows give the same head: it is fitted from nothing each time. None while there are
-    fewer than two outputs to tell apart.
+    Each class has the same weight, however many labels it has; known and invalid labels weigh by their number. The
+    same features, codes and order of rows give the same head: each fit starts from zero. None while there are fewer
+    than two outputs.
     """
     codes = np.asarray(codes, np.int64)
     columns = np.unique(codes[codes >= 0])
@@ -51,7 +50,7 @@ def fit_head(features: Floats, codes: NDArray[np.integer], classes: Sequence[str
     weights[: len(columns)] = counts[: len(columns)].sum() / len(columns) / counts[: len(columns)]
     centre = np.sum(in_parallel(lambda i, j: features[i:j].sum(axis=0, dtype=np.float64), len(features), 512), axis=0)
     centre /= len(features)
-    # Of rows of length 1, their spread around their mean; as of a sample.
+    # The spread of rows of length 1 around their mean, as of a sample.
     spread = (1 - float(centre @ centre)) * len(features) / max(len(features) - 1, 1)
     scale = np.float32(np.sqrt(spread) if spread > _LEAST_SPREAD else 1.0)
     moved, middle = np.empty(features.shape, np.float32), centre.astype(np.float32)
@@ -64,15 +63,15 @@ def fit_head(features: Floats, codes: NDArray[np.integer], classes: Sequence[str
     found, biases = fit_weights(
         moved, targets, outputs, penalty=HEAD_PENALTY, sample_weights=weights[targets], tolerance=HEAD_TOLERANCE
     )
-    found = np.ascontiguousarray(found.T / scale)  # so that they are of the features as they are
+    found = np.ascontiguousarray(found.T / scale)  # undo the scaling
     return LinearHead(tuple(classes), columns, unknown, found, (biases - found @ middle).astype(np.float32))
 
 
 def name_head(features: Floats, classes: Sequence[str]) -> LinearHead:
-    """The head of the classes' names, before there is a label: features [C + 1, d] of texts, the last of any thing.
+    """The head of the classes' names, before there is a label: text features [C + 1, d], the last of "any object".
 
-    Logits are CLIP's, 100 cosines (Radford et al., 2021, section 2.3): a task that is likelier to be just anything than
-    one of the classes is likely none of them.
+    Logits are CLIP's, 100 cosines (Radford et al., 2021, section 2.3). A task that is nearer to the last text than to
+    any class is probably of none of them.
     """
     weights = (NAME_SCALE * features).astype(np.float32)
     return LinearHead(
@@ -95,10 +94,10 @@ def fit_weights(
     of the gradient is below `tolerance`. A class without a sample gets a low bias and no weights of its own; one class
     gives zeros. The penalty does not act on the biases. Raises ValueError when there is nothing to learn from.
 
-    Of many samples, an evenly spaced part is fitted first, so that few passes over all of them are left.
+    With many samples, an evenly spaced part is fitted first, which leaves few passes over all of them.
 
-    Loss and gradient come from one pass over the samples, in threads of this process that sleep when they have nothing
-    to do: BLAS's own wait busily, and beside a training they took hundreds of times as long.
+    Loss and gradient come from one pass over the samples, in threads of this process that sleep while idle. BLAS's own
+    threads spin while they wait; beside a training they took hundreds of times as long.
     """
     from scipy.optimize import minimize
 
@@ -151,8 +150,8 @@ def _cross_entropy(
 ) -> float:
     """Weighted cross-entropy of samples begin..end under weights [C, d] and biases [C]; slopes are added to two alike.
 
-    Four samples at a time, so that weights and slopes are fetched from the cache once for all of them; the last ones
-    are taken again with a share of 0 where fewer are left.
+    Four samples at a time, so that weights and slopes are read from the cache once for all four. Where fewer are left,
+    the last one is repeated with weight 0.
     """
     weights, biases = head
     by_weights, by_biases = slopes

@@ -33,7 +33,7 @@ class LinearHead:
         known = shifted[:, :count].sum(axis=1)
         chance = known / shifted.sum(axis=1)
         probabilities = np.zeros((len(logits), len(self.classes)), np.float32)
-        # A row that is surely none of the classes still has one that it is likest to.
+        # A row that is surely of none of the classes still has a most likely one.
         inner = logits[:, :count] - logits[:, :count].max(axis=1, keepdims=True)
         np.exp(inner, out=inner)
         probabilities[:, self.columns] = inner / inner.sum(axis=1, keepdims=True)

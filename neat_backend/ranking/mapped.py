@@ -1,7 +1,7 @@
-"""Arrays that may be larger than memory: in a file that has no name, mapped.
+"""Arrays that may be larger than memory, in unnamed memory-mapped files.
 
-The kernel keeps what is in use and writes the rest out. The file's space is free again when the process has ended,
-however it ended. Nothing here outlives the process: what a pool is made from is kept by the store.
+The kernel keeps the pages in use and writes the rest out. The file's space is freed when the process ends, however it
+ends. Nothing here outlives the process: the store keeps what a pool is built from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class MappedArray:
     """A growing array [n, …] in a file in `folder`; `values` is an ordinary array over it, until it grows again."""
 
     def __init__(self, start: NDArray[Any], folder: Path) -> None:
-        """start: the first rows, and what a row is. Raises StoreError where no file can be made."""
+        """start: the first rows; they set shape and type. Raises StoreError where no file can be made."""
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -34,12 +34,12 @@ class MappedArray:
         self.values[:] = start
 
     def grow(self, n: int) -> None:
-        """Make room for n rows, zeros behind. Raises StoreError when the disk has not so much space."""
+        """Grow to n rows, new ones zero. Raises StoreError when the disk has too little space."""
         size = n * self.values.dtype.itemsize * int(np.prod(self.values.shape[1:]))
         if not size:
             return
         try:
-            # Space that is merely promised would be missed later, at a write, and that is a SIGBUS.
+            # Allocate now: in a sparse file, a write to a full disk raises SIGBUS.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._file.fileno(), 0, size)
             else:

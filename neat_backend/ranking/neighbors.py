@@ -33,12 +33,12 @@ Features = NDArray[np.float32]
 
 _BLOCK_ROWS = 8192
 _BULK_LABELS = 64  # from here on, and from an eighth of the labels, a search of all rows beats adding columns
-_SEARCH_SLACK = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
+_SEARCH_SLACK = 8  # neighbours requested from FAISS beyond K, to prove that the K are the right ones
 
 
 @dataclass(frozen=True)
 class LargePool:
-    """What happens to a pool that is too large.
+    """Options for a pool that exceeds memory.
 
     neighbours: auto = approximate when the exact part of the features exceeds `memory_bytes`, on a CPU.
     scratch: folder on a local disk for what exceeds them; None = it stays in memory all the same.
@@ -63,7 +63,7 @@ class NeighborTable:
     """
 
     def __init__(self, dim: int, k: int, device: torch.device | None = None, large: LargePool | None = None) -> None:
-        """device: where the pool is kept and multiplied; default the CPU, and the CPU when approximate is asked for."""
+        """device: where the pool is kept and multiplied; default the CPU, and the CPU in approximate mode."""
         self._large = large or LargePool()
         if self._large.neighbours == "approximate":
             device = None
@@ -78,7 +78,7 @@ class NeighborTable:
         self.labelled: NDArray[np.bool_] = np.zeros(0, bool)
         self.neighbours: Rows = np.zeros((0, k), np.int32)
         self.similarities: NDArray[np.float32] = np.zeros((0, k), np.float32)
-        self._known: Ids = np.zeros(0, np.int64)  # the tasks that are here, ascending
+        self._known: Ids = np.zeros(0, np.int64)  # the tasks of the table, ascending
         self._known_rows: Rows = np.zeros(0, np.int32)  # and their rows
         self._free: Rows = np.zeros(0, np.int32)  # unused rows
         self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
@@ -93,7 +93,7 @@ class NeighborTable:
         return self.find([task])[0] != NONE
 
     def find(self, tasks: Sequence[int] | Ids) -> Rows:
-        """Rows of tasks, NONE for those that are not here: int32 [n]."""
+        """Rows of tasks, NONE for unknown tasks: int32 [n]."""
         wanted = np.asarray(tasks, np.int64)
         if not len(self._known):
             return np.full(len(wanted), NONE, np.int32)
@@ -101,20 +101,20 @@ class NeighborTable:
         return np.where(self._known[at] == wanted, self._known_rows[at], np.int32(NONE))
 
     def rows(self, tasks: Sequence[int] | Ids) -> Rows:
-        """Rows of tasks, all of which must be here (KeyError): int32 [n]."""
+        """Rows of tasks: int32 [n]. Raises KeyError for an unknown task."""
         rows = self.find(tasks)
         if (rows == NONE).any():
             raise KeyError(int(np.asarray(tasks)[rows == NONE][0]))
         return rows
 
     def reserve(self, n: int) -> None:
-        """Make room for n tasks in all at once, instead of growing step by step."""
+        """Reserve capacity for n tasks in all, instead of growing step by step."""
         self._grow(n)
 
     def add_tasks(self, tasks: Ids, features: Features) -> Rows:
-        """Take in unlabelled tasks with their features [n, dim]; gives their rows.
+        """Add unlabelled tasks with their features [n, dim]; returns their rows.
 
-        Raises ValueError for a task that is here already, or features of another shape or off the grid.
+        Raises ValueError for a task that exists, or features of another shape or off the grid.
         """
         features = np.ascontiguousarray(features, np.float32)
         if features.shape != (len(tasks), self.dim):
@@ -143,7 +143,7 @@ class NeighborTable:
         return rows
 
     def remove_tasks(self, tasks: Sequence[int] | Ids) -> Rows:
-        """Forget tasks, labelled or not; gives the rows whose neighbours changed."""
+        """Remove tasks, labelled or not; returns the rows whose neighbours changed."""
         rows = self.rows(tasks)
         touched = self.unlabel(rows[self.labelled[rows]])
         self.alive[rows] = False
@@ -157,7 +157,7 @@ class NeighborTable:
         return touched[self.alive[touched]]
 
     def label(self, rows: Rows) -> Rows:
-        """Make rows neighbours for all others; gives the rows whose neighbours changed."""
+        """Make rows neighbours of all others; returns the rows whose neighbours changed."""
         rows = np.unique(rows[~self.labelled[rows]]).astype(np.int32)
         if not len(rows):
             return rows
@@ -176,7 +176,7 @@ class NeighborTable:
         return self._offer_to_cells(rows, entered)
 
     def unlabel(self, rows: Rows) -> Rows:
-        """Rows are nobody's neighbours any more; gives the rows whose neighbours changed."""
+        """Stop rows being neighbours; returns the rows whose neighbours changed."""
         rows = np.unique(rows[self.labelled[rows]]).astype(np.int32)
         if not len(rows):
             return rows
@@ -191,7 +191,7 @@ class NeighborTable:
         labels = np.flatnonzero(self.labelled).astype(np.int32)
         self._cells.relist(cells, labels, self.planes.exact(labels), self.ids)
         self._search(touched)
-        # A cell that has lost a label lists another instead, which its other rows have not been offered.
+        # A cell that lost a label lists another instead; offer that one to the cell's other rows.
         fresh = {cell: np.setdiff1d(self._cells.labels(cell), was) for cell, was in before.items()}
         offered = np.unique(np.concatenate([*fresh.values(), rows[:0]])).astype(np.int32)
         entered = np.zeros((len(offered), len(self._cells)), bool)
@@ -212,13 +212,13 @@ class NeighborTable:
 
     @property
     def approximate(self) -> bool:
-        """Whether labels are offered to the cells near them only."""
+        """Whether labels are offered only to the cells near them."""
         return self._cells is not None
 
     def _settle_cells(self) -> None:
-        """Cut the pool into cells where it is to be approximate, once there are enough rows, and again as it grows."""
+        """In approximate mode, cut the pool into cells once there are enough rows, and again as it grows."""
         how = self._large.neighbours
-        on_cpu = self.planes.device.type == "cpu"  # a GPU that holds the pool looks through it in no time
+        on_cpu = self.planes.device.type == "cpu"  # a GPU that holds the pool is fast enough without cells
         wanted = how == "approximate" or (how == "auto" and on_cpu and self.planes.mapped)
         if not wanted or len(self) < 16 or (self._cells is not None and len(self) < GROWN * self._cells.made_for):
             return
@@ -233,7 +233,7 @@ class NeighborTable:
         self._cells.relist(np.arange(len(self._cells)), labels, self.planes.exact(labels), self.ids)
 
     def _offer_to_cells(self, labels: Rows, entered: NDArray[np.bool_]) -> Rows:
-        """Offer each label to the rows of its cells, entered bool [labels, cells]; gives the rows that took any."""
+        """Offer each label to the rows of its cells, entered bool [labels, cells]; returns the rows that took any."""
         found = np.empty(len(self.ids), np.int32)
         taken = [labels[:0]]
         for label, wanted in zip(labels.tolist(), entered, strict=True):
@@ -243,7 +243,7 @@ class NeighborTable:
                 return found[begin : begin + count]
 
             rows = np.concatenate(kernels.in_parallel(work, len(self.ids)))
-            # A label that a cell lists again may have been kept by some of its rows all the while.
+            # Some rows may still have a label that a cell lists again.
             rows = rows[(rows != label) & (self.neighbours[rows] != label).all(axis=1)]
             taken.append(self.planes.offer_to(label, rows, self))
         return np.unique(np.concatenate(taken))
@@ -269,34 +269,34 @@ class NeighborTable:
         self._free = np.concatenate([self._free, np.arange(old, size, dtype=np.int32)])
 
     def _choose(self, rows: Rows, starts: NDArray[np.int64], labels: Rows) -> None:
-        """Set the neighbours of rows to the best K of labels[starts[i]:starts[i+1]], itself and NONE apart."""
+        """Set the neighbours of rows to the best K of labels[starts[i]:starts[i+1]], without itself and NONE."""
         self.neighbours[rows], self.similarities[rows] = NONE, -np.inf
         self.planes.offer_pairs(rows, starts, labels, self)
         self.planes.note(rows, self)
 
     def _search(self, rows: Rows) -> Rows:
-        """Find the neighbours of rows from nothing; gives the rows (all taken as changed)."""
+        """Search the neighbours of rows from scratch; returns the rows (all count as changed)."""
         count = self._index.ntotal
         if self._cells is not None and count > self._cells.listed:
             return self._search_cells(rows, self._cells)
         index = self._search_index() if len(rows) * count > 1_000_000 else self._index
         for start in range(0, len(rows), _BLOCK_ROWS):
             part = np.sort(rows[start : start + _BLOCK_ROWS])
-            asked = min(count, self.k + 1 + _SEARCH_SLACK)
-            starts = np.arange(len(part) + 1, dtype=np.int64) * asked
-            if not asked:
+            queried = min(count, self.k + 1 + _SEARCH_SLACK)
+            starts = np.arange(len(part) + 1, dtype=np.int64) * queried
+            if not queried:
                 self._choose(part, starts, part[:0])
                 continue
-            rough, found = index.search(self.planes.exact(part), asked)  # [n, asked]
+            rough, found = index.search(self.planes.exact(part), queried)  # [n, queried]
             self._choose(part, starts, found.ravel().astype(np.int32))
-            if asked < count:
+            if queried < count:
                 # Whatever FAISS left out is at most its last value plus the error of both computations.
                 unproven = self.similarities[part, -1] <= rough[:, -1] + 2 * self._error
                 self._search_among(part[unproven], np.flatnonzero(self.labelled).astype(np.int32))
         return rows
 
     def _search_cells(self, rows: Rows, cells: Cells) -> Rows:
-        """The same among the labels that each row's cell lists."""
+        """As `_search`, among the labels that each row's cell lists."""
         if not len(rows):
             return rows
         rows = rows[np.argsort(self._cell[rows], kind="stable")]
@@ -306,7 +306,7 @@ class NeighborTable:
         return rows
 
     def _search_among(self, rows: Rows, labels: Rows) -> None:
-        """Neighbours of rows among some labels, which need not be many."""
+        """Search the neighbours of rows among a few labels."""
         columns = self.planes.exact(labels).T  # [dim, L]
         step = max(1, 4_000_000 // max(len(labels), 1))
         for start in range(0, len(rows), step):
@@ -323,7 +323,7 @@ class NeighborTable:
             self._choose(part, starts, labels[which])
 
     def _search_index(self) -> faiss.Index:
-        """The labelled index, copied to the GPUs when faiss sees any and the search is worth it."""
+        """The index of the labelled rows, copied to the GPUs if FAISS sees any."""
         if faiss.get_num_gpus() == 0:
             return self._index
         return faiss.index_cpu_to_all_gpus(self._index)

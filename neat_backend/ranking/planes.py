@@ -1,16 +1,16 @@
 """Features of the whole pool in three bytes a value: an int8 part to filter by and an int16 part for the rest.
 
 Together they are exact (`ranking.kernels` says how); a label's pass over the pool reads the int8 part alone, a
-quarter of single precision and half of half precision. Values are taken relative to the pool's mean, once there
-are enough of them: encoders add much the same to every feature, and what is left needs smaller steps.
+quarter of single precision and half of half precision. Once there are enough rows, values are stored relative to the
+pool's mean: encoders add much the same to every feature, and the rest needs smaller steps.
 
 Beyond one pass there is a *sketch*: each row's int8 coordinates along the pool's principal directions, an eighth of
 its dimensions, and the length of what they leave out. On 17,000 Fashion-MNIST images with EfficientNet-Lite0
 features (1280), K = 10, it leaves 10 % of the rows to read with 500 labels and 4 % with 2,000 (half as many
 directions: 18 % and 9 %); on 6,000 of them balls around 1,000 k-means clusters would leave 86 %, around 300 98 %.
-On features without structure it excludes little; then it is left alone for a while.
+On features without structure it excludes little; then it is not used for a while.
 
-On a GPU a half-precision copy lives there and is the filter; the exact part stays in main memory.
+With a GPU, a half-precision copy in its memory is the filter; the exact part stays in main memory.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neat_backend.grid import GRID
 from neat_backend.models.devices import bfloat16_is_faster
+from neat_backend.models.grid import GRID
 from neat_backend.ranking import kernels
 from neat_backend.ranking.kernels import Planes, Query, Short, Sketched, Table
 from neat_backend.ranking.mapped import MappedArray
@@ -35,7 +35,7 @@ _SETTLE_FROM = 4096  # rows; fewer are multiplied faster than sketched
 _SAMPLE = 8192  # rows that mean and directions are found from
 _SKETCH_SHARE = 8  # one principal direction for so many dimensions
 _SKETCH_PAYS = 0.25  # share of the rows left to read above which a whole pass is as fast
-_SKETCH_REST = 50  # labels before it is tried again when it didn't pay
+_SKETCH_REST = 50  # labels until it is tried again after it didn't pay
 _SKETCH_SLACK = 1e-4  # more than the directions' and the sketch's own rounding in single precision
 _LONGEST_CENTRE = np.floor(0.9 / GRID)  # so that 127 steps and an int16 reach every value from there
 _FEW_LABELS = 4  # so many are offered one by one; more are multiplied as a matrix
@@ -78,7 +78,7 @@ class FeaturePlanes:
         return len(self._step)
 
     def grow(self, n: int) -> None:
-        """Make room for n rows."""
+        """Grow to n rows."""
         for name in ("_coarse", "_rest"):
             setattr(self, name, self._grown(name, n))
         for name in ("_step", "_residual"):
@@ -117,7 +117,7 @@ class FeaturePlanes:
             self._half.set(rows, features)
 
     def exact(self, rows: Rows) -> NDArray[np.float32]:
-        """The features as they were given: float32 [n, dim]."""
+        """The original features of rows: float32 [n, dim]."""
         features = np.empty((len(rows), self.dim), np.float32)
 
         def work(begin: int, end: int) -> None:
@@ -137,7 +137,7 @@ class FeaturePlanes:
         return found
 
     def settle(self, rows: Rows) -> None:
-        """Find the mean and the principal directions of these rows, once there are enough, for all of them."""
+        """Once there are enough rows, find their mean and principal directions and re-encode all of them."""
         if self._sketch is not None or len(rows) < _SETTLE_FROM or self.dim < 2 * _SKETCH_SHARE:
             return
         sample = self.exact(rows[:: max(1, len(rows) // _SAMPLE)])
@@ -151,7 +151,7 @@ class FeaturePlanes:
         self._centre, self._sketch = centre, sketch
 
     def offer(self, labels: Rows, near: Neighbours) -> Rows:
-        """Make rows neighbours of all that they are near enough to; gives the rows that took any."""
+        """Make rows neighbours of all that they are near enough to; returns the rows that took any."""
         if self._half is not None:
             return self._offer_found(labels, near, self._half)
         if len(labels) <= _FEW_LABELS:
@@ -159,7 +159,7 @@ class FeaturePlanes:
         return self._offer_many(labels, near)
 
     def offer_to(self, label: int, rows: Rows, near: Neighbours) -> Rows:
-        """Offer one label to some rows, reading those that the sketch can't exclude; gives those that took it."""
+        """Offer one label to some rows, reading those that the sketch can't exclude; returns those that took it."""
         left = np.ones(len(rows), bool)
         if self._sketch is not None:
             query, feature = self._query(label)
@@ -174,7 +174,7 @@ class FeaturePlanes:
         return self.offer_pairs(rows, np.arange(len(rows) + 1), np.full(len(rows), label, np.int32), near)
 
     def offer_pairs(self, rows: Rows, starts: NDArray[np.int64], labels: Rows, near: Neighbours) -> Rows:
-        """Offer labels[starts[i]:starts[i+1]] to rows[i], all different; gives the rows that took any."""
+        """Offer labels[starts[i]:starts[i+1]] to rows[i], all different; returns the rows that took any."""
         taken = np.zeros(len(rows), bool)
         planes, table = self._planes, _table(near)
 
@@ -186,7 +186,7 @@ class FeaturePlanes:
         return rows[taken]
 
     def note(self, rows: Rows, near: Neighbours) -> None:
-        """The neighbours of rows have changed; `offer` and `offer_pairs` say so themselves."""
+        """Note that the neighbours of rows have changed; `offer` and `offer_pairs` call it themselves."""
         if self._half is not None:
             self._half.set_bars(rows, np.where(near.alive[rows], near.similarities[rows, -1], np.inf))
 
@@ -201,7 +201,7 @@ class FeaturePlanes:
 
         bad = max(kernels.in_parallel(work, len(rows)))
         if bad >= 0:
-            # Written in part: these rows are still nobody's.
+            # Partly written, but these rows belong to no task yet.
             if not np.abs(features[bad]).max() <= 1:
                 raise ValueError("features must have length 1")
             raise ValueError("features must be on the 2^-22 grid: pass them through to_grid first")
@@ -211,7 +211,7 @@ class FeaturePlanes:
         return Planes(self._coarse, self._rest, self._step, self._residual, self._centre)
 
     def _query(self, label: int) -> tuple[Query, NDArray[np.float32]]:
-        """A label as the kernels take it, and its feature."""
+        """A label's query for the kernels, and its feature."""
         feature = self.exact(np.array([label], np.int32))[0]
         norm = float(np.linalg.norm(feature.astype(np.float64)))
         base = float(self._centre @ feature.astype(np.float64)) * GRID
@@ -300,7 +300,7 @@ class Sketch:
         return Sketched(self._coarse, self._step, self._error, self._left_out, self._along)
 
     def grow(self, n: int) -> None:
-        """Make room for n rows."""
+        """Grow to n rows."""
         for name in ("_coarse", "_step", "_error", "_left_out", "_along"):
             setattr(self, name, grown(getattr(self, name), n))
 
@@ -346,7 +346,7 @@ class HalfPlane:
         self._block_scores = 200_000_000  # products kept at a time, beside the pool
 
     def grow(self, n: int) -> None:
-        """Make room for n rows."""
+        """Grow to n rows."""
         half = torch.zeros((n, self._half.shape[1]), dtype=torch.float16, device=self._device)
         bars = torch.full((n,), torch.inf, dtype=torch.float16, device=self._device)
         half[: len(self._half)], bars[: len(self._bars)] = self._half, self._bars
@@ -360,7 +360,7 @@ class HalfPlane:
             self._half[at] = torch.from_numpy(features[part].astype(np.float16)).to(self._device)
 
     def set_bars(self, rows: Rows, kth: NDArray[np.floating]) -> None:
-        """The K-th similarities of rows, inf for those that are no more; rounded down, so that nothing slips by."""
+        """Set the K-th similarities of rows, inf for removed ones; rounded down, so that no neighbour is missed."""
         lowered = np.nextafter((kth - self._error).astype(np.float16), np.float16(-np.inf))
         at = torch.from_numpy(rows.astype(np.int64)).to(self._device)
         self._bars[at] = torch.from_numpy(lowered).to(self._device)
@@ -381,7 +381,7 @@ def _table(near: Neighbours) -> Table:
 
 
 def grown(array: NDArray, n: int) -> NDArray:
-    """The array with room for n rows, zeros behind."""
+    """The array grown to n rows, new ones zero."""
     larger = np.zeros((n, *array.shape[1:]), array.dtype)
     larger[: len(array)] = array
     return larger

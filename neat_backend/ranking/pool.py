@@ -1,4 +1,4 @@
-"""What a strategy is given, and nothing more: no true label of an unlabelled sample is in here."""
+"""The input of a strategy. It holds no true label of an unlabelled sample."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.ranking.hashing import mixed
 from neat_backend.ranking.scores import INVALID, KnownRule
 
+TARGET_PRECISION = 0.6
 UNLABELLED = -3  # in `Pool.labels`; never confused with INVALID = -1
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Keys = NDArray[np.uint64]
 
 
 class Model(Protocol):
@@ -22,7 +25,7 @@ class Model(Protocol):
 
     @property
     def n_outputs(self) -> int:
-        """Classes that it tells apart."""
+        """Number of classes."""
 
     def logits(self, indices: Indices) -> Floats:
         """Before the softmax: float32 [m, n_outputs]."""
@@ -36,7 +39,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Generated:
-    """Samples that were made, not found: inputs [m, …] of the learner's form and int64 targets [m]."""
+    """Generated samples: inputs [m, …] of the learner's form and int64 targets [m]."""
 
     inputs: Floats
     targets: NDArray[np.int64]
@@ -58,12 +61,12 @@ class Learner(Protocol):
         """Train on samples [m], targets in 0..n_outputs-1; the loss is the cross-entropy of logits / temperature."""
 
     def inputs(self, indices: Indices) -> Floats:
-        """What the classifier sees: images [m, 3, s, s] in [0, 1], or features [m, d]."""
+        """The classifier's inputs: images [m, 3, s, s] in [0, 1], or features [m, d]."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """One earlier query: what was asked, in order, and what came back (class code or INVALID)."""
+    """One earlier query: the queried samples, in order, and their answers (class code or INVALID)."""
 
     indices: Indices
     answers: NDArray[np.int64]
@@ -80,8 +83,10 @@ class Pool:
     learner     trains further models (a detector); None where a strategy can do without
     k, rule     neighbours and known rule of NEAT; cut: keep only the first so many times B of the candidates by
                 n_known (the reference's code: 2), None = all (the paper)
-    past        earlier queries, oldest first; the initial labels are none of them
+    target_precision   share of a query that neat_plus wants to be of known classes
+    past        earlier queries, oldest first, without the initial labels
     class_features   float32 [C, d] of the class names, where the encoder reads text
+    keys        uint64 [n], all different: a random order of the samples that labels don't change; None = by index
     """
 
     features: Floats
@@ -94,7 +99,14 @@ class Pool:
     rule: KnownRule = "all"
     cut: int | None = None
     past: tuple[Past, ...] = ()
+    target_precision: float = TARGET_PRECISION
     class_features: Floats | None = field(default=None)
+    keys: Keys | None = field(default=None)
+
+    @property
+    def sample_keys(self) -> Keys:
+        """The keys, or a hash of the index of each."""
+        return mixed(np.arange(len(self.labels)), 0) if self.keys is None else self.keys
 
     @property
     def known(self) -> Indices:

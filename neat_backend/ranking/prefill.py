@@ -1,4 +1,4 @@
-"""Which choice an annotator finds filled in. docs/live-order.md measures the rules."""
+"""Which choice an annotator finds filled in. docs/prefilling.md measures the rules."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ With quality q in [0, 1], n_c labels of its class c and j better tasks in its qu
 
     priority = √q · (1 + n_least) / (1 + n_c + j)         n_least = the fewest labels that a queue's class has
 
-Sorting by it asks for what the classes lack: a class that is behind comes first, each task that is asked of it counts
-as if it brought a label, and a class whose tasks are poor (as of one that the pool hardly holds) waits in spite of
-it. The √ says how much quality may outweigh balance: four times the quality makes up for twice the labels.
+Sorting by it queries the classes with few labels first. Each task queried from a queue counts as if it had a label of
+that class. A class whose tasks have low quality (one that is rare in the pool) still waits. The √ weighs quality
+against balance: four times the quality makes up for twice the labels.
 
 The queue C counts as having n_C = labels / (m + 1) · max(1, labels / (50 C)) labels, m = classes that have any: the
 classes not yet seen share one part of the labels, and less of them when many labels have not found them.
@@ -34,7 +34,10 @@ Queues = NDArray[np.int16]
 
 
 def priorities(quality: Floats, queue: Queues, place: Ids, counts: Floats) -> Floats:
-    """Of tasks with these qualities and places in these queues, float64 [n] in [0, 1]; counts as `label_counts`."""
+    """Priorities of tasks with these qualities and places in these queues: float64 [n] in [0, 1].
+
+    counts: as `label_counts`.
+    """
     c = len(counts) - 2
     waiting = counts[:c][counts[:c] > 0]
     least = min([*waiting.tolist(), *([counts[c]] if len(waiting) < c else [])], default=0.0)
@@ -43,8 +46,8 @@ def priorities(quality: Floats, queue: Queues, place: Ids, counts: Floats) -> Fl
 
 
 def banded(share: Floats, aside: NDArray[np.bool_]) -> Floats:
-    """Those set aside below all others, both in their order: float64 [n] in [0, 1]."""
-    return np.where(aside, share * ASIDE, 2 * ASIDE + share * (1 - 2 * ASIDE))
+    """Those set aside below all others, both in their order: float64 [n] in [0, 1), with room above for a draw."""
+    return np.where(aside, share * ASIDE, 2 * ASIDE + share * (1 - 3 * ASIDE))
 
 
 def places(quality: Floats, queue: Queues, ids: Ids) -> Ids:

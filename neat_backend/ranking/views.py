@@ -1,4 +1,4 @@
-"""What an engine gives of its state: the order, neighbours, a pool for strategies, counts."""
+"""Views of an engine's state: the order, neighbours, a pool for strategies, counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Source = Literal["resnet18", "linear"]
-SPEAKERS = ("resnet18", "linear", "vote")  # that name a class for a task
+PREDICTORS = ("resnet18", "linear", "vote")  # of a task's class
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Ranking:
     """The order of the whole pool at one moment, ascending by task id; arrays of one length n."""
 
     ids: NDArray[np.int64]
-    priority: NDArray[np.float64]  # sort by this, then by id
-    quality: NDArray[np.float64]  # what it is worth before the classes are balanced; strictly between ties too
+    priority: NDArray[np.float64]  # sort by this, then by id; a random draw's is that of its place
+    quality: NDArray[np.float64]  # value of a label before the classes are balanced; ties are broken
     queue: NDArray[np.int16]  # that it waits in, see ranking.queues; -1 = the only one, without balance
     place: NDArray[np.int64]  # how many of its queue come before it
     known_chance: NDArray[np.float32]  # probability of a known class by the linear head
@@ -39,7 +39,7 @@ class Labelled:
 
 
 class Trained:
-    """The classifier as strategies see it: probabilities that are known already, embeddings of the encoder."""
+    """The classifier for strategies: precomputed probabilities, embeddings of the encoder."""
 
     def __init__(self, probabilities: NDArray[np.float64], features: NDArray[np.float32]) -> None:
         self.n_outputs = probabilities.shape[1]
@@ -55,7 +55,7 @@ class Trained:
         return self._features[indices]
 
     def dropout_logits(self, indices: NDArray[np.int64], passes: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """The network is not here to drop anything: the same logits, float32 [passes, m, C]."""
+        """Without the network there is no dropout: the same logits for each pass, float32 [passes, m, C]."""
         return np.repeat(self._logits[indices][None], passes, axis=0)
 
 

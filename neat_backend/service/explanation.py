@@ -1,9 +1,9 @@
-"""Why a task stands where it stands: its neighbours, their vote, the classifier's word, its place.
+"""Explains a task's place in the order: its neighbours, their vote, the classifier's prediction, its place.
 
-Answered from the store and the arrays, without PyTorch, FAISS or numba, so that the web process can. What a place in
-the order came from is taken as the worker has published it; the neighbours are searched for here, exactly as the engine
-does it (features on the grid, ties to the smaller id), among the labels as the store has them now. Where the classes
-are kept in balance, the parts of `ranking.queues`' formula are told, so that a priority can be computed by hand.
+Uses the store and the arrays, without PyTorch, FAISS or numba, so that the web process can run it. The numbers behind a
+place are those that the worker published. The neighbours are searched here, exactly as the engine does it (features on
+the grid, ties to the smaller id), among the labels in the store. Where the classes are kept in balance, the explanation
+has the terms of `ranking.queues`' formula, so that a priority can be computed by hand.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from neat_backend.ranking import formulas
 from neat_backend.ranking.formulas import ASIDE
 from neat_backend.ranking.linear_head import LinearHead
 from neat_backend.records import Label, Project, Ranked, Round, because
+from neat_backend.service import similar
 from neat_backend.settings import Settings
-from neat_backend.store import kinds, prequential, rounds, snapshots, tasks
+from neat_backend.store import insights, kinds, prequential, rounds, snapshots, tasks
 from neat_backend.store.arrays import ProjectArrays, image_key
 
 UNLABELLED, LABELLED, INVALID, SKIPPED = "unlabelled", "labelled", "invalid", "skipped"
-FAILED, PENDING = "failed", "pending"  # no features: the image can't be had, or is not encoded yet
-_CLOSE = 1e-5  # inconsistencies nearer than this are the same: probabilities are kept in single precision
+FAILED, PENDING = "failed", "pending"  # no features: the image can't be read, or is not encoded yet
+_CLOSE = 1e-5  # inconsistencies nearer than this count as equal: probabilities are stored in single precision
 _CLOSE_PRIORITY = 1e-4  # the root of the 2^-32 that qualities are rounded to, and the same
 _MOST_NAMED = 3  # classes in a sentence
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A labelled task near the one that is explained."""
+    """A labelled task near the explained one."""
 
     task: int
     label: str | None  # None = invalid
@@ -48,16 +49,16 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is known of the task."""
+    """The stored data about the task."""
 
     state: str
     label: str | None
-    without_label: str  # why an answer is none, in words
+    without_label: str  # why an answer gave no label, in words
     error: str  # of its image
     encoded: bool
     neighbours: Sequence[Neighbour]  # nearest first
     classifier: str  # in force: "linear", "resnet18", or "" before either is
-    probabilities: NDArray[np.float32] | None  # [C]; None = the classifier has not seen it
+    probabilities: NDArray[np.float32] | None  # [C]; None = not classified
     known_chance: float | None  # by the linear classifier; None = there is none
     place: Ranked | None  # as published; None = not in the pool
     pool: int
@@ -65,15 +66,17 @@ class _Found:
     invalid: int  # labels
     published: tuple[int, int]  # known and invalid labels that the published order reflects
     any_label: bool  # of another task
+    near_duplicates: Sequence[int]
+    suspected: bool  # its label is among the likely mistakes
 
 
 @dataclass(frozen=True)
 class Balance:
-    """What a priority comes from where the classes are kept in balance: √quality · weight."""
+    """The terms of a priority where the classes are kept in balance: √quality · weight."""
 
-    spread: bool  # asked to find classes without a label; else it waits in a class's queue
+    spread: bool  # queried to find classes without a label; else it waits in a class's queue
     quality: float  # in a class's queue, known_chance · I / max I; in the spread, by its place there
-    labels: float  # what its queue counts as having
+    labels: float  # labels that its queue counts as having
     least: float  # the fewest that a queue counts as having
     least_of: str | None  # the class that has them; None = the search for classes without a label
     weight: float  # (1 + least) / (1 + labels + place), at most 1
@@ -99,7 +102,7 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
     if found.probabilities is not None:
         predicted = config.classes[int(np.argmax(found.probabilities))]
     place, behind, balance = found.place, False, None
-    if place is not None:  # the worker's numbers are what it is ranked by
+    if place is not None:  # it is ranked by the worker's numbers
         stale = doubt is None or abs(place.inconsistency - doubt) > _CLOSE * limit
         behind = stale or (place.known_neighbours, place.candidate) != (known, candidate)
         known, candidate, doubt, predicted = (
@@ -108,14 +111,16 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
             place.inconsistency,
             place.predicted,
         )
-        if _leads(settings) and settings.rerank == "live" and found.state == UNLABELLED:  # a batch's order is kept
+        # Neither drawn, nor set aside, nor a repeat.
+        waits = found.state == UNLABELLED and not place.drawn and place.priority > ASIDE
+        if _leads(settings) and settings.rerank == "live" and waits:  # a batch's order is kept
             counts = [found.labels.get(name, 0) for name in config.classes]
             balance = balanced(place, counts, found.invalid, config.classes, settings.k)
         if balance is not None:
             now = math.sqrt(balance.quality) * balance.weight
             behind = behind or abs(now - place.priority) > _CLOSE_PRIORITY
             behind = behind or (sum(counts), found.invalid) != found.published
-    told = {
+    explanation = {
         "project": project.id,
         "task": task,
         "state": found.state,
@@ -134,6 +139,7 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
         "known_chance": place.known_chance if place else found.known_chance,
         "queue": place.queue if place else None,
         "place": place.place if place else None,
+        "drawn": bool(place and place.drawn),
         "balance": None if balance is None else vars(balance),
         "classes": [
             {
@@ -147,14 +153,15 @@ def explain(conn: Connection, settings: Settings, project: Project, task: int) -
         "invalid_votes": sum(one.invalid for one in found.neighbours),
         "invalid_labels": found.invalid,
         "neighbours": [vars(one) for one in found.neighbours],
+        "near_duplicates": list(found.near_duplicates),
     }
-    return told | {"reasons": _reasons(told, found, settings, balance, behind)}
+    return explanation | {"reasons": _reasons(explanation, found, settings, balance, behind)}
 
 
 def balanced(place: Ranked, counts: Sequence[int], invalid: int, classes: Sequence[str], k: int) -> Balance | None:
-    """The parts of an unlabelled task's priority, as `formulas.py` has them; counts [C]: labels of each class.
+    """The terms of an unlabelled task's priority, as in `formulas.py`; counts [C]: labels of each class.
 
-    None where it is in no queue though no class is to be found any more: the order is of an earlier moment.
+    None where it is in no queue although every class has a label: the order is an older one.
     """
     seen = [count for count in counts if count]
     searching = len(seen) < len(counts)
@@ -168,8 +175,8 @@ def balanced(place: Ranked, counts: Sequence[int], invalid: int, classes: Sequen
     has = search if place.queue is None else float(counts[classes.index(place.queue)])
     weight = min((1 + least) / (1 + has + place.place), 1.0)
     if place.queue is None:
-        share = (place.priority - 2 * ASIDE) / (1 - 2 * ASIDE)
-        quality = min((share / weight) ** 2, 1.0)  # told by no other number
+        share = (place.priority - 2 * ASIDE) / (1 - 3 * ASIDE)
+        quality = min((share / weight) ** 2, 1.0)  # no stored number has it
     else:
         quality = float(formulas.quality(place.inconsistency, place.known_chance, k, len(classes)))
     return Balance(place.queue is None, quality, has, least, least_of, weight)
@@ -189,8 +196,8 @@ def nearest(
 ) -> list[Neighbour]:
     """The k labelled tasks whose features are nearest to `feature` [dim], nearest first, ties by smaller id.
 
-    labelled: labels by ascending task, with the keys of their images; what has no features of that image is no
-    neighbour. Similarities are exact products rounded to single precision, as in `ranking.neighbors`.
+    labelled: labels by ascending task, with the keys of their images; a task without features of that image is left
+    out. Similarities are exact products rounded to single precision, as in `ranking.neighbors`.
     """
     ids = np.array([label.task for label, _ in labelled], np.int64)
     keys = np.array([key for _, key in labelled], np.int64)
@@ -215,7 +222,7 @@ def _find(
             "task",
         )
     label = label_config.resolve(task, tasks.annotations_of(conn, project, [task]).get(task, []), config)
-    head = snapshots.read_head(arrays)
+    head, insight = snapshots.read_head(arrays), insights.read_insight(arrays)
     key = None if image.image is None else image_key(image.image)
     kind = snapshots.features_kind(arrays, head)
     stored = arrays.one(kind, task) if kind else None
@@ -244,13 +251,15 @@ def _find(
         invalid=sum(one.invalid for one, _ in every),
         published=(head.known, head.invalid) if head else (0, 0),
         any_label=bool(labelled),
+        near_duplicates=similar.groups(arrays).with_task(task),
+        suspected=insight is not None and any(one.task == task for one in insight.mistakes),
     )
 
 
 def _by_the_linear_head(
     arrays: ProjectArrays, classes: Sequence[str], feature: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32] | None, float | None]:
-    """The linear classifier's probabilities [C], and that of a known class; None where it can say nothing."""
+    """The linear classifier's probabilities [C], and that of a known class; None where it can't predict."""
     found = prequential.read_head(arrays)
     if feature is None or found is None or found.keys() != {one.name for one in fields(LinearHead)}:
         return None, None
@@ -264,7 +273,7 @@ def _by_the_linear_head(
 def _of_the_round(
     arrays: ProjectArrays, done: Round | None, classes: Sequence[str], task: int, key: int | None
 ) -> NDArray[np.float32] | None:
-    """The last round's word on the task under the classes that there are now, [C]; None where it has none."""
+    """The last round's probabilities of the task for the present classes, [C]; None where there are none."""
     found = arrays.one(kinds.probabilities_kind(done.number), task) if done is not None else None
     if done is None or found is None or found[0] != key or len(found[1]) != len(done.classes):
         return None
@@ -272,9 +281,9 @@ def _of_the_round(
 
 
 def _under(classes: Sequence[str], chances: Sequence[float], of: Sequence[str]) -> NDArray[np.float32] | None:
-    """Probabilities `of` other classes under the ones that there are now, [C]; None where nothing is left."""
-    told = dict(zip(of, chances, strict=True))
-    carried = np.array([told.get(name, 0.0) for name in classes], np.float32)
+    """Probabilities `of` other classes converted to the present ones, [C]; None where nothing is left."""
+    by_name = dict(zip(of, chances, strict=True))
+    carried = np.array([by_name.get(name, 0.0) for name in classes], np.float32)
     if tuple(classes) == tuple(of):
         return carried
     return carried / carried.sum() if carried.sum() > 0 else None
@@ -292,41 +301,42 @@ def _state(label: Label, image: str) -> str:
 
 
 def _leads(settings: Settings) -> bool:
-    """Whether the order is led by what the classes lack."""
+    """Whether the order keeps the classes in balance."""
     return settings.balanced and settings.strategy == "neat"
 
 
 def _reasons(
-    told: dict[str, Any], found: _Found, settings: Settings, balance: Balance | None, behind: bool
+    explanation: dict[str, Any], found: _Found, settings: Settings, balance: Balance | None, behind: bool
 ) -> list[str]:
     """Plain sentences, the most important first."""
-    said = list(_about_its_place(told, found, settings))
+    said = list(_about_its_place(explanation, found, settings))
     if not found.encoded:
         return said
     leads = _leads(settings)
-    if leads and found.place is not None and found.state == UNLABELLED:
-        said += _about_its_queue(told)
+    drawn = found.place is not None and found.place.drawn
+    if leads and found.place is not None and not drawn and found.state == UNLABELLED and found.place.priority > ASIDE:
+        said += _about_its_queue(explanation)
     if balance is not None:
-        said += _about_the_balance(told, balance)
+        said += _about_the_balance(explanation, balance)
     if not found.any_label:
         equal = "" if leads else ": all tasks count as equal, and a seed spreads them"
         return [*said, f"Nothing else is labelled yet{equal}."]
-    said += _about_its_neighbours(told, settings.known_rule, leads)
-    said += _about_the_classifier(told, found)
+    said += _about_its_neighbours(explanation, settings.known_rule, leads)
+    said += _about_the_classifier(explanation, found)
     if behind:
         said.append("Labels or rounds have come in since this order was made; it will be another one in a moment.")
     return said
 
 
-def _about_its_place(told: dict[str, Any], found: _Found, settings: Settings) -> Iterator[str]:
+def _about_its_place(explanation: dict[str, Any], found: _Found, settings: Settings) -> Iterator[str]:
     if found.state == LABELLED:
-        yield f"It is labelled “{found.label}”, so it is not asked about any more."
+        yield f"It is labelled “{found.label}”, so it is not queried again."
     elif found.state == INVALID:
-        yield "It is marked as none of the classes, so it is not asked about any more."
+        yield "It is marked as none of the classes, so it is not queried again."
     elif found.state == FAILED:
         yield (
             f"It can't be ranked, because its image failed: {found.error or 'no reason was kept'}. Once that is mended,"
-            f" `neat-backend retry-images {told['project']}` tries again."
+            f" `neat-backend retry-images {explanation['project']}` tries again."
         )
     elif not found.encoded:
         yield "Its image has not been encoded yet, so nothing can be said of its neighbours."
@@ -334,18 +344,26 @@ def _about_its_place(told: dict[str, Any], found: _Found, settings: Settings) ->
         yield "It is not in the published order yet."
     else:
         yield f"It is number {found.place.rank + 1} of {found.pool} unlabelled tasks."
+    if found.state == UNLABELLED and found.place is not None and found.place.drawn:
+        yield (
+            f"It was drawn at random, as {settings.random_share:.0%} of the tasks asked for are: from these the"
+            " dashboard estimates what the pool holds."
+        )
+    elif found.state == UNLABELLED and found.place is not None and found.place.priority <= ASIDE:
+        yield "A near-duplicate of it is labelled or comes first, so it waits until all others are answered."
     if found.state == SKIPPED:
-        yield f"Somebody has answered it without a label ({found.without_label}), so all others are asked about first."
+        yield f"Somebody has answered it without a label ({found.without_label}), so all others come first."
     elif found.place is not None and settings.strategy != "neat":
         yield f"The order of the next tasks is planned by the strategy {settings.strategy}; below is NEAT's view."
 
 
-def _about_its_queue(told: dict[str, Any]) -> Iterator[str]:
-    """Which tasks it waits with."""
-    queue, before = told["queue"], told["place"]
+def _about_its_queue(explanation: dict[str, Any]) -> Iterator[str]:
+    """Describe the tasks of its queue."""
+    queue, before = explanation["queue"], explanation["place"]
     better = f"{before} of them {'comes' if before == 1 else 'come'} before it" if before else "it is the first of them"
-    unseen = [one["name"] for one in told["classes"] if not one["labels"]]
-    if queue is not None and told["predicted"] is None and not any(one["votes"] for one in told["classes"]):
+    classes = explanation["classes"]
+    unseen = [one["name"] for one in classes if not one["labels"]]
+    if queue is not None and explanation["predicted"] is None and not any(one["votes"] for one in classes):
         yield f"Nothing tells its class yet. It waits with the tasks of “{queue}”: {better}."
     elif queue is not None:
         yield f"It waits with the tasks that are likeliest to be “{queue}”: {better}."
@@ -356,24 +374,24 @@ def _about_its_queue(told: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _about_the_balance(told: dict[str, Any], balance: Balance) -> Iterator[str]:
-    """What its priority comes from."""
-    queue, before, has = told["queue"], told["place"], balance.labels
+def _about_the_balance(explanation: dict[str, Any], balance: Balance) -> Iterator[str]:
+    """Describe the terms of its priority."""
+    queue, before, has = explanation["queue"], explanation["place"], balance.labels
     if balance.spread:
         yield f"The search for these classes counts as having {has:.4g} labels; {_about_the_least(balance)}."
         yield f"Its quality is {balance.quality:.3f}, by its place in the spread."
     else:
         yield f"“{queue}” has {has:.0f} label{'' if has == 1 else 's'}; {_about_the_least(balance)}."
-        scaled = min(told["inconsistency"] / told["max_inconsistency"], 1.0)
+        scaled = min(explanation["inconsistency"] / explanation["max_inconsistency"], 1.0)
         yield (
-            f"Its quality is {balance.quality:.3f} = {told['known_chance']:.3f} · {scaled:.3f}: the probability that it"
-            " is of a known class, times its share of the largest inconsistency."
+            f"Its quality is {balance.quality:.3f} = {explanation['known_chance']:.3f} · {scaled:.3f}: the probability"
+            " that it is of a known class, times its share of the largest inconsistency."
         )
     most = ", at most 1" if 1 + balance.least > 1 + has + before else ""
     yield (
         f"Its weight is {balance.weight:.3f} = (1 + {balance.least:.4g}) / (1 + {has:.4g} + {before}){most}: the fewest"
         f" labels, over its own queue's and the tasks before it. Its priority is √{balance.quality:.3f} ·"
-        f" {balance.weight:.3f} = {told['priority']:.4f}."
+        f" {balance.weight:.3f} = {explanation['priority']:.4f}."
     )
 
 
@@ -391,20 +409,20 @@ def _named(names: Sequence[str]) -> str:
     return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"
 
 
-def _about_its_neighbours(told: dict[str, Any], rule: str, leads: bool) -> Iterator[str]:
-    there, known = len(told["neighbours"]), told["known_neighbours"]
+def _about_its_neighbours(explanation: dict[str, Any], rule: str, leads: bool) -> Iterator[str]:
+    there, known = len(explanation["neighbours"]), explanation["known_neighbours"]
     if not there:
         yield "No labelled task has been encoded yet that could be its neighbour."
         return
     all_of = f"its {there} nearest labelled tasks" if there > 1 else "its nearest labelled task"
-    if there < told["k"]:
-        yield f"Only {there} of the {told['k']} neighbours that are looked at are there: more labels are needed."
+    if there < explanation["k"]:
+        yield f"Only {there} of the {explanation['k']} neighbours that are looked at are there: more labels are needed."
     if leads:
         which = f"{known} of {all_of}" if there > 1 else f"{all_of[:1].upper()}{all_of[1:]}"
         verb = "are" if there > 1 and known != 1 else "is"
         yield f"{which} {verb} {'' if there > 1 or known else 'not '}of a known class."
         return
-    if told["candidate"]:
+    if explanation["candidate"]:
         share = "all" if known == there else f"{known}"
         which = f"{share} of {all_of}" if there > 1 else all_of
         yield f"It is held to be of a known class, since {which} {'are' if there > 1 and known != 1 else 'is'}."
@@ -416,34 +434,34 @@ def _about_its_neighbours(told: dict[str, Any], rule: str, leads: bool) -> Itera
     )
 
 
-def _about_the_classifier(told: dict[str, Any], found: _Found) -> Iterator[str]:
-    votes = {one["name"]: one["votes"] for one in told["classes"] if one["votes"]}
+def _about_the_classifier(explanation: dict[str, Any], found: _Found) -> Iterator[str]:
+    votes = {one["name"]: one["votes"] for one in explanation["classes"] if one["votes"]}
     ranked = sorted(votes, key=lambda name: -votes[name])
     voted = ", ".join(f"{votes[name]} for “{name}”" for name in ranked) or "none for a class"
-    if told["invalid_votes"]:
-        voted += f", {told['invalid_votes']} for none of the classes"
+    if explanation["invalid_votes"]:
+        voted += f", {explanation['invalid_votes']} for none of the classes"
     if found.state in (LABELLED, INVALID):
         yield f"Its neighbours' votes: {voted}."
-        mostly_invalid = told["invalid_votes"] > sum(votes.values())
-        if (found.state == LABELLED and (mostly_invalid or (ranked and votes.get(found.label or "", 0) == 0))) or (
-            found.state == INVALID and ranked and not told["invalid_votes"]
-        ):
+        mostly_invalid = explanation["invalid_votes"] > sum(votes.values())
+        without = found.state == LABELLED and ranked and votes.get(found.label or "", 0) == 0
+        but_known = found.state == INVALID and ranked and not explanation["invalid_votes"]
+        if found.suspected or without or but_known or (found.state == LABELLED and mostly_invalid):
             yield "None or few of them agree with its label: worth a second look."
     else:
         yield f"The neighbours' votes: {voted}."
-    if told["predicted"] is None:
-        if told["classifier"] == "linear":
+    if explanation["predicted"] is None:
+        if explanation["classifier"] == "linear":
             yield "There is no classifier yet: it takes labels of two kinds. Until then every class is equally likely."
         else:
             yield "No classifier has seen it yet: until the next round every class counts as equally likely."
         return
-    chance = {one["name"]: one["probability"] for one in told["classes"]}.get(told["predicted"])
+    chance = {one["name"]: one["probability"] for one in explanation["classes"]}.get(explanation["predicted"])
     sure = f" with probability {chance:.2f}" if chance is not None else ""
-    doubt, limit = told["inconsistency"], told["max_inconsistency"]
-    agrees = not ranked or votes.get(told["predicted"], 0) == votes[ranked[0]]
+    doubt, limit = explanation["inconsistency"], explanation["max_inconsistency"]
+    agrees = not ranked or votes.get(explanation["predicted"], 0) == votes[ranked[0]]
     word = "which agrees with them" if agrees and ranked else "which differs" if ranked else "with no vote to compare"
-    name = "linear classifier" if told["classifier"] == "linear" else "classifier"
+    name = "linear classifier" if explanation["classifier"] == "linear" else "classifier"
     yield (
-        f"The {name} says “{told['predicted']}”{sure}, {word}: inconsistency {doubt:.2f} of at most {limit:.2f};"
+        f"The {name} says “{explanation['predicted']}”{sure}, {word}: inconsistency {doubt:.2f} of at most {limit:.2f};"
         " the higher it is, the more a label teaches."
     )

@@ -1,7 +1,7 @@
-"""What people are shown of a project as a whole: how much is left, what a random order would have found, the map.
+"""Overview of a project: how much is left, what a random order would have found, the map.
 
-Answered from what the worker has left in the arrays (see insight.py), without PyTorch or scikit-learn, so that the web
-process can.
+Computed from the worker's files in the arrays (see insight.py), without PyTorch or scikit-learn, so that the web
+process can run it.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ from numpy.typing import NDArray
 from neat_backend.records import SKIPPED, Round, WithoutLabel, in_words
 from neat_backend.store import insights, prequential, snapshots
 from neat_backend.store.arrays import ProjectArrays
-from neat_backend.store.insights import LEAST_OF_EACH, UNLABELLED, Insight, States
+from neat_backend.store.insights import LEAST_DRAWS, UNLABELLED, Insight, States
 from neat_backend.store.prefills import Kept
-from neat_backend.store.prequential import SHOWN_FROM, SPEAKERS, Prequential
+from neat_backend.store.prequential import PREDICTORS, SHOWN_FROM, Prequential
 
 GO_ON, SOON, STOP, UNSURE, NOTHING_LEFT = "go on", "stop soon", "stop", "too early to say", "nothing left"
-ALL_BUT_FOUND = 0.95  # share of the known images; when surely more are found, a lead can stop
-FEW_IN_BATCH = 0.1  # share of a batch; when fewer are expected to be known, most of the work is lost
-MEASURED = 3  # rounds that are looked at for whether the accuracy still moves
+TARGET = 0.95  # default share of the known images to find; when surely more are found, people can stop
+FEW_IN_BATCH = 0.1  # share of a batch; when fewer are expected to be known, most of the work is wasted
+MEASURED = 3  # rounds that decide whether the accuracy still changes
 WILSON_Z = 1.96  # 95 %
 IN_BATCH = -10  # in the map's marks: the first of the next batch, the second is -11, …
+PREDICTED = -20_000  # unlabelled and predicted as the first class, -20,001 as the second, …
 CLASSIFIERS = {"resnet18": "ResNet-18", "linear": "the linear classifier", "vote": "the neighbours' vote"}
 _MOST_ID = 2**32  # the map keeps ids in four bytes
 
 
-def describe(arrays: ProjectArrays, done: Sequence[Round]) -> dict[str, Any]:
-    """How the project does and what is left of it, JSON-ready. done: its query rounds, first to last."""
+def describe(arrays: ProjectArrays, done: Sequence[Round], target: float = TARGET) -> dict[str, Any]:
+    """The project's progress and what is left, JSON-ready. done: its query rounds, first to last."""
     found = insights.read_insight(arrays)
     left = None if found is None or math.isnan(found.left) else found
-    verdict, advice = advise(found, done)
+    verdict, advice = advise(found, done, target)
     return {
+        "target": target,
         "labelled": found.labelled if found else 0,
         "known": found.known if found else 0,
         "pool": found.pool if found else 0,
@@ -46,6 +48,9 @@ def describe(arrays: ProjectArrays, done: Sequence[Round]) -> dict[str, Any]:
         "found": None if left is None else _found(left),
         "random": None if left is None else _share(left, 0, 0),
         "gain": None if left is None else _gain(left),
+        "accuracy": None if found is None else _drawn_accuracy(found),
+        "draws": found.draws if found else 0,
+        "no_estimate": no_estimate(found) if left is None else "",
         "next_batch": {"size": found.head if found else 0, "known": left.in_head if left else None},
         "batches": [
             {
@@ -81,7 +86,7 @@ def interval(right: int, of: int) -> tuple[float, float] | None:
 
 
 def random_share(found: Insight, round: Round) -> dict[str, float]:
-    """What share of a batch would have been of known classes, had it been drawn at random from the pool of then.
+    """The expected share of known classes in a batch drawn at random from the pool at that time.
 
     Worked example: 100 images, 20 labelled with 15 known, 25 ± 5 more estimated: 40 known in all. A batch that
     began with 10 labels, 5 of them known, was drawn from 90 images with 35 known: 0.39, 0.33 … 0.44.
@@ -94,7 +99,7 @@ def random_share(found: Insight, round: Round) -> dict[str, float]:
 
 
 def _share(found: Insight, known_before: int, labelled_before: int) -> dict[str, float]:
-    """Of known ones in the pool that there was when so many were labelled."""
+    """The share of known tasks in the pool when so many were labelled."""
     pool = max(found.labelled + found.pool - labelled_before, 1)
 
     def share(left: float) -> float:
@@ -104,7 +109,7 @@ def _share(found: Insight, known_before: int, labelled_before: int) -> dict[str,
 
 
 def _found(found: Insight) -> dict[str, float]:
-    """Which share of all known images is labelled."""
+    """The share of all known images that is labelled."""
 
     def share(left: float) -> float:
         return found.known / max(found.known + left, 1e-9)
@@ -113,15 +118,24 @@ def _found(found: Insight) -> dict[str, float]:
 
 
 def _gain(found: Insight) -> dict[str, float]:
-    """How many times as many labels of known classes there are as a random order would have brought."""
+    """The number of known labels as a multiple of the number that a random order would have found."""
     here, random = found.known / max(found.labelled, 1), _share(found, 0, 0)
     # With any known label random's share is above 0, since that image is one of the pool's.
     ends = {"factor": random["share"], "low": random["high"], "high": random["low"]}
     return {name: here / share if share else 1.0 for name, share in ends.items()}
 
 
+def _drawn_accuracy(found: Insight) -> dict[str, float] | None:
+    """Of the linear classifier on known random draws that it had not learnt; None of too few."""
+    of, right = found.draws_tested, found.draws_right
+    bounds = interval(right, of)
+    if bounds is None or of < LEAST_DRAWS:
+        return None
+    return {"share": right / of, "low": bounds[0], "high": bounds[1], "right": right, "of": of}
+
+
 def _classes(found: Insight | None) -> list[dict[str, Any]]:
-    """Labels of each class, and about how many of the pool are of it."""
+    """Labels of each class, and its estimated number in the pool."""
     if found is None:
         return []
     columns = zip(found.classes, found.class_labels, found.class_left, strict=True)
@@ -132,12 +146,12 @@ def _classes(found: Insight | None) -> list[dict[str, Any]]:
 
 def classifier(arrays: ProjectArrays) -> dict[str, Any]:
     """Which classifier is in force and why, and how often each was right before it learnt a label; JSON-ready."""
-    told = prequential.read(arrays)
-    counts = {name: told.counts(name) for name in SPEAKERS}
+    results = prequential.read(arrays)
+    counts = {name: results.counts(name) for name in PREDICTORS}
     return {
-        "in_force": told.in_force,
-        "why": _why(told, counts),
-        "tested": told.tested,
+        "in_force": results.in_force,
+        "why": _why(results, counts),
+        "tested": results.tested,
         **{name: {"right": right, "of": of} for name, (right, of) in counts.items()},
     }
 
@@ -169,24 +183,24 @@ def _prefilled(found: Kept) -> str:
 
 
 def _share_of(part: int, whole: int) -> str:
-    """In percent, never rounded up to all."""
+    """A share in per cent, never rounded up to 100."""
     return f"{min(round(100 * part / whole), 100 if part == whole else 99)} %"
 
 
-def _why(told: Prequential, counts: dict[str, tuple[int, int]]) -> str:
+def _why(results: Prequential, counts: dict[str, tuple[int, int]]) -> str:
     """Which classifier is in force and why, in one sentence; "" = none yet."""
-    if told.in_force not in CLASSIFIERS:
+    if results.in_force not in CLASSIFIERS:
         return ""
-    asked = told.why.partition(";")[0] if told.why.startswith("NEAT_CLASSIFIER=") else ""
-    rival = "linear" if told.in_force == "resnet18" else "resnet18"
-    (right, of), (rivals, of_rival) = counts[told.in_force], counts[rival]
+    setting = results.why.partition(";")[0] if results.why.startswith("NEAT_CLASSIFIER=") else ""
+    rival = "linear" if results.in_force == "resnet18" else "resnet18"
+    (right, of), (rivals, of_rival) = counts[results.in_force], counts[rival]
     tested = of >= SHOWN_FROM
-    why = f", as {asked} asks" if asked else ""
-    if tested and of_rival >= SHOWN_FROM and not asked:
+    why = f", as {setting} asks" if setting else ""
+    if tested and of_rival >= SHOWN_FROM and not setting:
         why = ", since it was right more often" if right * of_rival > rivals * of else ""
         why = why or f", since {CLASSIFIERS[rival]} is not clearly better"
-    said = f"{CLASSIFIERS[told.in_force]} is in force{why}"
-    others = [name for name in SPEAKERS if name != told.in_force and counts[name][1] >= SHOWN_FROM]
+    said = f"{CLASSIFIERS[results.in_force]} is in force{why}"
+    others = [name for name in PREDICTORS if name != results.in_force and counts[name][1] >= SHOWN_FROM]
     scores = [f"{CLASSIFIERS[name]} on {counts[name][0]} of {counts[name][1]}" for name in others]
     if tested:
         said += f": right on {right} of the last {of} labels before it learnt them"
@@ -197,8 +211,8 @@ def _why(told: Prequential, counts: dict[str, tuple[int, int]]) -> str:
     return said[:1].upper() + said[1:] + "."
 
 
-def advise(found: Insight | None, done: Sequence[Round]) -> tuple[str, list[str]]:
-    """Whether to go on, in a word, and plain sentences that say why, the most important first."""
+def advise(found: Insight | None, done: Sequence[Round], target: float = TARGET) -> tuple[str, list[str]]:
+    """Whether to continue, as a verdict, and sentences that say why, the most important first."""
     if found is None or not found.labelled:
         return UNSURE, ["Nothing is labelled yet. The first batch is spread over the whole pool."]
     moved = _accuracy(done)
@@ -206,28 +220,39 @@ def advise(found: Insight | None, done: Sequence[Round]) -> tuple[str, list[str]
         without = f", but for {found.answered:,} whose answer is no label" if found.answered else ""
         return NOTHING_LEFT, [f"Every image that could be read is labelled{without}.", *moved]
     if math.isnan(found.left):
-        invalid = found.labelled - found.known
-        return UNSURE, [
-            f"Too few labels to estimate what the pool still holds: it takes {LEAST_OF_EACH} of your classes and"
-            f" {LEAST_OF_EACH} that are none of them; there are {found.known} and {invalid}.",
-            *moved,
-        ]
+        return UNSURE, [no_estimate(found), *moved]
     share, expected = _found(found), found.in_head / max(found.head, 1)
     by_chance = found.left / found.pool
     said = [
         f"{_about(found.left, found.left_low, found.left_high)} of the {found.pool:,} unlabelled images"
-        f" {'is' if round(found.left) == 1 else 'are'} of your classes; so {_percent(share)} of them are found.",
+        f" {'is' if round(found.left) == 1 else 'are'} of your classes; so {_percent(share)} of them are found. That is"
+        f" estimated from {found.draws} images that were drawn at random.",
         f"Of the next {found.head}, {_some(found.in_head)} would be of your classes by the model; drawn at random,"
         f" {_some(by_chance * found.head)}.",
         *moved,
     ]
-    if share["low"] >= ALL_BUT_FOUND:
+    if share["low"] >= target:
         return STOP, said
     if expected < FEW_IN_BATCH:
         return SOON, said
     if share["high"] - share["low"] > 0.5:
         said.insert(1, "That is a wide range: more labels will narrow it.")
     return GO_ON, said
+
+
+def no_estimate(found: Insight | None) -> str:
+    """Why there is none."""
+    if found is None:
+        return "No estimate yet."
+    if not found.random_share:
+        return (
+            "No estimate: no image is drawn at random, and the others are no sample of the pool. Set NEAT_RANDOM_SHARE"
+            " (0.05 = one in 20) to get estimates."
+        )
+    return (
+        f"No estimate yet: it takes {LEAST_DRAWS} labels of images that were drawn at random, as one in"
+        f" {round(1 / found.random_share)} is; there {'is' if found.draws == 1 else 'are'} {found.draws}."
+    )
 
 
 def _accuracy(done: Sequence[Round]) -> list[str]:
@@ -265,18 +290,18 @@ def _percent(share: dict[str, float]) -> str:
 
 
 def places_tag(arrays: ProjectArrays) -> str:
-    """Another text whenever `places` gives something else; "" = there is no map yet."""
+    """A text that changes with the result of `places`; "" = there is no map yet."""
     return arrays.snapshot_tag("map")
 
 
 def marks_tag(arrays: ProjectArrays) -> str:
-    """Another text whenever `marks` gives something else; "" = there is no map yet."""
-    tags = [arrays.snapshot_tag(name) for name in ("map", "states", "head")]
+    """A text that changes with the result of `marks`; "" = there is no map yet."""
+    tags = [arrays.snapshot_tag(name) for name in ("map", "states", "head", "ranking")]
     return f"{zlib.crc32('/'.join(tags).encode()):08x}-{len(tags[0])}" if tags[0] else ""
 
 
 def places(arrays: ProjectArrays) -> bytes | None:
-    """Where every task is on the map; None while there is none. Little-endian, eight bytes a task:
+    """The position of every task on the map; None while there is none. Little-endian, eight bytes a task:
 
     uint32 n, uint32 check, uint32 [n] task ids ascending, uint16 [n, 2] places on a square of 65,535 steps.
     """
@@ -289,10 +314,11 @@ def places(arrays: ProjectArrays) -> bytes | None:
 
 
 def marks(arrays: ProjectArrays, batch_size: int) -> bytes | None:
-    """What every task of the map is labelled with, in the map's order. Little-endian, two bytes a task:
+    """The label code of every task of the map, in the map's order. Little-endian, two bytes a task:
 
     uint32 n, uint32 check (that of the map which it belongs to), int16 [n]: 0 … = place of the class among the head's,
-    -1 = invalid, -3 = unlabelled, -10 = first of the next batch, -11 = second, …
+    -1 = invalid, -3 = unlabelled, -10 = first of the next batch, -11 = second, …, -20000 = unlabelled and predicted as
+    the first class, -20001 as the second, …
     """
     found, states = insights.read_map(arrays), insights.read_states(arrays)
     if found is None:
@@ -303,6 +329,12 @@ def marks(arrays: ProjectArrays, batch_size: int) -> bytes | None:
     if states is not None and len(states.ids):
         at, there = _lookup(states.ids, ids)
         codes[there] = _renamed(states, head.classes if head else states.classes)[at[there]]
+    ranking = snapshots.read_ranking(arrays, head)
+    if ranking is not None and len(ranking["ids"]) and len(ids):
+        at, there = _lookup(ranking["ids"], ids)
+        predicted = ranking["predicted"][at]
+        shown = there & (predicted >= 0) & (codes == UNLABELLED)
+        codes[shown] = PREDICTED - predicted[shown]
     batch = np.array([one.task for one in head.tasks[:batch_size]] if head else [], np.int64)
     if len(batch) and len(ids):
         at, there = _lookup(ids, batch)
@@ -311,7 +343,7 @@ def marks(arrays: ProjectArrays, batch_size: int) -> bytes | None:
 
 
 def _renamed(states: States, classes: Sequence[str]) -> NDArray[np.int16]:
-    """The codes of `states` under the classes that there are now; a label whose class is gone counts as none."""
+    """The codes of `states` for the present classes; a label of a removed class counts as none."""
     if states.classes == tuple(classes):
         return states.codes
     places = {name: place for place, name in enumerate(classes)}
@@ -324,6 +356,6 @@ def _start(ids: NDArray[Any]) -> bytes:
 
 
 def _lookup(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each of `wanted` is in ascending `ids`, and whether it is there."""
+    """The index of each of `wanted` in ascending `ids`, and whether it is there."""
     at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
     return at, ids[at] == wanted

@@ -1,5 +1,5 @@
-"""What outlives a process: rows in SQLite or PostgreSQL, arrays in files beside them.
+"""Persistent data: rows in SQLite or PostgreSQL, arrays in files beside them.
 
-Functions take a Connection of `database.Database` and never commit: the caller's `with
-database.begin() as conn` is the transaction, and what it groups is kept or lost together.
+Functions take a Connection of `database.Database` and never commit: the caller's `with database.begin() as conn` is the
+transaction.
 """

@@ -7,9 +7,8 @@ segments name the same id, the later one counts. Files are plain uncompressed .n
 opens them) whose checksums are verified at every read; one that fails is set aside as `.corrupt`
 and counts as absent, so that what it held is made again.
 
-Several processes may append to, merge and read one kind: what changes a folder's list of files, and
-what reads it, takes the project's lock for that moment. No file is needed to be consistent with another:
-a crash at any moment loses at most the segment that was being written.
+Several processes may append to, merge and read one kind: changing or listing a folder's files takes the project's
+lock. No file depends on another: a crash loses at most the segment that was being written.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class ProjectArrays:
     """The arrays of one project."""
 
     def __init__(self, data_dir: Path, project: int, fence: Callable[[], None] = lambda: None) -> None:
-        """fence: asked at the last moment before a snapshot is replaced; raises when it is not to be."""
+        """fence: called just before a snapshot is replaced; raises to prevent it."""
         self.root = Path(data_dir) / "projects" / str(int(project))
         self._fence = fence
 
@@ -94,7 +93,7 @@ class ProjectArrays:
             self.compact(kind)
 
     def load(self, kind: str) -> Segment:
-        """The newest value of every id, ascending ids. Nothing there: values has shape (0,).
+        """The newest value of every id, ascending ids. An empty kind gives values of shape (0,).
 
         Needs memory for the result and a few megabytes.
         """
@@ -103,10 +102,10 @@ class ProjectArrays:
             try:
                 return segments.merge(kind, self._segments(folder))
             except FileNotFoundError:
-                continue  # merged into another by now: look again
+                continue  # merged into another meanwhile: list again
 
     def segments(self, kind: str) -> Iterator[Segment]:
-        """The same in pieces, one segment in memory at a time. No id comes twice."""
+        """As `load`, one segment in memory at a time. No id comes twice."""
         folder = self._path(kind)
         done = np.empty(0, np.int64)
         while True:
@@ -123,7 +122,7 @@ class ProjectArrays:
                 continue
 
     def one(self, kind: str, id: int) -> tuple[int, np.ndarray] | None:
-        """Key and newest value of one id, the other values left unread (so their checksum is not looked at)."""
+        """Key and newest value of one id. Other values are not read, so their checksum is not verified."""
         folder = self._path(kind)
         while True:
             try:
@@ -137,9 +136,9 @@ class ProjectArrays:
                 continue
 
     def some(self, kind: str, ids: Any) -> Iterator[Segment]:
-        """The newest values of those of `ids` (int64 [n], ascending, distinct) that are there, in pieces of megabytes.
+        """The newest values of those of `ids` (int64 [n], ascending, distinct) that exist, in pieces of megabytes.
 
-        The other values are left unread, so checksums of values are not looked at. No id comes twice.
+        Other values are not read, so checksums of values are not verified. No id comes twice.
         """
         folder = self._path(kind)
         wanted = np.asarray(ids, np.int64)
@@ -159,7 +158,7 @@ class ProjectArrays:
                 continue
 
     def index(self, kind: str) -> dict[int, int]:
-        """id → key of its newest value, the values left unread."""
+        """id → key of its newest value; reads no values."""
         folder = self._path(kind)
         while True:
             try:
@@ -173,7 +172,7 @@ class ProjectArrays:
                 continue
 
     def compact(self, kind: str) -> None:
-        """Merge small neighbouring segments and clear away what dead writers left."""
+        """Merge small neighbouring segments and remove files of dead writers."""
         folder = self._path(kind)
         segments.remove_stale(folder)
         for run in segments.small_runs(self._segments(folder)):
@@ -181,7 +180,7 @@ class ProjectArrays:
                 self._merge_run(kind, folder, run)
 
     def kinds(self, prefix: str) -> list[str]:
-        """The kinds `prefix/x` that there are, the one that was changed last at the end."""
+        """The existing kinds `prefix/x`, the last changed one at the end."""
         with suppress(FileNotFoundError), foreign_errors(self._path(prefix)):
             folders = [path for path in self._path(prefix).iterdir() if path.is_dir() and _PART.fullmatch(path.name)]
             return [f"{prefix}/{path.name}" for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
@@ -206,7 +205,7 @@ class ProjectArrays:
                     self.drop(f"{prefix}/{path.name}")
 
     def clear_stale(self) -> None:
-        """Remove what processes left that died while they wrote or deleted, in all folders of the project."""
+        """Remove files of processes that died while writing or deleting, in all folders of the project."""
         for folder in (self.root, *(path for path in self.root.rglob("*") if path.is_dir())):
             segments.remove_stale(folder)
             for left in folder.glob(".dropped-*"):
@@ -219,7 +218,7 @@ class ProjectArrays:
     # snapshots
 
     def write_snapshot(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep arrays together under a name, in place of what was there."""
+        """Write arrays together under a name, replacing earlier ones."""
         path = self._snapshot(name)
 
         def place(temporary: Path) -> None:
@@ -229,7 +228,7 @@ class ProjectArrays:
         self._write(path.parent, arrays, place)
 
     def read_snapshot(self, name: str) -> dict[str, np.ndarray] | None:
-        """What was written last; None when there is nothing or it is damaged."""
+        """The snapshot written last; None when there is none or it is damaged."""
         path = self._snapshot(name)
         try:
             with opened(path) as file:
@@ -241,7 +240,7 @@ class ProjectArrays:
             return None
 
     def snapshot_tag(self, name: str) -> str:
-        """Another text whenever another snapshot has been written under this name; "" = there is none."""
+        """A text that changes with each snapshot of this name; "" = there is none."""
         try:
             found = self._snapshot(name).stat()
         except FileNotFoundError:
@@ -258,8 +257,8 @@ class ProjectArrays:
 
     @contextmanager
     def incoming(self, name: str) -> Iterator[Path]:
-        """Where to write what is to become the file of this name, below the project's folder; gone afterwards unless
-        `place` has taken it."""
+        """A temporary path for the file of this name, below the project's folder; deleted afterwards unless `place` has
+        renamed it."""
         folder = (self.root / name).parent
         make_folder(folder)
         temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
@@ -270,7 +269,7 @@ class ProjectArrays:
                 temporary.unlink(missing_ok=True)
 
     def place(self, temporary: Path, name: str) -> None:
-        """Give a file that is complete its name; on disk when this returns."""
+        """Rename a complete file to its final name; on disk when this returns."""
         with foreign_errors(temporary):
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
@@ -306,7 +305,7 @@ class ProjectArrays:
         try:
             merged = segments.merge(kind, run)
         except FileNotFoundError:
-            return  # someone else is at it
+            return  # another process is merging
         number, random, generation = segments.numbered(run[-1])
         # Right after its last member in the order, so that it hides none that came later.
         target = folder / f"{number:010d}-{random}.{generation + 1}.npz"
@@ -321,7 +320,7 @@ class ProjectArrays:
         self._write(folder, {"ids": merged.ids, "keys": merged.keys, "values": merged.values}, place)
 
     def _write(self, folder: Path, arrays: Mapping[str, np.ndarray], place: Callable[[Path], None]) -> None:
-        """Write one .npz and have `place` name it: on disk when this returns, or not there at all."""
+        """Write one .npz and have `place` rename it: on disk when this returns, or absent."""
         for attempt in range(3):
             try:
                 make_folder(folder)
@@ -330,7 +329,7 @@ class ProjectArrays:
                         place(temporary)
                     sync_folder(folder)
                 return
-            except FileNotFoundError as error:  # the folder was dropped under our feet: into a new one
+            except FileNotFoundError as error:  # the folder was dropped meanwhile: make a new one
                 if attempt == 2:
                     raise StoreError(f"{folder} vanishes while it is written to") from error
 
@@ -338,6 +337,6 @@ class ProjectArrays:
     def _locked(self, exclusive: bool) -> Iterator[None]:
         """The project's lock on its folders' contents, held for a few milliseconds."""
         with ExitStack() as stack:
-            with suppress(*() if exclusive else (FileNotFoundError,)):  # nobody has written yet
+            with suppress(*() if exclusive else (FileNotFoundError,)):  # nothing has been written yet
                 stack.enter_context(locks.held(self.root / ".lock", LOCK_SECONDS, exclusive))
             yield

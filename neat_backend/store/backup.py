@@ -1,9 +1,9 @@
 """Backup and restore: all tables as lines of JSON and the projects' files, in a folder with a checksummed manifest.
 
 A backup is consistent while web and workers run: the tables are read in one transaction, which sees one moment,
-and array files never change once they have their name. They are read after that moment began, so that nothing
-the tables speak of is missing; what is newer than the tables does no harm, since the worker rebuilds its state
-from the tables. The published order (`snapshots`) is left out for that reason: the worker makes it anew.
+and array files never change once they have their name. They are read after that transaction began, so no file that the
+tables name is missing. Newer files do no harm: the worker rebuilds its state from the tables. So the published order
+(`snapshots`) is left out.
 
 The tables are kept as plain values, so a backup of SQLite can be restored into PostgreSQL and the other way.
 """
@@ -34,12 +34,12 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 ROWS_AT_ONCE = 1000
 LEFT_OUT = {"snapshots", "training"}  # of a project's folder: made anew by the worker
-# What is true of the hosts of the moment: the files are in the backup, and a key that opens /webhook is not.
+# Facts about the present hosts: the backup has the files; it must not have the key of the webhooks' secrets.
 LEFT_OUT_TABLES = {"alembic_version", "array_lists", "array_files", "webhook_keys"}
 
 
 def backup(database: Database, data_dir: Path, target: Path) -> dict[str, Any]:
-    """Write a backup into `target`, a folder that is not there yet or empty; returns its manifest.
+    """Write a backup into `target`, a new or empty folder; returns its manifest.
 
     `target` appears when all of it is on disk, or not at all. Raises StoreError when it can't be written.
     """
@@ -70,10 +70,10 @@ def backup(database: Database, data_dir: Path, target: Path) -> dict[str, Any]:
 
 
 def restore(database: Database, data_dir: Path, source: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Put a backup in place of what is there, and bring its tables up to date; returns its manifest.
+    """Replace all data by a backup and migrate its tables; returns its manifest.
 
     Everything is verified first and the tables are replaced in one transaction. Raises StoreError for a damaged
-    backup, one of a newer program, a worker that is running, and for projects that are there unless `overwrite`.
+    backup, one of a newer program, a running worker, and for existing projects unless `overwrite`.
     """
     manifest = read_manifest(source)
     with _foreign_errors(data_dir):
@@ -96,7 +96,7 @@ def restore(database: Database, data_dir: Path, source: Path, overwrite: bool = 
 
 
 def read_manifest(source: Path) -> dict[str, Any]:
-    """The manifest of a backup whose files are all as they were written. Raises StoreError naming what isn't."""
+    """The manifest of an intact backup. Raises StoreError naming a damaged or missing file."""
     path = source / MANIFEST
     try:
         manifest = _Manifest.model_validate_json(path.read_bytes())
@@ -134,7 +134,7 @@ class _Manifest(BaseModel):
 
 
 def _is_intact(source: Path, name: str, about: dict[str, Any]) -> bool:
-    """Whether a file is as the manifest says, and in the backup itself: no link leads out of it."""
+    """Whether a file matches the manifest and lies in the backup itself: no link leads out of it."""
     path = source / name
     try:
         return path.is_file() and path.resolve() == source.resolve() / name and _checksum(path) == about
@@ -172,7 +172,7 @@ def _plain(value: Any) -> Any:
 
 
 def _load_tables(conn: Connection, source: Path, listed: set[str]) -> None:
-    """Load the tables of the manifest. Raises StoreError where it lacks one, or has one that is unknown."""
+    """Load the tables of the manifest. Raises StoreError for a missing or unknown table."""
     tables = _reflected(conn)
     known = {table.name for table in tables}
     if odd := sorted((known - listed) | (listed - known - LEFT_OUT_TABLES)):
@@ -209,7 +209,7 @@ def _load(conn: Connection, table: sa.Table, path: Path) -> None:
 
 
 def _continue_ids(conn: Connection) -> None:
-    """New events get ids above all that were ever given, pruned ones included."""
+    """Give new events ids above all earlier ones, pruned ones included."""
     given = "SELECT max(id) AS n FROM events UNION ALL SELECT max(received_through) FROM inbox_heads"
     highest = conn.execute(sa.text(f"SELECT max(n) FROM ({given}) AS given")).scalar()
     if not highest:
@@ -285,7 +285,7 @@ def _partial(target: Path) -> Iterator[Path]:
     folder.mkdir(mode=0o700, exist_ok=True)
     with locks.alone(folder, StoreError(f"another backup is writing {target}: wait for it, or name another folder")):
         try:
-            _empty(folder)  # of what a killed one has left
+            _empty(folder)  # a killed backup may have left files
             yield folder
             if target.exists():
                 target.rmdir()

@@ -1,4 +1,4 @@
-"""The database: one URL, transactions, migrations. SQLite and PostgreSQL behave the same from here up."""
+"""The database: one URL, transactions, migrations; hides the differences of SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from neat_backend.store import locks, migrating
 BUSY_SECONDS = 30.0  # longest wait for another writer
 MIGRATING_SECONDS = 600.0  # longest wait for another process that makes or updates the tables
 CONNECT_SECONDS = 10  # longest wait for a PostgreSQL server
-# A peer that has gone without a word is noticed after idle + count * interval seconds, on either side.
+# Either side notices a lost peer after idle + count * interval seconds.
 KEEPALIVE = {"keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3}
-UNACKNOWLEDGED_MS = 6000  # nor is what was sent waited for any longer
-_ADVISORY_LOCK = 6_045_201_833  # any number, as long as nobody else in the database takes it
+UNACKNOWLEDGED_MS = 6000  # longest wait for an acknowledgement of sent data
+_ADVISORY_LOCK = 6_045_201_833  # any number that no other program in the database uses
 
-_KIND = "neat_kind"  # execution option that tells _begin_sqlite what sort of transaction is wanted
+_KIND = "neat_kind"  # execution option with the kind of transaction for _begin_sqlite
 
 
 class Database:
     """Connections to one database. Usable from many threads; after a fork it opens new ones."""
 
     def __init__(self, url: str, busy_seconds: float | None = None) -> None:
-        """No connection is made yet. Raises StoreError for a URL that can't be used.
+        """Makes no connection yet. Raises StoreError for an unusable URL.
 
         busy_seconds: longest wait for another writer; None = BUSY_SECONDS.
         """
@@ -46,7 +46,7 @@ class Database:
         self._lock = threading.Lock()
 
     def migrate(self, to: str = "head") -> str:
-        """Make or update the tables, or take them back to an older version; returns the version that they have now.
+        """Make or migrate the tables, forward or back; returns their version.
 
         Processes that start together take turns.
         """
@@ -73,15 +73,15 @@ class Database:
     def begin(self) -> Iterator[Connection]:
         """A transaction that writes: committed at the end, rolled back by an exception.
 
-        Whatever the database refuses comes out as StoreError. On SQLite there is one writer at a
-        time, so keep it short: webhooks wait for it.
+        Errors of the database are raised as StoreError. SQLite has one writer at a time, so keep the transaction
+        short: webhooks wait for it.
         """
         with self._errors(), self._turn(), self._connect(write=True) as conn, conn.begin():
             yield conn
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads, and sees one moment of the database throughout."""
+        """A read-only transaction on one snapshot of the database."""
         with self._errors(), self._connect(write=False) as conn, conn.begin():
             yield conn
 
@@ -92,7 +92,7 @@ class Database:
     def _connect(self, write: bool) -> Connection:
         if self._pid != os.getpid():
             with self._lock:
-                if self._pid != os.getpid():  # the parent's connections are the parent's to close
+                if self._pid != os.getpid():  # the parent closes its own connections
                     self._engine.dispose(close=False)
                     self._pid = os.getpid()
         conn = self._engine.connect()
@@ -104,10 +104,10 @@ class Database:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """For SQLite: wait in the kernel's queue for the one writer's place.
+        """For SQLite: wait in the kernel's queue to be the writer.
 
-        SQLite itself only tries again every 100 ms, so that somebody who writes one transaction after
-        the other (the worker) would keep webhooks waiting for many seconds.
+        SQLite itself tries again every 100 ms only, so a process that writes one transaction after the other (the
+        worker) would delay webhooks for many seconds.
         """
         if not self._sqlite:
             yield
@@ -129,7 +129,7 @@ class Database:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            # PostgreSQL adds the values of a row that it refuses, tokens too: not into a traceback.
+            # PostgreSQL's error has the values of a refused row, tokens too: keep it out of tracebacks.
             cause = None if "DETAIL:" in str(error) else error
             kind = DataRefused if _is_of_the_data(error) else StoreError
             raise kind(self._in_words(error)) from cause
@@ -138,7 +138,7 @@ class Database:
         if isinstance(error, sa.exc.TimeoutError):
             return f"The database {self.shown}: all connections are in use"
         reason = " ".join(str(getattr(error, "orig", None) or error).partition("DETAIL:")[0].split())
-        if self._url.password:  # where the driver repeats how it was called; elsewhere it is a word like others
+        if self._url.password:  # the driver's error may repeat its arguments
             reason = re.sub(rf"(?<=[:=]){re.escape(str(self._url.password))}(?=@|\s|$)", "***", reason)
         remedy = ""
         for sign, advice in _REMEDIES.items():
@@ -149,7 +149,7 @@ class Database:
 
     @contextmanager
     def _taking_turns(self) -> Iterator[None]:
-        """For SQLite: make the folder, and keep others out while the file itself comes into being.
+        """For SQLite: make the folder, and exclude other processes while the file is created.
 
         PostgreSQL has its lock inside the transaction.
         """
@@ -188,10 +188,10 @@ _REMEDIES = {
 
 
 def _is_of_the_data(error: sa.exc.SQLAlchemyError) -> bool:
-    """Do the values make it fail, and not the state that the database or its disk is in?"""
+    """Whether the values caused the error, and not the state of the database or its disk."""
     if isinstance(error, sa.exc.DBAPIError):
         return isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError))
-    return isinstance(error, sa.exc.StatementError)  # before it was sent: no such value in this column
+    return isinstance(error, sa.exc.StatementError)  # raised before sending: a wrong value for the column
 
 
 def _parsed(text: str) -> URL:
@@ -232,12 +232,12 @@ def _engine(url: URL, shown: str, busy_seconds: float) -> Engine:
 
 
 def _open_sqlite(connection: sqlite3.Connection, busy_seconds: float) -> None:
-    connection.isolation_level = None  # sqlite3 would decide itself when to begin
+    connection.isolation_level = None  # else sqlite3 decides when to begin
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {busy_seconds * 1000:.0f}")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
-    # Going over to WAL, the file's very first time, doesn't honour the busy time-out.
+    # Switching a new file to WAL ignores the busy time-out.
     deadline = time.monotonic() + busy_seconds
     while True:
         try:
@@ -251,9 +251,9 @@ def _open_sqlite(connection: sqlite3.Connection, busy_seconds: float) -> None:
 
 
 def _open_postgresql(connection: Any, busy_seconds: float) -> None:
-    """Let the server too notice a client that is cut off, and give back the locks that it held.
+    """Make the server notice a lost client too, and release its locks.
 
-    Nobody waits for the locks of a client without end, which may be stopped: `lock_timeout`.
+    `lock_timeout` bounds the wait for the locks of a client that is stopped.
     """
     # Not as start-up options: poolers such as PgBouncer refuse those.
     values = {f"tcp_{name}": value for name, value in KEEPALIVE.items()} | {"tcp_user_timeout": UNACKNOWLEDGED_MS}
@@ -266,7 +266,7 @@ def _open_postgresql(connection: Any, busy_seconds: float) -> None:
 
 
 def _begin_sqlite(conn: Connection) -> None:
-    # A writer takes the lock at once: one that began by reading could not get it without starting over.
+    # A writer takes the lock at once: a reading transaction can't get it without a restart.
     write = conn.get_execution_options().get(_KIND) == "write"
     conn.exec_driver_sql(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
     conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

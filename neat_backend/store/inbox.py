@@ -24,11 +24,11 @@ from neat_backend.records import Event
 from neat_backend.store import schema
 from neat_backend.store.sql import among, chunks, clock, insert, plain_ids
 
-QUEUED = "queued"  # acknowledged, not yet taken in
+QUEUED = "queued"  # acknowledged, not yet applied
 APPLIED = "applied"  # the engine's state has it
-SET_ASIDE = "set_aside"  # failed too often; the ones behind it go on without it
+SET_ASIDE = "set_aside"  # failed too often; later events are applied without it
 
-ITEMS_AT_ONCE = 5_000  # tasks and annotations, in the events that are taken at a time
+ITEMS_AT_ONCE = 5_000  # tasks and annotations, in events applied at a time
 _ROWS_READ_AT_ONCE = 8
 
 _table = schema.events
@@ -45,7 +45,7 @@ _EVENT = (
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """How far behind the inbox is."""
+    """The length of the inbox's queue."""
 
     count: int  # queued events
     oldest_seconds: float  # how long the oldest of them has waited, 0 when there is none
@@ -53,12 +53,12 @@ class QueueDepth:
 
 
 def append(conn: Connection, project: int, action: str, payload: Mapping[str, Any]) -> int:
-    """File one event; its id."""
+    """File one event; returns its id."""
     return append_many(conn, [(project, action, payload)])[0]
 
 
 def append_many(conn: Connection, events: Iterable[tuple[int, str, Mapping[str, Any]]]) -> list[int]:
-    """File events in this order; their ids, rising."""
+    """File events in this order; returns their ids, rising."""
     events = list(events)
     if not events:
         return []
@@ -95,8 +95,8 @@ def append_many(conn: Connection, events: Iterable[tuple[int, str, Mapping[str, 
 def pending(conn: Connection, project: int, limit: int = 500, items: int = ITEMS_AT_ONCE) -> list[Event]:
     """The queued events of a project, oldest first, at most `limit`, and no more after `items` tasks and annotations.
 
-    A large import comes as events of thousands of tasks each: 500 of these would be gigabytes, and on SQLite webhooks
-    wait while they are taken in.
+    A large import gives events of thousands of tasks each: 500 of these would be gigabytes, and on SQLite webhooks wait
+    while they are applied.
     """
     statement = sa.select(*_EVENT).where(_in(QUEUED), _table.c.project == project).order_by(_table.c.id).limit(limit)
     found: list[Event] = []
@@ -116,7 +116,7 @@ def mark_applied(conn: Connection, ids: Collection[int]) -> None:
 
 
 def record_attempt(conn: Connection, id: int, error: str) -> int:
-    """Note that taking in a queued event failed; how often it has, this time included."""
+    """Record that applying a queued event failed; returns its number of failures."""
     statement = (
         sa.update(_table)
         .where(_table.c.id == id, _in(QUEUED))
@@ -130,17 +130,17 @@ def record_attempt(conn: Connection, id: int, error: str) -> int:
 
 
 def set_aside(conn: Connection, id: int, error: str) -> None:
-    """queued → set_aside: it is in the way and a person should look at it."""
+    """queued → set_aside: the event blocks others, and a person should look at it."""
     _move(conn, [id], QUEUED, state=SET_ASIDE, error=error)
 
 
 def requeue(conn: Connection, id: int) -> None:
-    """set_aside → queued, its attempts counted anew."""
+    """set_aside → queued, with its attempts reset."""
     _move(conn, [id], SET_ASIDE, state=QUEUED, attempts=0)
 
 
 def set_aside_events(conn: Connection, project: int) -> list[tuple[Event, str]]:
-    """The events set aside, oldest first, each with the error that did it."""
+    """The events set aside, oldest first, each with its error."""
     statement = (
         sa.select(*_EVENT, _table.c.error).where(_in(SET_ASIDE), _table.c.project == project).order_by(_table.c.id)
     )
@@ -176,7 +176,7 @@ def has_pending(conn: Connection, project: int, action: str) -> bool:
 
 
 def has_arrived(conn: Connection, project: int, action: str, after: int) -> bool:
-    """Whether an event of this action has come in after the event `after`, whatever became of it."""
+    """Whether an event of this action has arrived after the event `after`, in any state."""
     statement = sa.select(_table.c.id).where(
         _table.c.project == project, _table.c.action == action, _table.c.id > after
     )
@@ -184,7 +184,7 @@ def has_arrived(conn: Connection, project: int, action: str, after: int) -> bool
 
 
 def applied_since(conn: Connection, project: int, action: str, moment: datetime | None) -> bool:
-    """Whether an event of this action has been applied after `moment` (None: ever), as far as is kept."""
+    """Whether an event of this action has been applied after `moment` (None: ever), except pruned ones."""
     statement = sa.select(_table.c.id).where(_in(APPLIED), _table.c.project == project, _table.c.action == action)
     if moment is not None:
         statement = statement.where(_table.c.applied_at > moment)
@@ -192,13 +192,13 @@ def applied_since(conn: Connection, project: int, action: str, moment: datetime 
 
 
 def drop(conn: Connection, project: int, through: int) -> int:
-    """Delete the queued events of a project that is not connected, up to that id; how many."""
+    """Delete the queued events of an unconnected project up to this id; returns how many."""
     gone = _in(QUEUED), _table.c.project == project, _table.c.id <= through
     return conn.execute(sa.delete(_table).where(*gone)).rowcount
 
 
 def settled_through(conn: Connection, project: int, applied_before: datetime) -> int:
-    """The highest id for which all that came up to it has been applied, and came before `applied_before`; 0 = none."""
+    """The highest id up to which all events were applied before `applied_before`; 0 = none."""
     old = (
         sa.select(_table.c.id)
         .where(_in(APPLIED), _table.c.applied_at < applied_before)
@@ -213,9 +213,9 @@ def settled_through(conn: Connection, project: int, applied_before: datetime) ->
 
 
 def prune(conn: Connection, applied_before: datetime, limit: int = 10_000) -> int:
-    """Delete events applied before then, oldest first; how many.
+    """Delete events applied before this time, oldest first; returns how many.
 
-    At most `limit`, so that nobody waits long for the database: call again while it returns that.
+    At most `limit`, so that others don't wait long for the database: call again while it returns `limit`.
     """
     old = (
         sa.select(_table.c.id)
@@ -232,7 +232,7 @@ def _in(state: str) -> ColumnElement[bool]:
 
 
 def _move(conn: Connection, ids: Collection[int], source: str, **values: Any) -> None:
-    """All of them, or none and StoreError."""
+    """Move all of these events to another state. Raises StoreError, and moves none, if one is in the wrong state."""
     parts = list(chunks(plain_ids(ids)))
     wrong = []
     for part in parts:

@@ -1,8 +1,9 @@
-"""What the worker has found out about a project for people to look at, beside the order itself. Snapshots:
+"""Results of the worker for people to look at, beside the order itself. Snapshots:
 
 `map`       every task's place on the map; written when tasks have come or gone, and then rarely
 `states`    what every task is labelled with; written soon after labels have changed
 `insight`   known images left, likely mistakes, the scores' histogram; some while after labels have changed
+`duplicates`  groups of near-duplicates; written when tasks have come or gone
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from neat_backend.store.arrays import ProjectArrays
 
 INVALID, UNLABELLED = -1, -3  # in `States.codes`, as in the engine
 BINS = 20  # of the histogram, over priorities 0 … 1
-LEAST_OF_EACH = 10  # known and invalid labels; below it, nothing is estimated; as in core.estimates
+LEAST_DRAWS = 5  # labelled random draws; below it, nothing is estimated; as in worker.steps.estimates
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Insight:
     labelled: int  # tasks with features and a label
     known: int  # of these, of known classes
     pool: int  # unlabelled tasks with features, those left out that somebody has answered
-    left: float  # known ones among them, estimated; NaN = too few labels to say
+    left: float  # known ones among them, estimated; NaN = too few random draws to say
     left_low: float
     left_high: float
     in_head: float  # known ones expected among the next batch, NaN = as above
@@ -74,10 +75,26 @@ class Insight:
     class_labels: tuple[int, ...] = ()  # of each class
     class_left: tuple[float, ...] = ()  # of each class in the pool, estimated; NaN = nothing to say it from
     answered: int = 0  # unlabelled tasks with features that somebody has answered
+    random_share: float = 0.0  # of the tasks asked for, drawn at random
+    draws: int = 0  # labelled tasks that are a random sample
+    draws_tested: int = 0  # known ones of these for which a linear classifier that had not learnt them named a class
+    draws_right: int = 0  # of these, the right one
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Groups of near-duplicates; a group's number is its smallest task."""
+
+    tasks: NDArray[np.int64]  # [n], ascending by group and by id
+    groups: NDArray[np.int64]  # [n]
+    kind: str  # of the features that they were found from
+    similarity: float  # that they have at least
+    skipped: bool = False  # one task of each group is queried
 
 
 _TUPLES = ("classes", "class_labels", "class_left")
 _NEEDED = {one.name for one in fields(Insight) if one.default is MISSING and one.name != "mistakes"}
+_NEEDED |= {"draws"}  # an earlier version's ranges were made otherwise
 _NEEDED |= {f"mistake_{one.name}" for one in fields(Mistake)}
 
 
@@ -108,9 +125,9 @@ def write_insight(arrays: ProjectArrays, found: Insight) -> None:
 
 
 def read_insight(arrays: ProjectArrays) -> Insight | None:
-    """What was written last; None when there is nothing, or it lacks what this version of the package can't do without.
+    """The insight written last; None when there is none, or it lacks fields that this version requires.
 
-    What came with a later version is as by default in an older file.
+    Optional fields that an older file lacks get their defaults.
     """
     found = arrays.read_snapshot("insight")
     if found is None or not found.keys() >= _NEEDED:
@@ -129,13 +146,26 @@ def read_insight(arrays: ProjectArrays) -> Insight | None:
     return Insight(mistakes=mistakes, **values)
 
 
-def unconfirmed(conn: Connection, project: int, mistakes: Sequence[Mistake]) -> list[int]:
-    """The tasks of these mistakes, in their order, without those whose label somebody has marked as ground truth."""
+def write_duplicates(arrays: ProjectArrays, found: Duplicates) -> None:
+    arrays.write_snapshot("duplicates", {name: np.array(value) for name, value in vars(found).items()})
+
+
+def read_duplicates(arrays: ProjectArrays) -> Duplicates | None:
+    found = arrays.read_snapshot("duplicates")
+    if found is None:
+        return None
+    return Duplicates(
+        found["tasks"], found["groups"], str(found["kind"]), float(found["similarity"]), bool(found["skipped"])
+    )
+
+
+def unconfirmed(conn: Connection, project: int, mistakes: Sequence[Mistake]) -> list[Mistake]:
+    """Those of these that still have an answer, none of them marked as ground truth; in their order."""
     if not mistakes:
         return []
     answers = tasks.annotations_of(conn, project, [mistake.task for mistake in mistakes])
-    confirmed = {task for task, found in answers.items() if any(one.ground_truth for one in found)}
-    return [mistake.task for mistake in mistakes if mistake.task not in confirmed]
+    open_to_doubt = {task for task, found in answers.items() if not any(one.ground_truth for one in found)}
+    return [mistake for mistake in mistakes if mistake.task in open_to_doubt]
 
 
 def _column(mistakes: tuple[Mistake, ...], name: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The owner's side of the object store: what its folder holds of one project goes there; see objects.py."""
+"""The owner's side of the object store: uploads the project's files from its folder; see objects.py."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from neat_backend.store.objects import LARGE, SMALL, Objects
 
 log = logging.getLogger(__name__)
 
-REPLACED_SECONDS = 60.0  # so long may a reader be at an object that is not listed any more
-UNLISTED_SECONDS = 3600.0  # an object this old that is not listed was put by a worker that died or lost the project
-PUT_BYTES = 500_000_000  # after so many the list is changed, and it goes on the next time
-_OBJECT = re.compile(r"\.([0-9a-f]{8})-[0-9a-f]{16}$")  # when it was begun to be put, and at random
+REPLACED_SECONDS = 60.0  # longest time that a reader may use an object that is no longer listed
+UNLISTED_SECONDS = 3600.0  # an unlisted object this old is from a worker that died or lost the project
+PUT_BYTES = 500_000_000  # after this many bytes the list is updated; the rest follows at the next call
+_OBJECT = re.compile(r"\.([0-9a-f]{8})-[0-9a-f]{16}$")  # time when the upload began, random number
 
 
 class Keeper:
-    """The owner's side: what its folder holds of one project goes to the store. For one thread."""
+    """Uploads one project's files from the owner's folder to the object store. For one thread."""
 
     def __init__(self, objects: Objects, arrays: ProjectArrays, project: int, database: Database) -> None:
         """database: the project's own, whose transactions hold the lease."""
         self._objects, self._arrays, self._project, self._database = objects, arrays, project, database
         self._version = ""
-        self._kept: dict[str, tuple[Item, str]] = {}  # what is listed, with the tag of the file that it was made from
-        self._replaced: list[tuple[float, str]] = []  # objects that are listed no more, and since when
+        self._kept: dict[str, tuple[Item, str]] = {}  # listed items, each with the tag of its local file
+        self._replaced: list[tuple[float, str]] = []  # objects no longer listed, and since when
         self._tidied = False
 
     def take_over(self) -> bool:
-        """Make the folder what is listed, and the list this folder's; True when files came from elsewhere.
+        """Make the folder match the list, and take the list over; True when files came from elsewhere.
 
-        Raises StoreError when the store does not answer, LeaseLost when the project is another's.
+        Raises StoreError when the store does not answer, LeaseLost when another worker owns the project.
         """
         objects, arrays, folder = self._objects, self._arrays, self._objects.folder
         arrays.folder(".")
@@ -62,7 +62,7 @@ class Keeper:
                     listed = listing(conn, self._project)
                 fetched = False
                 if listed is None:
-                    if (arrays.root / MARK).exists():  # of a project that has been forgotten since
+                    if (arrays.root / MARK).exists():  # of a project deleted since
                         objects.mirror(arrays, Listing("", "", {}), (*SMALL, *LARGE))
                     listed = Listing(secrets.token_hex(8), folder, {})
                     before = None
@@ -72,12 +72,12 @@ class Keeper:
                         objects.probe()
                         objects.mirror(arrays, listed, (*SMALL, *LARGE))
                         fetched = True
-                # Another version: readers of this folder must not take what it may get now for what they have fetched.
+                # A new version: readers of this folder must fetch again.
                 version = listed.version if listed.folder == folder else secrets.token_hex(8)
                 with self._database.begin() as conn:
                     state = state_of(conn, self._project)
                     if (None if state is None else state[0]) != before:
-                        continue  # the one before us was still at it
+                        continue  # the previous owner was still writing
                     if state is None:
                         conn.execute(
                             sa.insert(schema.array_lists).values(project=self._project, version=version, folder=folder)
@@ -101,9 +101,9 @@ class Keeper:
         return fetched
 
     def keep(self) -> bool:
-        """Put what has changed since the last time, or some of it, and list it; True if anything had.
+        """Upload and list files that changed since the last call, or some of them; True if any had changed.
 
-        Raises StoreError when the store does not answer, LeaseLost when the project is another's.
+        Raises StoreError when the store does not answer, LeaseLost when another worker owns the project.
         """
         objects, arrays = self._objects, self._arrays
         objects.probe()
@@ -111,23 +111,23 @@ class Keeper:
         put: dict[str, tuple[Item, str]] = {}
         changed_here = [name for name in here if name not in self._kept or self._kept[name][1] != here[name]]
         whole, size = True, 0
-        # The head first: the ranking that is put with it is then the one that it was written for, or newer.
+        # The head first: the ranking uploaded after it is then the head's own, or newer.
         for name in sorted(changed_here, key=lambda name: (name != HEAD, not name.startswith("snapshots/"), name)):
             if size > PUT_BYTES and not name.startswith("snapshots/"):
                 whole = False
                 break
-            with suppress(FileNotFoundError):  # merged into another, dropped or replaced just now
+            with suppress(FileNotFoundError):  # merged, dropped or replaced meanwhile
                 tag = tag_of(arrays.root / name)
                 put[name] = objects.put(self._project, arrays.root / name, name), tag
                 size += put[name][0].bytes
-        # What has taken the place of files that are gone may be among those that are still to be put.
+        # Files that replace removed ones may not be uploaded yet.
         gone = self._kept.keys() - here.keys() if whole else set()
         if not put and not gone:
             self._tidy()
             return False
         kept = {name: value for name, value in (self._kept | put).items() if name not in gone}
         version = secrets.token_hex(8)
-        # Either version is this folder's, should the process die before it knows which one counts.
+        # Both versions match this folder, in case the process dies before it knows which one counts.
         with locked(arrays):
             write_mark(
                 arrays, [self._version, version], {name: (item.sha256, tag) for name, (item, tag) in kept.items()}
@@ -157,10 +157,10 @@ class Keeper:
         return True
 
     def _tidy(self) -> None:
-        """Delete objects that nobody can be reading any more."""
+        """Delete objects that no reader can still use."""
         if not self._tidied:
             before, names = time.time() - UNLISTED_SECONDS, self._objects.names(self._project)
-            with self._database.begin() as conn:  # later, and ours still: what another has put is not among the names
+            with self._database.begin() as conn:  # still the owner: no other worker's objects are among the names
                 found = listing(conn, self._project)
             listed = {item.object for item in found.files.values()} if found is not None else set()
             for name in names:

@@ -1,7 +1,7 @@
-"""What a project's files on the object store are: the list in the database, and what a data folder has of it.
+"""The list of a project's files on the object store, kept in the database, and a data folder's copy of it.
 
-A folder keeps a mark: the versions of the list that it has come to as a whole, and of each file the checksum and what
-tells it from others that have had its name, so that files need not be read again.
+A folder keeps a mark, so that files need not be read again: the versions of the list that the whole folder matches, and
+each file's checksum and tag (which identifies it among files of the same name).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from neat_backend.store import locks, schema
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.npz import digested
 
-LOCK_SECONDS = 60.0  # longest wait for another process that makes the same folder what is listed
+LOCK_SECONDS = 60.0  # longest wait for another process that updates the same folder
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._:+@=-]*"
 _FILE = re.compile(
@@ -38,7 +38,7 @@ MARK, _LOCK = ".listed.json", ".listed.lock"
 
 @dataclass(frozen=True)
 class Item:
-    """A file as it is listed."""
+    """A listed file."""
 
     object: str  # its name on the store, below the URL
     bytes: int
@@ -47,10 +47,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a project's files are."""
+    """The list of a project's files."""
 
     version: str
-    folder: str  # the data folder that it was made from
+    folder: str  # the data folder that it describes
     files: Mapping[str, Item]  # by the name below the project's folder
 
 
@@ -72,13 +72,13 @@ def state_of(conn: Connection, project: int) -> tuple[str, str] | None:
 
 
 def tag_of(path: Path) -> str:
-    """Another text for every file that has had this name."""
+    """A text that differs between files of the same name."""
     found = path.stat()
     return f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
 
 
 def files_in(root: Path) -> dict[str, str]:
-    """The project's files that are carried, with their tags."""
+    """The project's files that go to the object store, with their tags."""
     found = {}
     for folder, folders, names in os.walk(root):
         folders[:] = [each for each in folders if not each.startswith(".")]
@@ -92,7 +92,7 @@ def files_in(root: Path) -> dict[str, str]:
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256; "" when the file is not there."""
+    """The SHA-256 in hex; "" when the file does not exist."""
     try:
         with open(path, "rb") as file:
             return digested(file)[1]
@@ -109,12 +109,12 @@ def _read(root: Path) -> dict[str, Any]:
 
 
 def read_versions(root: Path) -> list[str]:
-    """The versions of the list that the whole folder has come to."""
+    """The versions of the list that the whole folder matches."""
     return list(_read(root)["versions"])
 
 
 def read_mark(root: Path) -> dict[str, tuple[str, str]]:
-    """Name → (SHA-256, tag) of the files as they were last known."""
+    """Name → (SHA-256, tag) of the files when the mark was written."""
     return {name: (str(value[0]), str(value[1])) for name, value in _read(root)["files"].items()}
 
 
@@ -126,7 +126,7 @@ def write_mark(arrays: ProjectArrays, versions: list[str], files: Mapping[str, t
 
 @contextmanager
 def locked(arrays: ProjectArrays) -> Iterator[None]:
-    """One process at a time makes a project's folder another."""
+    """Lock a project's folder against updates by other processes."""
     folder = arrays.folder(".")
     with ExitStack() as stack:
         try:

@@ -1,8 +1,8 @@
-"""Locks on files, between processes: in the kernel's queue, given back by dying, and not waited for without end.
+"""File locks between processes, with a time limit; the kernel queues them and releases those of dead processes.
 
-`flock` itself knows no limit, and a process that is stopped (a suspended machine, a debugger, SIGSTOP) keeps its locks.
-So a thread stands in the queue for a caller that finds a lock taken. A caller that has waited long enough leaves that
-place to the next one, which then waits for a moment only: there are never more such threads than waited at once.
+`flock` has no time limit, and a stopped process (a suspended machine, a debugger, SIGSTOP) keeps its locks. So a
+thread waits in the kernel's queue for a caller that finds a lock taken. A caller that gives up leaves this thread to
+the next caller, which then waits only for a moment: there are never more such threads than callers waited at once.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ try:
 except ImportError:  # Windows: one process at a time
     fcntl = None  # type: ignore[assignment]
 
-AGAIN_SECONDS = 1.0  # for a lock that somebody has waited for in vain
+AGAIN_SECONDS = 1.0  # wait for a lock that an earlier caller did not get in time
 
 _guard = threading.Lock()
-_left: dict[tuple[int, str, bool], list[_Place]] = {}  # by process: a fork has none of these threads
+_left: dict[tuple[int, str, bool], list[_Place]] = {}  # by process id: a fork has none of these threads
 
 
 @contextmanager
 def held(path: str | Path, seconds: float, exclusive: bool = True) -> Iterator[None]:
-    """Hold the lock of a file, which is made for an exclusive one.
+    """Hold a file's lock; an exclusive lock creates the file.
 
     Raises OSError for a file that can't be opened, StoreError after `seconds`.
     """
@@ -45,7 +45,7 @@ def held(path: str | Path, seconds: float, exclusive: bool = True) -> Iterator[N
 
 @contextmanager
 def alone(path: Path, otherwise: Exception) -> Iterator[None]:
-    """Keep a folder, or a file that is made, for this process. Raises `otherwise` at once where another has it."""
+    """Lock a folder, or a new file, for this process. Raises `otherwise` at once where another process has it."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
     try:
         if fcntl is not None and not _lock(descriptor, exclusive=True, wait=False):
@@ -56,7 +56,7 @@ def alone(path: Path, otherwise: Exception) -> Iterator[None]:
 
 
 class _Place:
-    """A place in the queue for a lock, for any caller that wants it."""
+    """A thread that waits for a lock, for any caller."""
 
     def __init__(self, file: IO[Any], exclusive: bool, left: list[_Place]) -> None:
         self.file, self.wanted, self.ready = file, True, threading.Event()
@@ -75,7 +75,7 @@ class _Place:
 
 
 def _wait(file: IO[Any], path: str, exclusive: bool, seconds: float) -> IO[Any]:
-    """The file once it is locked, or another one of the same path."""
+    """Wait for the lock. Returns the locked file: this one, or another of the same path."""
     with _guard:
         left = _left.setdefault((os.getpid(), path, exclusive), [])
         if left:

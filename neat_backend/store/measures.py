@@ -1,7 +1,7 @@
-"""What the worker has measured of a project, for the web's /metrics: a snapshot beside the ranking.
+"""The worker's measurements of a project, for the web's /metrics: a snapshot beside the ranking.
 
-Web and worker may be on different machines, but they share these files. Numbers go on counting when another
-worker takes over. Should the file be damaged they begin at zero, as Prometheus expects of a process that restarts.
+Web and worker may be on different machines, but they share these files. The counts continue when another worker takes
+over. If the file is damaged they begin at zero, as Prometheus expects of a process that restarts.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 
 from neat_backend.store.arrays import ProjectArrays
 
-RERANK = "rerank"  # labels into the engine and the new order of the head, worked out
+RERANK = "rerank"  # apply labels to the engine and compute the head's new order
 PUBLISH = "publish"  # an order into Label Studio: predictions imported and counted, version switched
-SERVE = "serve"  # from the arrival of a webhook to its being in what annotators are served
+SERVE = "serve"  # from the arrival of a webhook until the served order reflects it
 BOUNDS_SECONDS = {
     RERANK: (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     PUBLISH: (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
     SERVE: (0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300),
 }
 LABELS, IMAGES, DELETED = "labels", "images", "deleted"
-FOUND = (LABELS, IMAGES, DELETED)  # tasks that a comparison with Label Studio found to be otherwise, by what
+FOUND = (LABELS, IMAGES, DELETED)  # tasks that a comparison with Label Studio corrected, by kind of difference
 SAVE_SECONDS = 5.0  # the least time between two writings
 _NAME = "measures"
 
 
 @dataclass
 class Timings:
-    """How often how many seconds. counts: int64 [bounds + 1], the last one for what is beyond the largest bound."""
+    """A histogram of seconds. counts: int64 [bounds + 1], the last for values above the largest bound."""
 
     bounds: tuple[float, ...]
     counts: np.ndarray
@@ -46,7 +46,7 @@ class Timings:
 
 @dataclass
 class Measured:
-    """All that is kept."""
+    """All measurements of a project."""
 
     histograms: dict[str, Timings] = field(
         default_factory=lambda: {
@@ -57,7 +57,7 @@ class Measured:
 
 
 def read(arrays: ProjectArrays) -> Measured:
-    """What was written last; nothing measured where nothing was, or where it is of other bounds."""
+    """The measurements written last; empty where there are none or they have other bounds."""
     measured, kept = Measured(), arrays.read_snapshot(_NAME) or {}
     for name, histogram in measured.histograms.items():
         counts, bounds = kept.get(f"{name}_counts"), kept.get(f"{name}_bounds")
@@ -80,7 +80,7 @@ def write(arrays: ProjectArrays, measured: Measured) -> None:
 
 
 class Measures:
-    """Takes measurements from the threads of one worker and writes them down now and then."""
+    """Collects measurements from the threads of one worker and writes them from time to time."""
 
     def __init__(self, arrays: ProjectArrays, clock: Callable[[], float] = time.monotonic) -> None:
         self._arrays, self._clock = arrays, clock
@@ -94,13 +94,13 @@ class Measures:
             self._at_hand().histograms[name].observe(max(0.0, seconds))
 
     def found(self, what: str, count: int) -> None:
-        """So many tasks were otherwise than webhooks had told."""
+        """Count tasks for which a comparison found a difference that no webhook reported."""
         if count:
             with self._lock:
                 self._at_hand().found[what] += count
 
     def save(self) -> None:
-        """Write down what is new, at most every SAVE_SECONDS. Raises StoreError where that can't be done."""
+        """Write new measurements, at most every SAVE_SECONDS. Raises StoreError where they can't be written."""
         with self._lock:
             if not self._changed or self._clock() - self._saved_at < SAVE_SECONDS:
                 return

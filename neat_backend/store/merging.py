@@ -1,4 +1,4 @@
-"""What is known of a row and what is told of it made into one; see tasks.py for the rule."""
+"""Merging a stored row with a new report of it; see tasks.py for the rule."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from neat_backend.records import Annotation
 from neat_backend.store.schema import NEVER
 from neat_backend.store.sql import among, put
 
-DELETED = "deleted"  # a task's state: it is gone, and a late webhook can't bring it back
-MOST_UNHEARD = 100_000  # tombstones; from there on none for what was never heard of: 190 bytes each
+DELETED = "deleted"  # state of a deleted task, which a late webhook can't restore
+MOST_UNHEARD = 100_000  # tombstones; beyond it none for unknown rows: 190 bytes each
 
 
 def tombstones_left(conn: Connection, *tombstones: ColumnElement[bool]) -> int:
-    """How many more tombstones there may be for what was never heard of."""
+    """How many more tombstones of unknown rows are allowed."""
     found = sa.select(sa.literal(1)).where(*tombstones).limit(MOST_UNHEARD).subquery()
     return MOST_UNHEARD - conn.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
 
@@ -63,7 +63,7 @@ def newer(row: Mapping[str, Any], updated_at: Any, seen: int, authoritative: boo
 
 
 def rows_of(conn: Connection, table: sa.Table, project: int, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """The rows there are of at most a chunk of ids."""
+    """The existing rows of at most a chunk of ids."""
     statement = sa.select(table).where(table.c.project == project, among(table.c.id, ids))
     return {row["id"]: dict(row) for row in conn.execute(statement).mappings()}
 
@@ -74,9 +74,9 @@ def sort_in(
     write: dict[int, dict[str, Any]],
     touch: dict[frozenset[str], list[int]],
 ) -> None:
-    """Where a row that was there goes: `write` when it says something new, else `touch`, by columns.
+    """Add an existing row to `write` when it has changed, else to `touch`, by columns.
 
-    A synchronisation mostly finds what is known already; one UPDATE then does for hundreds of rows.
+    A synchronisation finds mostly unchanged rows; one UPDATE then does for hundreds of them.
     """
     changed = frozenset(name for name in row if after[name] != row[name])
     if row["id"] in write or not changed <= {"seen", "content_seen", "synced_seen"}:
@@ -119,7 +119,7 @@ def annotation_of(row: Any) -> Annotation:
 
 
 def plain_choices(annotation: Annotation) -> dict[str, list[str | list[str]] | None]:
-    """Its choices as they come back from JSON."""
+    """The annotation's choices as JSON gives them back."""
     return {
         name: None if choices is None else [list(one) if isinstance(one, tuple) else one for one in choices]
         for name, choices in annotation.choices.items()

@@ -1,4 +1,4 @@
-"""From one version of the tables to another, forward and back, within the caller's transaction."""
+"""Migrating the tables forward and back, within the caller's transaction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTHING = "base"  # the version before the first
 
 
 def current(conn: Connection) -> str:
-    """The version of the tables that are there; NOTHING when there are none."""
+    """The version of the existing tables; NOTHING when there are none."""
     from alembic.migration import MigrationContext  # here, because every importer of the store would pay for it
 
     return MigrationContext.configure(conn).get_current_revision() or NOTHING
@@ -26,7 +26,7 @@ def newest() -> str:
 
 
 def is_newest(conn: Connection) -> bool:
-    """Are the tables of that version? Without loading Alembic."""
+    """Whether the tables have the newest version; does not load Alembic."""
     if not sa.inspect(conn).has_table("alembic_version"):
         return False
     return list(conn.execute(sa.text("SELECT version_num FROM alembic_version")).scalars()) == [newest()]
@@ -41,10 +41,9 @@ def versions() -> list[str]:
 
 
 def move(conn: Connection, to: str = "head") -> str:
-    """Bring the tables to version `to`; returns it.
+    """Migrate the tables to version `to`; returns it.
 
-    Going back drops what later versions added. Raises StoreError for a version that this program doesn't know,
-    wanted or found.
+    Going back drops what later versions added. Raises StoreError where either version is unknown to this program.
     """
     from alembic import command
     from alembic.config import Config

@@ -1,4 +1,4 @@
-"""Files of arrays: written whole or not at all, read with every byte checked, damage told from refusal."""
+"""Files of arrays, written atomically and read with checksums; damage and refused access raise different errors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BLOCK_BYTES = 8 * 2**20  # read at a time
 
 
 class Corrupt(Exception):
-    """A file that is not what was written."""
+    """A damaged file."""
 
 
 @contextmanager
 def temporary_npz(folder: Path, arrays: Mapping[str, np.ndarray]) -> Iterator[Path]:
-    """A complete .npz on disk, under a name that nobody reads; gone afterwards unless renamed."""
+    """A complete .npz on disk under a temporary name; deleted afterwards unless renamed."""
     temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with open(temporary, "xb") as file:
@@ -50,7 +50,7 @@ def temporary_npz(folder: Path, arrays: Mapping[str, np.ndarray]) -> Iterator[Pa
 
 
 class NpzFile:
-    """An open .npz, every byte of use checked against the archive's CRC-32."""
+    """An open .npz, checked against the archive's CRC-32."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file = file
@@ -117,7 +117,7 @@ class NpzFile:
         self._check(name, crc)
 
     def _start(self, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-        """Go to the first byte of the data: shape, Fortran order, dtype, CRC of the header."""
+        """Seek to the first byte of the data. Returns shape, Fortran order, dtype, CRC of the header."""
         info = self._members.get(name)
         if info is None:
             raise Corrupt(f"it has no {name}")
@@ -151,7 +151,7 @@ def opened(path: Path) -> Iterator[NpzFile]:
 
 @contextmanager
 def damage() -> Iterator[None]:
-    """Whatever the parsers stumble over is damage; what the disk refuses is not."""
+    """Raise Corrupt for any error of the parsers, but not for errors of the disk."""
     try:
         yield
     except (zipfile.BadZipFile, struct.error, ValueError, TypeError, KeyError, IndexError, EOFError) as error:
@@ -166,7 +166,7 @@ def damage() -> Iterator[None]:
 
 @contextmanager
 def foreign_errors(path: Path) -> Iterator[None]:
-    """The system's refusals in our words. FileNotFoundError passes: it has a meaning here."""
+    """Translate OSError to StoreError. FileNotFoundError passes: it has a meaning here."""
     try:
         yield
     except FileNotFoundError:
@@ -176,7 +176,7 @@ def foreign_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """mkdir -p that is still there after a power cut."""
+    """mkdir -p, synced to disk."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -186,7 +186,7 @@ def make_folder(path: Path) -> None:
 
 
 def digested(file: IO[bytes], write: Callable[[bytes], object] | None = None) -> tuple[int, str]:
-    """Read a file to its end, a block at a time, and give each block to `write`; its bytes and their SHA-256."""
+    """Read a file to its end in blocks and pass each to `write`; returns its size in bytes and SHA-256."""
     digest, size = hashlib.sha256(), 0
     while block := file.read(BLOCK_BYTES):
         if write is not None:

@@ -1,17 +1,16 @@
 """Arrays on an object store (NEAT_ARRAYS_URL), for hosts that share a database and no volume.
 
-The files of `arrays.py` stay where they are, in the data folder, and every process reads and writes them there. Here
-they are carried between the data folders of the hosts. What a project's files are is a list in the database: for
-each its name, size, SHA-256 and the object with its content.
+Processes read and write the files of `arrays.py` in their data folder. This module copies them between the data folders
+of the hosts. A list in the database names each file of a project: name, size, SHA-256 and the object with its content.
 
-    owner    puts what has changed as new objects and then, in a transaction that holds the lease, changes the list
-    another  that takes the project over makes its folder what the list says, and only then begins
-    readers  (web, exports) do so where the list is another folder's, with the part of the files that they need
+    owner      uploads changed files as new objects, then changes the list in a transaction that holds the lease
+    new owner  makes its folder match the list before it begins
+    readers    (web, exports) fetch the files that they need where the list is another folder's
 
-An object is written once, under a name that is never used again, and counts from when it is listed. So it does not
-matter in which order a store shows what was written, and a worker that has lost its project can put objects but no
-longer list them. An object that is missing, or is not what was listed, counts as absent, and the owner makes its
-content anew. A list has a version, another one at every change: a folder that has not come to it is stale.
+An object is written once, under a name that is never used again, and counts once it is listed. So the order in which
+a store shows new objects does not matter, and a worker that has lost its project can put objects but not list them. An
+object that is missing or does not match the list counts as absent, and the owner rebuilds its content. Each change
+gives the list a new version; a folder that does not match it is stale.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "NEAT_ARRAYS_URL"
 DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # protocol → the package that speaks to it
-SMALL = ("snapshots", "training")  # what is read all the time
+SMALL = ("snapshots", "training")  # read often
 LARGE = (kinds.FEATURES, kinds.IMAGES, kinds.PROBABILITIES, "models")
-FETCH_SECONDS = 5.0  # a question waits so long for large files
+FETCH_SECONDS = 5.0  # longest wait of a request for large files
 COMPLAIN_SECONDS = 60.0
 
 
@@ -72,7 +71,7 @@ class Objects:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """The file system, opened by whoever needs it first, and the place in it."""
+        """The file system, opened at first use, and the path in it."""
         return check(self._url)
 
     @property
@@ -80,10 +79,10 @@ class Objects:
         return self._opened[0]
 
     def fetch(self, project: int, *groups: str) -> None:
-        """Make these groups of the project's files in the data folder what is listed, unless they come from here.
+        """Fetch these groups of the project's files into the data folder, unless the list is this folder's.
 
-        Returns early, and says so in the log, when the store does not answer: what was fetched before is still good
-        to be read. Of LARGE groups it returns after FETCH_SECONDS at the latest and goes on beside; `is_fetched` tells.
+        When the store does not answer, logs it and returns early: files fetched before remain readable. For LARGE
+        groups, returns after FETCH_SECONDS at the latest and continues in the background; see `is_fetched`.
         """
         if self.is_fetched(project, *groups):
             return
@@ -99,12 +98,12 @@ class Objects:
         thread.join(FETCH_SECONDS)
 
     def fetch_all(self, project: int, *groups: str) -> None:
-        """The same to the end. Raises StoreError when the store does not answer."""
+        """As `fetch`, without a time limit. Raises StoreError when the store does not answer."""
         if not self.is_fetched(project, *groups):
             self._fetch(project, groups)
 
     def is_fetched(self, project: int, *groups: str) -> bool:
-        """Whether these groups in the data folder are what is listed now, or what the list is made from."""
+        """Whether these groups in the data folder match the list, or are its source."""
         with self._database.read() as conn:
             state = state_of(conn, project)
         if state is None or state[1] == self.folder:
@@ -112,7 +111,7 @@ class Objects:
         return all(self._have.get((project, group)) == state[0] for group in groups)
 
     def forget(self, project: int) -> None:
-        """Delete all objects of a project that is not listed any more."""
+        """Delete all objects of a project that is no longer listed."""
         try:
             with self._reached():
                 self._fs.invalidate_cache()
@@ -146,16 +145,16 @@ class Objects:
                 return
 
     def mirror(self, arrays: ProjectArrays, listed: Listing, groups: Collection[str]) -> set[str]:
-        """Make the folder's files of these groups those of the list; the names of those that can't be had.
+        """Make the folder's files of these groups match the list; returns the names of missing or damaged objects.
 
-        What is not listed goes first, so that nothing old stands beside what is newer.
+        Unlisted files are deleted first, so that no old file stands beside a newer one.
         """
         mark = read_mark(arrays.root)
         here = {name: tag for name, tag in files_in(arrays.root).items() if name.partition("/")[0] in groups}
         wanted = {name: item for name, item in listed.files.items() if name.partition("/")[0] in groups}
         arrays.remove_files(sorted(here.keys() - wanted.keys()))
         missing = set()
-        # Readers take the head first and then the ranking, which must not be of before the head's: see snapshots.py.
+        # Readers read the head before the ranking, and the ranking must not be older than the head: see snapshots.py.
         for name in sorted(wanted, key=lambda name: (name == HEAD, name)):
             item = wanted[name]
             if name in here:
@@ -172,7 +171,7 @@ class Objects:
         return missing
 
     def _download(self, arrays: ProjectArrays, name: str, item: Item) -> bool:
-        """Put one file into the folder; False, and nothing is changed, when its object is not what was listed."""
+        """Download one file into the folder; False, with no change, when its object does not match the list."""
         with arrays.incoming(name) as temporary:
             try:
                 with self._reached():
@@ -187,7 +186,7 @@ class Objects:
             return True
 
     def put(self, project: int, path: Path, name: str) -> Item:
-        """Put a file's content as it is now. Raises FileNotFoundError when it is gone, else StoreError."""
+        """Upload a file's present content. Raises FileNotFoundError when the file is gone, else StoreError."""
         with open(path, "rb") as file:
             target = f"projects/{project}/{name}.{int(time.time()):08x}-{secrets.token_hex(8)}"
             try:
@@ -198,9 +197,9 @@ class Objects:
         return Item(target, size, sha256)
 
     def probe(self) -> None:
-        """Write, read and delete an object, once. Raises StoreError when that can't be done.
+        """Write, read and delete an object, once. Raises StoreError when that fails.
 
-        After it, an object that is not found is missing, and not the bucket or the right to see it.
+        After it, an object that is not found is itself missing, not the bucket or the access right.
         """
         if self._probed:
             return
@@ -217,13 +216,13 @@ class Objects:
         self._probed = True
 
     def delete(self, names: Collection[str]) -> None:
-        """Delete objects; those that are gone already are passed over."""
+        """Delete objects; missing ones are ignored."""
         for name in names:
             with suppress(FileNotFoundError), self._reached():
                 self._fs.rm_file(self._place(name))
 
     def names(self, project: int) -> list[str]:
-        """The project's objects that are there, listed or not."""
+        """The project's objects in the store, listed or not."""
         with self._reached():
             self._fs.invalidate_cache()
             try:
@@ -237,7 +236,7 @@ class Objects:
 
     @cached_property
     def folder(self) -> str:
-        """What tells this data folder from every other, copies of it too."""
+        """An id that is unique to this data folder, copies of it included."""
         path = self._data_dir / "folder.id"
         try:
             if not path.exists():
@@ -253,7 +252,7 @@ class Objects:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """What the store's driver raises, in our words: each has errors of its own. FileNotFoundError passes."""
+        """Translate the driver's errors to StoreError: each driver has its own. FileNotFoundError passes."""
         try:
             yield
         except FileNotFoundError:
@@ -267,8 +266,8 @@ class Objects:
 
 
 def check(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the place in it. Raises SettingsError, with the remedy, where what speaks to it is
-    missing or can't use the URL; nothing is asked over the network."""
+    """The file system of a URL and the path in it; makes no request. Raises SettingsError, with the remedy, where the
+    driver is missing or can't use the URL."""
     protocol = url.partition("://")[0]
     try:
         # Only a disk has folders, which must be made.
@@ -283,7 +282,7 @@ def check(url: str) -> tuple[Any, str]:
 
 
 def fetch_once(url: str, data_dir: Path, database: Database, project: int, *groups: str) -> None:
-    """Have these groups of a project's files in the data folder, for a process that reads them once.
+    """Fetch these groups of a project's files into the data folder, for a process that reads them once.
 
     Does nothing without a URL. Raises StoreError when the store does not answer.
     """

@@ -1,8 +1,8 @@
-"""The database as the worker of a project may write to it: not any more once the project is another's.
+"""A project's database for its worker: it refuses writes once another worker owns the project.
 
-A worker that is stopped for longer than its lease lasts (a suspended machine, a long swap) goes on where it was, with
-a page of tasks that it read before, or a number that is no longer the highest. Its successor has been at work since,
-and what was read at the same moment can't be told from what is newer by the numbers in the rows alone.
+A worker that is stopped for longer than its lease (a suspended machine, a long swap) goes on with stale data: a page of
+tasks read before, or a number that is no longer the highest. Another worker has written since, and the numbers in the
+rows alone can't distinguish stale from new data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from neat_backend.store.database import Database
 
 
 class OwnedDatabase(Database):
-    """One project's view of a database; of the connections it has none of its own."""
+    """One project's view of a database; it shares the database's connections."""
 
     def __init__(self, database: Database, project: int, owner: str) -> None:
         self._database, self._project, self._owner = database, project, owner
@@ -26,7 +26,7 @@ class OwnedDatabase(Database):
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """As `Database.begin`, with the project staying the owner's until the end. Raises LeaseLost."""
+        """As `Database.begin`; the owner keeps the project until the end. Raises LeaseLost."""
         with self._database.begin() as conn:
             if not projects.hold_lease(conn, self._project, self._owner):
                 raise LeaseLost(f"project {self._project} belongs to another worker now")
@@ -41,4 +41,4 @@ class OwnedDatabase(Database):
         return self._database.migrate(to)
 
     def dispose(self) -> None:
-        """The connections are everybody's."""
+        """Does nothing: the connections are shared."""

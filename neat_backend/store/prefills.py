@@ -1,8 +1,7 @@
-"""What annotators found filled in, and whether they kept it.
+"""Pre-filled choices, and whether annotators kept them.
 
-A row is a task whose prediction has been published: the choice in it, and, from its first answer on, whether that was
-the answer. The row is written with the switch to a revision, so that it outlives the process; what has been answered
-stays as it was.
+A row is a task with a published prediction: its choice and, after the first answer, whether that was the answer. The
+row is written in the transaction that switches to a revision. Rows of answered tasks don't change.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _table = schema.prefills
 
 @dataclass(frozen=True)
 class Kept:
-    """Of the published tasks that were answered since the backend counts them."""
+    """Counts of published tasks that have been answered."""
 
     answered: int
     filled: int  # with a choice filled in
@@ -29,7 +28,7 @@ class Kept:
 
 
 def publish(conn: Connection, project: int, choices: Mapping[int, str | None]) -> None:
-    """These tasks show these choices from now on, None = nothing is filled in."""
+    """Record the choices that tasks show from now on; None = nothing is filled in."""
     for part in chunks(sorted(choices)):
         statement = insert(conn, _table)
         rows = [{"project": project, "task": task, "choice": choices[task] or ""} for task in part]
@@ -43,7 +42,7 @@ def publish(conn: Connection, project: int, choices: Mapping[int, str | None]) -
 
 
 def answer(conn: Connection, project: int, labels: Mapping[int, str | None]) -> None:
-    """These tasks are answered now, with this choice or none of the classes. Only a task's first answer counts."""
+    """Record answers of tasks: a choice, or None for none of the classes. Only a task's first answer counts."""
     for part in chunks(plain_ids(labels)):
         open_rows = _table.c.project == project, among(_table.c.task, part), _table.c.kept.is_(None)
         shown = conn.execute(sa.select(_table.c.task, _table.c.choice).where(*open_rows)).all()
@@ -55,7 +54,7 @@ def answer(conn: Connection, project: int, labels: Mapping[int, str | None]) -> 
 
 
 def kept(conn: Connection, project: int) -> Kept:
-    """What is counted so far."""
+    """The counts so far."""
     filled, right = (sa.func.sum(sa.case((one, 1), else_=0)) for one in (_table.c.choice != "", _table.c.kept))
     statement = sa.select(sa.func.count(), filled, right).where(_table.c.project == project, _table.c.kept.is_not(None))
     return Kept(*(int(number or 0) for number in conn.execute(statement).one()))

@@ -1,6 +1,6 @@
-"""Predict, then learn: what each classifier said of a label before it had learnt it. A snapshot of the worker's.
+"""Prequential evaluation (Dawid, 1984): each classifier predicts a label before it is trained on it.
 
-A label costs nothing extra and is a test that nobody has trained on (prequential evaluation: Dawid, 1984).
+So each label is a test sample at no extra cost. The worker writes the results as a snapshot.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neat_backend.store.arrays import ProjectArrays
 
-SPEAKERS = ("resnet18", "linear", "vote")  # the columns of `right`; as the engine's
+PREDICTORS = ("resnet18", "linear", "vote")  # the columns of `right`; as the engine's
 WINDOW = 100  # of the last labels of known classes
 SHOWN_FROM = 20  # labels; of fewer, a share means little
 RIGHT, WRONG, SILENT = 1, 0, -1
@@ -25,20 +25,20 @@ _NAME, _HEAD = "prequential", "linear"
 class Prequential:
     """right: int8 [n, 3], n at most WINDOW, oldest first; in_force: the classifier that leads the order, and why."""
 
-    right: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, len(SPEAKERS)), np.int8))
+    right: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, len(PREDICTORS)), np.int8))
     in_force: str = ""
     why: str = ""
     tested: int = 0  # labels in all
 
     def counts(self, name: str) -> tuple[int, int]:
-        """How often it was right, of how many labels on which it said anything."""
-        column = self.right[:, SPEAKERS.index(name)]
+        """How often a classifier was right, and on how many labels it predicted a class."""
+        column = self.right[:, PREDICTORS.index(name)]
         return int((column == RIGHT).sum()), int((column != SILENT).sum())
 
     @property
     def leader_counts(self) -> tuple[int, int]:
-        """The same of the classifier in force; 0 of 0 before there is one."""
-        return self.counts(self.in_force) if self.in_force in SPEAKERS else (0, 0)
+        """As `counts`, for the classifier in force; (0, 0) before there is one."""
+        return self.counts(self.in_force) if self.in_force in PREDICTORS else (0, 0)
 
 
 def write(arrays: ProjectArrays, found: Prequential) -> None:
@@ -46,15 +46,15 @@ def write(arrays: ProjectArrays, found: Prequential) -> None:
 
 
 def read(arrays: ProjectArrays) -> Prequential:
-    """What was written last; nothing tested where nothing was, or another version of this package has written it."""
+    """The results written last; empty where there are none, or from another version of this package."""
     found: Mapping[str, NDArray] = arrays.read_snapshot(_NAME) or {}
-    if not found.keys() >= {one.name for one in fields(Prequential)} or found["right"].shape[1:] != (len(SPEAKERS),):
+    if not found.keys() >= {one.name for one in fields(Prequential)} or found["right"].shape[1:] != (len(PREDICTORS),):
         return Prequential()
     return Prequential(found["right"], str(found["in_force"]), str(found["why"]), int(found["tested"]))
 
 
 def write_head(arrays: ProjectArrays, head: Mapping[str, Any] | None) -> None:
-    """The linear classifier that the labels gave last, by the names of its fields; None = there is none."""
+    """Write the fields of the present linear classifier; None = there is none."""
     found = {name: np.array(value) for name, value in (head or {}).items()}
     arrays.write_snapshot(_HEAD, found | {"is_there": np.array(head is not None)})
 

@@ -1,4 +1,4 @@
-"""The connected projects: what is known of each, the state it is in, and who works on it."""
+"""The connected projects: fields, state, and the lease of the worker that owns each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from neat_backend.store.sql import among, clock, insert
 
 CONNECTING = "connecting"  # /setup has come; label config and rights not checked yet
 SYNCING = "syncing"  # tasks and annotations are being read from Label Studio
-EMBEDDING = "embedding"  # images are being fetched and encoded; labels are taken in meanwhile
-READY = "ready"  # every label is answered by a new order
+EMBEDDING = "embedding"  # images are being fetched and encoded; labels are applied meanwhile
+READY = "ready"  # every label gives a new order
 BLOCKED = "blocked"  # a person must act; `detail` says what
 AWAY = "away"  # Label Studio does not answer; tried again by itself
-DISCONNECTED = "disconnected"  # Label Studio has no connection to us any more: nothing is published
+DISCONNECTED = "disconnected"  # Label Studio has no connection to this backend any more: nothing is published
 
 _HOLD_SECONDS = 5  # see hold_lease
 _LONGEST_LEASE_SECONDS = 600  # one that ends later was given before the clock was set back: it counts as run out
@@ -73,12 +73,13 @@ def update(conn: Connection, id: int, **fields: Any) -> None:
 
 
 def delete(conn: Connection, id: int) -> None:
-    """Forget the project with all its rows, its events too. The arrays are not touched."""
+    """Delete the project with all its rows and events. The arrays are not touched."""
     conn.execute(sa.select(_table.c.id).where(_table.c.id == id).with_for_update())  # first, as its owner does
     for table in (
         schema.annotations,
         schema.selections,
         schema.prefills,
+        schema.requests,
         schema.array_files,
         schema.array_lists,
         schema.tasks,
@@ -92,13 +93,13 @@ def delete(conn: Connection, id: int) -> None:
 
 
 def acquire_lease(conn: Connection, id: int, owner: str, seconds: float, now: datetime | None = None) -> bool:
-    """Become, or stay, the one who works on the project for the next `seconds`.
+    """Become, or stay, the owner of the project for the next `seconds`.
 
     False while another owner's lease runs, and for a project that is not connected. `now`: the
     database's clock unless given.
     """
     now = now or clock(conn)
-    # Never waiting for the row: who has it locked is in the middle of `hold_lease`, alive or cut off.
+    # Don't wait for the row: a process that has it locked is in `hold_lease`, alive or cut off.
     free = (
         sa.select(_table.c.id)
         .where(
@@ -115,24 +116,24 @@ def acquire_lease(conn: Connection, id: int, owner: str, seconds: float, now: da
 
 
 def keep_leases(conn: Connection, ids: Collection[int], owner: str, seconds: float) -> set[int]:
-    """Lengthen the owner's leases to `seconds` from now; the projects that still are the owner's.
+    """Extend the owner's leases to `seconds` from now; returns the projects that the owner still has.
 
-    A lease that has run out is kept as long as nobody else has taken the project. One that was taken and given back
-    meanwhile is lost: what its other owner did is not in this one's memory.
+    An expired lease is extended unless another worker has taken the project. One that was taken and released meanwhile
+    is lost: this owner's memory lacks the other's changes.
     """
     mine = sa.and_(among(_table.c.id, ids), _table.c.lease_owner == owner)
     lock = sa.select(_table.c.id).where(mine).with_for_update(skip_locked=True, key_share=True)
     unlocked = list(conn.execute(lock).scalars())
-    # Also to an earlier time than it had: then the clock has been set back.
+    # The new end may be earlier: then the clock has been set back.
     until = clock(conn) + timedelta(seconds=seconds)
     conn.execute(sa.update(_table).where(among(_table.c.id, unlocked)).values(lease_until=until))
     return set(conn.execute(sa.select(_table.c.id).where(mine)).scalars())
 
 
 def hold_lease(conn: Connection, id: int, owner: str) -> bool:
-    """Whether the project is the owner's, which it then stays until this transaction ends.
+    """Whether the owner has the project; if so, it keeps it until this transaction ends.
 
-    For what must not be written beside another owner. PostgreSQL ends a transaction that its process leaves idle
+    For writes that only the owner may make. PostgreSQL ends a transaction that its process leaves idle
     for _HOLD_SECONDS, so that a stopped process does not keep the project for ever.
     """
     if conn.dialect.name == "postgresql":
@@ -143,7 +144,7 @@ def hold_lease(conn: Connection, id: int, owner: str) -> bool:
 
 
 def release_lease(conn: Connection, id: int, owner: str) -> None:
-    """Give the lease back; nothing happens if it has gone to someone else."""
+    """Release the lease; no effect if another worker has it."""
     conn.execute(
         sa.update(_table)
         .where(_table.c.id == id, _table.c.lease_owner == owner)
@@ -152,14 +153,14 @@ def release_lease(conn: Connection, id: int, owner: str) -> None:
 
 
 def lease_owner(conn: Connection, id: int, now: datetime | None = None) -> str | None:
-    """Who works on the project; None when nobody does or the lease has run out."""
+    """The owner of the project; None when there is none or the lease has expired."""
     now = now or clock(conn)
     owner: str | None = conn.execute(sa.select(_table.c.lease_owner).where(_table.c.id == id, _runs(now))).scalar()
     return owner
 
 
 def _runs(now: datetime) -> sa.ColumnElement[bool]:
-    """Does the lease still run? Never for longer than any is given, so that no jump of the clock locks a project."""
+    """Whether the lease still runs. A lease longer than any given has expired: a clock jump must not lock a project."""
     return sa.func.coalesce(
         sa.and_(_table.c.lease_until > now, _table.c.lease_until <= now + timedelta(seconds=_LONGEST_LEASE_SECONDS)),
         sa.false(),

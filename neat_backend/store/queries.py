@@ -1,7 +1,7 @@
-"""Which tasks each query got answers for: the strategy's own record, made from what is stored anyway.
+"""The tasks answered in each query, derived from stored rounds and annotations.
 
-A query goes from the beginning of one round to that of the next; what was labelled before the first round was chosen
-by nothing yet and belongs to none, and neither do the answers since the last one.
+A query lasts from the start of one round to the start of the next. Answers before the first round or since the last
+one belong to no query.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _annotations = schema.annotations
 def answered(conn: Connection, project: int, least: int) -> list[list[int]]:
     """Task ids of each finished query, oldest first, ascending in each. A task counts where it was answered last.
 
-    least: a query with fewer answers is joined with the next one, since its precision would say little; rounds can
-    be asked for by hand after any label. Times of answers are Label Studio's, those of rounds the database's.
+    least: a query with fewer answers is joined with the next one, since its precision would mean little; a person can
+    start a round after any label. Times of answers are Label Studio's, those of rounds the database's.
     """
     begun = [round.started_at for round in rounds.all(conn, project) if round.started_at is not None]
     if len(begun) < 2:

@@ -1,7 +1,7 @@
-"""The exchange of the projects' folder at a restore: together with the tables, or not at all.
+"""Replacing the projects' folder at a restore, atomically with the tables.
 
-The two renames lie inside the transaction that replaces the tables, and so does a row that names the exchange. What
-a kill leaves tells by that row which files belong to the tables: the restored ones, or those of before.
+The transaction that replaces the tables contains the two renames and a row that names the exchange. After a kill, this
+row shows which files belong to the tables: the restored ones or the earlier ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _done = sa.Table("restoring", sa.MetaData(), sa.Column("folder", sa.Text))  # th
 
 @contextmanager
 def exchange(database: Database, data_dir: Path) -> Iterator[Exchange]:
-    """The folder that becomes the projects' own, for one restore at a time; deleted at the end, whatever happens."""
+    """The folder that will replace the projects' folder, for one restore at a time; deleted at the end in any case."""
     with locks.alone(data_dir, StoreError(f"another restore into {data_dir} is running: wait for it")):
         _tidy(database, data_dir)
         incoming = _projects(data_dir).parent / f".restored-{secrets.token_hex(4)}"
@@ -40,7 +40,7 @@ def exchange(database: Database, data_dir: Path) -> Iterator[Exchange]:
 
 
 def tidy(database: Database, data_dir: Path) -> None:
-    """End what a restore has left that was killed. Raises StoreError while one is running."""
+    """Finish or undo a restore that was killed. Raises StoreError while one is running."""
     if any(_leftovers(data_dir)):
         with locks.alone(
             data_dir, StoreError(f"a restore into {data_dir} is running: start the worker when it has ended")
@@ -60,7 +60,7 @@ class Exchange:
         if self._projects.exists():
             self._projects.rename(before)
         else:
-            before.mkdir()  # tells that the exchange has begun
+            before.mkdir()  # marks the beginning of the exchange
         (self.incoming / "projects").rename(self._projects)
         sync_folder(self._projects.parent)
 
@@ -76,7 +76,7 @@ def _tidy(database: Database, data_dir: Path) -> None:
             log.warning("a restore had ended before it was complete: everything is as it was before it")
         elif counts:
             shutil.rmtree(before, ignore_errors=True)
-            if before.exists():  # the row must tell of it as long as it is there
+            if before.exists():  # the row must exist as long as this folder does
                 continue
             _forget(database, incoming.name)
         shutil.rmtree(incoming, ignore_errors=True)

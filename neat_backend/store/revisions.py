@@ -1,4 +1,4 @@
-"""Revisions: the versions of predictions that this backend puts into Label Studio.
+"""Revisions: the versions of predictions that this backend publishes to Label Studio.
 
     begin ──▶ importing ──switched──▶ on ──the next one is switched──▶ old ──deleted──▶ gone
                   └────────────abandon────────────────────────────────▶ ┘
@@ -30,16 +30,16 @@ _projects = schema.projects
 
 
 def number(version: str) -> int | None:
-    """Of a version of ours; None for another's."""
+    """The number of a version of this backend; None for another version."""
     match = _VERSION.fullmatch(version)
     return None if match is None else int(match[1])
 
 
-def heed(conn: Connection, project: int, versions: Iterable[str]) -> None:
-    """Go on above the highest of these versions, which are there in Label Studio.
+def skip_to(conn: Connection, project: int, versions: Iterable[str]) -> None:
+    """Continue above the highest of these versions, which exist in Label Studio.
 
-    After a restore, or when the database was lost, `begin` would give a number again: the predictions would come to
-    lie beside those of its first time, and Label Studio would serve by the mean of both.
+    After a restore, or a loss of the database, `begin` could reuse a number. The new predictions would then be added to
+    the old ones, and Label Studio would order by the mean of both.
     """
     highest = max((number(version) or 0 for version in versions), default=0)
     behind = _projects.c.id == project, _projects.c.revision < highest
@@ -47,7 +47,7 @@ def heed(conn: Connection, project: int, versions: Iterable[str]) -> None:
 
 
 def begin(conn: Connection, project: int) -> str:
-    """A new revision's version, `neat-r000123`; no number comes twice."""
+    """Begin a revision; returns its version, `neat-r000123`. No number is used twice."""
     statement = (
         sa.update(_projects)
         .where(_projects.c.id == project)
@@ -73,17 +73,17 @@ def switched(conn: Connection, project: int, version: str) -> None:
 
 
 def abandon(conn: Connection, project: int, version: str) -> None:
-    """importing → old: it will not be switched on, what went in is to be deleted."""
+    """importing → old: it will not be switched on, and its predictions are to be deleted."""
     _move(conn, project, version, IMPORTING, OLD)
 
 
 def importing(conn: Connection, project: int) -> list[str]:
-    """Those begun and neither switched nor abandoned, oldest first: after a crash, the ones to abandon."""
+    """Versions in the state importing, oldest first; after a crash, abandon them."""
     return _versions(conn, project, IMPORTING)
 
 
 def to_delete(conn: Connection, project: int) -> list[str]:
-    """The old ones, oldest first."""
+    """Versions in the state old, oldest first."""
     return _versions(conn, project, OLD)
 
 

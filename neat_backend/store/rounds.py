@@ -7,6 +7,7 @@ start ──▶ running ──finish──▶ done
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,31 +26,33 @@ _table = schema.rounds
 _columns = [column for column in _table.c if column.name != "project"]
 
 
-def start(
-    conn: Connection,
-    project: int,
-    *,
-    trigger: str,
-    known: int,
-    invalid: int,
-    unlabelled: int,
-    queried: int,
-    queried_known: int,
-    classes: Sequence[str],
-) -> Round:
+@dataclass(frozen=True)
+class NewRound:
+    """A new round; fields as in `records.Round`."""
+
+    trigger: str
+    known: int
+    invalid: int
+    unlabelled: int
+    queried: int
+    queried_known: int
+    classes: Sequence[str]
+
+
+def start(conn: Connection, project: int, new: NewRound) -> Round:
     """A new running round with the next number; the first is 1."""
     enter_project(conn, project)
     last = conn.execute(sa.select(sa.func.max(_table.c.number)).where(_table.c.project == project)).scalar()
     round = Round(
         number=(last or 0) + 1,
-        trigger=trigger,
+        trigger=new.trigger,
         state=RUNNING,
-        known=known,
-        invalid=invalid,
-        unlabelled=unlabelled,
-        queried=queried,
-        queried_known=queried_known,
-        classes=tuple(classes),
+        known=new.known,
+        invalid=new.invalid,
+        unlabelled=new.unlabelled,
+        queried=new.queried,
+        queried_known=new.queried_known,
+        classes=tuple(new.classes),
         started_at=clock(conn),
     )
     conn.execute(sa.insert(_table).values(project=project, **{c.name: getattr(round, c.name) for c in _columns}))
@@ -71,7 +74,7 @@ def fail(conn: Connection, project: int, number: int, error: str) -> Round:
 
 
 def abandon_running(conn: Connection, project: int) -> int:
-    """Rounds whose process is gone: running → failed, "interrupted"; how many."""
+    """running → failed, "interrupted", for rounds whose process is gone; returns how many."""
     statement = sa.update(_table).where(_table.c.project == project, _table.c.state == RUNNING)
     return conn.execute(statement.values(state=FAILED, error="interrupted", finished_at=clock(conn))).rowcount
 

@@ -20,7 +20,7 @@ NEVER = -1  # a `seen` that is older than every real one
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware in, aware (UTC) out, on both databases. A naive time is refused: nobody knows what it means."""
+    """Aware in, aware (UTC) out, on both databases. A naive time is refused: its zone is unknown."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -101,14 +101,15 @@ projects = Table(
     Column("compared_at", UtcDateTime),
     Column("created_at", UtcDateTime),
     Column("connection", PlainText),
+    Column("target", sa.Double),
     Column("lease_owner", PlainText),
     Column("lease_until", UtcDateTime),
 )
 
 # The highest event id of each project, kept when events are pruned. Its row is locked by every
 # append, so that on PostgreSQL too the events of a project become visible in the order of their
-# ids. A table of its own, because whoever works on a project holds that row's lock meanwhile, and
-# because an event may come in before its project is connected.
+# ids. It is a table of its own because a project's worker holds the lock of the project's row, and
+# because an event may arrive before its project is connected.
 inbox_heads = Table(
     "inbox_heads",
     metadata,
@@ -130,7 +131,7 @@ events = Table(
     Column("payload", Json, nullable=False),  # last: the others can be read without walking through it
     sqlite_autoincrement=True,  # ids are never used again, not even after a prune
 )
-# Applied events, the many, stay out of the indices that the worker asks all the time.
+# Applied events, which are many, stay out of the indices that the worker queries often.
 for _name, _columns, _state in (
     ("queued", ("project", "id", "received_at"), "queued"),
     ("set_aside", ("project", "id"), "set_aside"),
@@ -145,7 +146,7 @@ tasks = Table(
     Column("project", sa.BigInteger, nullable=False),
     Column("id", sa.BigInteger, nullable=False),
     Column("state", PlainText, nullable=False),  # of the image; "deleted" is a tombstone, see tasks.py
-    Column("seen", sa.BigInteger, nullable=False),  # the latest word on whether it exists
+    Column("seen", sa.BigInteger, nullable=False),  # the latest event on whether it exists
     Column("content_seen", sa.BigInteger, nullable=False),  # where the columns below come from
     Column("updated_at", UtcDateTime),
     Column("has_annotations", sa.Boolean, nullable=False),
@@ -162,9 +163,9 @@ annotations = Table(
     Column("project", sa.BigInteger, nullable=False),
     Column("id", sa.BigInteger, nullable=False),
     Column("live", sa.Boolean, nullable=False),
-    Column("seen", sa.BigInteger, nullable=False),  # the latest that told of it, of any kind
+    Column("seen", sa.BigInteger, nullable=False),  # the latest that reported it, of any kind
     Column("synced_seen", sa.BigInteger, nullable=False),  # the latest synchronisation that found it
-    Column("deleted_seen", sa.BigInteger, nullable=False),  # the latest that told of its deletion
+    Column("deleted_seen", sa.BigInteger, nullable=False),  # the latest that reported its deletion
     Column("content_seen", sa.BigInteger, nullable=False),  # where the columns below come from
     Column("task", sa.BigInteger),
     Column("annotator", sa.BigInteger),
@@ -177,7 +178,7 @@ annotations = Table(
 )
 Index(None, annotations.c.project, annotations.c.task)
 
-# A table of its own: tasks and annotations are Label Studio's word, this is what we knew ourselves.
+# A table of its own: tasks and annotations come from Label Studio, this comes from the backend.
 selections = Table(
     "selections",
     metadata,
@@ -189,7 +190,7 @@ selections = Table(
     sqlite_with_rowid=False,
 )
 
-# What a task's annotator found filled in, see prefills.py.
+# Pre-filled choices, see prefills.py.
 prefills = Table(
     "prefills",
     metadata,
@@ -201,7 +202,22 @@ prefills = Table(
     sqlite_with_rowid=False,
 )
 
-# Where NEAT_ARRAYS_URL is set: what a project's array files are, and from whose folder; see objects.py.
+# Requests of the web to the worker, see requests.py.
+requests = Table(
+    "requests",
+    metadata,
+    Column("project", sa.BigInteger, nullable=False),
+    Column("kind", PlainText, nullable=False),
+    Column("name", PlainText, nullable=False),
+    Column("body", PlainText, nullable=False),
+    Column("answer", sa.LargeBinary),
+    Column("error", PlainText, nullable=False),
+    Column("asked_at", UtcDateTime, nullable=False),
+    *_project_key("kind", "name"),
+    sqlite_with_rowid=False,
+)
+
+# Where NEAT_ARRAYS_URL is set: the list of a project's array files, and its folder; see objects.py.
 array_lists = Table(
     "array_lists",
     metadata,

@@ -138,7 +138,7 @@ def some_values(path: Path, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.n
 
 
 def merge(kind: str, paths: Sequence[Path]) -> Segment:
-    """Newest per id. FileNotFoundError when a file has gone, or has just been set aside."""
+    """The newest value of each id. Raises FileNotFoundError when a file is missing or has been set aside."""
     plan = newest_rows(paths)
     if not plan:
         return Segment(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
@@ -187,7 +187,7 @@ def _same_layout(kind: str, layout: tuple[tuple[int, ...], np.dtype[Any]], value
 
 
 def set_aside(path: Path, error: Exception) -> None:
-    """Rename a damaged file out of the way; whoever does it logs it."""
+    """Rename a damaged file; the process that renames it logs it."""
     with suppress(FileNotFoundError), foreign_errors(path):
         path.rename(path.with_name(path.name + ".corrupt"))
         log.error("%s is damaged (%s): set aside as .corrupt, its content counts as absent", path, error)

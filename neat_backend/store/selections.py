@@ -1,7 +1,7 @@
-"""Where a task stood when it was chosen: its rank and inconsistency in the order that annotators were served.
+"""A task's rank and inconsistency in the served order when it was chosen.
 
-Kept at the answer that labels a task of the pool, so a task that is unlabelled and answered again gets the numbers
-of its new answer. Nothing is kept of labels that were there before the backend had an order.
+Stored with the answer that labels a task of the pool, so a task that is unlabelled and answered again gets new numbers.
+Labels from before the first order have none.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def note(conn: Connection, project: int, found: Mapping[int, Selection]) -> None
 
 
 def of(conn: Connection, project: int, tasks: Iterable[int]) -> dict[int, Selection]:
-    """What is kept of these tasks."""
+    """The stored selections of these tasks."""
     found: dict[int, Selection] = {}
     for part in chunks(plain_ids(tasks)):
         statement = sa.select(_table.c.task, _table.c.rank, _table.c.inconsistency).where(

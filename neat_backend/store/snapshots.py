@@ -1,10 +1,10 @@
-"""The order as the worker leaves it for the web: two files, so that a label costs as little in a large project.
+"""The order that the worker writes for the web, in two files, so that a label is cheap in a large project too.
 
 `head`     the first tasks with their numbers, the counts and the classes; written whenever any of it changes
 `ranking`  every unlabelled task's numbers; written as often as its size allows, so it may be a little older
 
-The head also names the tasks that have left the pool since the ranking was written. The worker writes it first
-and readers read it first, so that the ranking they read then is the one that these are missing from, or newer.
+The head also names the tasks that have left the pool since the ranking was written. The worker writes it first and
+readers read it first, so the ranking that they read is the one that this list refers to, or newer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_CLASS = ("predicted", "queue")  # columns of indices into the classes, -1 = 
 
 @dataclass(frozen=True)
 class Head:
-    """What comes next, and how much there is."""
+    """The first tasks of the order, and the counts."""
 
     tasks: Sequence[Ranked]  # best first
     classes: tuple[str, ...]
@@ -36,7 +36,7 @@ class Head:
     event: int  # highest inbox event that it reflects
     model_version: str = ""  # switched on in Label Studio, "" = none yet
     left: tuple[int, ...] = ()  # tasks that have left the pool since the ranking was written, ascending
-    features: str = ""  # the kind of array that the features are kept as, "" = not told
+    features: str = ""  # the kind of array that holds the features, "" = unknown
     without_label: tuple[WithoutLabel, ...] = ()  # answered tasks that have no label, by reason
 
 
@@ -48,6 +48,7 @@ def write_head(arrays: ProjectArrays, head: Head) -> None:
     places = {name: place for place, name in enumerate(head.classes)}
     rest["vote"] = np.array([-1 if one.vote is None else places[one.vote] for one in head.tasks], np.int16)
     rest["votes"] = np.array([one.votes for one in head.tasks], np.int16)
+    rest["drawn"] = np.array([one.drawn for one in head.tasks], np.bool_)
     arrays.write_snapshot("head", _table(head.tasks, head.classes) | rest)
 
 
@@ -108,13 +109,14 @@ def read_ranking(arrays: ProjectArrays, head: Head | None) -> dict[str, Any] | N
     at = np.searchsorted(ranking["ids"], newer["ids"])
     for name in _COLUMNS:
         ranking[name][at] = newer[name]
+    ranking["drawn"] = np.isin(ranking["ids"], [task.task for task in head.tasks if task.drawn])
     return ranking
 
 
 def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
     """One task of a ranking as a record."""
     predicted, queue = (int(ranking[name][at]) for name in _NO_CLASS)
-    votes = int(ranking["votes"][at]) if "votes" in ranking else 0  # the head alone tells them
+    votes = int(ranking["votes"][at]) if "votes" in ranking else 0  # only the head has them
     return Ranked(
         task=int(ranking["ids"][at]),
         rank=rank,
@@ -128,6 +130,7 @@ def row(ranking: Mapping[str, Any], at: int, rank: int) -> Ranked:
         known_chance=float(ranking["known_chance"][at]),
         queue=str(ranking["classes"][queue]) if queue >= 0 else None,
         place=int(ranking["place"][at]),
+        drawn=bool(ranking["drawn"][at]) if "drawn" in ranking else False,  # as votes
     )
 
 

@@ -1,4 +1,4 @@
-"""The few things that SQLite and PostgreSQL say differently, and statements in bounded pieces."""
+"""SQL that differs between SQLite and PostgreSQL, and statements in bounded pieces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neat_backend.store.schema import projects
 
 T = TypeVar("T")
 
-CHUNK = 1000  # rows that one statement is about
+CHUNK = 1000  # rows of one statement
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

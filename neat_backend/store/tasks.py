@@ -1,8 +1,8 @@
-"""Tasks and annotations as Label Studio last told them, whatever the order it was told in.
+"""The latest state of Label Studio's tasks and annotations, whatever the order in which reports arrive.
 
-Webhooks come twice, late and out of order, and a synchronisation reads while they come. So each
-mutation carries `seen`, the number of the inbox event that told it, or the inbox's
-`received_through` when the synchronisation began to read, and each row keeps two answers apart:
+Webhooks arrive twice, late and out of order, and a synchronisation reads meanwhile. So each mutation carries `seen`:
+the number of its inbox event, or the inbox's `received_through` when the synchronisation began to read. Each row
+decides two questions separately:
 
 - what it contains: the newest `updated_at` wins, then the later `seen`; but a synchronisation began after all that
   had a smaller `seen`, and wins over it whatever Label Studio's clock said;
@@ -10,9 +10,9 @@ mutation carries `seen`, the number of the inbox event that told it, or the inbo
   deleted comes back only when a synchronisation that began later has found it, since Label Studio
   never uses an id twice.
 
-Both are maxima, so updates and deletions may be applied in any order, and twice. What is gone leaves a tombstone for
-that, for a day (`prune`); what comes later than that, or of more than MOST_UNHEARD things that were deleted before they
-were heard of, counts as new until the next comparison with Label Studio.
+Both are maxima, so updates and deletions may be applied in any order, and twice. A deletion leaves a tombstone for a
+day (`prune`), and at most MOST_UNHEARD of rows that were unknown when deleted. A report without a tombstone counts as
+new until the next comparison with Label Studio.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 PENDING = "pending"  # the image has not been encoded yet
 READY = "ready"  # its features are kept
-FAILED = "failed"  # it can't be had or read; `image_error` says why
+FAILED = "failed"  # it can't be fetched or decoded; `image_error` says why
 _LIVE = (PENDING, READY, FAILED)
 
 _tasks = schema.tasks
@@ -49,7 +49,7 @@ class Upserted:
 
     new: list[int]
     image_changed: list[int]
-    revived: list[int]  # were deleted, or heard of first as deleted
+    revived: list[int]  # had a tombstone
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class FailedImage:
 
 @dataclass(frozen=True)
 class TaskImage:
-    """A live task's image, and how it fared."""
+    """A live task's image and its state."""
 
     image: str | None
     state: str
@@ -87,9 +87,9 @@ class TaskCounts:
 def upsert_tasks(
     conn: Connection, project: int, tasks: Sequence[Task], seen: int, authoritative: bool = False
 ) -> Upserted:
-    """Take in tasks as Label Studio gave them. A new, changed or revived image becomes pending.
+    """Insert or update tasks from Label Studio. A new, changed or revived image becomes pending.
 
-    authoritative: read from Label Studio by a synchronisation, not told by an event.
+    authoritative: read from Label Studio by a synchronisation, not reported by an event.
     """
     enter_project(conn, project)
     new: list[int] = []
@@ -136,7 +136,7 @@ def upsert_tasks(
 
 
 def delete_tasks(conn: Connection, project: int, ids: Collection[int], seen: int) -> list[int]:
-    """Tombstones for these tasks, also for MOST_UNHEARD never heard of. The ids that were live until now."""
+    """Write tombstones for these tasks, also for MOST_UNHEARD unknown ones. Returns the ids that were live."""
     enter_project(conn, project)
     left, buried = merging.tombstones_left(conn, _tasks.c.project == project, _tasks.c.state == DELETED), 0
     deleted: list[int] = []
@@ -168,7 +168,7 @@ def missing_tasks(
 
 
 def delete_unseen_tasks(conn: Connection, project: int, ids: Sequence[int], seen: int) -> list[int]:
-    """Tombstones for those of these live tasks that no event after `seen` has told of; which."""
+    """Write tombstones for these live tasks, except those with an event after `seen`; returns their ids."""
     enter_project(conn, project)
     deleted: list[int] = []
     for part in chunks(ids):
@@ -243,9 +243,9 @@ def set_image_state(
     error: str = "",
     images: Mapping[int, str | None] | None = None,
 ) -> None:
-    """Note how the images of live tasks fared.
+    """Set the image states of live tasks.
 
-    images: what was worked on, by task. A task whose image is another by now keeps its state.
+    images: the processed references, by task. A task whose image has changed meanwhile keeps its state.
     """
     if state not in _LIVE:
         raise ValueError(f"{state!r} is no image state")
@@ -289,20 +289,15 @@ def retry_failed(conn: Connection, project: int) -> int:
     return conn.execute(statement.values(state=PENDING, image_error="")).rowcount
 
 
-def reset_images(conn: Connection, project: int) -> None:
-    """All live tasks → pending, as after a change of encoder."""
-    conn.execute(sa.update(_tasks).where(*_live_tasks(project)).values(state=PENDING, image_error=""))
-
-
 # annotations
 
 
 def upsert_annotations(
     conn: Connection, project: int, annotations: Sequence[Annotation], seen: int, authoritative: bool = False
 ) -> set[int]:
-    """Take in annotations; the tasks, known or not, whose live annotations are others now.
+    """Insert or update annotations. Returns the tasks, known or not, whose live annotations changed.
 
-    authoritative: read from Label Studio by a synchronisation, not told by an event.
+    authoritative: read from Label Studio by a synchronisation, not reported by an event.
     """
     enter_project(conn, project)
     affected: set[int] = set()
@@ -351,7 +346,7 @@ def upsert_annotations(
 
 
 def delete_annotations(conn: Connection, project: int, ids: Collection[int], seen: int) -> set[int]:
-    """Tombstones for these annotations, also for MOST_UNHEARD never heard of. The tasks that lost one."""
+    """Write tombstones for these annotations, also for MOST_UNHEARD unknown ones. Returns the tasks that lost one."""
     enter_project(conn, project)
     left, buried = merging.tombstones_left(conn, _annotations.c.project == project, _annotations.c.task.is_(None)), 0
     affected: set[int] = set()
@@ -383,7 +378,7 @@ def missing_annotations(
 
 
 def delete_unseen_annotations(conn: Connection, project: int, ids: Sequence[int], seen: int) -> set[int]:
-    """Tombstones for those of these annotations that no event after `seen` has told of. The tasks that lost one."""
+    """Write tombstones for these annotations, except those with an event after `seen`. Returns their tasks."""
     enter_project(conn, project)
     lost: set[int] = set()
     for part in chunks(ids):
@@ -395,10 +390,10 @@ def delete_unseen_annotations(conn: Connection, project: int, ids: Sequence[int]
 
 
 def prune(conn: Connection, project: int, through: int, limit: int = 10_000) -> int:
-    """Delete tombstones that nobody has told anything of after the event `through`; how many.
+    """Delete tombstones without a report after the event `through`; returns how many.
 
-    A deleted task goes with its annotations. What is told of one after that, so late, counts as new, until the next
-    comparison. At most `limit`, so that nobody waits long for the database: call again while it returns that.
+    A deleted task goes with its annotations. A later report counts as new until the next comparison. At most `limit`,
+    so that others don't wait long for the database: call again while it returns `limit`.
     """
     enter_project(conn, project)
     gone = sa.select(_tasks.c.id).where(
@@ -465,7 +460,7 @@ def _tell_of_unreadable(project: int, annotation: Annotation) -> None:
 
 
 def _shown(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """What `annotations_of` gives of it."""
+    """The columns that `annotations_of` returns."""
     if not row["live"]:
         return None
     names = ("task", "annotator", "choices", "was_cancelled", "ground_truth", "updated_at")
@@ -482,7 +477,7 @@ def _bury_annotations(conn: Connection, project: int, ids: Sequence[int], seen: 
 
 
 def _live_tasks(project: int) -> tuple[ColumnElement[bool], ...]:
-    """Spelt with IN, so that the index by state finds them without looking at the rows."""
+    """The condition for live tasks, with IN, so that the index by state alone answers it."""
     return _tasks.c.project == project, _tasks.c.state.in_(_LIVE)
 
 

@@ -1,10 +1,10 @@
-"""What a project's webhook proves itself with.
+"""The token that authenticates a project's webhook.
 
 Label Studio shows a webhook's headers to the members of the project, so the user name and password of this backend must
-not be among them. Each project's webhook gets a token that is good for the news of that project alone. It is made
-from a random key in the data folder, which all processes of the backend share; without the file there is a new
-one, and the next reading of a project gives its webhook the new token. Hosts with data folders of their own
-(NEAT_ARRAYS_URL) share it through the database.
+not be among them. Each project's webhook gets a token that is valid for that project's events alone. It is derived from
+a random key in the data folder, which all processes of the backend share. If the file is lost, a new key is made, and
+the next synchronisation gives each webhook its new token. Hosts with data folders of their own (NEAT_ARRAYS_URL) share
+the key through the database.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def token(data_dir: Path, project: int) -> str:
 
 
 def project_of(data_dir: Path, token: str) -> int | None:
-    """Whose token it is; None for any other text. Takes as long for a wrong one as for a right one."""
+    """The project of a token; None for any other text. Takes constant time."""
     match = re.fullmatch(r"([1-9][0-9]{0,18})\.([0-9a-f]{64})", token)
     if match is None:
         return None
@@ -43,7 +43,7 @@ def project_of(data_dir: Path, token: str) -> int | None:
 
 
 def share(database: Database, data_dir: Path) -> None:
-    """Make the key of this data folder that of all hosts on the database: the first one's that came.
+    """Share one key among all hosts on the database: that of the first host.
 
     For hosts with data folders of their own. Raises StoreError.
     """
@@ -65,7 +65,7 @@ def _code(key: bytes, project: int) -> str:
 
 
 def _key(data_dir: Path) -> bytes:
-    """The key; made by whoever needs it first."""
+    """The key, made at first use."""
     path = data_dir / FILE
     try:
         try:
@@ -81,7 +81,7 @@ def _key(data_dir: Path) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Whole or not at all, and the first one wins: a link to a name that exists is refused."""
+    """Make the key file atomically; the first process wins, since a link to an existing name is refused."""
     draft = _drafted(path, secrets.token_bytes(_BYTES))
     try:
         with contextlib.suppress(FileExistsError):
@@ -91,7 +91,7 @@ def _make(path: Path) -> None:
 
 
 def _drafted(path: Path, key: bytes) -> Path:
-    """A file beside `path` with the key, whole and for its owner alone."""
+    """Write a complete file with the key beside `path`, readable by its owner alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{FILE}.{secrets.token_hex(8)}")
     try:

@@ -1,4 +1,4 @@
-"""Which samples to ask about next: one file and one function `select` for each strategy.
+"""Query strategies: one file with one function `select` for each.
 
     select(pool, batch_size, rng) → int64 [min(batch_size, offered)], indices of offered samples, best first
 
@@ -31,6 +31,10 @@ STRATEGIES = (
     "badge",
     "mqnet",
     "lfosa",
+    "eoal",
+    "bual",
+    "eaoa",
+    "e2oal",
     "neat",
     "neat_passive",
     "neat_plus",
@@ -42,12 +46,22 @@ def module(name: str) -> Any:
     """What has the strategy's `select`, that after `hybrid:` for a hybrid. Raises SettingsError for an unknown name."""
     plain = name.removeprefix(HYBRID).partition("-")[0]
     if plain in STRATEGIES:
-        return import_module(f"neat_backend.strategies.{plain}")  # only then: some bring torch
+        return import_module(f"neat_backend.strategies.{plain}")  # at use: some import torch
     found = plugins.load(plugins.STRATEGIES, plain)
     if found is None:
         accepted = ", ".join((*STRATEGIES, *plugins.names(plugins.STRATEGIES)))
         raise SettingsError(f"strategy {name!r}: must be one of {accepted}, or {HYBRID}NAME")
     return found if hasattr(found, "select") else SimpleNamespace(select=found)
+
+
+def following(name: str) -> Select:
+    """The same for one pool again and again while it is labelled: it may keep what labels don't change.
+
+    `strategy(name)` gives the same answers. Samples are told apart by the pool's keys.
+    """
+    found = module(name)
+    select: Select = found.Following() if hasattr(found, "Following") and name.isidentifier() else strategy(name)
+    return select
 
 
 def strategy(name: str) -> Select:

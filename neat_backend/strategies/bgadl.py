@@ -1,4 +1,4 @@
-"""BGADL: ask where dropout passes disagree, then make one new sample from each answered one.
+"""BGADL: query where dropout passes disagree, then generate one new sample from each answered one.
 
 Tran et al., "Bayesian Generative Active Deep Learning", ICML 2019. `select` is BALD by Monte Carlo dropout (Gal et
 al., ICML 2017), 20 passes as in the authors' code (toantm/BGADL); that code scores a random 2,000 of the pool in each

@@ -18,7 +18,7 @@ def embeddings(pool: Pool, indices: Indices) -> Floats:
 def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     """Again and again the sample farthest from its nearest centre, ties by smaller index.
 
-    The centres are the labelled samples, the invalid ones too (both have been asked about), and those chosen so far;
+    The centres are the labelled samples, the invalid ones included (both have been queried), and those chosen so far;
     distances are Euclidean. With nothing labelled the first is drawn at random. Memory is O(u): distances are kept
     to the nearest centre only.
     """

@@ -36,18 +36,18 @@ def train_detector(pool: Pool, rng: np.random.Generator) -> Model | None:
     return pool.learner.fit(labelled, targets, pool.n_classes + 1, rng, temperature=TEMPERATURE)
 
 
-def larger_component(activations: Floats, seed: int) -> Floats:
-    """Posterior of the component of larger mean in a two-component mixture fitted to activations [m]: float64 [m].
+def larger_component(activations: Floats, seed: int, components: int = 2) -> Floats:
+    """Posterior of the component of largest mean in a mixture of `components` fitted to activations [m]: float64 [m].
 
-    Fewer than two activations can't be fitted: 0. (The authors' code leaves such a group out of the query.)
+    Fewer activations than components can't be fitted: 0. (The authors' code leaves such a group out of the query.)
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    if len(activations) < 2:
+    if len(activations) < components:
         return np.zeros(len(activations))
     mixture = GaussianMixture(
-        2, max_iter=MAX_ITERATIONS, tol=TOLERANCE, reg_covar=VARIANCE_ADDED, random_state=seed, covariance_type="full"
+        components, max_iter=MAX_ITERATIONS, tol=TOLERANCE, reg_covar=VARIANCE_ADDED, random_state=seed
     )
     column = activations[:, None]
     with warnings.catch_warnings():  # ten iterations may not converge, and equal activations are one cluster: meant

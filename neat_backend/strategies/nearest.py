@@ -13,7 +13,7 @@ import numpy as np
 from neat_backend.ranking.kernels import NONE, grid_similarities, in_parallel
 from neat_backend.ranking.pool import Floats, Indices
 
-_SPARE = 8  # neighbours asked of FAISS beyond K, to prove that the K are the right ones
+_SPARE = 8  # neighbours requested from FAISS beyond K, to prove that the K are the right ones
 _SEARCH_ROWS = 8192
 _GPU_PAIRS = 1_000_000  # fewer are found before the labelled samples have been copied
 
@@ -36,17 +36,17 @@ def nearest(features: Floats, queries: Indices, among: Indices, k: int) -> tuple
     # FAISS sums in single precision: d·2^-24 off at most (Higham, Accuracy and Stability, 3.1), plus the rounding
     # to float32 of the exact value and of the bars below.
     error = np.float32(features.shape[1] * 2.0**-24 * 1.01 + 2.0**-23)
-    asked = min(len(among), k + 1 + _SPARE)  # one more: a query may find itself
+    requested = min(len(among), k + 1 + _SPARE)  # one more: a query may find itself
     for start in range(0, len(queries), _SEARCH_ROWS):
         part = slice(start, start + _SEARCH_ROWS)
-        rough, found = index.search(features[queries[part]], asked)  # [r, asked], best first
-        places = among[found]  # [r, asked]
+        rough, found = index.search(features[queries[part]], requested)  # [r, requested], best first
+        places = among[found]  # [r, requested]
         values = _checked(features, queries[part], places, rough, k, error)
         order = np.lexsort((places, -values), axis=1)[:, :k]
         best = np.take_along_axis(values, order, axis=1)
         similarities[part, : order.shape[1]] = best
         indices[part, : order.shape[1]] = np.where(best > -np.inf, np.take_along_axis(places, order, axis=1), NONE)
-        if asked < len(among):
+        if requested < len(among):
             # Whatever FAISS left out is at most its last value plus the error.
             unproven = start + np.flatnonzero(best[:, -1] <= rough[:, -1] + error)
             indices[unproven], similarities[unproven] = _among_all(features, queries[unproven], among, k)
@@ -63,7 +63,7 @@ def _index(rows: Floats, n_queries: int) -> faiss.Index:
 
 
 def _checked(features: Floats, queries: Indices, places: Indices, rough: Floats, k: int, error: np.float32) -> Floats:
-    """Exact similarities of the pairs that may be among the k nearest, -inf for the others: float32 [r, asked]."""
+    """Exact similarities of the pairs that may be among the k nearest, -inf for the others: float32 [r, requested]."""
     values = np.full(rough.shape, -np.inf, np.float32)
     # The (k+1)-th, because the query itself may be among the first k.
     bar = rough[:, min(k, rough.shape[1] - 1)] - 2 * error  # [r]

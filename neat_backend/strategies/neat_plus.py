@@ -1,154 +1,183 @@
-"""neat_plus: the pool as a standing background class, a calibrated p(known), and a batch that covers what is uncertain.
+"""neat_plus: a sample of the known part of the pool, and a batch that covers it where the classifier is unsure.
 
 One query:
 
-1.  z(x), how much more like known samples than like the pool and the invalid ones x is (`plus_detector`).
-2.  Gate: x may be asked about when z(x) ≥ the 10 % quantile of z over the labelled known samples, as many as would
-    admit nine of ten known samples of the pool if the labelled ones stood for them. Wide on purpose: what lies
-    closest to the labelled set is pure and teaches nothing. At least 2B are let in.
-3.  p(known | z), fitted to the answers so far.
-4.  u(x) = 1 - (P₁ - P₂) + 0.05, P₁ and P₂ being the classifier's two largest probabilities (margin sampling, Scheffer
+1.  p(x), how likely x is of a known class (`plus_detector`).
+2.  Candidates are drawn with probability proportional to p, without replacement (Efraimidis and Spirakis, 2006). They
+    stand for the known classes as the pool has them: nothing is cut off, so no class is lost.
+3.  u(x) = 1 - (P₁ - P₂) + 0.05, P₁ and P₂ being the classifier's two largest probabilities (margin sampling, Scheffer
     et al. 2001; the 0.05 leaves sure samples a little to say). Without a classifier u is the same for all.
-5.  Greedy facility location (Wei, Iyer and Bilmes, ICML 2015) over a random part of the gate: each choice c has the
-    largest p(c)^γ u(c) · Σ_x p(x)^γ u(x) · max(0, s(x, c) - the largest similarity of x to a labelled known sample or
-    to an earlier choice). Early, when little is covered, it spreads; later what is left uncovered is what u singles
-    out.
-6.  γ follows the precision that queries really had: 1 at first, doubled after one below 0.7, halved after one above
-    0.8. A classifier that is sure of nearly all known samples is uncertain about the unknown ones: then purity has
-    to weigh more; where most answers are known anyway it can weigh less.
+4.  Greedy facility location (Wei, Iyer and Bilmes, ICML 2015): each choice c has the largest
 
-7.  A class without a label looks like what is unknown. While there are any, their share of the batch is spread by the
-    same greedy choice, all weights 1, over what lies outside the gate and is far from all that is labelled. A class
-    with one or two labels gets its share of the samples nearest to them.
+        p(c)^γ u(c) / (1 + n(c))² · Σ_x w(x) u(x) · max(0, s(x, c) - covered(x))
 
-`neat_plus-PART-…` is the same without those of PARTS: `docs/neat-plus.md` has the measurements, and what was tried and
-dropped. `pool.k`, `pool.rule` and `pool.cut` belong to NEAT and are not used; neither is the learner.
+    w(x) is how much of the known part x stands for, p over its chance to be drawn. covered(x) is the largest similarity
+    s of x to a labelled known sample or to an earlier choice. n(c) is the number of labels that c's predicted class
+    has, earlier choices of this batch counting p each: classes stay in balance.
+5.  γ ≥ 0 is the smallest whose batch has a mean p of the precision wanted: that is `pool.target_precision`, plus
+    twice what the queries so far were below it, or minus twice what they were above. More purity than wanted would
+    cost variety and lose the classes that are hard to tell from unknown ones.
+6.  A class without a label looks like what is unknown. While there are any, their share of the batch is drawn at
+    random.
+
+`neat_plus-PART-…` is the same without those of PARTS. `docs/neat-plus.md` has measurements, `benchmarks/neat-plus.md`
+those of each part. `pool.k`, `pool.rule` and `pool.cut` belong to NEAT and are not used; neither is the learner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.errors import SettingsError
-from neat_backend.ranking.pool import UNLABELLED, Indices, Past, Pool, Select
-from neat_backend.strategies import plus_choice, plus_detector
+from neat_backend.ranking.hashing import mixed
+from neat_backend.ranking.pool import Indices, Past, Pool, Select
+from neat_backend.strategies import plus_detector
+from neat_backend.strategies.plus_space import Space
 
 Floats = NDArray[np.float64]
 
-LEFT_OUT = 0.1  # share of the labelled known samples below the gate
 LEAST_UNCERTAIN = 0.05
-PRECISION_WANTED = (0.7, 0.8)  # of a query
-MOST_PURITY = 64.0  # γ lies between this and its reciprocal
-PURITY_STEP = 2.0  # what γ is multiplied or divided by after a query that missed it
-RARE = 3  # labels; a class with fewer gets its share of the batch whatever z says
-HEAD = 1000  # candidates compared with one another, or HEAD_BATCHES · B if that is more
-HEAD_BATCHES = 3
-PARTS = (*plus_detector.PARTS, "gate", "p", "feedback", "uncertainty", "cover", "rare")  # what can be left out
+LEAST_KNOWN = 1e-9
+MOST_WANTED = 0.95  # mean p of a batch
+MOST_PURITY = 8.0  # γ
+FEEDBACK = 2.0  # how much of a lack of precision the next query makes up for
+HALVINGS = 5  # of the range of γ
+HEAD = 1000  # candidates, or HEAD_BATCHES · B if that is more
+HEAD_BATCHES = 5
+PARTS = (*plus_detector.PARTS, "uncertainty", "balance", "target")  # that can be left out
 
 
 def select(pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
     """B offered samples in the order of the greedy choice; see the module."""
-    return _select(pool, batch_size, rng, frozenset(PARTS))
+    return Following()(pool, batch_size, rng)
+
+
+class Following:
+    """`select` for one pool again and again while it is labelled: keeps its space, and gives the same answers.
+
+    Samples are told apart by the pool's keys: a sample with other features needs another key, or a new `Following`.
+    """
+
+    def __init__(self, parts: frozenset[str] = frozenset(PARTS)) -> None:
+        self._parts, self._space = parts, Space()
+
+    def __call__(self, pool: Pool, batch_size: int, rng: np.random.Generator) -> Indices:
+        """B offered samples in the order of the greedy choice; see the module."""
+        return _select(pool, batch_size, rng, self._parts, self._space)
 
 
 def without(parts: Sequence[str]) -> Select:
     """The same with some of PARTS left out. Raises SettingsError for what is none of them.
 
-    odds, ratio, background, invalid: see plus_detector.detection_score. gate: all may be asked about. p: it weighs 1
-    for all. feedback: γ = 1. uncertainty: u = 1. cover: the B with the largest p^γ u, at random where these are all
-    alike. rare: no share for classes with few labels.
+    soft, near: see plus_detector.probability_known. uncertainty: u = 1. balance: n = 0. target: γ = 0.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise SettingsError(f"neat_plus has no part {unknown[0]!r}: {', '.join(PARTS)}")
     kept = frozenset(PARTS) - set(parts)
-    return lambda pool, batch_size, rng: _select(pool, batch_size, rng, kept)
+    return lambda pool, batch_size, rng: Following(kept)(pool, batch_size, rng)
 
 
-def _select(pool: Pool, batch_size: int, rng: np.random.Generator, parts: frozenset[str]) -> Indices:
-    """The generator draws the part of the gate that is compared, and nothing else of the whole method.
-
-    Before any known sample is labelled there is nothing to tell known from unknown by: then those most like a class
-    name come first, or, where the encoder reads no text, a random sample that covers the pool.
-    """
+def _select(pool: Pool, batch_size: int, rng: np.random.Generator, parts: frozenset[str], space: Space) -> Indices:
+    """Before any known sample is labelled there is nothing to tell known from unknown by: then those most like a class
+    name come first, or, where the encoder reads no text, a random sample is covered evenly."""
     size = min(batch_size, len(pool.offered))
     if not size:
         return pool.offered[:0].copy()
-    if not len(pool.known):
-        return _without_known(pool, size, rng)
-    behind = plus_detector.background(pool)
-    score = plus_detector.detection_score(pool, behind, parts)
-    unlabelled = behind[pool.labels[behind] == UNLABELLED]
-    p = plus_detector.probability_known(score, pool.known, pool.invalid, unlabelled)
-    admitted: Indices = np.arange(len(pool.offered))
-    if "gate" in parts:
-        admitted = gate(score[pool.offered], score[pool.known], size)
-    explored = pool.offered[:0]
-    if "rare" in parts:
-        explored = _explored(pool, np.delete(pool.offered, admitted), size, rng)
-        explored = np.concatenate([explored, _of_rare_classes(pool, explored, size)])[:size]
-    offered = np.setdiff1d(pool.offered[admitted], explored)
-    head = _sample(offered, max(HEAD, HEAD_BATCHES * size), rng) if "cover" in parts else offered
-    value: Floats = np.ones(len(head))
-    if "p" in parts:
-        value = p[head] ** (purity_weight(pool.past) if "feedback" in parts else 1.0)
-    if "uncertainty" in parts:
-        value = value * uncertainty(pool.probabilities(head))
-    if "cover" in parts:
-        covered = (pool.features[head] @ pool.features[pool.known].T).max(axis=1)
-        best = head[_cover(pool, head, value, value, covered, size - len(explored))]
+    p: Floats = np.ones(len(pool.labels))
+    unseen = 0
+    if len(pool.known):
+        pool = space.follow(pool)
+        p = np.maximum(plus_detector.probability_known(pool, space.nearness(), parts), LEAST_KNOWN)
+        unseen = pool.n_classes - len(np.unique(pool.labels[pool.known]))
+    elif pool.class_features is not None:
+        likeness = (pool.features[pool.offered] @ pool.class_features.T).max(axis=1)
+        return pool.offered[np.argsort(-likeness, kind="stable")[:size]]
     else:
-        best = head[np.lexsort((rng.random(len(head)), -value))[: size - len(explored)]]
-    return np.concatenate([best, explored])
+        pool = space.follow(pool)
+    waits = -np.log(uniform(pool.sample_keys, int(rng.integers(2**62))))  # exponential, one for each sample
+    at_random = pool.offered[np.argsort(waits[pool.offered])[: round(size * unseen / pool.n_classes)]]
+    offered = np.setdiff1d(pool.offered, at_random)
+    size -= len(at_random)
+    places, share = drawn(p[offered], max(HEAD, HEAD_BATCHES * size), waits[offered])
+    head = offered[places]
+    probabilities = pool.probabilities(head)
+    unsure = uncertainty(probabilities) if "uncertainty" in parts else np.ones(len(head))
+    counts = np.bincount(pool.labels[pool.known], minlength=pool.n_classes).astype(np.float64)
+    classes = probabilities.argmax(axis=1) if "balance" in parts else None
+    similarities = pool.features[head] @ pool.features[head].T  # [m, m]
+    np.fill_diagonal(similarities, 1)
+    covered = (pool.features[head] @ pool.features[pool.known].T).max(axis=1, initial=-1)
+    mass = (share * unsure).astype(np.float32)
+    candidates = Candidates(similarities, mass, covered, p[head], classes, counts)
+
+    def batch(purity: float) -> Indices:
+        return candidates.cover(p[head] ** purity * unsure, size)
+
+    wanted = wanted_precision(pool.past, pool.target_precision) if "target" in parts else 0.0
+    return mixed_in(head[steered(batch, p[head], wanted)], at_random, len(pool.labelled))
 
 
-def _explored(pool: Pool, outside: Indices, size: int, rng: np.random.Generator) -> Indices:
-    """Samples outside the gate that cover what no labelled one does, in the share of classes without any label."""
-    missing = pool.n_classes - len(np.unique(pool.labels[pool.known]))
-    wanted = min(round(size * missing / pool.n_classes), len(outside))
-    if not wanted:
-        return outside[:0]
-    head = _sample(outside, max(HEAD, HEAD_BATCHES * wanted), rng)
-    covered = (pool.features[head] @ pool.features[pool.labelled].T).max(axis=1)
-    even = np.ones(len(head))
-    return head[_cover(pool, head, even, even, covered, wanted)]
+def mixed_in(chosen: Indices, at_random: Indices, labelled: int) -> Indices:
+    """Both in one order, each in its own, evenly: of so many first labels, as many are random as there is a share.
 
-
-def _of_rare_classes(pool: Pool, taken: Indices, size: int) -> Indices:
-    """For each class with a label but fewer than RARE, its share of the batch: those nearest to its labels."""
-    counts = np.bincount(pool.labels[pool.known], minlength=pool.n_classes)
-    found = taken
-    for code in np.flatnonzero((counts > 0) & (counts < RARE)) if pool.n_classes > 1 else ():
-        left = np.setdiff1d(pool.offered, found)
-        nearness = (pool.features[left] @ pool.features[pool.labels == code].T).max(axis=1, initial=-1)
-        found = np.concatenate([found, left[np.argsort(-nearness, kind="stable")[: round(size / pool.n_classes)]]])
-    return found[len(taken) :]
-
-
-def purity_weight(past: tuple[Past, ...]) -> float:
-    """γ, the exponent of p(known), from the precision of all queries so far."""
-    low, high = PRECISION_WANTED
-    weight = 1.0
-    for query in past:
-        if not len(query.answers):
-            continue
-        precision = np.count_nonzero(query.answers >= 0) / len(query.answers)
-        weight *= PURITY_STEP if precision < low else 1 / PURITY_STEP if precision > high else 1.0
-    return float(np.clip(weight, 1 / MOST_PURITY, MOST_PURITY))
-
-
-def gate(offered: Floats, known: Floats, size: int) -> Indices:
-    """Places of the offered scores [u] at or above the LEFT_OUT quantile of the known ones, ascending.
-
-    Where fewer than 2 · size are, the best 2 · size; ties go to the smaller place.
+    labelled: labels so far. A plan that is made again after each label has a random sample as often at its first place.
     """
-    admitted = np.flatnonzero(offered >= np.quantile(known, LEFT_OUT))
-    if len(admitted) < 2 * size:
-        admitted = np.sort(np.argsort(-offered, kind="stable")[: 2 * size])
-    return admitted
+    size = len(chosen) + len(at_random)
+    turns = (labelled + np.arange(size + 1)) * len(at_random) // max(size, 1)
+    found = np.empty(size, np.int64)
+    found[np.diff(turns) > 0], found[np.diff(turns) == 0] = at_random, chosen
+    return found
+
+
+def wanted_precision(past: tuple[Past, ...], target: float) -> float:
+    """The precision of the next query: the target, plus FEEDBACK times what all queries so far were
+    below it, in [0, MOST_WANTED]."""
+    answers = np.concatenate([query.answers for query in past]) if past else np.zeros(0)
+    lacking = target - float((answers >= 0).mean()) if len(answers) else 0.0
+    return float(np.clip(target + FEEDBACK * lacking, 0, MOST_WANTED))
+
+
+def steered(batch: Callable[[float], Indices], p: Floats, wanted: float) -> Indices:
+    """The batch of the smallest γ in [0, MOST_PURITY] whose mean p is the wanted one; by halving."""
+    chosen = batch(0.0)
+    if not len(chosen) or p[chosen].mean() >= wanted:
+        return chosen
+    low, high = 0.0, MOST_PURITY
+    chosen = batch(high)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        tried = batch(middle)
+        if p[tried].mean() < wanted:
+            low = middle
+        else:
+            high, chosen = middle, tried
+    return chosen
+
+
+def uniform(keys: NDArray[np.uint64], seed: int) -> Floats:
+    """A number in (0, 1) for each key [n], drawn by the seed: the same for a key, whatever other keys there are."""
+    return ((mixed(keys.view(np.int64), seed) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def drawn(p: Floats, size: int, waits: Floats) -> tuple[Indices, Floats]:
+    """Places of `size` of p [m] > 0, or of all, drawn by p, ascending; and how much of the known each stands for.
+
+    Those with the smallest keys e / p are drawn, e = waits [m] being exponential; below the key τ of the next, with a
+    chance of π = 1 - exp(-τp). Each stands for p / π: the same where few are drawn of many, p where all are.
+    """
+    if len(p) <= size:
+        return np.arange(len(p)), p
+    keys = waits / p
+    order = np.argsort(keys, kind="stable")
+    places = np.sort(order[:size])
+    return places, p[places] / -np.expm1(-keys[order[size]] * p[places])
 
 
 def uncertainty(probabilities: Floats) -> Floats:
@@ -160,22 +189,53 @@ def uncertainty(probabilities: Floats) -> Floats:
     return uncertain
 
 
-def _without_known(pool: Pool, size: int, rng: np.random.Generator) -> Indices:
-    if pool.class_features is not None:
-        likeness = (pool.features[pool.offered] @ pool.class_features.T).max(axis=1)
-        return pool.offered[np.argsort(-likeness, kind="stable")[:size]]
-    head = _sample(pool.offered, max(HEAD, HEAD_BATCHES * size), rng)
-    even = np.ones(len(head))
-    return head[_cover(pool, head, even, even, np.zeros(len(head), np.float32), size)]
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates [m] of a batch, each standing for some of the pool's known part.
 
+    similarities: float32 [m, m], symmetric, 1 on the diagonal. mass, p: [m]. covered: [m], largest similarity to a
+    labelled known sample. classes: [m], or None to leave classes alone; counts: [C], labels of each class.
+    """
 
-def _sample(indices: Indices, size: int, rng: np.random.Generator) -> Indices:
-    return indices if len(indices) <= size else np.sort(rng.choice(indices, size, replace=False))
+    similarities: NDArray[np.float32]
+    mass: NDArray[np.float32]
+    covered: NDArray[np.float32]
+    p: Floats
+    classes: Indices | None
+    counts: Floats
 
+    @cached_property
+    def covers(self) -> Floats:
+        """What each covers as the first choice: [m]."""
+        return np.maximum(self.similarities - self.covered, 0) @ self.mass
 
-def _cover(
-    pool: Pool, head: Indices, weight: Floats, worth: Floats, covered: NDArray[np.float32], size: int
-) -> Indices:
-    similarities = pool.features[head] @ pool.features[head].T  # [m, m]
-    np.fill_diagonal(similarities, 1)
-    return plus_choice.cover(similarities, weight, worth, covered, size)
+    def cover(self, worth: Floats, size: int) -> Indices:
+        """`size` of them in the order of the greedy choice, each the one with the largest gain
+
+            gain(c) = worth(c) / (1 + counts(class of c))² · Σ_x mass(x) · max(0, s(x, c) - covered(x))
+
+        worth: [m]. covered(x) grows with each choice to the similarity to the nearest chosen, counts by its p. Ties go
+        to the smaller index. Gains only shrink, so a candidate is looked at again only when it is the best so far by
+        its last known gain (Minoux's accelerated greedy, 1978).
+        """
+        counts, covered = self.counts.copy(), self.covered
+
+        def gain(c: int, covers: float) -> float:
+            share = 1.0 if self.classes is None else 1 / (1 + float(counts[self.classes[c]])) ** 2
+            return float(worth[c]) * share * covers
+
+        # Negative gain, candidate, choices when it was computed.
+        queue = [(-gain(c, covers), c, 0) for c, covers in enumerate(self.covers.tolist())]
+        heapq.heapify(queue)
+        chosen: list[int] = []
+        while queue and len(chosen) < size:
+            _, c, when = heapq.heappop(queue)
+            if when < len(chosen):
+                covers = float(np.maximum(self.similarities[c] - covered, 0) @ self.mass)
+                heapq.heappush(queue, (-gain(c, covers), c, len(chosen)))
+                continue
+            chosen.append(c)
+            covered = np.maximum(covered, self.similarities[c])
+            if self.classes is not None:
+                counts[self.classes[c]] += self.p[c]
+        return np.array(chosen, dtype=np.int64)

@@ -1,9 +1,9 @@
-"""OPENMAX: ask first about what OpenMax holds most surely for one of the known classes.
+"""OPENMAX: query first the samples that OpenMax predicts most surely to be of a known class.
 
 Bendale and Boult, "Towards Open Set Deep Networks", CVPR 2016; settings as in the authors' code (OSDN): tail 20,
 alpha 10, distance euclidean/200 + cosine. Activations are the classifier's logits.
 
-Which end is asked about: the NEAT paper has OpenMax among its baselines as a method that tells known from unknown,
+Which end is queried: the NEAT paper has OpenMax among its baselines as a method that tells known from unknown,
 and its authors' code sorts the scores from high to low, with 0 for unknown classes. So the most surely known come
 first here too. (That code reads the true labels to know which are unknown; this one estimates it.)
 """

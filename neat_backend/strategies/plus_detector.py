@@ -1,11 +1,11 @@
-"""How likely a sample is of a known class: the pool itself stands in for what is unknown, in every query.
+"""How likely a sample is of a known class: unlabelled samples stand in for what is unknown, in every query.
 
-    background   a fixed random sample of the pool, BACKGROUND of them, labelled or not
-    η(x)         log odds of "some known class" against "background or invalid", from a softmax regression with
-                 C + 1 outputs on the features (E2OAL, CVPR 2026, trains such an output; LfOSA, CVPR 2022, one on
-                 answers alone)
-    s(x)         density ratio of near neighbours: a - (b + i) / 2, or a - b before anything is invalid, where a, b
-                 and i are the mean cosines to the NEIGHBOURS nearest known, background and invalid samples
+    background   a random sample of the unlabelled part of the pool
+    η(x)         log odds of "some known class" against "none of them", from a softmax regression with C + 1 outputs on
+                 the features. The background is trained as the last output (Elkan and Noto, KDD 2008), then again with
+                 soft labels: each sample as unknown with 1 - p and as class c with p · P(c), one step of expectation
+                 maximisation (Nigam et al., Machine Learning 2000)
+    s(x)         once samples are invalid: a - i, the mean cosines to the 5 nearest known and invalid samples
     z(x)         η and s, each in standard deviations of the background, added
     p(known | z) a logistic curve of z, fitted to the answers and, with soft labels, to the background
 
@@ -15,177 +15,106 @@ same for them as for the pool.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, logsumexp
+from scipy.special import expit, logsumexp, softmax
 
 from neat_backend.ranking.pool import UNLABELLED, Indices, Pool
 
 Floats = NDArray[np.float64]
 
-BACKGROUND = 3000
-BACKGROUND_FIT = 1000  # of them for η, drawn once; three times as many take three times as long
-NEIGHBOURS = 5
+BACKGROUND = 1000
 FOLDS = 3  # for the η of labelled samples
 PENALTY = 0.4  # on half the squared weights, beside the summed loss; features have root mean square length 1
 MOST_STEPS = 40
 SOFT_LABEL_STEPS = 4
-PARTS = ("odds", "ratio", "background", "invalid")  # of the score
-_BLOCK_ROWS = 2048
-_kept: list[tuple[weakref.ref[Any], bytes, Floats]] = []  # at most one: the features, the background, its b
+PARTS = ("soft", "near")  # that can be left out
 
 
 def background(pool: Pool) -> Indices:
-    """The same random sample of the pool in every query, in random order: any part of it is one as well."""
-    return np.random.default_rng(0).permutation(len(pool.labels))[:BACKGROUND]
+    """The first BACKGROUND unlabelled samples in the order of the pool's keys, the same in every query."""
+    unlabelled = np.flatnonzero(pool.labels == UNLABELLED)
+    return unlabelled[np.argsort(pool.sample_keys[unlabelled])[:BACKGROUND]]
 
 
-def detection_score(pool: Pool, behind: Indices, parts: Collection[str] = PARTS) -> Floats:
-    """z of all samples: float64 [n]. behind: the background. Needs a labelled known sample.
+def probability_known(pool: Pool, nearness: Floats, parts: Collection[str] = PARTS) -> Floats:
+    """p(known) of all samples: float64 [n]. Needs a labelled known sample and an unlabelled one.
 
-    parts: those of PARTS that are used: odds = η, ratio = s, background = b in s, invalid = invalid samples in both.
+    nearness: s of all samples [n]. parts: soft = η is trained again with soft labels; near = s.
     """
-    invalid = pool.invalid if "invalid" in parts else pool.invalid[:0]
-    used = []
-    if "odds" in parts:
-        used.append(log_odds(pool, behind, invalid))
-    if "ratio" in parts:
-        used.append(density_ratio(pool, behind if "background" in parts else behind[:0], invalid))
-    unlabelled = behind[pool.labels[behind] == UNLABELLED]
-    base = unlabelled if len(unlabelled) else behind
-    score = np.zeros(len(pool.labels))
-    for part in used:
-        score += (part - part[base].mean()) / (part[base].std() or 1.0)
-    return score
+    behind = background(pool)
+    unknown = np.eye(pool.n_classes + 1)[np.full(len(behind), pool.n_classes)]  # [m, C + 1]
+    score, classes = log_odds(pool, behind, unknown)
+    if "soft" in parts:
+        p = calibrated(score, pool.known, pool.invalid, behind)[behind, None]
+        score, _ = log_odds(pool, behind, np.concatenate([p * classes, 1 - p], axis=1))
+    if "near" in parts and len(pool.invalid):
+        score = score / (score[behind].std() or 1.0) + nearness / (nearness[behind].std() or 1.0)
+    return calibrated(score, pool.known, pool.invalid, behind)
 
 
-def density_ratio(pool: Pool, behind: Indices, invalid: Indices) -> Floats:
-    """s of all samples: a - (b + i) / 2, or a less the one of them that has samples: float64 [n]."""
-    others = [of_background(pool, behind)] if len(behind) else []
-    others += [mean_of_nearest(pool, invalid)] if len(invalid) else []
-    near_known = mean_of_nearest(pool, pool.known)
-    return near_known - sum(others, start=np.zeros(len(near_known))) / max(len(others), 1)
+def log_odds(pool: Pool, behind: Indices, shares: Floats) -> tuple[Floats, Floats]:
+    """η of all samples [n], and the classes' probabilities of the background, given that it is known [m, C].
 
-
-def of_background(pool: Pool, behind: Indices) -> Floats:
-    """b of all samples: float64 [n], `mean_of_nearest` of the background.
-
-    It is the same in every query, and the most expensive part of one, so the last answer is kept for as long as the
-    array of features exists that it was computed from.
+    behind: the background [m]; shares: what each of it counts as, rows sum to 1: [m, C + 1]. Labelled samples have
+    weight 1 each, the background together as much as the known ones. η of a labelled sample is of a fit without its
+    fold.
     """
-    for features, of, kept in _kept:
-        if features() is pool.features and of == behind.tobytes():
-            return kept
-    found = mean_of_nearest(pool, behind)
-    found.flags.writeable = False
-    _kept[:] = [(weakref.ref(pool.features), behind.tobytes(), found)]
-    return found
-
-
-def mean_of_nearest(pool: Pool, among: Indices, k: int = NEIGHBOURS) -> Floats:
-    """Mean cosine of every sample to the k nearest of `among`, itself apart: float64 [n]; fewer count as they are.
-
-    A sample with no other to compare with gets -1, the least there is.
-    """
-    columns = pool.features[among]  # [m, d]
-    place = np.full(len(pool.labels), -1)
-    place[among] = np.arange(len(among))
-    means = np.full(len(pool.labels), -1.0)
-    if not len(among):
-        return means
-    for start in range(0, len(means), _BLOCK_ROWS):
-        part = slice(start, start + _BLOCK_ROWS)
-        cosines = pool.features[part] @ columns.T  # [r, m]
-        own = np.flatnonzero(place[part] >= 0)
-        cosines[own, place[part][own]] = -np.inf
-        width = min(k, len(among))
-        best = -np.partition(-cosines, width - 1, axis=1)[:, :width].astype(np.float64)
-        count = np.isfinite(best).sum(axis=1)
-        sums = np.where(np.isfinite(best), best, 0.0).sum(axis=1)
-        means[part] = np.where(count > 0, sums / np.maximum(count, 1), -1.0)
-    return means
-
-
-def log_odds(pool: Pool, behind: Indices, invalid: Indices) -> Floats:
-    """η of all samples; that of a labelled one from a fit without its fold: float64 [n].
-
-    Known samples have weight 1 each, invalid ones too, the unlabelled background together as much as the known.
-    """
-    centre = pool.features[behind].mean(axis=0, dtype=np.float64).astype(np.float32)
-    spread = ((pool.features[behind] - centre) ** 2).sum(axis=1, dtype=np.float64).mean()
-    scale = np.float32(np.sqrt(spread) or 1.0)
-    unlabelled = behind[pool.labels[behind] == UNLABELLED][:BACKGROUND_FIT]
     known = pool.known[np.argsort(pool.labels[pool.known], kind="stable")]  # by class: each fold gets of all
-    labelled = np.concatenate([known, invalid])
-    targets = np.where(pool.labels[labelled] >= 0, pool.labels[labelled], pool.n_classes)
-    rest = (pool.features[unlabelled] - centre) / scale  # [m, d]
-    marked = (pool.features[labelled] - centre) / scale  # [l, d]
+    labelled = np.concatenate([known, pool.invalid])
+    rows = pool.features[np.concatenate([labelled, behind])]
+    base = rows[len(labelled) :]
+    centre = base.mean(axis=0, dtype=np.float64).astype(np.float32)
+    scale = np.float32(np.sqrt(((base - centre) ** 2).sum(axis=1, dtype=np.float64).mean()) or 1.0)
+    rows = (rows - centre) / scale
+    codes = np.where(pool.labels[labelled] >= 0, pool.labels[labelled], pool.n_classes)
+    marks = np.eye(pool.n_classes + 1)[codes]
 
     def fit(used: Indices, start: Floats | None = None) -> Floats:
-        of_background = np.full(len(rest), pool.n_classes)
-        share = np.count_nonzero(targets[used] < pool.n_classes) / max(len(rest), 1)
-        return fit_softmax(
-            np.concatenate([marked[used], rest]),
-            np.concatenate([targets[used], of_background]),
-            np.concatenate([np.ones(len(used)), np.full(len(rest), share)]),
-            pool.n_classes + 1,
-            start,
-        )
+        weight = np.count_nonzero(codes[used] < pool.n_classes) / len(behind)
+        some = np.concatenate([used, np.arange(len(labelled), len(rows))])
+        return fit_softmax(rows[some], np.concatenate([marks[used], weight * shares]), start)
 
     whole = fit(np.arange(len(labelled)))
-    odds = np.empty(len(pool.labels))
-    for at in range(0, len(odds), _BLOCK_ROWS):
-        odds[at : at + _BLOCK_ROWS] = _known_against_rest(
-            (pool.features[at : at + _BLOCK_ROWS] - centre) / scale, whole
-        )
+    weights = (whole[:-1] / scale).astype(np.float32)
+    logits = pool.features @ weights + (whole[-1] - centre @ weights)
     fold = np.arange(len(labelled)) % FOLDS
-    for left_out in range(min(FOLDS, len(labelled)) if len(labelled) > 1 else 0):
-        held = fold == left_out
-        odds[labelled[held]] = _known_against_rest(marked[held], fit(np.flatnonzero(~held), whole))
-    return odds
+    for held in (fold == number for number in range(min(FOLDS, len(labelled)) if len(labelled) > 1 else 0)):
+        without = fit(np.flatnonzero(~held), whole)
+        logits[labelled[held]] = rows[: len(labelled)][held] @ without[:-1].astype(np.float32) + without[-1]
+    return logsumexp(logits[:, :-1], axis=1) - logits[:, -1], softmax(logits[behind, :-1], axis=1)
 
 
-def _known_against_rest(features: NDArray[np.float32], weights: Floats) -> Floats:
-    logits = features @ weights[:-1].astype(np.float32) + weights[-1]  # [m, C + 1]
-    odds: Floats = logsumexp(logits[:, :-1], axis=1) - logits[:, -1]
-    return odds
+def fit_softmax(features: NDArray[np.float32], shares: Floats, start: Floats | None = None) -> Floats:
+    """Weights and, as the last row, biases [d + 1, K]; by L-BFGS from `start`, or from zero.
 
-
-def fit_softmax(
-    features: NDArray[np.float32], targets: Indices, weight: Floats, n_outputs: int, start: Floats | None = None
-) -> Floats:
-    """Weights and, as the last row, biases [d + 1, n_outputs]; by L-BFGS from `start`, or from zero.
-
-    They minimise Σ weight · cross-entropy + PENALTY/2 ‖weights‖²; the biases are free. features: [m, d].
+    They minimise -Σ share · log probability + PENALTY/2 ‖weights‖²; the biases are free. features: [m, d]; shares:
+    [m, K], how much each sample counts as each output.
     """
-    m, d = features.shape
-    wanted = np.zeros((m, n_outputs))
-    wanted[np.arange(m), targets] = 1
+    d, n_outputs = features.shape[1], shares.shape[1]
+    total = shares.sum(axis=1, keepdims=True)
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         weights, biases = flat[: d * n_outputs].reshape(d, n_outputs), flat[d * n_outputs :]
-        logits = (features @ weights.astype(np.float32)).astype(np.float64) + biases  # [m, n_outputs]
-        logs = logits - logsumexp(logits, axis=1, keepdims=True)
-        value = -float(weight @ logs[np.arange(m), targets]) + PENALTY / 2 * float((weights**2).sum())
-        slope = weight[:, None] * (np.exp(logs) - wanted)
+        logits = (features @ weights.astype(np.float32)).astype(np.float64) + biases  # [m, K]
+        logits -= logits.max(axis=1, keepdims=True)
+        logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        slope = total * np.exp(logs) - shares
         by_weights = features.T @ slope.astype(np.float32) + PENALTY * weights
+        value = -float((shares * logs).sum()) + PENALTY / 2 * float((weights**2).sum())
         return value, np.concatenate([by_weights.ravel(), slope.sum(axis=0)])
 
-    zero = np.zeros((d + 1) * n_outputs)
-    found = minimize(
+    found: Floats = minimize(
         loss,
-        zero if start is None else start.ravel(),
+        np.zeros((d + 1) * n_outputs) if start is None else start.ravel(),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": MOST_STEPS, "ftol": 1e-5, "gtol": 1e-3},
     ).x
-    weights: Floats = found.reshape(d + 1, n_outputs)
-    return weights
+    return found.reshape(d + 1, n_outputs)
 
 
 def known_share(of_known: Floats, of_pool: Floats) -> float:
@@ -199,15 +128,15 @@ def known_share(of_known: Floats, of_pool: Floats) -> float:
     return float(np.clip((above / (1 - quantiles)).min(), 0.02, 0.9))
 
 
-def probability_known(score: Floats, known: Indices, invalid: Indices, unlabelled: Indices) -> Floats:
+def calibrated(score: Floats, known: Indices, invalid: Indices, unlabelled: Indices) -> Floats:
     """p(known | z) = 1 / (1 + exp(-(β z + α))) of all samples, from their scores [n]: float64 [n].
 
     Known and invalid samples have weight 1. Each unlabelled one counts as known with its own p and as unknown with
     1 - p, all of them together as much as the known; p starts at the pool's share of known samples, and after each
     fit α is moved until p has that share as its mean.
     """
-    if not len(unlabelled):
-        unlabelled = np.concatenate([known, invalid])
+    spread = score[unlabelled].std() or 1.0  # the penalty of the fit is for scores of standard deviation 1
+    score = (score - score[unlabelled].mean()) / spread
     m = len(unlabelled)
     share = known_share(score[known], score[unlabelled])
     values = score[np.concatenate([known, unlabelled, unlabelled, invalid])]

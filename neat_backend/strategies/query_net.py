@@ -37,22 +37,17 @@ class QueryNet:
         return hidden
 
     def gradient(self, inputs: Floats, targets: Floats) -> tuple[Floats, Floats, Floats]:
-        """Gradient of `ranking_loss` of a batch by w1, b1 and w2; that by b2 is 0, as only differences count."""
+        """Gradient of a batch's ranking loss by w1, b1 and w2; that by b2 is 0, as only differences count.
+
+        The loss is the mean of max(0, 1 - y (s_i - s_j)) over the pairs of the batch: its first with its last, and so
+        inwards. y is 1 where target i is above target j, else -1. Equal targets have -1 too, as in the authors' code:
+        the order of a batch is random, so they pull neither way. The middle one of an odd number has no partner.
+        """
         w1, w2 = np.maximum(self.w1, 0), np.maximum(self.w2, 0)
         hidden = _sigmoid(inputs @ w1 + self.b1)  # [m, h]
         by_score = _loss_by_score(hidden @ w2, targets)  # [m]
         before = by_score[:, None] * w2 * hidden * (1 - hidden)  # [m, h]
         return inputs.T @ before * (self.w1 > 0), before.sum(axis=0), hidden.T @ by_score * (self.w2 > 0)
-
-
-def ranking_loss(scores: Floats, targets: Floats) -> float:
-    """Mean of max(0, 1 - y (s_i - s_j)) over the pairs of a batch: its first with its last, and so inwards.
-
-    y is 1 where target i is above target j, else -1. Equal targets have -1 too, as in the authors' code: with the
-    order of a batch random that pulls neither way. The middle one of an odd number has no partner.
-    """
-    differences, signs = _pairs(scores, targets)
-    return float(np.maximum(MARGIN - signs * differences, 0).mean())
 
 
 def train_query_net(inputs: Floats, targets: Floats, rng: np.random.Generator) -> QueryNet:

@@ -135,14 +135,6 @@ class VaeAcgan:
             made.append(self._scale.outward(values).numpy())
         return np.concatenate(made)
 
-    @torch.no_grad()
-    def class_logits(self, inputs: Floats) -> Floats:
-        """What the class head says of inputs: float32 [m, C]."""
-        logits: Floats = (
-            self._networks.judge(self._scale.inward(torch.from_numpy(inputs)).to(self._device))[1].cpu().numpy()
-        )
-        return logits
-
 
 def train_vae_acgan(inputs: Floats, targets: NDArray[np.int64], n_classes: int, rng: np.random.Generator) -> VaeAcgan:
     """Train on samples [m, …] (images [m, 3, s, s] in [0, 1], or features [m, d]) with classes [m]; m ≥ 1.

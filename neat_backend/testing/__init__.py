@@ -1,4 +1,4 @@
-"""What every strategy and every encoder keeps, as test classes to inherit; pytest is needed.
+"""Contracts of strategies and encoders as test classes to inherit; pytest is needed.
 
 from neat_backend.testing import StrategyContract
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("neat_backend.testing.strategies", "neat_backend.testing.encoders")
+pytest.register_assert_rewrite("neat_backend.testing.strategies", "neat_backend.testing.encoder_contract")
 
-from neat_backend.testing.encoders import EncoderContract  # noqa: E402 - asserts are rewritten before the import
+from neat_backend.testing.encoder_contract import EncoderContract  # noqa: E402 - asserts are rewritten before the import
 from neat_backend.testing.strategies import StrategyContract  # noqa: E402
 
 __all__ = ["EncoderContract", "StrategyContract"]

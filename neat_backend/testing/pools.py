@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Floats, Generated, Indices, Pool
 from neat_backend.ranking.scores import INVALID
 
@@ -87,7 +87,7 @@ class LinearLearner:
 
 @dataclass(frozen=True)
 class FixedModel:
-    """Outputs that are written down: logits [n, n_outputs] and embeddings [n, h] of every sample."""
+    """Fixed outputs: logits [n, n_outputs] and embeddings [n, h] of every sample."""
 
     all_logits: Floats
     all_embeddings: Floats
@@ -124,7 +124,7 @@ def make_pool(
     model: bool = True,
     learner: bool = True,
 ) -> Pool:
-    """Clusters of unit features: one for each known class and as many that no known class has.
+    """Clusters of unit features: one for each known class and as many of unknown classes.
 
     The offered samples are drawn from all clusters; those left are labelled, the ones of unknown clusters INVALID
     or, without `invalid`, UNLABELLED and not offered. Arrays can't be written to. The model is trained on the known

@@ -1,4 +1,4 @@
-"""The contract of strategies: what each of them and every hybrid of it keeps, whatever the state of the labelling."""
+"""The contract of strategies: properties of each one and of its hybrid, in every state of the labelling."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from neat_backend.testing.pools import make_pool
 B = 20
 
 
-def asked_before(pool: Pool) -> Pool:
-    """The same with two earlier queries: half of the labelled samples, in some order."""
-    asked = np.random.default_rng(1).permutation(pool.labelled)[: len(pool.labelled) // 2]
-    parts = np.array_split(asked, 2)
+def after_queries(pool: Pool) -> Pool:
+    """The pool with two earlier queries: half of the labelled samples, in some order."""
+    queried = np.random.default_rng(1).permutation(pool.labelled)[: len(pool.labelled) // 2]
+    parts = np.array_split(queried, 2)
     return replace(pool, past=tuple(Past(part, pool.labels[part]) for part in parts))
 
 
 def one_class_so_far(pool: Pool) -> Pool:
-    """The same with only the samples of class 0 and the invalid ones labelled."""
+    """The pool with only the samples of class 0 and the invalid ones labelled."""
     return replace(pool, labels=np.where(pool.labels > 0, UNLABELLED, pool.labels))
 
 
@@ -45,7 +45,7 @@ def with_class_features(pool: Pool) -> Pool:
 # Name → pool and batch size.
 CASES: dict[str, tuple[Callable[[], Pool], int]] = {
     "the usual": (lambda: make_pool(), B),
-    "asked before": (lambda: asked_before(make_pool()), B),
+    "after queries": (lambda: after_queries(make_pool()), B),
     "fewer left than B": (lambda: make_pool(n_offered=7), B),
     "one offered": (lambda: make_pool(n_offered=1), B),
     "none offered": (lambda: make_pool(n_offered=0), B),
@@ -58,7 +58,7 @@ CASES: dict[str, tuple[Callable[[], Pool], int]] = {
     "fewer labelled than K": (lambda: make_pool(n=65, n_offered=60), B),
     "nothing labelled": (lambda: make_pool(n=60, n_offered=60), B),
     "no model": (lambda: make_pool(model=False), B),
-    "no model, asked before": (lambda: asked_before(make_pool(model=False)), B),
+    "no model, after queries": (lambda: after_queries(make_pool(model=False)), B),
     "the authors' rule and cut": (lambda: replace(make_pool(), rule="majority", cut=2), B),
     "class names as features": (lambda: with_class_features(make_pool()), B),
 }
@@ -115,13 +115,13 @@ class StrategyContract:
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)
-            answers.append(strategy(name)(asked_before(make_pool()), B, np.random.default_rng(3)))
+            answers.append(strategy(name)(after_queries(make_pool()), B, np.random.default_rng(3)))
         np.testing.assert_array_equal(answers[0], answers[1])
 
     def test_it_leaves_torchs_generator_as_it_was(self, name: str) -> None:
         torch.manual_seed(0)
         before = torch.get_rng_state()
-        strategy(name)(asked_before(make_pool()), B, np.random.default_rng(3))
+        strategy(name)(after_queries(make_pool()), B, np.random.default_rng(3))
         assert torch.equal(before, torch.get_rng_state())
 
     def test_it_falls_back_on_what_there_is_without_a_learner(self, name: str) -> None:
@@ -134,7 +134,7 @@ class StrategyContract:
         assert B < len(held) < len(pool.offered)
         assert np.isin(strategy(hybrid)(pool, B, np.random.default_rng(0)), held).all()
 
-    def test_all_that_are_offered_can_be_asked_for(self, name: str) -> None:
+    def test_all_offered_samples_can_be_chosen(self, name: str) -> None:
         pool = make_pool()
         chosen = strategy(name)(pool, len(pool.offered), np.random.default_rng(0))
         np.testing.assert_array_equal(np.sort(chosen), pool.offered)

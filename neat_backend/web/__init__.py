@@ -1,1 +1,1 @@
-"""The web process. It never imports torch, faiss, the SDK or label_studio_ml: a test sees to it."""
+"""The web process. It never imports torch, faiss, the SDK or label_studio_ml; a test checks that."""

@@ -1,4 +1,4 @@
-"""The API for people and programs: what `neat-backend status` and the dashboard show, as JSON."""
+"""The API for people and programs: the content of `neat-backend status` and the dashboard as JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import io
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flask import Blueprint, Response, jsonify, request
@@ -13,18 +14,24 @@ from flask.typing import ResponseReturnValue
 from numpy.typing import NDArray
 from PIL import Image
 
-from neat_backend import exports
 from neat_backend.errors import BadRequest
 from neat_backend.labelstudio.values import timestamp
+from neat_backend.service.lead import Lead
+from neat_backend.service.search import MOST_FOUND, SHOWN, Search
 from neat_backend.service.service import Service
+from neat_backend.web.bodies import json_body
 from neat_backend.web.numbers import whole_number
+
+if TYPE_CHECKING:
+    from neat_backend.exports import Wanted
 
 MOST_ROWS = 10_000
 MEDIA_TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
 
 
-def routes(service: Service) -> Blueprint:
+def routes(service: Service, lead: Lead) -> Blueprint:
     blueprint = Blueprint("api", __name__, url_prefix="/api")
+    search = Search(service)
 
     @blueprint.get("/projects")
     def projects() -> ResponseReturnValue:
@@ -47,6 +54,19 @@ def routes(service: Service) -> Blueprint:
     @blueprint.get("/projects/<int:project>/insight")
     def insight(project: int) -> ResponseReturnValue:
         return jsonify(service.insight(project))
+
+    @blueprint.get("/projects/<int:project>/people")
+    def people(project: int) -> ResponseReturnValue:
+        return jsonify(people=lead.people(project))
+
+    @blueprint.get("/projects/<int:project>/pace")
+    def pace(project: int) -> ResponseReturnValue:
+        return jsonify(lead.pace(project))
+
+    @blueprint.post("/projects/<int:project>/target")
+    def target(project: int) -> ResponseReturnValue:
+        body = json_body()
+        return jsonify(found=lead.set_target(project, body.get("found") if isinstance(body, dict) else None))
 
     @blueprint.get("/projects/<int:project>/map")
     def places(project: int) -> ResponseReturnValue:
@@ -76,8 +96,22 @@ def routes(service: Service) -> Blueprint:
     def explanation(project: int, task: int) -> ResponseReturnValue:
         return jsonify(service.explain(project, task))
 
+    @blueprint.get("/projects/<int:project>/tasks/<int:task>/similar")
+    def similar(project: int, task: int) -> ResponseReturnValue:
+        return jsonify(search.like(project, task, _number("limit", SHOWN, MOST_FOUND)))
+
+    @blueprint.get("/projects/<int:project>/search")
+    def by_text(project: int) -> ResponseReturnValue:
+        return jsonify(search.text(project, request.args.get("text", ""), _number("limit", SHOWN, MOST_FOUND)))
+
+    @blueprint.post("/projects/<int:project>/selection")
+    def selection(project: int) -> ResponseReturnValue:
+        return jsonify(search.select(project, _tasks(json_body())))
+
     @blueprint.get("/projects/<int:project>/export")
     def export(project: int) -> ResponseReturnValue:
+        from neat_backend import exports  # loads slowly
+
         format, features, wanted = request.args.get("format", "csv"), request.args.get("features", ""), _wanted()
         raw = _flag("raw")
         pieces = exports.stream(service.settings, service.database, project, format, wanted, features, raw)
@@ -103,7 +137,7 @@ def routes(service: Service) -> Blueprint:
 
 
 def _columns(tag: str, made: Callable[[], bytes | None], packed: bool = False) -> Response | tuple[Response, int]:
-    """The map's columns, made only for whoever has not got those of this tag. packed: gzip pays for them."""
+    """The map's columns; made only for a caller without those of this tag. packed: compress them."""
     answer = Response(mimetype="application/octet-stream")
     answer.headers["Cache-Control"] = "private, no-cache"
     if tag:
@@ -122,8 +156,18 @@ def _columns(tag: str, made: Callable[[], bytes | None], packed: bool = False) -
     return answer
 
 
-def _wanted() -> exports.Wanted:
+def _tasks(body: Any) -> list[int]:
+    """The task ids of a body."""
+    tasks = body.get("tasks") if isinstance(body, dict) else None
+    if not isinstance(tasks, list) or not all(type(task) is int and 0 < task < 2**63 for task in tasks):
+        raise BadRequest('give the tasks\' numbers as a list, such as {"tasks": [3, 5]}', "tasks")
+    return tasks
+
+
+def _wanted() -> Wanted:
     """The query of an export."""
+    from neat_backend import exports
+
     since = request.args.get("since")
     return exports.Wanted(
         include_invalid=_flag("include_invalid"),
@@ -152,7 +196,7 @@ def _share(name: str) -> float:
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """uint8 [h, w, 3] as a file."""
+    """Pixels uint8 [h, w, 3] as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", compress_level=1)
     return file.getvalue()

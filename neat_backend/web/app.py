@@ -10,27 +10,28 @@ from werkzeug.exceptions import HTTPException
 
 from neat_backend import logs
 from neat_backend.errors import BadRequest, StoreError, UnknownProject, UnknownTask
+from neat_backend.service.lead import Lead
 from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import objects, webhook_secret
 from neat_backend.store.database import Database
-from neat_backend.web import api, exposure, openapi, pages, protocol, readiness
+from neat_backend.web import api, exposure, openapi, pages, protocol, readiness, shown
 from neat_backend.web.bodies import one_large_at_a_time
 from neat_backend.web.guard import MIB, guard
-from neat_backend.web.metrics import Metrics
+from neat_backend.web.prometheus import Metrics
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 5
-BUSY_SECONDS = 10.0  # longest wait for another writer; then a thread is worth more to the next caller
+BUSY_SECONDS = 10.0  # longest wait for another writer; then the thread is freed for the next caller
 
 
 def create_app(settings: Settings | None = None, database: Database | None = None, *, migrated: bool = False) -> Flask:
-    """The Flask app. Without `settings` they come from the environment, and logging is set up as they say.
+    """The Flask app. Without `settings`, they come from the environment, and logging is set up by them.
 
-    migrated: the tables are known to be up to date; as they are taken to be in a `database` that is given.
+    migrated: the tables are up to date; those of a given `database` are assumed to be.
     Raises SettingsError, also where this process listens for other machines without credentials, or StoreError when
-    the database can't be brought up to date.
+    the database can't be migrated.
     """
     if settings is None:
         settings = Settings.from_env()
@@ -47,28 +48,29 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     app = Flask("neat_backend.web")
     app.json.sort_keys = False  # type: ignore[attr-defined]
     service = Service(settings, database)
+    lead = Lead(service)
     app.extensions["neat"] = service
-    app.before_request(lambda: logs.about())  # threads answer one request after the other
+    app.before_request(lambda: logs.about())  # a thread answers several requests
     guard(app, settings)
     one_large_at_a_time(app)
     _answer_errors(app)
     app.register_blueprint(protocol.routes(service, Metrics(service)))
-    app.register_blueprint(api.routes(service))
+    app.register_blueprint(api.routes(service, lead))
     app.register_blueprint(readiness.routes(service))
-    app.register_blueprint(pages.routes(service))
+    app.register_blueprint(pages.routes(service, lead))
     app.register_blueprint(openapi.routes(protected=bool(settings.basic_auth_user)))
     return app
 
 
 def _answer_errors(app: Flask) -> None:
-    """Every error as JSON `{"error": words, "field": path}`; what is our fault goes to the log, not to the caller."""
+    """Answer errors as JSON `{"error": words, "field": path}`; internal errors go to the log, not to the caller."""
 
     @app.errorhandler(BadRequest)
     def bad_request(error: BadRequest) -> ResponseReturnValue:
         status = 404 if isinstance(error, UnknownProject | UnknownTask) else 400
         log.warning("%s %s refused: %s", request.method, _line(request.path), _line(str(error)))
         if pages.for_people():
-            return pages.refusal(str(error)), status
+            return shown.refusal(str(error)), status
         return jsonify(error=str(error), field=error.field), status
 
     @app.errorhandler(RecursionError)
@@ -87,7 +89,7 @@ def _answer_errors(app: Flask) -> None:
         if error.code == 413:
             words = f"the body is larger than {(request.max_content_length or 0) // MIB} MiB, the most here"
         if error.code == 404 and pages.for_people():
-            return pages.refusal("There is no such page here."), 404
+            return shown.refusal("There is no such page here."), 404
         headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
         return jsonify(error=words, field=""), error.code or 500, headers
 
@@ -98,5 +100,5 @@ def _answer_errors(app: Flask) -> None:
 
 
 def _line(text: str) -> str:
-    """A caller's words for the log: one line, and not endless."""
+    """A caller's text for the log: one line of bounded length."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:1000])

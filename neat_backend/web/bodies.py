@@ -1,4 +1,4 @@
-"""Request bodies as JSON, or a BadRequest in words."""
+"""Parsing of JSON request bodies."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from werkzeug.exceptions import ServiceUnavailable
 from neat_backend.errors import BadRequest
 
 STRUCTURE = (b"{", b"[", b",", b":")  # counted within texts too
-MAX_PARTS = 4_000_000  # a value of a byte or two becomes a hundred in memory; so many do for 1,000,000 deleted tasks
+MAX_PARTS = 4_000_000  # a value of two bytes takes a hundred in memory; 1,000,000 deleted tasks need this many
 LARGE_BYTES = 1024 * 1024
 WAIT_SECONDS, RETRY_AFTER_SECONDS = 10.0, 5
-MAX_DEPTH = 100  # what is taken in must be readable again, also by a process with less room on its stack
+MAX_DEPTH = 100  # stored bodies must be readable by a process with a smaller stack too
 
 _turn = threading.Semaphore()
 
 
 def json_body() -> Any:
-    """The request's JSON. Raises BadRequest for another content type, what is no JSON, or is nested too deeply.
+    """The request's JSON. Raises BadRequest for another content type, invalid JSON, or too deep nesting.
 
-    One large body at a time: the others wait, and get ServiceUnavailable after WAIT_SECONDS.
+    One large body at a time: other requests wait, and get ServiceUnavailable after WAIT_SECONDS.
     """
     if not request.is_json:
         raise BadRequest("send JSON, with the header Content-Type: application/json")
@@ -46,7 +46,7 @@ def json_body() -> Any:
 
 
 def one_large_at_a_time(app: Flask) -> None:
-    """See to it that whoever had a large body lets the next one at its own when it has been answered."""
+    """Release the next waiting large body when a request with one has been answered."""
 
     @app.teardown_request
     def let_the_next(_: BaseException | None) -> None:
@@ -61,7 +61,7 @@ def _take_turn() -> None:
 
 
 def _parts(of: dict[str, Any] | list[Any]) -> list[Any]:
-    """What is in it and may hold something itself."""
+    """The items that may contain others themselves."""
     return [one for one in (of.values() if isinstance(of, dict) else of) if isinstance(one, dict | list)]
 
 

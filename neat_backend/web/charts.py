@@ -1,7 +1,7 @@
-"""Charts as numbers for templates: where lines and columns go in a small SVG, so that no script draws them.
+"""Coordinates of charts for templates, which draw them as small SVGs without a script.
 
-Places are in units of the viewBox, 0 0 WIDTH HEIGHT, y downwards. What a chart shows stands in a table or a sentence
-beside it too.
+Coordinates are in units of the viewBox, 0 0 WIDTH HEIGHT, y downwards. A table or a sentence beside each chart has the
+same numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDTH, HEIGHT = 340, 196
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 334.0, 12.0, 164.0  # of what is drawn into
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 334.0, 12.0, 164.0  # of the plot area
 MOST_NAMES = 8  # along the x axis
 WIDEST_COLUMN = 34.0
 
@@ -65,8 +65,34 @@ def accuracy(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"points": points, "line": line, "ticks": _percents()}
 
 
+def days(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """A column for the labels of each day, the day of the month below it; None of none."""
+    if not counts:
+        return None
+    step = _step(max(one["labels"] for one in counts))
+    top = step * max(1, math.ceil(max(one["labels"] for one in counts) / step))
+    columns = [
+        {
+            **place,
+            "day": one["day"],
+            "name": one["day"][5:] if place["named"] else "",
+            "labels": one["labels"],
+            "top": _y(one["labels"] / top),
+        }
+        for place, one in _places(counts)
+    ]
+    ticks = [{"y": _y(value / top), "name": f"{value:,}"} for value in range(0, top + 1, step)]
+    return {"columns": columns, "ticks": ticks}
+
+
+def _step(most: int) -> int:
+    """The distance of ticks: 1, 2 or 5 times a power of ten, for at most five ticks above 0."""
+    power = 10 ** max(0, math.floor(math.log10(max(most, 1))) - 1)
+    return int(next(power * times for times in (1, 2, 5, 10, 20, 50) if power * times * 5 >= most))
+
+
 def histogram(scores: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
-    """How many tasks have which priority; heights by the logarithm, so that a few beside very many are seen."""
+    """Number of tasks by priority; heights are logarithmic, so that small numbers beside large ones are visible."""
     candidates, others = scores["candidates"], scores["others"]
     most = max([*candidates, *others, 0])
     if not most:
@@ -105,7 +131,7 @@ def histogram(scores: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
 
 
 def classes(counts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A bar for each class: what is labelled of it, and with what is left, as shares of the largest."""
+    """A bar for each class: labelled tasks, and with those left, as shares of the largest."""
     most = max((one["labels"] + (one["left"] or 0) for one in counts), default=0)
     return [
         {
@@ -127,7 +153,7 @@ def _percents() -> list[dict[str, Any]]:
 
 
 def _places(shown: Sequence[Mapping[str, Any]]) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """Each with its column along the x axis; so many are named as fit."""
+    """Each item with its column along the x axis; as many are named as fit."""
     step = (RIGHT - LEFT) / len(shown)
     width = min(0.7 * step, WIDEST_COLUMN)
     every = math.ceil(len(shown) / MOST_NAMES)

@@ -1,4 +1,4 @@
-"""Whom the backend serves without credentials: callers on this machine, unless it is told to serve others."""
+"""Access without credentials: for callers on this machine, and for others only if a setting allows it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ REMEDY = (
     " or HOST=127.0.0.1 to serve this machine alone,"
     " or NEAT_ALLOW_ANONYMOUS=1 where the network keeps strangers out"
 )
-# As a container sees the machine that it runs on; nobody can have a domain below .internal.
+# The host's names inside a container; no public domain is below .internal.
 _LOCAL_NAMES = ("localhost", "host.docker.internal")
 _FORWARDED = re.compile(r"for=[\"\[]*([^\]\";,\s]*)", re.IGNORECASE)  # RFC 7239
 
 
 def is_guarded(settings: Settings) -> bool:
-    """Whether everything but /health asks for credentials."""
+    """Whether all routes but /health require credentials."""
     return bool(settings.basic_auth_user)
 
 
 def serves_anyone(settings: Settings) -> bool:
-    """Whether callers from other machines need no credentials, because somebody wants it so."""
+    """Whether a setting allows callers from other machines without credentials."""
     return settings.allow_anonymous and not is_guarded(settings)
 
 
 def check(settings: Settings, addresses: Iterable[str]) -> None:
-    """Before serving at these addresses: others must not reach them without credentials. Raises SettingsError."""
+    """Raise SettingsError if other machines could reach these addresses without credentials."""
     if is_guarded(settings) or settings.allow_anonymous:
         return
     open_to_others = [address for address in addresses if not is_loopback(address)]
@@ -45,7 +45,7 @@ def check(settings: Settings, addresses: Iterable[str]) -> None:
 
 
 def addresses_of(host: str) -> list[str]:
-    """The addresses of a host to listen on; one that can't be resolved is left to whoever listens."""
+    """The addresses of a host to listen on; none if it can't be resolved, then listening fails."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
@@ -72,10 +72,9 @@ def listened_at() -> list[str]:
 def is_of_this_machine(caller: str | None, host: str, forwarded_for: Iterable[str] = ()) -> bool:
     """Whether a request without credentials may be one of this machine's own.
 
-    caller: the address of the other end, None or "" at a Unix socket. host: the Host header. A page of a site whose
-    name has been turned to a loopback address (DNS rebinding) comes from this machine too, but asks for that name; a
-    name without a dot is such a name where the network completes it. forwarded_for: whom a proxy on this machine
-    says that it asks for.
+    caller: the peer's address, None or "" at a Unix socket. host: the Host header: with DNS rebinding, another site's
+    page comes from this machine too, but names that site; so may a name without a dot, where the network completes it.
+    forwarded_for: the addresses for which a proxy on this machine forwards.
     """
     if not all(is_loopback(each) for each in ([caller] if caller else []) + list(forwarded_for)):
         return False
@@ -84,7 +83,7 @@ def is_of_this_machine(caller: str | None, host: str, forwarded_for: Iterable[st
 
 
 def forwarded_for(header: Callable[[str, str], str]) -> list[str]:
-    """The addresses that a proxy names as those it asks for. header: a request's header by name, or a default."""
+    """The addresses for which a proxy forwards. header: returns a request's header by name, or a default."""
     listed = ",".join(header(name, "") for name in ("X-Forwarded-For", "X-Real-IP"))
     named = [part.strip() for part in listed.split(",") if part.strip()]
     return named + _FORWARDED.findall(header("Forwarded", ""))

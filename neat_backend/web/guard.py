@@ -1,4 +1,4 @@
-"""What every request passes before its route: who asks, from which page, with how much."""
+"""Checks of every request before its route: credentials, origin, size."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
     "Referrer-Policy": "same-origin",
-    # A browser adds the credentials to whatever another site's page embeds: none of it is for that page.
+    # A browser sends the credentials with resources embedded in another site's page: don't show them there.
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 
 def guard(app: Flask, settings: Settings) -> None:
-    """Credentials on everything but /health, no posting from other sites' pages, sizes, security headers."""
+    """Require credentials on all routes but /health, refuse posts from other sites' pages, limit sizes, set headers."""
     accepted = _credentials(settings)
     anyone = exposure.serves_anyone(settings)
 
@@ -76,7 +76,7 @@ def _is_of_this_machine() -> bool:
 
 
 def _credentials(settings: Settings) -> list[bytes]:
-    """What may follow "Basic " in the header, none if basic auth is off.
+    """The accepted texts after "Basic " in the header; none if basic auth is off.
 
     Browsers send UTF-8 (RFC 7617); Label Studio's own calls to a backend go through requests, which sends Latin-1.
     """
@@ -96,7 +96,7 @@ def _has_credentials(accepted: list[bytes]) -> bool:
 
 
 def _is_our_webhook(settings: Settings) -> bool:
-    """Whether it comes with a webhook's own secret, which opens nothing but /webhook, for one project."""
+    """Whether the request has a webhook's secret, which is valid only for /webhook of one project."""
     if request.endpoint != "protocol.webhook":
         return False
     scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
@@ -107,7 +107,7 @@ def _is_our_webhook(settings: Settings) -> bool:
 
 
 def _is_from_another_page() -> bool:
-    """Whether a browser sent this request for a page that is not ours; it adds basic auth by itself.
+    """Whether a browser sent this request for another site's page; browsers add basic auth by themselves.
 
     Older browsers send no Sec-Fetch-Site, but an Origin. Programs send neither.
     """

@@ -1,4 +1,4 @@
-"""gunicorn's own lines in the form of ours."""
+"""gunicorn's log lines in this package's format."""
 
 from __future__ import annotations
 

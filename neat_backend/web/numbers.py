@@ -1,4 +1,4 @@
-"""Whole numbers of a query, where anybody may write anything."""
+"""Parsing of whole numbers in a query."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def whole_number(text: str, most: int) -> int | None:
-    """The number from 0 to `most` that a text is in decimal digits, leading zeros or not; None = it is none."""
+    """Parse decimal digits, leading zeros allowed, as a number from 0 to `most`; None for another text."""
     digits = text.lstrip("0") or text[:1]
     if not re.fullmatch("[0-9]+", digits) or len(digits) > len(str(most)):  # Python refuses thousands of digits
         return None

@@ -1,38 +1,29 @@
-"""The dashboard: pages for people, drawn on the server from what the service answers; live.js fetches them anew.
+"""The dashboard: pages for people, rendered on the server; live.js refreshes them.
 
-`GET /` is also Label Studio's health check: whoever does not ask for HTML gets the JSON that it expects.
+`GET /` is also Label Studio's health check: a request that does not accept HTML gets the JSON that it expects.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
+from flask import Blueprint, jsonify, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from neat_backend import __version__
 from neat_backend.errors import BadRequest
 from neat_backend.service import overview
+from neat_backend.service.lead import Lead
 from neat_backend.service.overview import interval
+from neat_backend.service.search import SHOWN, Search
 from neat_backend.service.service import Service
-from neat_backend.web import charts
+from neat_backend.web import charts, shown, wording
 from neat_backend.web.numbers import whole_number
 
-STATES = {
-    "connecting": ("Connecting", "Label Studio has told us of this project; it has not been read yet."),
-    "syncing": ("Reading", "Tasks and annotations are being read from Label Studio."),
-    "embedding": ("Encoding images", "Labels are taken in meanwhile, and what is encoded is served."),
-    "ready": ("Working", "Every label is answered by a new order."),
-    "blocked": ("Needs you", "It can't go on until somebody acts."),
-    "away": ("Label Studio away", "Label Studio doesn't answer; tried again by itself."),
-    "disconnected": ("Disconnected", "Label Studio has no connection of it to this backend: nothing is published."),
-}
 VERDICTS = {  # on whether to go on: in words, and how good that is
     overview.GO_ON: ("Go on", "good"),
-    overview.SOON: ("Stop soon: little is left in the next batch", "wait"),
-    overview.STOP: ("You can stop: nearly all of your classes are found", "good"),
+    overview.SOON: ("Stop soon: little is left to find", "wait"),
+    overview.STOP: ("You can stop: the target is reached", "good"),
     overview.UNSURE: ("Too early to say", "quiet"),
     overview.NOTHING_LEFT: ("Nothing is left to label", "good"),
 }
@@ -46,12 +37,16 @@ TASK_STATES = {
 }
 MOST_FAILED = 50  # failed images shown
 MOST_MISTAKES = 12
+FIRST_PICTURES = 8  # of the next batch, in the first row
+LEAST_COMPARED = 10  # labels, below which no share of them is shown
 MOST_IN_BATCH = 100  # pictures of the next batch
 MOST_ROUNDS = 30  # rounds drawn, the latest
+CHART = {"box": (charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.BOTTOM)}
 
 
-def routes(service: Service) -> Blueprint:
+def routes(service: Service, lead: Lead) -> Blueprint:
     blueprint = Blueprint("pages", __name__)
+    searching = Search(service)
 
     @blueprint.get("/")
     def home() -> ResponseReturnValue:
@@ -60,54 +55,107 @@ def routes(service: Service) -> Blueprint:
             answer = jsonify(status="UP", model_class="NeatModel", version=__version__)
             answer.vary.add("Accept")
             return answer
-        return _page("home.html", projects=[_shown(service, status) for status in service.projects()])
+        return shown.page("home.html", projects=[shown.describe(service, status) for status in service.projects()])
 
     @blueprint.get("/projects/<int:project>")
     def project(project: int) -> ResponseReturnValue:
-        status, insight = service.status(project), service.insight(project)
-        rounds = _rounds(status["rounds"], insight["batches"])[-MOST_ROUNDS:]
-        batch_size = service.batch_size(project)
-        return _page(
-            "project.html",
-            project=_shown(service, status),
-            rounds=rounds,
+        insight, batch_size, pace = service.insight(project), service.batch_size(project), lead.pace(project)
+        return shown.tab(
+            service,
+            project,
+            "project",
             insight=insight,
             verdict=VERDICTS[insight["verdict"]],
+            pace=pace,
+            to_go=wording.to_go(pace, insight["no_estimate"]),
+            accuracy=insight["accuracy"],
+            days=charts.days(pace["days"]),
             precision=charts.precision(insight["batches"][-MOST_ROUNDS:]),
-            accuracy=charts.accuracy(rounds),
-            histogram=charts.histogram(insight["scores"]),
-            classes=charts.classes(insight["classes"]),
-            unseen=[one["name"] for one in insight["classes"] if not one["labels"]],
-            box=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.BOTTOM),
             batch=service.ranking(project, min(batch_size, MOST_IN_BATCH)),
             batch_size=batch_size,
-            map=service.map_tags(project),
+            first=FIRST_PICTURES,
+            **CHART,
+        )
+
+    @blueprint.get("/projects/<int:project>/classes")
+    def classes(project: int) -> ResponseReturnValue:
+        insight = service.insight(project)
+        found = insight["classes"]
+        unseen = [one["name"] for one in found if not one["labels"]]
+        return shown.tab(
+            service,
+            project,
+            "classes",
+            classes=charts.classes(found),
+            unseen=unseen,
+            left=insight["left"],
+            no_estimate=insight["no_estimate"],
+        )
+
+    @blueprint.get("/projects/<int:project>/people")
+    def people(project: int) -> ResponseReturnValue:
+        return shown.tab(service, project, "people", people=lead.people(project), least=LEAST_COMPARED)
+
+    @blueprint.get("/projects/<int:project>/export")
+    def export(project: int) -> ResponseReturnValue:
+        return shown.tab(service, project, "export")
+
+    @blueprint.get("/projects/<int:project>/quality")
+    def quality(project: int) -> ResponseReturnValue:
+        insight = service.insight(project)
+        return shown.tab(
+            service,
+            project,
+            "quality",
+            insight=insight,
+            accuracy=charts.accuracy(_rounds(service, project)),
             mistakes=insight["mistakes"][:MOST_MISTAKES],
             more_mistakes=max(0, len(insight["mistakes"]) - MOST_MISTAKES) + insight["more_mistakes"],
-            failed=service.failed_images(project, MOST_FAILED),
-            more_failed=max(0, status["tasks"]["failed"] - MOST_FAILED),
-            label_studio=_http(service.label_studio(project)),
+            **CHART,
         )
+
+    @blueprint.get("/projects/<int:project>/map")
+    def map(project: int) -> ResponseReturnValue:
+        return shown.tab(service, project, "map", insight=service.insight(project), map=service.map_tags(project))
+
+    @blueprint.get("/projects/<int:project>/system")
+    def system(project: int) -> ResponseReturnValue:
+        failed = service.failed_images(project, MOST_FAILED)
+        return shown.tab(
+            service,
+            project,
+            "system",
+            rounds=_rounds(service, project),
+            histogram=charts.histogram(service.insight(project)["scores"]),
+            failed=failed,
+            **CHART,
+        )
+
+    @blueprint.get("/projects/<int:project>/search")
+    def search(project: int) -> ResponseReturnValue:
+        """Images like a text or like a task's, where either is given."""
+        text, found = request.args.get("text", "").strip(), None
+        if request.args.get("task"):
+            found = searching.like(project, _task_number(), SHOWN)
+        elif text:
+            found = searching.text(project, text, SHOWN)
+        return shown.tab(service, project, "search", text=text, search=found)
 
     @blueprint.get("/projects/<int:project>/tasks")
     def find_task(project: int) -> ResponseReturnValue:
-        """A form's answer: the page of the task whose number was typed in."""
-        text = request.args.get("task", "").strip()
-        task = whole_number(text, 2**63 - 1)
-        if not task:
-            raise BadRequest(f"task={text[:100]!r}: give a task's number, as Label Studio shows it", "task")
-        return redirect(url_for("pages.task", project=project, task=task))
+        """Redirect a form to the page of the task whose number was typed in."""
+        return redirect(url_for("pages.task", project=project, task=_task_number()))
 
     @blueprint.get("/projects/<int:project>/tasks/<int:task>")
     def task(project: int, task: int) -> ResponseReturnValue:
-        told, status = service.explain(project, task), service.status(project)
-        return _page(
+        explanation, status = service.explain(project, task), service.status(project)
+        return shown.page(
             "task.html",
             project={"id": project, "title": status["title"] or f"Project {project}"},
-            told=told,
-            state=TASK_STATES[told["state"]],
+            explanation=explanation,
+            state=TASK_STATES[explanation["state"]],
             has_picture=service.thumbnail(project, task) is not None,
-            label_studio=_http(service.label_studio(project)),
+            label_studio=shown.link(service.label_studio(project)),
         )
 
     return blueprint
@@ -119,71 +167,25 @@ def for_people() -> bool:
     return endpoint.startswith("pages.") and "text/html" in request.headers.get("Accept", "")
 
 
-def refusal(words: str) -> str:
-    """The page that says what can't be shown."""
-    return render_template("error.html", version=__version__, words=words[:1].upper() + words[1:])
+def _task_number() -> int:
+    """The query's task. Raises BadRequest."""
+    text = request.args.get("task", "").strip()
+    task = whole_number(text, 2**63 - 1)
+    if not task:
+        raise BadRequest(f"task={text[:100]!r}: give a task's number, as Label Studio shows it", "task")
+    return task
 
 
-def seconds_in_words(seconds: float | None) -> str:
-    """ "2 min left"; nothing where nobody knows."""
-    if seconds is None or not math.isfinite(seconds):
-        return ""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s left"
-    return f"{round(seconds / 60)} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
-
-
-def _page(name: str, **values: Any) -> ResponseReturnValue:
-    answer = Response(render_template(name, version=__version__, **values), mimetype="text/html")
-    answer.headers["Cache-Control"] = "private, no-cache"
-    answer.vary.add("Accept")
-    answer.add_etag()
-    return answer.make_conditional(request)  # nothing is sent again, or swapped in the page, that is the same
-
-
-def _shown(service: Service, status: Mapping[str, Any]) -> dict[str, Any]:
-    """A project's status with its words."""
-    name, meaning = STATES[status["state"]]
-    running = [one for one in status["rounds"] if one["state"] == "running"]
-    training = {"number": running[-1]["number"]} if running else None
-    if training:
-        now = service.training(status["id"], training["number"]) or {}
-        left = now.get("eta_seconds") if now.get("phase") == "training" else None
-        training |= {"epoch": now.get("epoch", 0), "epochs": now.get("epochs", 0), "left": seconds_in_words(left)}
-    if status["state"] == "ready" and not status["tasks"]["tasks"]:
-        meaning = "The project has no tasks yet. Import images in Label Studio; they are taken in at once."
-    labelled = status["labelled"]["known"] + status["labelled"]["invalid"]
-    return {
-        **status,
-        "title": status["title"] or f"Project {status['id']}",
-        "state_name": name,
-        "meaning": meaning,
-        "left": seconds_in_words(status["progress"]["eta_seconds"]),
-        "training": training,
-        "labelled_total": labelled,
-        "found": round(100 * status["labelled"]["known"] / labelled) if labelled else None,
-    }
-
-
-def _rounds(rounds: Sequence[Mapping[str, Any]], batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rounds with shares in whole per cent, the interval of the accuracy, and what random would have brought."""
-    random = {one["round"]: one["random"] for one in batches}
+def _rounds(service: Service, project: int) -> list[dict[str, Any]]:
+    """The latest rounds with shares in whole per cent, the accuracy's interval, and the share of a random batch."""
+    random = {one["round"]: one["random"] for one in service.insight(project)["batches"]}
     return [
         {
             **one,
             "precision_percent": None if one["precision"] is None else round(100 * one["precision"]),
             "accuracy_percent": None if not one["held_out"] else round(100 * one["held_out_accuracy"]),
-            "accuracy_interval": _percent(interval(one["held_out_correct"], one["held_out"])),
+            "accuracy_interval": shown.percents(interval(one["held_out_correct"], one["held_out"])),
             "random": {name: round(100 * share) for name, share in (random.get(one["number"]) or {}).items()},
         }
-        for one in rounds
+        for one in service.rounds(project)[-MOST_ROUNDS:]
     ]
-
-
-def _percent(shares: tuple[float, float] | None) -> tuple[int, int] | None:
-    return None if shares is None else (round(100 * shares[0]), round(100 * shares[1]))
-
-
-def _http(url: str) -> str:
-    """Only what a link may lead to."""
-    return url if url.startswith(("http://", "https://")) else ""

@@ -1,8 +1,8 @@
-"""gunicorn's threads, for callers who send all of a request; whoever is silent or slow waits without one.
+"""A gunicorn worker that gives a thread only to complete request heads; silent and slow connections wait without one.
 
-gunicorn itself gives each new connection a thread for seconds, waits for as long as a connection is alive, and closes
-connections in its main loop, with time for the other end: a few callers who say nothing would hold all that it has.
-`/health` has a thread of its own: Label Studio waits one second for it, whatever the others are busy with.
+gunicorn itself gives each new connection a thread for seconds, waits as long as a connection is alive, and closes
+connections in its main loop, waiting for the other end: a few silent callers would hold all its threads. `/health` has
+a thread of its own: Label Studio waits one second for it, however busy the others are.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from neat_backend.stopping import end_with
 
 END_OF_HEAD = b"\r\n\r\n"
-MOST_HEAD_BYTES = 65536  # a head that is longer is gunicorn's to refuse
+MOST_HEAD_BYTES = 65536  # gunicorn refuses a longer head
 HEALTH = b"GET /health HTTP/1."
 WITH_BODY = (b"\ncontent-length:", b"\ntransfer-encoding:")
 
 
 class PatientWorker(ThreadWorker):
-    """A request must have arrived within these times, and its answer be taken without long pauses."""
+    """A thread worker with time limits for receiving a request and for reading its answer."""
 
     head_seconds = 10.0  # from the connection, or the end of its last request, to the end of the headers
     body_seconds = 60.0  # from there to the end of the body
-    stuck_seconds = 30  # a caller that reads nothing of its answer for so long is gone
+    stuck_seconds = 30  # a caller that reads nothing of its answer for this long is dropped
     linger_seconds = 2.0  # for the other end to close, after the last answer; else it may lose the end of it
     look_seconds = 0.5
 
     def init_process(self) -> None:
-        end_with(self.ppid)()  # or it would have the port for seconds after the one that keeps it alive is killed
-        self._until: dict[TConn, float] = {}  # what is being received or answered → when reading from it ends
-        self._waiting: dict[TConn, float] = {}  # without a thread → when it is closed; each kind's oldest come first
+        end_with(self.ppid)()  # else it would keep the port for seconds after its supervisor is killed
+        self._until: dict[TConn, float] = {}  # connections being received or answered → when reading from them ends
+        self._waiting: dict[TConn, float] = {}  # connections without a thread → when they are closed; oldest first
         self._lingering: dict[TConn, float] = {}
         self._health = ThreadPoolExecutor(1, "health")
         threading.Thread(target=self._watch, name="patience", daemon=True).start()
@@ -53,16 +53,16 @@ class PatientWorker(ThreadWorker):
 
     def accept(self, listener: socket.socket) -> None:
         if self.nr_conns >= self.worker_connections - 1:
-            self._make_room()
+            self._free_connection()
         try:
             super().accept(listener)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            self._make_room()
+            self._free_connection()
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Called when a connection is there, or has sent something: a thread for it once its head has come."""
+        """Called for a new connection or new data: give it a thread once its head is complete."""
         if conn.parser is None:
             conn.parser = http.get_parser(conn.cfg, conn.sock, conn.client)
         if _has_head(conn):
@@ -89,7 +89,7 @@ class PatientWorker(ThreadWorker):
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(then, conn))
 
     def murder_pending(self) -> None:
-        """Close what has waited too long; and when told to stop, what has sent nothing."""
+        """Close connections that have waited too long; when stopping, also those that have sent nothing."""
         now = time.monotonic()
         for waiting in (self._waiting, self._lingering):
             while waiting and next(iter(waiting.values())) <= now:
@@ -98,8 +98,8 @@ class PatientWorker(ThreadWorker):
             for conn in [one for one in self._waiting if not _received(one)]:
                 self._close(conn)
 
-    def _make_room(self) -> None:
-        """Close the connection that has waited longest for nothing."""
+    def _free_connection(self) -> None:
+        """Close the idle connection that has waited longest."""
         for waiting in (self._lingering, self._waiting, self.keepalived_conns):
             if waiting:
                 self._close(next(iter(waiting)))
@@ -127,7 +127,7 @@ class PatientWorker(ThreadWorker):
         done.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def finish_request(self, conn: TConn, done: Future[Any]) -> None:
-        """As gunicorn's, but that nobody waits for the other end to close."""
+        """As gunicorn's, without waiting for the other end to close."""
         if not done.cancelled() and done.exception() is None and done.result():
             super().finish_request(conn, done)
             return
@@ -138,7 +138,7 @@ class PatientWorker(ThreadWorker):
             self._close(conn)
 
     def _drain(self, conn: TConn, sock: socket.socket) -> None:
-        """What comes after the last answer is thrown away, and read so that the other end can read that answer."""
+        """Read and discard data after the last answer, so that the other end can read that answer."""
         try:
             more = sock.recv(MOST_HEAD_BYTES)
         except BlockingIOError:
@@ -168,13 +168,13 @@ class PatientWorker(ThreadWorker):
             for conn, until in list(self._until.items()):
                 if now > until:
                     self._until.pop(conn, None)
-                    # Whoever waits for more gets the end of the stream. An answer can still be sent.
+                    # A reader gets the end of the stream. An answer can still be sent.
                     with contextlib.suppress(OSError):
                         conn.sock.shutdown(socket.SHUT_RD)
 
 
 def _receive(conn: TConn) -> bool:
-    """Take in what has come of a request; False: the other end has gone."""
+    """Receive available data of a request; False: the other end has closed."""
     conn.sock.setblocking(False)
     try:
         part = conn.sock.recv(MOST_HEAD_BYTES)
@@ -193,12 +193,12 @@ def _received(conn: TConn) -> bytes:
 
 
 def _has_head(conn: TConn) -> bool:
-    """Whether no thread would have to wait for the head."""
+    """Whether the head is complete."""
     received = _received(conn).lstrip(b"\r\n")
     return END_OF_HEAD in received or len(received) > MOST_HEAD_BYTES
 
 
 def _is_health(received: bytes) -> bool:
-    """Whether it is a question for /health and nothing but that: neither its body nor another request is waited for."""
+    """Whether the data is one request for /health, without a body or another request."""
     head = received.lower()
     return received.startswith(HEALTH) and head.endswith(END_OF_HEAD) and not any(sign in head for sign in WITH_BODY)

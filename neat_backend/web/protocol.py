@@ -14,7 +14,7 @@ from neat_backend.labelstudio.events import parse_predict, parse_setup, parse_we
 from neat_backend.labelstudio.values import project_id
 from neat_backend.service.service import Service
 from neat_backend.web.bodies import json_body
-from neat_backend.web.metrics import Metrics
+from neat_backend.web.prometheus import Metrics
 
 
 def routes(service: Service, metrics: Metrics) -> Blueprint:
@@ -64,15 +64,15 @@ def routes(service: Service, metrics: Metrics) -> Blueprint:
 
     @blueprint.route("/versions", methods=["GET", "POST"])
     def versions() -> ResponseReturnValue:
-        # Label Studio's GET names no project: then it is told the versions of all.
+        # Label Studio's GET names no project: then the answer has the versions of all.
         if request.method == "POST":
             return jsonify(versions=service.versions(body_project()))
-        asked = request.args.get("project")
-        return jsonify(versions=service.versions(project_id(asked, "project") if asked else None))
+        project = request.args.get("project")
+        return jsonify(versions=service.versions(project_id(project, "project") if project else None))
 
     @blueprint.post("/job_status")
     def job_status() -> ResponseReturnValue:
-        # Asked about jobs that another backend once named at this address; 410 = removed.
+        # Label Studio asks about jobs that another backend once named at this address; 410 = removed.
         return jsonify(error="this backend keeps no jobs; see /api/projects", field=""), 410
 
     @blueprint.get("/metrics")
@@ -83,7 +83,7 @@ def routes(service: Service, metrics: Metrics) -> Blueprint:
 
 
 def our_url() -> str:
-    """The address under which we were called."""
+    """The address of this backend in the request."""
     return request.url_root.rstrip("/")
 
 
@@ -95,7 +95,7 @@ def body_project() -> int:
 
 
 def refused(error: BadRequest) -> ResponseReturnValue:
-    """400 with the words in the status line too: it is all of the answer that Label Studio shows people."""
+    """400 with the words in the status line too, which is all that Label Studio shows people."""
     response = jsonify(error=str(error), field=error.field)
     words = " ".join(str(error).split()).encode("ascii", "replace").decode()
     response.status = f"400 {words[:300]}"

@@ -1,4 +1,4 @@
-"""GET /health/ready: alive is not yet ready. A worker must be at work and keep up, over a database that answers."""
+"""GET /health/ready: ready means that a worker runs and keeps up, and that the database answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from neat_backend.errors import StoreError
-from neat_backend.service.service import NEGLECT_SECONDS, Service
+from neat_backend.service.service import Service
+from neat_backend.service.status import NEGLECT_SECONDS
 from neat_backend.store import inbox, projects
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def routes(service: Service) -> Blueprint:
 
 
 def _look(service: Service) -> tuple[list[str], inbox.QueueDepth, int]:
-    """The workers at work (a lease, renewed every few seconds, is their heartbeat), the queue, connected projects."""
+    """The running workers (by their leases, renewed every few seconds), the queue, the number of connected projects."""
     with service.database.read() as conn:
         connected = projects.all(conn)
         owners = {owner for one in connected if (owner := projects.lease_owner(conn, one.id))}

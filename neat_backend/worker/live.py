@@ -1,17 +1,17 @@
-"""One project while it is live: the engine in memory, and the steps that keep it and Label Studio up to date.
+"""A live project: the engine in memory, and the steps that keep it and Label Studio up to date.
 
-    apply    events of the inbox → store and engine, in one transaction with their being marked applied
+    apply    events of the inbox → store and engine; one transaction stores them and marks them applied
     bulk     reading the project, embedding images, probabilities of new tasks, comparing
     learn    fits the linear classifier to new labels, decides which classifier is in force
     plan     the order of a strategy that can't follow each label at once; only with such a strategy
-    rounds   starts a training when one is due, takes in its result
+    rounds   starts a training when one is due, stores its result
     publish  the order's head → Label Studio; head and ranking → files for the web process
     tidy     the tail's scores, old revisions, the Data Manager's tabs and columns
-    insight  the map, estimates and likely mistakes that people are shown
+    insight  the map, estimates and likely mistakes for the web
     keep     array files → the object store; only where there is one
 
-Each is repeated in a thread of its own (worker.py); all get at the engine through `LiveProject.engine`, for
-milliseconds. Everything here can be thrown away at any moment: `load` builds it again from the store.
+Each repeats in a thread of its own (worker.py); all use the engine through `LiveProject.engine`, for milliseconds.
+Nothing here is persistent: `load` rebuilds it from the store.
 """
 
 from __future__ import annotations
@@ -31,34 +31,38 @@ from neat_backend.models.encoders import Encoder
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.neighbors import LargePool
 from neat_backend.ranking.prefill import filled_in
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.records import Project
 from neat_backend.store import kinds, measures, prequential, projects, queries, revisions, snapshots
 from neat_backend.store.measures import Measures
-from neat_backend.worker.owned import OwnedProject
+from neat_backend.worker.owned_project import OwnedProject
+from neat_backend.worker.steps.annotator_figures import People
+from neat_backend.worker.steps.answering import Answering
 from neat_backend.worker.steps.applying import Applying
 from neat_backend.worker.steps.bulk import Bulk
 from neat_backend.worker.steps.comparing import Basis, Comparing
-from neat_backend.worker.steps.connecting import Connecting
+from neat_backend.worker.steps.connection_watch import Connecting
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.data_manager import DataManager, Tabs
+from neat_backend.worker.steps.duplicate_groups import Duplicates
+from neat_backend.worker.steps.event_following import Following
 from neat_backend.worker.steps.followed import Followed
-from neat_backend.worker.steps.following import Following
-from neat_backend.worker.steps.images import PoolImages
+from neat_backend.worker.steps.image_fetching import PoolImages
 from neat_backend.worker.steps.insight import Insights
 from neat_backend.worker.steps.intake import Intake
 from neat_backend.worker.steps.keeping import Keeping
+from neat_backend.worker.steps.label_schema import Schema
 from neat_backend.worker.steps.labelling import Labelling
-from neat_backend.worker.steps.learning import Learning, method
-from neat_backend.worker.steps.order import CurrentOrder
+from neat_backend.worker.steps.learning import Learning, engine_settings
 from neat_backend.worker.steps.planning import Planning, Unplanned
 from neat_backend.worker.steps.publishing import Publishing
+from neat_backend.worker.steps.query_rounds import Rounds
 from neat_backend.worker.steps.reading import Changed
-from neat_backend.worker.steps.rounds import Rounds
-from neat_backend.worker.steps.schema import Schema
+from neat_backend.worker.steps.reranking import CurrentOrder
 from neat_backend.worker.steps.serving import Serving
 from neat_backend.worker.steps.shown_state import ShownOrder
 from neat_backend.worker.steps.step import Step
+from neat_backend.worker.steps.suspicions import Suspicions
 from neat_backend.worker.steps.syncing import Syncing
 from neat_backend.worker.steps.tidying import Tidying
 from neat_backend.worker.steps.timing import LabelTimes
@@ -69,7 +73,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resources:
-    """What the projects of a process share; each is made when it is first called for."""
+    """Resources that the projects of a process share; each is made at first use."""
 
     encoder: Callable[[], Encoder]
     connect: Callable[[Project], LabelStudioClient]
@@ -82,7 +86,7 @@ class LiveProject:
     def __init__(
         self, owned: OwnedProject, project: Project, config: LabelConfig, context: Context, shared: Resources
     ) -> None:
-        """Only builds the parts; `load` fills them."""
+        """Builds the parts; `load` fills them."""
         settings, state, stopping = context.settings, owned.state, owned.stopping
         encoder, compute = shared.encoder(), shared.compute()
         self.id, self.owned, self.context = project.id, owned, context
@@ -99,7 +103,7 @@ class LiveProject:
             return state.bulk == projects.READY
 
         def trained() -> None:
-            self.images.miss()  # the training has read them all
+            self.images.requeue_lost()  # the training has read them all
             wanted.wake()
 
         self.rounds = Rounds(
@@ -112,11 +116,13 @@ class LiveProject:
         )
         self.learning = Learning(context, engine, applied, self.rounds.follow_classes)
         self.shown = shown = ShownOrder(context, engine, project.model_version)
+        self.suspicions = Suspicions(context, owned.check_ownership)
         self.publishing = Publishing(
             context,
             Publisher(context.client, project.id, config),
+            self.suspicions,
             check_ownership=owned.check_ownership,
-            took=lambda seconds: kept.observe(measures.PUBLISH, seconds),
+            on_published=lambda seconds: kept.observe(measures.PUBLISH, seconds),
             fill=lambda task: filled_in(task, settings.prefill, self.learning.tested.leader_counts, settings.k),
         )
         self.schema = Schema(context, engine, config, encoder, self.publishing, self.rounds, self.learning, state)
@@ -138,8 +144,13 @@ class LiveProject:
             engine, current, self.publishing, shown, times, wanted, features, owned.lease_may_be_over
         )
         self.insight = Insights(context.arrays, engine, features, settings.seed, settled)
-        self.data_manager = DataManager(context, followed, self.schema, self.publish, self.insight, tabs, owned.basis)
+        self.answer = Answering(context, encoder, tabs)
+        self.duplicates = Duplicates(context, engine, features, settled)
+        self.data_manager = DataManager(
+            context, followed, self.schema, self.publish, self.insight, self.suspicions, tabs, owned.basis
+        )
         self.tidy = Tidying(engine, followed, self.publishing, self.data_manager, kept)
+        self.people = People(context, engine)
         planning = [self.plan] if isinstance(self.plan, Planning) else []
         keeping = [Keeping(owned.keeper)] if owned.keeper is not None else []
         self.steps: tuple[Step, ...] = (
@@ -151,12 +162,15 @@ class LiveProject:
             self.publish,
             self.tidy,
             self.insight,
+            self.people,
+            self.duplicates,
+            self.answer,
             *keeping,
         )
 
     @classmethod
     def load(cls, owned: OwnedProject, shared: Resources) -> LiveProject:
-        """Build it from the store. Raises NeatError, saying what is missing, until it can."""
+        """Build the project from the store. Raises NeatError, saying what is missing, where that fails."""
         with owned.database.read() as conn:
             project = projects.get(conn, owned.id)
         if project is None:
@@ -169,48 +183,49 @@ class LiveProject:
         live = cls(owned, project, config, context, shared)
         live.intake.refresh()
         live.rounds.load()
-        if owned.keeper is not None and live.rounds.lacks_classifier():  # the owner before us could not put it
+        live.duplicates.load()
+        if owned.keeper is not None and live.rounds.lacks_classifier():  # the previous owner could not upload it
             live.rounds.request()
         with owned.database.begin() as conn:
             for version in revisions.importing(conn, project.id):  # begun by a process that was killed
                 revisions.abandon(conn, project.id, version)
         live.intake.catch_up()
-        live.learning.catch_up()  # before anything is served; on a full disk, too
+        live.learning.catch_up()  # before anything is served; works on a full disk too
         owned.arrays.clear_stale()
         with live.engine() as engine:
             log.info("project %d: loaded, %d tasks with features", project.id, len(engine))
         return live
 
     def is_busy(self) -> bool:
-        """Is there anything that would be interrupted by putting the project away?"""
+        """Whether unloading the project would interrupt anything."""
         return self.intake.stale or any(step.is_busy() for step in self.steps)
 
     @property
     def last_used(self) -> float:
-        """When the last event came in: time.monotonic()."""
+        """Time of the last event: time.monotonic()."""
         return self.apply.last_used
 
     @property
     def basis(self) -> Basis:
-        """What the next worker's thread to look after the project begins from."""
+        """The basis of the next comparison, by whichever thread makes it."""
         basis = self.owned.basis
         return Basis(None, basis.unexplained) if self.wanted.read or self.intake.stale else basis
 
     def count_found(self, found: Changed) -> None:
-        """A comparison has found this."""
+        """Count the differences that a comparison found."""
         self.measures.found(measures.LABELS, len(found.relabelled))
         self.measures.found(measures.IMAGES, len(found.new_images))
         self.measures.found(measures.DELETED, len(found.deleted))
 
     def stop(self) -> None:
-        """Stop what is under way. `owned.stopping` has been set."""
+        """Stop running work. `owned.stopping` has been set."""
         self.wanted.wake()
         self.rounds.stop()
 
     def _found(self, found: Changed) -> None:
         if found:
             self.count_found(found)
-            self.intake.take_in_changed(found)
+            self.intake.apply_changes(found)
 
     def _plan(self) -> Planning | Unplanned:
         settings, context = self.context.settings, self.context
@@ -232,7 +247,7 @@ class LiveProject:
 
 
 def _usable(project: Project, context: Context) -> tuple[Project, LabelConfig]:
-    """The project with a label config that can be used, its own or Label Studio's. Raises BadLabelConfig."""
+    """The project with a usable label config, its own or Label Studio's. Raises BadLabelConfig."""
     try:
         return project, label_config.read(project.label_config, context.settings)
     except BadLabelConfig as error:  # none yet, or it has been repaired since
@@ -241,7 +256,7 @@ def _usable(project: Project, context: Context) -> tuple[Project, LabelConfig]:
         except Disconnected:
             if project.connection:
                 raise
-            raise error from None  # why its connection was refused, and so is not there
+            raise error from None  # why its connection was refused, and so is missing
         context.update(label_config=info.label_config, sampling=info.sampling, title=info.title)
         project = replace(project, label_config=info.label_config, sampling=info.sampling)
         return project, label_config.read(project.label_config, context.settings)
@@ -252,7 +267,7 @@ def _engine(context: Context, config: LabelConfig, encoder: Encoder, compute: Co
     return compute.engine(
         encoder.dim,
         config.classes,
-        **method(settings, prequential.read(context.arrays)),
+        **engine_settings(settings, prequential.read(context.arrays)),
         large=LargePool(
             settings.neighbours, settings.features_memory, settings.scratch_dir or settings.data_dir / "scratch"
         ),
@@ -260,6 +275,6 @@ def _engine(context: Context, config: LabelConfig, encoder: Encoder, compute: Co
 
 
 def _batch_before(context: Context) -> list[int]:
-    """With NEAT_RERANK=round: the batch outlives the process, as the round does."""
+    """The present round's batch with NEAT_RERANK=round; it outlives the process, as the round does."""
     shown = snapshots.read_head(context.arrays) if context.settings.rerank == "round" else None
     return [] if shown is None else [ranked.task for ranked in shown.tasks]

@@ -1,8 +1,8 @@
-"""Projects that are not live, kept up all the same.
+"""Upkeep of projects that are not live.
 
-Those put away are compared with Label Studio without being loaded, and taken up where something has changed. Those
-that are disconnected, or that nobody has heard of, are taken up once Label Studio lists a connection to us; until then
-what comes in for them is dropped: a project is read as a whole when it is connected.
+Unloaded projects are compared with Label Studio and loaded again when something has changed. Disconnected and unknown
+projects are connected once Label Studio lists a connection to this backend; until then their events are dropped, since
+a project is read as a whole when it is connected.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from neat_backend.worker.steps.reading import Changed
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 600.0
-MOST_ASKED = 10_000  # projects that are remembered to be nobody's
+MOST_INQUIRIES = 10_000  # remembered inquiries about unconnected projects
 
 
 @dataclass
 class Resting:
-    """A project that this process has put away."""
+    """A project that this process has unloaded."""
 
     basis: Basis
-    found: list[Changed] = field(default_factory=list)  # what comparisons have found since
+    found: list[Changed] = field(default_factory=list)  # changes that comparisons have found since
     compare_at: float = 0.0  # time.monotonic()
     backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS))
 
 
 @dataclass(frozen=True)
 class _Served:
-    """The revision that was switched on when the project was put away."""
+    """The revision that was switched on when the project was unloaded."""
 
     version: str
 
@@ -58,16 +58,16 @@ class _Served:
 
 
 @dataclass
-class _Asked:
-    """What Label Studio has said of a project that may be connected to us."""
+class _Inquiry:
+    """Inquiries in Label Studio whether a project is connected to this backend."""
 
     backoff: Backoff
     again_at: float = 0.0  # time.monotonic()
-    no: bool = False  # it is not, as far as is known
+    refused: bool = False  # Label Studio answered, and lists no connection
 
 
 class Upkeep:
-    """One worker's. `step` in a thread of its own; the rest is the main loop's."""
+    """Upkeep by one worker. `step` runs in a thread of its own; the main loop calls the rest."""
 
     def __init__(
         self,
@@ -83,74 +83,75 @@ class Upkeep:
         self._lock = threading.Lock()
         self._resting: dict[int, Resting] = {}
         self._wanted: set[int] = set()
-        self._held: int | None = None  # the project that is being compared
-        self._asked: dict[int, _Asked] = {}
+        self._held: int | None = None  # the project being compared
+        self._inquiries: dict[int, _Inquiry] = {}
 
-    # the main loop's
+    # called by the main loop
 
     @property
     def held(self) -> set[int]:
-        """Projects whose lease is to be kept for a comparison."""
+        """Projects whose lease a comparison needs."""
         held = self._held
         return set() if held is None else {held}
 
     @property
     def wanted(self) -> set[int]:
-        """Projects put away that are to be taken up: something has changed."""
+        """Unloaded projects to load again because something has changed."""
         with self._lock:
             return set(self._wanted)
 
     def put_away(self, number: int, basis: Basis) -> None:
-        """This project is not live any more."""
+        """Record that a project has been unloaded."""
         with self._lock:
             self._resting[number] = Resting(basis)
 
     def take_up(self, number: int) -> tuple[bool, Resting | None]:
-        """Whether the project may be made live now, and how it was left."""
+        """Whether the project may be loaded now, and its state when it was unloaded."""
         with self._lock:
             if number == self._held:
                 return False, None
             self._wanted.discard(number)
             return True, self._resting.pop(number, None)
 
-    # its own thread's
+    # called by its own thread
 
     def step(self) -> None:
-        """Look for connections, then compare the project that has waited longest, if its time has come."""
+        """Check for connections, then compare the project that has waited longest, if it is due."""
         with self._database.read() as conn:
             waiting = inbox.projects_with_work(conn)
             known = {project.id: project for project in projects.all(conn)}
         unconnected = {n for n, project in known.items() if project.state == projects.DISCONNECTED}
         for number in sorted(unconnected | (set(waiting) - known.keys())):
-            asked = self._asked.setdefault(number, _Asked(Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)))
-            if number in waiting or time.monotonic() >= asked.again_at:
-                self._ask(number, known.get(number), asked)
-        if len(self._asked) > MOST_ASKED:
-            self._asked.clear()
+            backoff = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)
+            inquiry = self._inquiries.setdefault(number, _Inquiry(backoff))
+            if number in waiting or time.monotonic() >= inquiry.again_at:
+                self._inquire(number, known.get(number), inquiry)
+        if len(self._inquiries) > MOST_INQUIRIES:
+            self._inquiries.clear()
         due = self._due({n: project for n, project in known.items() if n not in unconnected})
         if due is not None:
             self._compare(due)
 
     # connections
 
-    def _ask(self, number: int, project: Project | None, asked: _Asked) -> None:
-        """Take the project up if Label Studio lists a connection to us, else drop what waits for it."""
+    def _inquire(self, number: int, project: Project | None, inquiry: _Inquiry) -> None:
+        """Connect the project if Label Studio lists a connection to this backend, else drop its events."""
         with self._database.read() as conn:
             through = inbox.received_through(conn, number)
             waiting = inbox.pending(conn, number, 1)
         url = str(waiting[0].payload.get("backend_url") or "") if waiting else ""
         project = project or Project(number, state=projects.DISCONNECTED)
         project = replace(project, backend_url=url or project.backend_url, created_at=None)
-        if time.monotonic() >= asked.again_at or (waiting and waiting[0].action == SYNC):  # which a person asks for
+        if time.monotonic() >= inquiry.again_at or (waiting and waiting[0].action == SYNC):  # requested by a person
             try:
                 self._connect_again(project)
-                del self._asked[number]
+                del self._inquiries[number]
                 return
             except NeatError as error:
-                asked.no = not isinstance(error, LabelStudioUnavailable)
-                asked.again_at = time.monotonic() + asked.backoff.failed()
+                inquiry.refused = not isinstance(error, LabelStudioUnavailable)
+                inquiry.again_at = time.monotonic() + inquiry.backoff.failed()
                 log.info("project %d: not taken up: %s", number, error)
-        if waiting and asked.no:
+        if waiting and inquiry.refused:
             self._drop(number, through)
 
     def _connect_again(self, project: Project) -> None:
@@ -172,14 +173,14 @@ class Upkeep:
         with self._database.begin() as conn:
             project = projects.get(conn, number)
             if project is not None and project.state != projects.DISCONNECTED:
-                return  # /setup has come meanwhile
+                return  # connected by /setup meanwhile
             dropped = inbox.drop(conn, number, through)
         log.info("project %d: %d events dropped, it is not connected", number, dropped)
 
     # comparisons
 
     def _due(self, known: Mapping[int, Project]) -> Project | None:
-        """Of the projects put away, the one whose last comparison is the longest ago, if that is long enough."""
+        """The unloaded project with the oldest comparison, if that is due again."""
         seconds = self._settings.reconcile_seconds
         if not seconds:
             return None
@@ -191,12 +192,12 @@ class Upkeep:
             }
         now, never = datetime.now(timezone.utc), datetime.min.replace(tzinfo=timezone.utc)
         ages = {number: now - (known[number].compared_at or never) for number in resting & known.keys()}
-        # One from the future: our clock, or that of another worker's host, has been set.
+        # A time in the future: the clock of this host or of another worker's host has been set.
         late = {number: age for number, age in ages.items() if not timedelta(0) <= age < timedelta(seconds=seconds)}
         return known[max(late, key=lambda number: late[number])] if late else None
 
     def _compare(self, project: Project) -> None:
-        """Compare a project as its owner, unless it is another's or has just been taken up."""
+        """Compare a project as its owner, unless another worker owns it or it has just been loaded."""
         number = project.id
         with self._lock:
             resting = self._resting.get(number)
@@ -217,7 +218,7 @@ class Upkeep:
     def _compare_owned(self, project: Project, resting: Resting) -> None:
         owned = OwnedDatabase(self._database, project.id, self._owner())
         try:
-            if self._is_otherwise(project, resting, owned):
+            if self._has_changed(project, resting, owned):
                 self._want(project.id)
         except (Disconnected, Replaced) as error:
             with self._lock:
@@ -232,8 +233,8 @@ class Upkeep:
         else:
             resting.backoff.worked()
 
-    def _is_otherwise(self, project: Project, resting: Resting, owned: Database) -> bool:
-        """Compare, and take what is found into the store; whether the engine has to know."""
+    def _has_changed(self, project: Project, resting: Resting, owned: Database) -> bool:
+        """Compare and store the changes found; returns whether the engine needs them."""
         client = self._connect(project)
         settings = self._settings.for_project(project.extra_params)
         config = label_config.read(project.label_config, settings)
@@ -264,7 +265,7 @@ class Upkeep:
 def leave(
     why: Disconnected | Replaced, number: int, data_dir: Path, database: Database, objects: Objects | None
 ) -> None:
-    """What becomes of a project that is not ours any more, or not the one that it was. database: its owner's."""
+    """Disconnect or replace a project that Label Studio no longer has, or no longer connects. database: its owner's."""
     if isinstance(why, Disconnected):
         log.warning("project %d: disconnected: %s", number, why)
         with database.begin() as conn:

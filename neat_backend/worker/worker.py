@@ -1,7 +1,7 @@
 """The worker process: owns projects, one owner per project at a time, and keeps them live.
 
-Every project that this worker owns gets threads that repeat the steps of `LiveProject`. The main loop
-here renews leases, takes up projects that need somebody, and puts the least recently used ones away.
+Each owned project has threads that repeat the steps of `LiveProject`. The main loop loads projects with work and
+unloads the least recently used ones; another thread renews the leases.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from neat_backend.compute import Compute, heap, open_compute
 from neat_backend.errors import (
     Disconnected,
     LabelStudioUnavailable,
+    LeaseLate,
     LeaseLost,
     NeatError,
     NotFoundInLabelStudio,
@@ -45,7 +46,7 @@ from neat_backend.store import inbox, objects, projects, restoring, tasks, webho
 from neat_backend.store.database import Database
 from neat_backend.store.objects import Objects
 from neat_backend.worker.live import LiveProject, Resources
-from neat_backend.worker.owned import OwnedProject
+from neat_backend.worker.owned_project import OwnedProject
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.reading import Changed
 from neat_backend.worker.steps.step import Step
@@ -53,22 +54,22 @@ from neat_backend.worker.upkeep import Upkeep, leave
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 6.0  # so soon another worker takes over from one that is gone without a word
-HEARTBEATS = 4  # renewals in that time
-LOOK_SECONDS = 0.5  # how soon a project is taken up
-STUCK_SECONDS = 60.0  # a project that can't go on for so long may be put away to make room
-REST_SECONDS = 10.0  # a project stays so long after it was needed, and the next one waits no longer for its room
-JOIN_SECONDS = 5.0  # longest wait for a project's threads, with the other projects' leases running
+LEASE_SECONDS = 6.0  # time until another worker takes over from a lost one
+HEARTBEATS = 4  # renewals of a lease in that time
+LOOK_SECONDS = 0.5  # between checks for projects with work
+STUCK_SECONDS = 60.0  # a project with a problem for this long may be unloaded for another
+REST_SECONDS = 10.0  # a project stays loaded this long after use; no other project waits longer for its slot
+JOIN_SECONDS = 5.0  # longest wait for a project's threads
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
 PRUNE_EVERY_SECONDS = 3600.0
 KEEP_EVENTS_SECONDS = 7 * 24 * 3600.0
-KEEP_TOMBSTONES_SECONDS = 24 * 3600.0  # far longer than a webhook is late, or a reading lasts
+KEEP_TOMBSTONES_SECONDS = 24 * 3600.0  # far longer than the delay of a webhook or a reading
 PRUNE_AT_ONCE = 5_000
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one at every start of a Linux
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # changes at each boot of Linux
 
 
 def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT; then stop cleanly."""
+    """Run a worker until SIGTERM or SIGINT; then stop cleanly."""
     heap.share_one_arena()
     stopping = Stopping()
     with stopping.on_signals():
@@ -78,7 +79,7 @@ def run(settings: Settings) -> None:
         if settings.arrays_url:
             objects.check(settings.arrays_url)
             webhook_secret.share(database, settings.data_dir)
-        threading.Thread(target=_greet, args=(settings,), name="greeting", daemon=True).start()
+        threading.Thread(target=_log_label_studio, args=(settings,), name="greeting", daemon=True).start()
         worker = Worker(settings, database)
         try:
             worker.run(stopping)
@@ -87,8 +88,8 @@ def run(settings: Settings) -> None:
             database.dispose()
 
 
-def _greet(settings: Settings) -> None:
-    """Say in the log whether Label Studio is where LABEL_STUDIO_URL says, and takes the key."""
+def _log_label_studio(settings: Settings) -> None:
+    """Log whether Label Studio answers at LABEL_STUDIO_URL and accepts the key."""
     url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
     for missing, name in ((url, "LABEL_STUDIO_URL"), (key, "LABEL_STUDIO_API_KEY")):
         if not missing:
@@ -106,13 +107,13 @@ class Running:
     """A project that this worker owns, with its threads: one that loads it, then one for each step."""
 
     def __init__(self, owned: OwnedProject, connection: tuple[object, ...]) -> None:
-        """connection: what the project was started with."""
+        """connection: the project's connection (`_connection`) when it was started."""
         self.owned, self.connection = owned, connection
         self.live: LiveProject | None = None  # None = not loaded yet
         self.threads: list[threading.Thread] = []
 
     def run(self, name: str, target: Callable[..., None], *args: object) -> None:
-        """Run it in a thread of its own."""
+        """Run `target` in a thread of its own."""
         thread = threading.Thread(target=target, args=args, name=f"{name}-{self.owned.id}", daemon=True)
         thread.start()
         self.threads.append(thread)
@@ -125,19 +126,19 @@ class Running:
         return -math.inf if self.live is None else self.live.last_used
 
     def stop(self) -> None:
-        """Have everything come to its end; `join` waits for it."""
+        """Tell all threads to end; `join` waits for them."""
         self.owned.stopping.set()
         if self.live is not None:
             self.live.stop()
 
     def join(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        for thread in self.threads:  # the first one may start the others meanwhile
+        for thread in self.threads:  # the first thread may start the others meanwhile
             thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
 class Worker:
-    """Owns projects and runs their threads. `run` returns when told to stop."""
+    """Owns projects and runs their threads. `run` returns when it is stopped."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
@@ -145,7 +146,7 @@ class Worker:
         self.running: dict[int, Running] = {}
         self._visited: set[int] = set()  # projects read at least once since the start
         self._pruned_at = -math.inf  # time.monotonic()
-        self._waits: dict[int, float] = {}  # projects that nobody has made room for, since when
+        self._waits: dict[int, float] = {}  # projects that wait for a slot, since when
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
         self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
@@ -155,22 +156,22 @@ class Worker:
 
     def run(self, stopping: Stopping) -> None:
         log.info("worker %s started", self.owner)
-        # Threads of their own: to take a project up and to put it away may last longer than a lease, and Label Studio
-        # may be slow to answer.
+        # Threads of their own: loading or unloading a project may last longer than a lease, and Label Studio may be
+        # slow.
         leases = threading.Thread(
-            target=_insist, args=(stopping, self._renew, LEASE_SECONDS / HEARTBEATS), name="leases", daemon=True
+            target=_retry, args=(stopping, self._renew, LEASE_SECONDS / HEARTBEATS), name="leases", daemon=True
         )
         upkeep = threading.Thread(
-            target=_insist, args=(stopping, self._keep_up, LOOK_SECONDS), name="upkeep", daemon=True
+            target=_retry, args=(stopping, self._upkeep_step, LOOK_SECONDS), name="upkeep", daemon=True
         )
         leases.start()
         upkeep.start()
-        _insist(stopping, self._look, LOOK_SECONDS)
+        _retry(stopping, self._look, LOOK_SECONDS)
         upkeep.join(JOIN_SECONDS)
 
     def stop(self) -> None:
-        """Put all projects away and give their leases back."""
-        for running in self.running.values():  # all at once: each may need seconds to come to an end
+        """Unload all projects and release their leases."""
+        for running in self.running.values():  # all at once: each may need seconds to end
             running.stop()
         for number in list(self.running):
             self._put_away(number)
@@ -182,31 +183,32 @@ class Worker:
         self._take_up()
         if time.monotonic() - self._pruned_at > PRUNE_EVERY_SECONDS:
             self._prune()
+            self._prune_tombstones()
             self._pruned_at = time.monotonic()
 
     def _take_up(self) -> None:
-        """Make those projects live that have events waiting or have not been read yet."""
+        """Load the projects that have waiting events or have not been read yet."""
         with self.database.read() as conn:
             waiting = set(inbox.projects_with_work(conn)) | self._upkeep.wanted
             known = projects.all(conn)
         connections = {project.id: _connection(project) for project in known}
         if self._put_away_lost(connections):
-            return  # what was read above is not so any more: in a moment
+            return  # the rows read above are outdated: try again soon
         for project in sorted(known, key=lambda p: p.id not in waiting):
             if project.state == projects.DISCONNECTED:
                 continue  # see upkeep.py
             if project.id in self.running or (project.id in self._visited and project.id not in waiting):
                 continue
             waited = time.monotonic() - self._waits.setdefault(project.id, time.monotonic())
-            if len(self.running) >= self.settings.max_live_projects and not self._make_room(waited):
+            if len(self.running) >= self.settings.max_live_projects and not self._free_slot(waited):
                 return
             self._waits.pop(project.id)
-            asked_at = time.monotonic()
+            requested_at = time.monotonic()
             if self._lease(project.id):
-                self._start(project, asked_at + LEASE_SECONDS)
+                self._start(project, requested_at + LEASE_SECONDS)
 
     def _put_away_lost(self, connections: Mapping[int, tuple[object, ...]]) -> bool:
-        """Put away those that lost their lease, or have been connected anew or disconnected; True if there were any."""
+        """Unload projects that lost their lease, were reconnected or disconnected; True if there were any."""
         lost = False
         for number, running in list(self.running.items()):
             anew = running.connection != connections.get(number)
@@ -216,10 +218,10 @@ class Worker:
                 lost = True
         return lost
 
-    def _make_room(self, waited_seconds: float) -> bool:
-        """Put away the project that nobody has needed for longest, if one is at rest.
+    def _free_slot(self, waited_seconds: float) -> bool:
+        """Unload the least recently used project, if one is idle; True if so.
 
-        One that was needed just now is likely to be needed again: it stays for REST_SECONDS. Nobody waits longer.
+        A project stays for REST_SECONDS after its last use, as it is likely to be used again; no other waits longer.
         """
         needed_before = time.monotonic() - (0 if waited_seconds >= REST_SECONDS else REST_SECONDS)
         every = self.running.values()
@@ -239,8 +241,8 @@ class Worker:
             if projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS):
                 return True
             holder = projects.lease_owner(conn, number)
-            if holder is None or not _is_dead(holder):
-                return False
+            if holder in (None, self.owner) or not _is_dead(holder):
+                return False  # this worker's own lease: the row is locked at the moment
             log.info("project %d: its worker %s is dead, taking over", number, holder)
             projects.release_lease(conn, number, holder)
             return projects.acquire_lease(conn, number, self.owner, LEASE_SECONDS)
@@ -251,23 +253,23 @@ class Worker:
         held = {*owned, *self._upkeep.held}
         if not held:
             return
-        asked_at = time.monotonic()
+        requested_at = time.monotonic()
         with self.database.begin() as conn:
             kept = projects.keep_leases(conn, held, self.owner, LEASE_SECONDS)
         for number, each in owned.items():
             if number in kept:
-                each.leased_until = asked_at + LEASE_SECONDS
+                each.leased_until = requested_at + LEASE_SECONDS
             elif not each.stopping.is_set():
                 log.warning("project %d: another worker has taken it over", number)
-                each.stopping.set()  # the main loop puts it away
+                each.stopping.set()  # the main loop unloads it
 
-    def _keep_up(self) -> None:
-        """See to the projects that are not live."""
+    def _upkeep_step(self) -> None:
+        """Run one step of the upkeep of projects that are not live."""
         try:
             self._upkeep.step()
         except (DBAPIError, StoreError):
             raise
-        except Exception:  # a fault of ours must not end the thread
+        except Exception:  # a bug must not end the thread
             log.exception("projects that are not live can't be kept up")
 
     def _prune(self) -> None:
@@ -285,7 +287,7 @@ class Worker:
             more = True
             while more:
                 more = False
-                with suppress(UnknownProject), self.database.begin() as conn:  # forgotten meanwhile
+                with suppress(UnknownProject), self.database.begin() as conn:  # deleted meanwhile
                     more = tasks.prune(conn, number, event, PRUNE_AT_ONCE) == PRUNE_AT_ONCE
 
     # their threads
@@ -293,12 +295,12 @@ class Worker:
     def _start(self, project: Project, leased_until: float) -> None:
         may, resting = self._upkeep.take_up(project.id)
         if not may:
-            return  # it is being compared: in a moment
+            return  # it is being compared: try again soon
         if project.synced_at is None:
-            resting = None  # forgotten and connected anew meanwhile: nothing of it has been read
+            resting = None  # deleted and connected again meanwhile: nothing of it has been read
         try:
             settings = self.settings.for_project(project.extra_params)
-        except SettingsError as error:  # checked when they were sent, so they come from another version
+        except SettingsError as error:  # checked when they were sent: from another version of the backend
             log.error("project %d: going on without its extra params: %s", project.id, error)
             settings = self.settings
         basis = resting.basis if resting else None
@@ -309,7 +311,7 @@ class Worker:
         running.run("load", self._load, running, resting.found if resting else ())
 
     def _load(self, running: Running, found: Iterable[Changed]) -> None:
-        """Load the project, however often that takes, then start its steps."""
+        """Load the project, repeatedly until that works, then start its steps."""
         owned = running.owned
         shared = Resources(self._shared_encoder, self._connect, self._shared_compute)
 
@@ -320,7 +322,7 @@ class Worker:
         _repeat(owned, "load", load, lambda: None, once=True)
         live = running.live
         if live is None:
-            return  # it is being put away
+            return  # it is being unloaded
         for changed in found:
             live.count_found(changed)
         for step in live.steps:
@@ -328,12 +330,12 @@ class Worker:
                 running.run(step.name, _run, live, step)
 
     def _put_away(self, number: int, anew: bool = False) -> None:
-        """anew: what was read counts for nothing."""
+        """Unload a project. anew: forget how far it was read."""
         running = self.running.pop(number)
         owned = running.owned
         running.stop()
         running.join(JOIN_SECONDS)
-        running.stop()  # again, for a training that was begun just then
+        running.stop()  # again, for a training that began meanwhile
         if owned.left is None and not anew:
             self._upkeep.put_away(number, owned.basis if running.live is None else running.live.basis)
         try:
@@ -345,7 +347,7 @@ class Worker:
             log.warning("project %d: its lease runs out by itself: %s", number, error)
 
     def _shared_encoder(self) -> Encoder:
-        """One encoder for all projects, built when the first needs it."""
+        """One encoder for all projects, built at first use."""
         with self._encoder_lock:
             if self._encoder is None:
                 started = time.monotonic()
@@ -364,8 +366,8 @@ class Worker:
         return connection.connect(self.settings, project)
 
 
-def _insist(stopping: Stopping, do: Callable[[], None], every_seconds: float) -> None:
-    """Do it again and again until told to stop. That the database fails is said, the longer the rarer."""
+def _retry(stopping: Stopping, do: Callable[[], None], every_seconds: float) -> None:
+    """Call `do` repeatedly until stopped. Failures of the database are logged, less and less often."""
     backoff, say_at = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS), -math.inf
     while not stopping.is_set():
         try:
@@ -380,12 +382,12 @@ def _insist(stopping: Stopping, do: Callable[[], None], every_seconds: float) ->
 
 
 def _connection(project: Project) -> tuple[object, ...]:
-    """What a live project can't change while it is live."""
+    """The fields that can't change while a project is live."""
     return dict(project.extra_params), project.label_studio_url, project.access_token
 
 
 def _run(live: LiveProject, step: Step) -> None:
-    """Repeat the step until the project is put away."""
+    """Repeat the step until the project is unloaded."""
 
     def once() -> bool:
         return step.step() and step.again_at_once
@@ -405,9 +407,9 @@ def _repeat(
     once: bool = False,
     on_missing: Callable[[], None] = lambda: None,
 ) -> None:
-    """Repeat a step until the project is put away; errors are shown, waited out and tried again.
+    """Repeat a step until the project is unloaded; after an error, show it, wait and try again.
 
-    once: until it has worked. on_missing: called when something is not there in Label Studio.
+    once: stop after the first success. on_missing: called when something is missing in Label Studio.
     """
     logs.about(project=owned.id)
     backoff = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)
@@ -415,7 +417,7 @@ def _repeat(
         retry_after: float | None = None
         try:
             more = step()
-        except (LeaseLost, ShardsLost) as error:  # it is taken up again and built from the store, by whoever can
+        except (LeaseLost, ShardsLost) as error:  # some worker will load it again from the store
             log.warning("%s", error)
             owned.stopping.set()
             return
@@ -426,15 +428,19 @@ def _repeat(
         except LabelStudioUnavailable as error:
             problem, retry_after = (projects.AWAY, str(error)), error.retry_after_seconds
         except NotFoundInLabelStudio as error:
-            on_missing()  # the project itself may be gone
+            on_missing()  # the project itself may have been deleted
             problem = (projects.BLOCKED, f"{error} (deleted, or not visible to the API key's user)")
+        except LeaseLate as error:  # a busy machine: nothing for a person to do
+            log.warning("project %d: %s: %s", owned.id, name, error)
+            owned.stopping.wait(backoff.failed())
+            continue
         except NeatError as error:
             problem = (projects.BLOCKED, str(error))
         except DBAPIError as error:
             log.error("project %d: %s: the database failed, trying again: %s", owned.id, name, error.orig)
             owned.stopping.wait(backoff.failed())
             continue
-        except Exception as error:  # a fault of ours must not end the thread that others wait for
+        except Exception as error:  # a bug must not end a thread that others wait for
             log.exception("project %d: %s failed", owned.id, name)
             problem = (projects.BLOCKED, f"internal error in {name}: {error}; see the log")
         else:
@@ -452,7 +458,7 @@ def _repeat(
 
 
 def _show(owned: OwnedProject, change: Callable[[], None]) -> None:
-    """Tell people about a problem or its end; that the database fails is no reason to stop trying."""
+    """Show a problem or its end; ignores failures of the database."""
     try:
         change()
     except (DBAPIError, NeatError) as error:
@@ -460,9 +466,9 @@ def _show(owned: OwnedProject, change: Callable[[], None]) -> None:
 
 
 def _host() -> str:
-    """What process numbers can be compared within: a machine since its start, and on Linux its namespace of processes.
+    """The scope in which process ids are unique: this boot of a machine, and on Linux the PID namespace.
 
-    Machines made from one image have one name, and their first namespace the same number.
+    Machines made from one image share a name, and their first namespaces share a number.
     """
     try:
         return f"{socket.gethostname()}/{BOOT_ID.read_text().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
@@ -471,13 +477,13 @@ def _host() -> str:
 
 
 def _is_dead(owner: str) -> bool:
-    """Is the worker of this lease a process of this host that no longer exists?"""
+    """Whether the lease's worker is a process of this host that no longer exists."""
     host, _, rest = owner.partition(":")
     number = rest.partition(":")[0]
     if host != _host() or not number.isdigit():
         return False
     if int(number) == os.getpid():
-        return True  # an earlier process that had our number
+        return True  # an earlier process with this process's id
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:

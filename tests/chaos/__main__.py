@@ -18,7 +18,7 @@ POSTGRES = os.environ.get("NEAT_TEST_POSTGRES_URL", "postgresql+psycopg://root@1
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     from tests.chaos.nursery import Nursery, preload
 
     preload()

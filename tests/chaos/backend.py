@@ -23,7 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from neat_backend.cli import shared, supervisor
+from neat_backend.cli import supervisor, terminal
 from neat_backend.labelstudio import transport
 from neat_backend.service import service
 from neat_backend.settings import Settings
@@ -39,7 +39,7 @@ LONGEST_PAUSE_SECONDS = 0.5
 
 def main() -> int:
     settings = Settings.from_env()
-    shared.set_up_logging(settings)
+    terminal.set_up_logging(settings)
     set_clock(Path(os.environ[CLOCK]))
     if sys.argv[1] == "serve":
         return supervise(settings)
@@ -76,25 +76,25 @@ def _subprocess(popen: Any) -> SimpleNamespace:
 
 
 class _Watched(worker.Worker):
-    """Writes its projects' state when it is asked to."""
+    """Writes its projects' state on request."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        asked: queue.SimpleQueue[None] = queue.SimpleQueue()
-        signal.signal(signal.SIGUSR1, lambda *_: asked.put(None))
-        threading.Thread(target=self._tell, args=(asked,), daemon=True).start()
+        requests: queue.SimpleQueue[None] = queue.SimpleQueue()
+        signal.signal(signal.SIGUSR1, lambda *_: requests.put(None))
+        threading.Thread(target=self._tell, args=(requests,), daemon=True).start()
 
-    def _tell(self, asked: queue.SimpleQueue[None]) -> None:
+    def _tell(self, requests: queue.SimpleQueue[None]) -> None:
         while True:
-            asked.get()
+            requests.get()
             path = state_file(self.settings.data_dir, os.getpid())
-            told = {}
+            states = {}
             for number, running in list(self.running.items()):
                 if running.live is not None:
                     with running.live.engine() as engine:
-                        told[str(number)] = engine_state(engine)
+                        states[str(number)] = engine_state(engine)
             temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(told))
+            temporary.write_text(json.dumps(states))
             temporary.replace(path)
 
 

@@ -1,4 +1,4 @@
-"""A campaign: people label, the network loses a tenth of what is told, and the machine is killed again and again.
+"""A campaign: people label, the network loses a tenth of the webhooks, and the machine is killed again and again.
 
 It goes in stretches. In each, events and kills come at random moments, the last events after the last kill. Then it
 is waited until all is quiet, and everything that the backend has is compared with what a full read of Label Studio
@@ -15,13 +15,10 @@ import random
 import secrets
 import shutil
 import signal
-import sqlite3
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +32,14 @@ from neat_backend.store import inbox, projects, schema
 from neat_backend.store.database import Database
 from tests.cable import Cable
 from tests.chaos import backend
+from tests.chaos.faults import Faults
 from tests.chaos.host import VICTIMS, WEIGHTS, Host
 from tests.chaos.label_studio import TOKEN, LabelStudioHttp, LivingLabelStudio
 from tests.chaos.nursery import Nursery, descendants
 from tests.chaos.people import BASE, People, Post
 from tests.chaos.truth import Truth, differences, full_read, stored_labels
 from tests.fake_label_studio import label_config
-from tests.waiting import HANGS, until
+from tests.waiting import until
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +122,6 @@ class Campaign:
         self.plan, self.say, self.report = plan, say, Report(plan)
         self.postgres = postgres
         self.kills: Counter[str] = Counter()
-        self.faults: Counter[str] = Counter()
         self._what, self._when, self._network = (
             random.Random(f"{plan.seed} {name}") for name in ("what", "when", "net")
         )
@@ -156,7 +153,7 @@ class Campaign:
         self.post = Post(self.studio, PROJECT, random.Random(f"{plan.seed} network"), plan.late)
         self.studio.on_event = self.post.send
         self.client = LabelStudioClient(self.studio.url, TOKEN)
-        self._under_way: list[threading.Thread] = []
+        self.faults = Faults(self.host, self.studio, self.settings, self.cables)
 
     def run(self) -> Report:
         began = time.monotonic()
@@ -201,14 +198,14 @@ class Campaign:
         stormy = seconds * (1 - LAST_SHARE)
         moments = [(self._when.uniform(0, seconds), self._event) for _ in range(share[0])]
         moments += [(self._when.uniform(0, stormy), self._kill) for _ in range(share[1])]
-        moments += [(self._when.uniform(0, stormy), self._fault) for _ in range(share[2])]
+        moments += [(self._when.uniform(0, stormy), lambda: self.faults.begin(self._when)) for _ in range(share[2])]
         began = time.monotonic()
         for at, happen in sorted(moments, key=lambda each: each[0]):
             time.sleep(max(0.0, began + at - time.monotonic()))
             happen()
         self.say(
             f"stretch {number + 1}: {sum(self.people.done.values())} events, {sum(self.kills.values())} kills, "
-            f"{sum(self.faults.values())} faults after {time.monotonic() - began:.0f} s"
+            f"{sum(self.faults.done.values())} faults after {time.monotonic() - began:.0f} s"
         )
 
     def _event(self) -> None:
@@ -225,86 +222,11 @@ class Campaign:
 
         until(kill, f"there is nobody to be killed; see {self.host.log}")
 
-    def _fault(self) -> None:
-        faults: dict[str, Callable[[random.Random], Iterator[None]]] = {
-            "a process is frozen": self._frozen,
-            "the clock is off": self._clock_off,
-            "label studio's clock is off": self._other_clock_off,
-        }
-        if self.plan.database == "sqlite":
-            faults |= {"the database is locked": self._locked}
-        else:
-            faults |= {"the database drops all connections": self._dropped, "the database is cut off": self._cut}
-        name = self._when.choice(sorted(faults))
-        rng = random.Random(self._when.random())
-
-        def go() -> None:
-            try:
-                for _ in faults[name](rng):  # it has begun
-                    self.faults[name] += 1
-            except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-                log.warning("%s: not this time: %s", name, error)
-
-        thread = threading.Thread(target=go, daemon=True)
-        self._under_way.append(thread)
-        thread.start()
-
-    def _frozen(self, rng: random.Random) -> Iterator[None]:
-        """Longer than a lease lasts; then it goes on as if nothing had been."""
-        pids = self.host.pids(rng.choice(["worker", "second worker", "web process"]))
-        if pids and self.host.freeze(pids[0]):
-            yield
-            time.sleep(rng.uniform(1, 10))
-            self.host.thaw(pids[0])
-
-    def _clock_off(self, rng: random.Random) -> Iterator[None]:
-        self.host.set_clock(rng.choice([-86400, -3600, -30, 30, 3600, 86400]))
-        yield
-        time.sleep(rng.uniform(1, 10))
-        self.host.set_clock(0.0)
-
-    def _other_clock_off(self, rng: random.Random) -> Iterator[None]:
-        self.studio.state.clock_is_off = timedelta(seconds=rng.choice([-3600, -300, -20, 20, 300, 3600]))
-        yield
-        time.sleep(rng.uniform(1, 10))
-        self.studio.state.clock_is_off = timedelta()
-
-    def _locked(self, rng: random.Random) -> Iterator[None]:
-        """Another program writes to the file and takes its time."""
-        path = self.settings.data_dir / "neat.sqlite3"
-        with contextlib.closing(sqlite3.connect(path, timeout=HANGS, isolation_level=None)) as conn:
-            conn.execute("BEGIN IMMEDIATE")
-            yield
-            time.sleep(rng.uniform(0.5, 5))
-            conn.execute("ROLLBACK")
-
-    def _dropped(self, rng: random.Random) -> Iterator[None]:
-        """As a restart of the server does it."""
-        engine = sa.create_engine(self.settings.sqlalchemy_url)
-        others = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        with engine.begin() as conn:
-            conn.execute(sa.text(others))
-        engine.dispose()
-        yield
-
-    def _cut(self, rng: random.Random) -> Iterator[None]:
-        """Without a word to either side."""
-        cable = rng.choice(self.cables)
-        cable.cut.set()
-        yield
-        time.sleep(rng.uniform(1, 12))
-        cable.cut.clear()
-
     # is everything there?
 
     def _compare(self, when: str) -> None:
         """Wait until all is quiet and right, as long as it changes; then say what is not."""
-        for thread in self._under_way:
-            thread.join()
-        self._under_way.clear()
+        self.faults.join()
         began = time.monotonic()
         wrong = ["nothing has been looked at"]
         lost = 0
@@ -405,7 +327,7 @@ class Campaign:
 
     def _sum_up(self) -> None:
         report = self.report
-        report.events, report.kills, report.faults = dict(self.people.done), dict(self.kills), dict(self.faults)
+        report.events, report.kills, report.faults = dict(self.people.done), dict(self.kills), dict(self.faults.done)
         report.webhooks, report.answers = dict(self.post.fates), dict(self.post.answers)
         report.starts = dict(self.host.starts)
         report.acknowledged = sum(self.post.acknowledged.values())
@@ -422,8 +344,7 @@ class Campaign:
         report.worker_runs = bool(self.host.pids("worker") and self.host.pids("second worker"))
 
     def _close(self) -> None:
-        for thread in self._under_way:
-            thread.join()
+        self.faults.join()
         self.host.close()
         self.post.close()
         self.database.dispose()

@@ -63,7 +63,7 @@ class LivingLabelStudio(FakeLabelStudio):
 
 
 class LabelStudioHttp:
-    """The server. `hooks`: project → its webhooks, which whoever sends events must read anew each time."""
+    """The server. `hooks`: project → its webhooks, which a sender of events must read each time."""
 
     def __init__(self, state: LivingLabelStudio) -> None:
         self.state = state
@@ -71,7 +71,7 @@ class LabelStudioHttp:
         self.backends: dict[int, list[Json]] = {}
         self.tabs: dict[int, list[Json]] = {}
         self.requests = 0
-        self.on_event: Callable[[Json], None] = lambda body: None  # told of what the backend's own calls cause
+        self.on_event: Callable[[Json], None] = lambda body: None  # called with events of the backend's own calls
         handler = type("Handler", (_Handler,), {"studio": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"

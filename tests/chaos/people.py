@@ -32,7 +32,7 @@ class People:
         """trainings: whether anything is done that begins one."""
         self.studio, self.project, self.rng, self.most_tasks = studio, project, rng, most_tasks
         self.done: Counter[str] = Counter()
-        self._doings: dict[str, tuple[float, Callable[[], Json | None]]] = {
+        self._actions: dict[str, tuple[float, Callable[[], Json | None]]] = {
             "ANNOTATION_CREATED": (42, self._annotate),
             "ANNOTATION_CREATED (skip)": (6, self._skip),
             "ANNOTATION_UPDATED": (14, self._change),
@@ -49,15 +49,15 @@ class People:
             "START_TRAINING": (0.4, self._train),
         }
         if not trainings:
-            del self._doings["START_TRAINING"], self._doings["PROJECT_UPDATED (choices)"]
+            del self._actions["START_TRAINING"], self._actions["PROJECT_UPDATED (choices)"]
 
     def step(self) -> Json:
         """Something is done; the event that Label Studio has for it."""
-        names, weights = list(self._doings), [weight for weight, _ in self._doings.values()]
+        names, weights = list(self._actions), [weight for weight, _ in self._actions.values()]
         while True:
             name = self.rng.choices(names, weights)[0]
             with self.studio.state.lock:
-                body = self._doings[name][1]()
+                body = self._actions[name][1]()
             if body is not None:
                 self.done[name] += 1
                 return body

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from neat_backend.cli import shared
+from neat_backend.cli import terminal
 from neat_backend.labelstudio.events import parse_setup
 from neat_backend.service.service import Service
 from neat_backend.settings import Settings
@@ -23,8 +23,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
             monkeypatch.delenv(str(key), raising=False)
     made = make_settings(tmp_path)
     monkeypatch.setenv("NEAT_DATA_DIR", str(made.data_dir))
-    monkeypatch.setattr(shared, "out", lambda: Console(width=250))
-    monkeypatch.setattr(shared, "err", lambda: Console(width=250, stderr=True))
+    monkeypatch.setattr(terminal, "out", lambda: Console(width=250))
+    monkeypatch.setattr(terminal, "err", lambda: Console(width=250, stderr=True))
     return made
 
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 import neat_backend.worker
 from neat_backend import cli, connection
-from neat_backend.cli import shared
+from neat_backend.cli import terminal
 from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.labelstudio.events import parse_setup
 from neat_backend.records import RETRY_IMAGES, SYNC, TRAIN, Task, WithoutLabel
@@ -75,7 +75,7 @@ class TestExplain:
         assert json.loads(run("explain", "7", "5", "--json").stdout) == served.explain(7, 5)
 
     def test_shows_votes_and_neighbours(self, served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-        told = {
+        explanation = {
             "state": "unlabelled",
             "reasons": ["It is so."],
             "invalid_votes": 1,
@@ -86,7 +86,7 @@ class TestExplain:
                 {"task": 12, "label": None, "invalid": True, "similarity": 0.5},
             ],
         }
-        monkeypatch.setattr(Service, "explain", lambda self, project, task: told)
+        monkeypatch.setattr(Service, "explain", lambda self, project, task: explanation)
         lines = run("explain", "7", "5").stdout.splitlines()
         assert any("[dog]" in line and "0.250" in line and "37" in line for line in lines)
         assert any("none of the classes" in line and "14" in line for line in lines)
@@ -188,7 +188,7 @@ class TestStatus:
     def test_in_a_narrow_terminal_version_and_reason_are_whole(
         self, served: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shared, "out", lambda: Console(width=80))
+        monkeypatch.setattr(terminal, "out", lambda: Console(width=80))
         reason = "Label Studio refused us (401, GET /api/webhooks/): check LABEL_STUDIO_API_KEY: " + "long " * 20
         with served.database.begin() as conn:
             projects.update(conn, 7, state=projects.BLOCKED, detail=reason)
@@ -360,19 +360,19 @@ class TestFailing:
 
 class TestHandingOver:
     def test_serve_ends_with_the_supervisors_exit_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked = []
-        monkeypatch.setattr("neat_backend.cli.supervisor.serve", lambda settings: asked.append(settings) or 3)
+        calls = []
+        monkeypatch.setattr("neat_backend.cli.supervisor.serve", lambda settings: calls.append(settings) or 3)
         monkeypatch.setenv("PORT", "9191")
         assert run("serve").exit_code == 3
-        assert asked[0].port == 9191
+        assert calls[0].port == 9191
 
     def test_worker_runs_with_the_environments_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        room, asked = types.ModuleType("worker"), []
-        room.run = asked.append  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "neat_backend.worker.worker", room)
-        monkeypatch.setattr(neat_backend.worker, "worker", room, raising=False)
+        module, calls = types.ModuleType("worker"), []
+        module.run = calls.append  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "neat_backend.worker.worker", module)
+        monkeypatch.setattr(neat_backend.worker, "worker", module, raising=False)
         assert run("worker").exit_code == 0
-        assert asked == [Settings.from_env()]
+        assert calls == [Settings.from_env()]
 
     @pytest.mark.parametrize(("order_ok", "code"), [(True, 0), (False, 1)])
     def test_demo_fails_when_the_order_was_wrong(
@@ -399,17 +399,17 @@ def test_the_demo_says_the_classes_of_each_twenty_labels() -> None:
     from neat_backend.demo.run import Result as Shown
     from neat_backend.demo.run import classes_per
 
-    chosen = ["two", "four", "two", "Not one of these"] * 5 + ["nine"] * 3
-    found = classes_per(20, chosen)
+    chosen = ["two", "four", "two", "None of these"] * 5 + ["nine"] * 3
+    found = classes_per(20, chosen, ("two", "four", "six", "nine"))
     assert found == [
-        {"from": 1, "to": 20, "counts": {"two": 10, "four": 5, "six": 0, "nine": 0, "Not one of these": 5}},
-        {"from": 21, "to": 23, "counts": {"two": 0, "four": 0, "six": 0, "nine": 3, "Not one of these": 0}},
+        {"from": 1, "to": 20, "counts": {"two": 10, "four": 5, "six": 0, "nine": 0, "None of these": 5}},
+        {"from": 21, "to": 23, "counts": {"two": 0, "four": 0, "six": 0, "nine": 3, "None of these": 0}},
     ]
     result = Shown(annotations=23, order_ok=True, classes_per_20=found, seconds_to_served={"median": 1, "p95": 1})
     assert result.as_dict()["classes_per_20"] == found
     said = result.as_text()
-    assert "\nlabels 1-20: 10 two, 5 four, 0 six, 0 nine, 5 none of these\n" in said
-    assert "\nlabels 21-23: 0 two, 0 four, 0 six, 3 nine, 0 none of these\n" in said
+    assert "\nlabels 1-20: 10 two, 5 four, 0 six, 0 nine, 5 None of these\n" in said
+    assert "\nlabels 21-23: 0 two, 0 four, 0 six, 3 nine, 0 None of these\n" in said
 
 
 def test_logging_says_nothing_of_every_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from neat_backend import cli, exports
-from neat_backend.cli import exporting, following
+from neat_backend.cli import exporting, waiting
 from neat_backend.progress import LINE_EVERY_SECONDS, Progress
 from neat_backend.service.service import Service
 from neat_backend.settings import Settings
@@ -72,9 +72,9 @@ class TestExitCodes:
 
 class TestJson:
     def test_migrate_says_what_it_did(self, settings: Settings) -> None:
-        told = json.loads(CliRunner().invoke(cli.app, ["migrate", "--json"]).stdout)
-        assert set(told) == {"version", "database"}
-        assert "neat.sqlite3" in told["database"]
+        result = json.loads(CliRunner().invoke(cli.app, ["migrate", "--json"]).stdout)
+        assert set(result) == {"version", "database"}
+        assert "neat.sqlite3" in result["database"]
 
     def test_every_command_has_it_but_those_that_stay(self) -> None:
         from tests.cli.test_commands import COMMANDS
@@ -124,10 +124,12 @@ class TestCompletion:
         made = run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
         assert made.returncode == 0, made.stderr
         (function,) = re.findall(r"complete .*-F (\S+)", made.stdout)
-        asked = f'COMP_WORDS=(neat-backend rank ""); COMP_CWORD=2; {function} neat-backend; echo "${{COMPREPLY[@]}}"'
+        completion = (
+            f'COMP_WORDS=(neat-backend rank ""); COMP_CWORD=2; {function} neat-backend; echo "${{COMPREPLY[@]}}"'
+        )
         variables = os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
         done = subprocess.run(
-            [bash, "-c", f"{made.stdout}\n{asked}"],
+            [bash, "-c", f"{made.stdout}\n{completion}"],
             capture_output=True,
             text=True,
             timeout=HANGS,
@@ -196,7 +198,7 @@ class TestFollowing:
             assert callable(step)
             step()
 
-        monkeypatch.setattr(following.time, "sleep", sleep)
+        monkeypatch.setattr(waiting.time, "sleep", sleep)
         return CliRunner()
 
     def applied(self, served: Service, **fields: object) -> None:
@@ -229,13 +231,15 @@ class TestFollowing:
                 rounds.start(
                     conn,
                     7,
-                    trigger="requested",
-                    known=1,
-                    invalid=0,
-                    unlabelled=1,
-                    queried=1,
-                    queried_known=1,
-                    classes=["dog"],
+                    rounds.NewRound(
+                        trigger="requested",
+                        known=1,
+                        invalid=0,
+                        unlabelled=1,
+                        queried=1,
+                        queried_known=1,
+                        classes=["dog"],
+                    ),
                 )
 
         def fail() -> None:

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from neat_backend.cli import ports
-from neat_backend.cli.ports import Place, listen
+from neat_backend.cli import listening
+from neat_backend.cli.listening import Place, listen
 from neat_backend.cli.supervisor import environment, web_command
 from neat_backend.demo.ports import free_port
 from neat_backend.errors import SettingsError
@@ -34,7 +34,7 @@ STUBBORN = [
 ]
 LEAVE_AN_ORPHAN = """
 import os, sys, time
-from neat_backend.cli.ports import Place
+from neat_backend.cli.listening import Place
 place = Place("127.0.0.1", int(sys.argv[1]))
 child = os.fork()
 if child:
@@ -227,12 +227,12 @@ class TestPlace:
             time.sleep(seconds)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(ports, "time", SimpleNamespace(sleep=look, monotonic=lambda: 0.0))
+            patched.setattr(listening, "time", SimpleNamespace(sleep=look, monotonic=lambda: 0.0))
             Place("127.0.0.1", port).close()
         assert len(looks) >= 3
 
     def test_it_does_not_wait_for_another_supervisor_or_a_stranger(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ports.time, "sleep", lambda seconds: pytest.fail("it waits"))
+        monkeypatch.setattr(listening.time, "sleep", lambda seconds: pytest.fail("it waits"))
         port = free_port()
         first = Place("127.0.0.1", port)
         with pytest.raises(SettingsError, match=f"PORT={port}"):
@@ -249,10 +249,34 @@ class TestPlace:
         assert supervisor is not None
         supervisor.close()
         now = iter(range(0, 1000, 10))
-        monkeypatch.setattr(ports, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: next(now)))
+        monkeypatch.setattr(listening, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: next(now)))
         with pytest.raises(SettingsError, match=f"PORT={port}"):
             Place("127.0.0.1", port)
         left.close()
+
+
+def test_options_come_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+    """And the start says where to go next."""
+    (tmp_path / "prod.env").write_text("NEAT_DATA_DIR=of-file\nLABEL_STUDIO_URL=http://file:8080\nNEAT_BATCHSIZE=5\n")
+    words = ["serve", "--port", "0", "--data-dir", "of-option", "--env-file", "prod.env"]
+    env = {name: value for name, value in os.environ.items() if name not in Settings.variables()}
+    env |= {"NEAT_DATA_DIR": "of-environment", "LABEL_STUDIO_API_KEY": "a-key"}
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        command = [sys.executable, "-m", "neat_backend.cli", *words]
+        process = subprocess.Popen(command, env=env, stderr=file, cwd=tmp_path)
+    try:
+        until(lambda: "worker started" in output.read_text() or process.poll() is not None, output.read_text)
+    finally:
+        process.terminate()
+        process.wait(HANGS)
+    said = output.read_text()
+    (port,) = re.findall(r"listening on http://127\.0\.0\.1:(\d+), for Label Studio at http://file:8080;", said)
+    assert f"data in {tmp_path / 'of-option'}\n" in said
+    assert f"dashboard: http://localhost:{port}/\n" in said
+    assert f"address for Label Studio (project → Settings → Model): http://localhost:{port}\n" in said
+    assert "NEAT_BATCHSIZE is no setting and is not read; did you mean NEAT_BATCH_SIZE?" in said
+    assert not (tmp_path / "of-environment").exists()
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
@@ -290,6 +314,14 @@ class TestEnvironment:
         assert "MODEL_DIR" not in env
         assert "BASIC_AUTH_USER" not in env
         assert env["PATH"] == "/bin"
+
+    def test_the_children_read_no_file_of_settings(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It may have been changed since, and all of it is in their environment."""
+        (tmp_path / ".env").write_text("BASIC_AUTH_USER=ann\nBASIC_AUTH_PASS=secret\n")
+        monkeypatch.chdir(tmp_path)
+        for name, value in environment(Settings.from_env({}), {}).items():
+            monkeypatch.setenv(name, value)
+        assert Settings.from_env().basic_auth_user == ""
 
     def test_no_secret_is_in_a_command_line(self) -> None:
         settings = Settings.from_env({}, basic_auth_user="ann", basic_auth_pass="hidden", label_studio_api_key="secret")

@@ -59,7 +59,7 @@ def _test(options: argparse.Namespace, env: dict[str, str]) -> int:
         figures = Checks(stack, folder, say).run()
     except BaseException:
         with suppress(AssertionError, subprocess.SubprocessError):
-            (folder / "containers.log").write_text(stack.asked("logs", "--no-color", "--timestamps"))
+            (folder / "containers.log").write_text(stack.output_of("logs", "--no-color", "--timestamps"))
         say(f"logs are in {folder}")
         raise
     finally:

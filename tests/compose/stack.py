@@ -32,7 +32,7 @@ class Stack:
         # The demo's own ports may be taken.
         self.ports = {"LABEL_STUDIO_PORT": str(free_port()), "NEAT_PORT": str(free_port())}
         self.env = {name: value for name, value in env.items() if name not in self._variables()} | self.ports
-        services = json.loads(self.asked("config", "--format", "json"))["services"]
+        services = json.loads(self.output_of("config", "--format", "json"))["services"]
         self.settings = {str(name): str(value) for name, value in services["neat-backend"]["environment"].items()}
         self.token = str(services["label-studio"]["environment"]["LABEL_STUDIO_USER_TOKEN"])
 
@@ -53,7 +53,7 @@ class Stack:
         """`docker compose …`, for as long as it takes."""
         follow(self._command(*words), self.folder / "compose.log", env=self.env, folder=ROOT)
 
-    def asked(self, *words: str) -> str:
+    def output_of(self, *words: str) -> str:
         """The output of `docker compose …`."""
         return self._output(*self._command(*words))
 
@@ -82,20 +82,20 @@ class Stack:
 
     def health(self) -> dict[str, str]:
         """By container: healthy, starting, unhealthy; or its state where it does not run."""
-        rows = [json.loads(line) for line in self.asked("ps", "--all", "--format", "json").splitlines()]
+        rows = [json.loads(line) for line in self.output_of("ps", "--all", "--format", "json").splitlines()]
         return {row["Name"]: row["Health"] if row["State"] == "running" else row["State"] for row in rows}
 
     def wait_until_healthy(self, count: int) -> None:
         until(
             lambda: sorted(self.health().values()) == ["healthy"] * count,
             lambda: f"not all healthy: {self.health()}",
-            progress=lambda: (self.health(), len(self.asked("logs"))),
+            progress=lambda: (self.health(), len(self.output_of("logs"))),
             every=2,
         )
 
     def containers(self, service: str) -> list[str]:
         """Their ids, of twelve digits: their host names."""
-        return [line[:12] for line in self.asked("ps", "--quiet", service).splitlines()]
+        return [line[:12] for line in self.output_of("ps", "--quiet", service).splitlines()]
 
     def restarts(self, container: str) -> int:
         return int(self.docker("inspect", "--format", "{{.RestartCount}}", container))
@@ -104,7 +104,7 @@ class Stack:
         """The worker that has the project's lease."""
         query = f"SELECT coalesce(lease_owner, '') FROM projects WHERE id = {project}"
         words = ("psql", "--username", "neat", "--tuples-only", "--no-align", "--command", query)
-        return self.asked("exec", "-T", "postgres", *words)
+        return self.output_of("exec", "-T", "postgres", *words)
 
     def kill_inside(self, container: str) -> None:
         """SIGKILL for what the container's init has started, as the kernel does when memory is short."""

@@ -33,14 +33,14 @@ PS = [
 
 @pytest.fixture
 def docker(tmp_path: Path) -> dict[str, str]:
-    """The environment in which `docker` answers as compose does, and writes down what it was asked."""
+    """The environment in which `docker` answers as compose does, and records its calls."""
     answers = {"config": json.dumps(CONFIG), "ps": "\n".join(map(json.dumps, PS))}
     program = tmp_path / "bin/docker"
     program.parent.mkdir()
     program.write_text(
         f"#!{sys.executable}\nimport os, sys\n"
-        f"with open({str(tmp_path / 'asked')!r}, 'a') as asked:\n"
-        "    print(*sys.argv[1:], os.environ.get('NEAT_ENCODER'), file=asked)\n"
+        f"with open({str(tmp_path / 'calls')!r}, 'a') as calls:\n"
+        "    print(*sys.argv[1:], os.environ.get('NEAT_ENCODER'), file=calls)\n"
         f"print(next((said for word, said in {answers!r}.items() if word in sys.argv), ''))\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -51,7 +51,7 @@ def test_the_file_is_run_with_its_own_defaults(docker: dict[str, str], tmp_path:
     stack = Stack(docker, tmp_path)
     assert (stack.token, stack.settings["BASIC_AUTH_PASS"]) == ("a token", "a secret")
     stack.run("up", "--detach")
-    for line in (tmp_path / "asked").read_text().splitlines():
+    for line in (tmp_path / "calls").read_text().splitlines():
         assert f"compose --project-name {NAME} --env-file {os.devnull}" in line
         assert line.count("--file ") == 1
         assert line.endswith(" None")  # the shell's NEAT_ENCODER is not the file's

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from neat_backend.compute import embedding
+from neat_backend.compute.embedding import Source, Target
 from neat_backend.errors import ImageError, LabelStudioUnavailable
 from neat_backend.labelstudio.images import thumbnail
 from neat_backend.store.arrays import ProjectArrays, image_key
@@ -34,6 +35,8 @@ class Run:
         self,
         images: Sequence[tuple[int, str | None]],
         load: Callable[[int, str | None], Image.Image] | None = None,
+        batch_size: int = 4,
+        downloads: int = 3,
         **changed: Any,
     ) -> embedding.Progress:
         encode = self.encoder.encode
@@ -45,18 +48,19 @@ class Run:
         self.encoder.encode = counted  # type: ignore[method-assign]
         return embedding.embed(
             images,
-            load=load or picture,
-            thumbnail=thumbnail,
-            encoder=self.encoder,
-            arrays=self.arrays,
-            side=16,
-            on_stored=self.stored.append,
-            on_failed=lambda task, error: self.failed.update({task: str(error)}),
-            on_progress=lambda p: self.progress.append((p.done, p.failed)),
-            **{"batch_size": 4, "downloads": 3, **changed},
+            self.encoder,
+            Source(load or picture, thumbnail, 16, downloads),
+            Target(
+                self.arrays,
+                on_stored=self.stored.append,
+                on_failed=lambda task, error: self.failed.update({task: str(error)}),
+                on_progress=lambda p: self.progress.append((p.done, p.failed)),
+            ),
+            batch_size=batch_size,
+            **changed,
         )
 
-    def told(self) -> list[int]:
+    def stored_tasks(self) -> list[int]:
         return [task for each in self.stored for task in each.tasks.tolist()]
 
 
@@ -84,7 +88,7 @@ def test_features_and_thumbnails_are_stored_under_the_images_keys(run: Run) -> N
     for task, feature in zip(features.ids.tolist(), features.values, strict=True):
         alone = run.encoder.encode(embedding._stack([run.encoder.preprocess(picture(task, None))]))
         np.testing.assert_array_equal(feature, alone[0])
-    assert sorted(run.told()) == list(range(1, 11))
+    assert sorted(run.stored_tasks()) == list(range(1, 11))
 
 
 def test_images_are_encoded_in_full_batches(run: Run) -> None:
@@ -100,7 +104,7 @@ def test_a_broken_image_is_told_and_stops_nothing_else(run: Run) -> None:
 
     progress = run(refs(*range(1, 11)), load)
     assert run.failed == {task: f"/{task}.png is damaged" for task in (3, 6, 9)}
-    assert sorted(run.told()) == [1, 2, 4, 5, 7, 8, 10]
+    assert sorted(run.stored_tasks()) == [1, 2, 4, 5, 7, 8, 10]
     assert (progress.done, progress.failed) == (7, 3)
     assert run.progress[-1] == (7, 3)
 
@@ -121,7 +125,7 @@ def test_a_picture_that_nothing_can_be_made_of_is_told_and_stops_nothing_else(ru
     assert set(run.failed) == {2, 7}
     assert "OverflowError: too odd" in run.failed[2]
     assert "no usable features" in run.failed[7]
-    assert sorted(run.told()) == [1, 3, 4, 5, 6, 8, 9, 10]
+    assert sorted(run.stored_tasks()) == [1, 3, 4, 5, 6, 8, 9, 10]
     assert (progress.done, progress.failed) == (8, 2)
 
 
@@ -146,15 +150,15 @@ def test_label_studio_going_away_ends_the_run_and_what_is_done_is_kept(run: Run)
 
     with pytest.raises(LabelStudioUnavailable):
         run(refs(*range(1, 41)), load, downloads=1)
-    assert set(run.told()) == set(run.arrays.load("features/fake").ids.tolist())
-    assert 16 <= len(run.told()) < 40
+    assert set(run.stored_tasks()) == set(run.arrays.load("features/fake").ids.tolist())
+    assert 16 <= len(run.stored_tasks()) < 40
 
 
 def test_a_run_that_is_told_to_stop_stops_and_keeps_what_it_has(run: Run) -> None:
     progress = run(refs(*range(1, 101)), stopped=lambda: len(run.batches) >= 2)
     # What was being encoded at that moment, a batch for each core, may still come to its end.
     assert 2 <= len(run.batches) <= 2 + (os.cpu_count() or 1)
-    assert 8 <= progress.done == len(run.told()) <= 4 * len(run.batches)
+    assert 8 <= progress.done == len(run.stored_tasks()) <= 4 * len(run.batches)
 
 
 def test_images_are_prepared_ahead_but_not_without_limit(run: Run) -> None:
@@ -172,16 +176,10 @@ def test_images_are_prepared_ahead_but_not_without_limit(run: Run) -> None:
     run.encoder.before_encoding = lambda: threading.Event().wait(0.01)  # type: ignore[assignment, return-value]
     embedding.embed(
         refs(*range(1, 81)),
-        load=load,
-        thumbnail=thumbnail,
-        encoder=run.encoder,
-        arrays=run.arrays,
-        side=16,
+        run.encoder,
+        Source(load, thumbnail, 16, downloads=2),
+        Target(run.arrays, run.stored.append, lambda *_: None, look),
         batch_size=4,
-        downloads=2,
-        on_stored=run.stored.append,
-        on_failed=lambda *_: None,
-        on_progress=look,
     )
     assert 0 < most_ahead <= 2 * 2 + 4 + 4
 
@@ -200,14 +198,14 @@ def test_an_encoder_that_fails_loses_nothing_that_was_encoded_before(run: Run) -
     run.encoder.before_encoding = fail
     with pytest.raises(RuntimeError, match="out of memory"):
         run(refs(*range(1, 21)))
-    assert len(run.told()) == 4
+    assert len(run.stored_tasks()) == 4
 
 
 def test_stored_means_the_same_image(run: Run) -> None:
     run(refs(1, 2, 3))
-    asked = [(1, "/1.png"), (2, "/another.png"), (3, None), (4, "/4.png")]
-    assert embedding.stored(run.arrays, "features/fake", asked) == {1}
-    assert embedding.stored(run.arrays, "features/other", asked) == set()
+    requested = [(1, "/1.png"), (2, "/another.png"), (3, None), (4, "/4.png")]
+    assert embedding.stored(run.arrays, "features/fake", requested) == {1}
+    assert embedding.stored(run.arrays, "features/other", requested) == set()
 
 
 def test_the_time_left_is_known_after_the_first_image() -> None:

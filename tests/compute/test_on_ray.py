@@ -15,6 +15,7 @@ from PIL import Image
 
 from neat_backend.compute import LocalCompute, embedding, open_compute
 from neat_backend.compute.cluster import Cluster
+from neat_backend.compute.embedding import Source, Target
 from neat_backend.demo.ports import free_port
 from neat_backend.errors import ComputeError, ImageError, LabelStudioUnavailable
 from neat_backend.labelstudio.images import thumbnail
@@ -39,20 +40,19 @@ class Run:
     def __init__(self, folder: Path, compute: Any, encoder: Any) -> None:
         self.arrays, self.compute, self.encoder = ProjectArrays(folder, 7), compute, encoder
         self.failed: dict[int, ImageError] = {}
-        self.told: list[int] = []
+        self.reported: list[int] = []
 
     def __call__(self, tasks: range, away: frozenset[int] = frozenset()) -> embedding.Progress:
         progress: embedding.Progress = self.compute.embed(
             [(task, f"/{task}.png") for task in tasks],
-            load=partial(picture, away, frozenset({12})),
-            thumbnail=thumbnail,
-            encoder=self.encoder,
-            arrays=self.arrays,
-            side=16,
+            self.encoder,
+            Source(partial(picture, away, frozenset({12})), thumbnail, 16, downloads=1),
+            Target(
+                self.arrays,
+                on_stored=lambda stored: self.reported.extend(stored.tasks.tolist()),
+                on_failed=self.failed.__setitem__,
+            ),
             batch_size=4,
-            downloads=1,
-            on_stored=lambda stored: self.told.extend(stored.tasks.tolist()),
-            on_failed=self.failed.__setitem__,
         )
         return progress
 
@@ -72,7 +72,7 @@ def test_features_are_those_of_this_process_and_a_run_goes_on_where_it_ended(clu
     with pytest.raises(LabelStudioUnavailable, match="does not answer"):
         there(tasks, away=frozenset({9}))
     kept = set(there.features().ids.tolist())
-    assert kept == set(there.told)
+    assert kept == set(there.reported)
     assert not kept & {9, 10, 11, 12}
     progress = there(range(len(kept) + 1, 13))
     assert (progress.done, progress.failed) == (11 - len(kept), 1)

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neat_backend.compute.cluster import Cluster
-from neat_backend.compute.sharded import LocalShards, ShardedEngine
+from neat_backend.compute.sharded import ShardedEngine
 from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.method import Method
 from neat_backend.records import Label
+from tests.compute.local_shards import LocalShards
 from tests.ranking.test_engine import CLASSES, assert_same_state, learn
 from tests.ranking.test_neighbors import some_features
 
@@ -78,8 +80,8 @@ def assert_same_answers(single: Engine, sharded: ShardedEngine) -> None:
     head = single.head(50)
     assert single.ranked(head) == sharded.ranked(head)
     assert single.ranked(head[::-2]) == sharded.ranked(head[::-2])
-    for name, column in single.says(sorted(single.tasks())).items():
-        np.testing.assert_array_equal(column, sharded.says(sorted(single.tasks()))[name], err_msg=name)
+    for name, column in single.predictions(sorted(single.tasks())).items():
+        np.testing.assert_array_equal(column, sharded.predictions(sorted(single.tasks()))[name], err_msg=name)
     for one_column, other_column in zip(single.codes()[:2], sharded.codes()[:2], strict=True):
         np.testing.assert_array_equal(one_column, other_column)
     for name, column in vars(single.nearest_labelled()).items():
@@ -103,8 +105,9 @@ def assert_same_answers(single: Engine, sharded: ShardedEngine) -> None:
     st.booleans(),
     st.sampled_from(["resnet18", "linear"]),
 )
+@example([("add", 2, 0), ("label", 1, 3), ("unlabel", 2, 0), ("replace", 1, 0)], 2, 1, "all", True, "resnet18")
 def test_any_stream_of_events_gives_the_answers_of_a_single_engine(actions, n, k, rule, balance, source) -> None:
-    how = {"k": k, "rule": rule, "batch_size": 3, "seed": 5, "balance": balance, "source": source}
+    how = {"method": Method(k, rule, batch_size=3, seed=5, balance=balance), "source": source}
     single = Engine(DIM, CLASSES, **how)
     sharded = ShardedEngine(LocalShards(n, DIM, CLASSES, how), CLASSES, **how)
     stream = Stream(single, sharded)
@@ -129,7 +132,11 @@ def test_actors_answer_as_a_single_engine_and_a_dead_one_is_told(cluster: Cluste
     from neat_backend.compute.on_ray import RayCompute
     from neat_backend.errors import ShardsLost
 
-    how = {"k": 3, "batch_size": 3, "seed": 5, "device": "cpu", "balance": True, "source": "linear"}
+    how: dict[str, Any] = {
+        "method": Method(k=3, batch_size=3, seed=5, balance=True),
+        "device": "cpu",
+        "source": "linear",
+    }
     single = Engine(DIM, CLASSES, **how)
     sharded: Any = RayCompute(cluster, shards=2, device="cpu").engine(DIM, CLASSES, **how)
     stream = Stream(single, sharded)

@@ -4,42 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from axe_core_python.sync_playwright import Axe
 from werkzeug.serving import make_server
 
+from benchmarks import browser as browsers
+from neat_backend.demo.label_studio import LabelStudioServer
 from neat_backend.settings import Settings
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
 from tests.conftest import need
 from tests.waiting import HANGS
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @contextlib.contextmanager
 def running() -> Iterator[Any]:
     """A browser; the test is skipped where there is none."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = browsers.find()
     if chromium is None:
         need("browser", "no Chromium is on the PATH")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=browsers.FLAGS)
         try:
             yield browser
         finally:
@@ -49,7 +43,10 @@ def running() -> Iterator[Any]:
 @contextlib.contextmanager
 def served(settings: Settings, database: Database) -> Iterator[str]:
     """The web process' app at an address of its own."""
-    server = make_server("127.0.0.1", 0, create_app(settings, database), threaded=True)
+    # In a thread: Python 3.11's parser, which werkzeug uses, fails now and then inside Playwright's greenlets.
+    with ThreadPoolExecutor(1) as pool:
+        app = pool.submit(create_app, settings, database).result()
+    server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -68,6 +65,19 @@ def opened(browser: Any, url: str, size: str = "desktop", scheme: str = "light",
     page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.goto(url)
+    return page
+
+
+def log_in(page: Any, server: LabelStudioServer, path: str) -> None:
+    """The page shows that path of Label Studio, to a user who is logged in."""
+    browsers.log_in(page, server.url, server.username, server.password, path)
+
+
+def logged_in(browser: Any, server: LabelStudioServer, path: str, size: tuple[int, int]) -> Any:
+    """A page of that size at that path of Label Studio."""
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.set_default_timeout(1000 * HANGS)
+    log_in(page, server, path)
     return page
 
 

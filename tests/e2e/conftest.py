@@ -11,6 +11,7 @@ from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from tests.e2e.chromium import running
 from tests.e2e.loop import Labelling, Standing, labelled_and_trained
 from tests.labelstudio.server import shared_label_studio, stop_label_studio
+from tests.waiting import HANGS
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,7 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> LabelStudioServer:
 
 @pytest.fixture(scope="session")
 def annotator(label_studio: LabelStudioServer) -> Annotator:
-    return Annotator(label_studio.url, label_studio.token)
+    return Annotator(label_studio.url, label_studio.token, timeout_seconds=HANGS)
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,17 @@ def browser() -> Iterator[Any]:
     """One Chromium for a module's tests: Playwright runs once at a time."""
     with running() as browser:
         yield browser
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    """Report failures without parsing the source: in Playwright's greenlets, Python's parser raises SystemError, which
+    ends the whole run."""
+    style, item.config.option.tbstyle = item.config.option.tbstyle, "native"
+    try:
+        return (yield)  # type: ignore[return-value]
+    finally:
+        item.config.option.tbstyle = style
 
 
 def pytest_sessionfinish() -> None:

@@ -15,9 +15,16 @@ from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig, parse, resolve
 from neat_backend.labelstudio.publisher import Prediction, Publisher
 from neat_backend.records import SEVERAL, Label
+from tests.e2e.chromium import log_in
 from tests.e2e.loop import Labelling, Standing, write_digits
 
 VERSION = "neat-r000001"
+# In one look, as the page is built anew while it loads; its own switches have no text.
+TICKED = """() => {
+    const boxes = [...document.querySelectorAll('label:has(input:checked)')];
+    const texts = boxes.map(box => box.innerText.trim()).filter(text => text);
+    return texts.length && texts;
+}"""
 
 
 def config(choices: str, attributes: str = "") -> str:
@@ -45,11 +52,7 @@ def context(browser: Any, label_studio: LabelStudioServer) -> Iterator[Any]:
     """Somebody who is logged in."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     page = context.new_page()
-    page.goto(f"{label_studio.url}/user/login/")
-    page.fill('input[name="email"]', label_studio.username)
-    page.fill('input[name="password"]', label_studio.password)
-    page.press('input[name="password"]', "Enter")
-    page.wait_for_url(lambda url: "login" not in url)
+    log_in(page, label_studio, "/projects")
     yield context
     context.close()
 
@@ -82,12 +85,8 @@ class Person:
 
     def ticked(self) -> list[str]:
         """What is written beside the boxes with a tick, without the number of its key; waits for one."""
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('label:has(input:checked)')].some(box => box.innerText.trim())"
-        )
-        boxes = self.page.locator("label:has(input:checked)").all()
-        texts = [box.evaluate("box => box.innerText").split("[")[0].strip() for box in boxes]
-        return [text for text in texts if text]  # the page's own switches have none
+        texts = self.page.wait_for_function(TICKED).json_value()
+        return [text.split("[")[0].strip() for text in texts]
 
     def click(self, text: str) -> None:
         self.page.locator("label", has_text=text).first.click()

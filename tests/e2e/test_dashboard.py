@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from benchmarks.projects import prepare
+from benchmarks.projects import Samples, prepare
 from neat_backend.demo.backend import is_ranked, labelled
 from neat_backend.demo.label_studio import Annotator
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.records import RETRY_IMAGES
 from neat_backend.service.service import Service
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, insights, prequential, projects
+from neat_backend.store import inbox, insights, people, prequential, projects, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.insights import BINS, Insight
+from neat_backend.store.people import Person
+from neat_backend.web.shown import TABS
 from tests.cable import Cable
 from tests.e2e.chromium import SIZES, keep_picture, opened, served, sound
 from tests.e2e.loop import CONFIG as DIGITS
@@ -44,7 +47,7 @@ TESTED = prequential.Prequential(
 
 def digits(folder: Path) -> tuple[Settings, Database, list[int]]:
     """A project in the middle of its life, of real pictures: rounds done, images that failed."""
-    settings = make_settings(folder, batch_size=BATCH)
+    settings = make_settings(folder, batch_size=BATCH, random_share=0.25)
     database = make_database(settings)
     found = load_digits()
     features = to_grid((found.data[:N] - found.data.mean(axis=0)).astype(np.float32))
@@ -52,22 +55,29 @@ def digits(folder: Path) -> tuple[Settings, Database, list[int]]:
     truth[MISTAKEN] = np.where(truth[MISTAKEN] < 0, 1, (truth[MISTAKEN] + 1) % 3)  # what annotators get wrong
     pictures = np.repeat(found.images[:N, :, :, None] * 15, 3, axis=3).astype(np.uint8)
     pictures = pictures.repeat(8, axis=1).repeat(8, axis=2)
-    engine = prepare(
-        settings,
-        database,
-        7,
-        features,
-        truth,
-        CLASSES,
-        5,
-        pictures=pictures,
-        failed=FAILED,
-        title="Digits: zero, one or two?",
-    )
+    samples = Samples(features, truth, CLASSES, pictures, FAILED)
+    engine = prepare(settings, database, 7, samples, 5, title="Digits: zero, one or two?")
     with database.begin() as conn:
         projects.update(conn, 7, label_studio_url="http://127.0.0.1:1")
-    prequential.write(ProjectArrays(settings.data_dir, 7), TESTED)
+    arrays = ProjectArrays(settings.data_dir, 7)
+    prequential.write(arrays, TESTED)
+    people.write(arrays, {1: Person("Ada Lovelace", 80, 74), 2: Person("Grace Hopper", 40, 31)})
+    worked_on(database)
     return settings, database, engine.head(BATCH)
+
+
+def worked_on(database: Database) -> None:
+    """The labels come from Ada and Grace, day after day, one every 18 s; on 30 tasks Grace says what Ada has said."""
+    start = datetime(2026, 11, 23, 8, tzinfo=timezone.utc)
+    with database.begin() as conn:
+        found = [one for answers in tasks.annotations_of(conn, 7).values() for one in answers]
+        moments = [start + timedelta(days=at // BATCH, seconds=18 * (at % BATCH)) for at in range(len(found))]
+        said = [
+            replace(one, annotator=1 if at < 80 else 2, updated_at=moment)
+            for at, (one, moment) in enumerate(zip(found, moments, strict=True))
+        ]
+        again = [replace(one, id=1000 + one.id, annotator=2) for one in said[:30]]
+        tasks.upsert_annotations(conn, 7, [*said, *again], seen=1, authoritative=True)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +122,7 @@ def test_every_page_is_accessible_and_fits_in_light_and_dark(
     url, _, batch = lively
     paths = {
         "home": "/",
-        "project": "/projects/7",
+        **{name: "/projects/7" + ("" if name == "project" else f"/{name}") for name, _ in TABS},
         "task": f"/projects/7/tasks/{batch[0]}",
         "failed": f"/projects/7/tasks/{FAILED[0]}",
     }
@@ -120,7 +130,7 @@ def test_every_page_is_accessible_and_fits_in_light_and_dark(
     for name, path in paths.items():
         page.goto(url + path)
         page.wait_for_load_state("networkidle")
-        if name == "project":
+        if name == "map":
             page.locator("#map-frame").wait_for(state="visible")
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
@@ -177,14 +187,17 @@ def test_a_project_in_use_goes_through_every_state_without_a_reload(
     for task in labelling.of_each_class():
         labelling.answer(task)
     standing.backend.wait_until(project, lambda now: labelled(now) == len(KNOWN) and is_ranked(now))
-    page.get_by_text("Every label is answered by a new order").wait_for()
-    shown("ranked", re.compile(r"\d known nearby"))
+    page.get_by_text("Each label updates which images come next").wait_for()
+    page.locator("#batch img").first.wait_for()
+    shown("ranked", "Next images")
 
-    page.get_by_role("button", name="Read again").click()
+    page.get_by_role("link", name="Technical").click()
+    page.get_by_role("button", name="Read the project from Label Studio").click()
+    page.evaluate("window.same = true")
     held_up(projects.SYNCING)
     shown("synchronising", "Tasks and annotations are being read from Label Studio")
     cable.cut.clear()
-    page.get_by_text("Every label is answered by a new order").wait_for()
+    page.get_by_text("Each label updates which images come next").wait_for()
 
     page.get_by_role("button", name="Train now").click()
     shown("training", "Training round 1")
@@ -197,40 +210,90 @@ def test_a_project_in_use_goes_through_every_state_without_a_reload(
     annotator.update_project(project, label_config=NO_CHOICES)
     shown("needs-you", "Needs you")
     annotator.update_project(project, label_config=DIGITS)
-    page.get_by_text("Every label is answered by a new order").wait_for()
+    page.get_by_text("Each label updates which images come next").wait_for()
 
     cable.unplugged.set()
     shown("away", "Label Studio away")
     cable.unplugged.clear()
-    page.get_by_text("Every label is answered by a new order").wait_for()
+    page.get_by_text("Each label updates which images come next").wait_for()
     assert page.evaluate("window.same") is True
 
 
-def test_a_lead_reads_at_the_top_whether_it_works_and_when_to_stop(
+def test_a_lead_reads_in_the_first_screenful_how_far_it_is_whether_it_pays_and_what_is_next(
     browser: Any, lively: tuple[str, Database, list[int]]
 ) -> None:
     page = opened(browser, f"{lively[0]}/projects/7")
-    works, stop = page.get_by_role("group", name="Does it work?"), page.get_by_role("group", name="When to stop?")
-    assert re.search(r"\d\.\d times as many of your classes as at random", works.inner_text())
-    assert re.search(r"likely \d\.\d to \d\.\d times", works.inner_text())
-    assert "found so far" in stop.inner_text()
-    for card in (works, stop):
-        box = card.bounding_box()
+    done, pays, right = (
+        page.get_by_role("group", name=name) for name in ("When are we done?", "Does it pay?", "How accurate is it?")
+    )
+    assert re.search(r"\d\.\d times as many of your classes as at random", pays.inner_text())
+    assert re.search(r"likely \d\.\d to \d\.\d times", pays.inner_text())
+    assert re.search(r"About [\d,.]+ \([\d,.]+ to [\d,.]+\) more labels", done.inner_text())
+    assert "at 200 labels an hour" in done.inner_text()
+    assert re.search(r"\d+ % right", right.inner_text())
+    assert re.search(r"on \d+ of \d+ images of your classes that were drawn at random", right.inner_text())
+    for part in (done, pays, right, page.locator("#batch")):
+        box = part.bounding_box()
         assert box["y"] + box["height"] <= 900, "it is not in the first screenful"
-    assert page.locator("svg.chart").count() == 2 + 1 * (page.locator("#charts circle").count() > 0)
+    assert page.locator("#batch img").count() == 8
+    assert page.locator("svg.chart").count() == 2
+
+
+def test_the_target_is_set_by_keyboard_and_the_page_follows(
+    browser: Any, lively: tuple[str, Database, list[int]]
+) -> None:
+    url, database, _ = lively
+    page = opened(browser, f"{url}/projects/7")
+    page.evaluate("window.same = true")
+    said = page.locator("#done-now").inner_text()
+    page.get_by_label("Target: find").fill("60")
+    page.keyboard.press("Enter")
+    page.get_by_text("The target is kept.").wait_for()
+    page.wait_for_function("said => document.getElementById('done-now').innerText !== said", arg=said)
+    assert page.evaluate("window.same") is True
+    with database.read() as conn:
+        assert projects.known(conn, 7).target == 0.6
+    with database.begin() as conn:
+        projects.update(conn, 7, target=None)
+
+
+def test_people_are_told_with_pace_and_agreement(browser: Any, lively: tuple[str, Database, list[int]]) -> None:
+    page = opened(browser, f"{lively[0]}/projects/7")
+    page.get_by_role("link", name="People").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="People").wait_for()
+    rows = [re.split(r"\s*\t\s*", row) for row in page.locator("#people tr").all_inner_texts()]
+    assert rows == [
+        ["Ada Lovelace", "80", "0", "200", "100 % of 30", "92 % of 80"],
+        ["Grace Hopper", "70", "0", "200", "100 % of 30", "78 % of 40"],
+    ]
+
+
+def test_labels_are_downloaded(browser: Any, lively: tuple[str, Database, list[int]], tmp_path: Path) -> None:
+    page = opened(browser, f"{lively[0]}/projects/7/export")
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Labels of your classes (CSV)").click()
+    started.value.save_as(tmp_path / "labels.csv")
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    assert lines[0].startswith("task,image,label")
+    assert len(lines) == 1 + 61
 
 
 def test_the_classifier_in_force_and_what_each_class_has_are_told(
     browser: Any, lively: tuple[str, Database, list[int]]
 ) -> None:
-    page = opened(browser, f"{lively[0]}/projects/7")
+    page = opened(browser, f"{lively[0]}/projects/7/quality")
     page.get_by_text(
         "ResNet-18 is in force, as NEAT_CLASSIFIER=resnet18 asks: right on 61 of the last 100 labels before it learnt"
         " them; the linear classifier on 84 of 100, the neighbours' vote on 79 of 100."
     ).wait_for()
+    page.get_by_role("link", name="Classes").click()
+    page.locator("#class-list").wait_for()
     rows = page.locator("#class-list li").all_inner_texts()
     found = [re.fullmatch(r"(\w+)\n+(\d+) labelled, about (\d+) in the pool", row.strip()) for row in rows]
     assert [one.group(1) for one in found] == list(CLASSES)
+    page.get_by_role("link", name="Overview").click()
+    page.locator("#numbers").wait_for()
     known = int(page.locator("#numbers dd").nth(1).inner_text().split()[0])
     assert sum(int(one.group(2)) for one in found) == known
 
@@ -250,7 +313,7 @@ def test_a_hundred_classes_stay_in_a_list_that_scrolls(
     )
     insights.write_insight(ProjectArrays(settings.data_dir, 7), insight)
     for size in SIZES:
-        page = opened(browser, f"{url}/projects/7", size)
+        page = opened(browser, f"{url}/projects/7/classes", size)
         page.get_by_text("Not seen yet: 11 of 100 classes").wait_for()
         shown = page.get_by_role("region", name="Labels of each class")
         assert shown.bounding_box()["height"] < 450
@@ -321,7 +384,7 @@ def test_a_tasks_page_has_the_balances_part(browser: Any, tmp_path: Path) -> Non
 def test_likely_mistakes_lead_to_label_studio_and_to_the_explanation(
     browser: Any, lively: tuple[str, Database, list[int]]
 ) -> None:
-    page = opened(browser, f"{lively[0]}/projects/7")
+    page = opened(browser, f"{lively[0]}/projects/7/quality")
     first = page.locator("#mistakes li").first
     label, votes, other = re.search(r"labelled (\w+)\n(\d+) of 10 nearby: (\w+)", first.inner_text()).groups()
     assert label != other
@@ -334,7 +397,7 @@ def test_likely_mistakes_lead_to_label_studio_and_to_the_explanation(
 
 def test_what_is_not_there_is_said_on_a_page(browser: Any, lively: tuple[str, Database, list[int]]) -> None:
     url = lively[0]
-    page = opened(browser, f"{url}/projects/7")
+    page = opened(browser, f"{url}/projects/7/map")
     page.get_by_label("Explain task number").fill("99999")
     page.keyboard.press("Enter")
     page.get_by_text("has no task 99999").wait_for()
@@ -346,8 +409,7 @@ def test_what_is_not_there_is_said_on_a_page(browser: Any, lively: tuple[str, Da
 
 def test_failed_images_can_be_tried_again_by_keyboard(browser: Any, lively: tuple[str, Database, list[int]]) -> None:
     url, database, _ = lively
-    page = opened(browser, f"{url}/projects/7")
-    assert page.locator("#batch img").count() == BATCH
+    page = opened(browser, f"{url}/projects/7/system")
     button = page.get_by_role("button", name="Try them again")
     button.focus()
     page.keyboard.press("Enter")

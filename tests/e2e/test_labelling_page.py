@@ -11,6 +11,7 @@ import pytest
 
 from neat_backend.demo.backend import is_ranked, labelled
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
+from tests.e2e.chromium import log_in
 from tests.e2e.loop import INVALID, KNOWN, Labelling, Standing
 from tests.waiting import HANGS
 
@@ -37,10 +38,7 @@ def test_label_all_tasks_serves_ten_tasks_in_the_order_of_the_ranking(
             labelling.answer(task)
         backend.wait_until(project, lambda now: labelled(now) == 3 and is_ranked(now))
 
-        page.goto(f"{label_studio.url}/user/login/?next=/projects/{project}/data")
-        page.fill('input[name="email"]', label_studio.username)
-        page.fill('input[name="password"]', label_studio.password)
-        page.press('input[name="password"]', "Enter")
+        log_in(page, label_studio, f"/projects/{project}/data")
         answered, first = 3, []
 
         def patient(route: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from neat_backend.settings import Settings
-from neat_backend.store import insights, projects
+from neat_backend.store import insights, projects, requests
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.insights import INVALID, UNLABELLED, Map, States
@@ -39,11 +42,11 @@ def database(settings: Settings) -> Iterator[Database]:
 @pytest.fixture
 def url(settings: Settings, database: Database) -> Iterator[str]:
     with served(settings, database) as url:
-        yield f"{url}/projects/7"
+        yield f"{url}/projects/7/map"
 
 
 def corners(settings: Settings, **labels: int) -> None:
-    """Tasks in the corners of the map: 1 and 3 labelled dog and invalid unless told, 5 and 2 the next batch."""
+    """Tasks in the corners of the map: 1 and 3 labelled dog and invalid by default, 5 and 2 the next batch."""
     arrays = ProjectArrays(settings.data_dir, 7)
     ids = np.array(list(CORNERS), np.int64)
     insights.write_map(arrays, Map(ids, np.array(list(CORNERS.values()), np.uint16)))
@@ -187,6 +190,61 @@ def test_a_finger_shows_first_and_opens_then_and_two_zoom(browser: Any, url: str
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     area.tap(position={"x": x, "y": y})
     assert page.locator("#map-tip").is_hidden(), "the corner is out of sight at twice the size"
+
+
+@contextmanager
+def worker(database: Database, tab: int) -> Iterator[list[list[int]]]:
+    """Answers requests for a tab, as the worker does; the tasks of each."""
+    posted: list[list[int]] = []
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.wait(0.05):
+            with database.begin() as conn:
+                for one in requests.waiting(conn, 7):
+                    posted.append(json.loads(one.body))
+                    requests.answer(conn, 7, one, str(tab).encode())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield posted
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def test_what_is_gone_round_and_chosen_by_key_becomes_a_tab(
+    browser: Any, url: str, settings: Settings, database: Database
+) -> None:
+    corners(settings)
+    page, area = shown(browser, url)
+    box = area.bounding_box()
+    x, y = at_corner(area, False, True)
+    page.get_by_role("button", name="Choose by drawing round").click()
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    page.mouse.move(box["x"] + x - 15, box["y"] + y - 15)
+    page.mouse.down()
+    for dx, dy in ((15, -15), (15, 5), (-15, 5)):
+        page.mouse.move(box["x"] + x + dx, box["y"] + y + dy, steps=3)
+    page.mouse.up()
+    page.get_by_text("1 image chosen").wait_for()
+    area.focus()
+    page.keyboard.press("n")
+    page.keyboard.press("s")
+    page.get_by_text("2 images chosen").wait_for()
+    page.locator("#map-colours").select_option("classes")
+    sound(page)
+    with worker(database, 12) as posted:
+        page.get_by_role("button", name="Label these next").click()
+        page.get_by_text("2 in the tab “NEAT: selection”.").wait_for()
+    assert posted == [[1, 5]]
+    page.get_by_role("button", name="Clear").click()
+    assert page.locator("#map-chosen").is_hidden()
+    page.get_by_role("button", name="Show the whole map").click()  # the key had moved it to the next batch's image
+    page.get_by_role("button", name="Choose all in view").click()
+    page.get_by_text("4 images chosen").wait_for()
 
 
 def test_there_are_words_where_there_is_no_map_yet(browser: Any, url: str) -> None:

@@ -208,8 +208,8 @@ def test_the_tutorial_from_top_to_bottom(reader: Reader) -> None:
     assert all(row["rank"] for row in rows), "each was labelled in an order"
     files = {path.stem: path.parent.name for path in (reader.folder / "dataset").glob("*/*/*.png")}
     assert files == {str(task): choice for task, choice in known.items()}
-    (told,) = [said for code, said in reader.said if "predict.py" in code]
-    answers = [json.loads(line) for line in told.splitlines() if line.startswith("{")]  # after what the export says
+    (output,) = [said for code, said in reader.said if "predict.py" in code]
+    answers = [json.loads(line) for line in output.splitlines() if line.startswith("{")]  # after what the export says
     assert len(answers) == 2
     for answer in answers:
         probabilities = answer.get("classes", answer)  # where the classifier knows "none of these" too, that is apart

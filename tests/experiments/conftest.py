@@ -9,10 +9,10 @@ from PIL import Image
 
 from neat_backend.experiments import datasets
 from neat_backend.experiments.datasets import Dataset
-from neat_backend.experiments.linear import LinearLearner
+from neat_backend.experiments.linear_classifier import LinearLearner
 from neat_backend.experiments.loop import Samples
-from neat_backend.grid import to_grid
 from neat_backend.models import encoders
+from neat_backend.models.grid import to_grid
 
 COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220]])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neat_backend.experiments.clusterability import measure
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 
 
 def blobs(spread: float, n: int = 300) -> tuple[np.ndarray, np.ndarray]:

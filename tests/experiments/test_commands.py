@@ -7,6 +7,7 @@ import io
 import json
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -104,7 +105,10 @@ def test_resume_ends_as_if_it_had_not_been_stopped(done, tmp_path, monkeypatch):
     assert figures_of(other) == figures_of(done)
 
 
-@pytest.mark.parametrize("form", ["strategies", "queries", "encoders", "k", "batch", "classifiers", "timings"])
+FORMS = ("strategies", "differences", "queries", "encoders", "k", "batch", "classifiers", "timings", "price")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_table_can_be_had_in_every_style(done, form):
     for style in ("text", "markdown", "csv"):
         text = invoke("table", done, "--form", form, "--format", style)
@@ -118,6 +122,34 @@ def test_differences_are_paired(done):
     assert rows["random"]["accuracy vs. random"] == "+0.00 ± 0.00"
     mine, theirs = (float(rows[name]["known"].split()[0]) for name in ("neat", "random"))
     assert float(rows["neat"]["known vs."].split()[0]) == pytest.approx(mine - theirs, abs=0.11)
+
+
+def test_differences_over_two_experiments_count_each_draw_once(at_hand, tmp_path):
+    for place, choice in (("a", "0,1;2,3"), ("b", "1,2")):
+        run(tmp_path / place, "--strategies", "random,neat", "--choice", choice)
+    text = invoke("table", tmp_path, "--form", "differences", "--against", "random", "--format", "csv")
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert (row["strategy minus random"], row["draws"]) == ("neat", "3")
+    apart = [
+        np.mean([mine.summary["area"] - theirs.summary["area"] for mine, theirs in pairs])
+        for place in ("a", "b")
+        for pairs in _by_draw(results.read(tmp_path / place).pairs("neat", "random"))
+    ]
+    assert float(row["area"].split()[0]) == pytest.approx(100 * np.mean(apart), abs=0.006)
+
+
+def _by_draw(pairs):
+    return [[pair for (_, known), pair in pairs.items() if known == one] for one in {known for _, known in pairs}]
+
+
+def test_components_make_the_features_shorter(at_hand, tmp_path, monkeypatch):
+    seen = []
+    real = runner.run_rounds
+    monkeypatch.setattr(
+        runner, "run_rounds", lambda protocol, samples, *more: seen.append(samples) or real(protocol, samples, *more)
+    )
+    run(tmp_path / "x", "--strategies", "neat", "--seeds", "0", "--components", "3")
+    assert seen[0].features.shape == (200, 3)
 
 
 def test_one_experiment_for_each_value_makes_the_papers_tables(at_hand, tmp_path):
@@ -159,7 +191,9 @@ def test_clusterability_compares_encoders(at_hand):
         (["--known", "6"], "has 5 classes"),
         (["--choice", "draw:99"], "there are only 10"),
         (["--batch", "0"], "--batch 0"),
+        (["--components", "0"], "--components 0"),
         (["--initial", "0"], "--initial 0"),
+        (["--target-precision", "60"], "--target-precision 60"),
         (["--initial", "1.5"], "--initial 1.5"),
         (["--classifier", "svm"], "--classifier 'svm'"),
         (["--rule", "some"], "--rule 'some'"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neat_backend.experiments.features import features_of
+from neat_backend.experiments.features import features_of, strongest
 
 
 def test_features_are_computed_once_and_in_order(data, encoder, tmp_path):
@@ -34,3 +34,18 @@ def test_a_file_that_is_broken_is_computed_anew(data, encoder, tmp_path):
     train, _ = features_of(data, encoder, tmp_path)
     assert encoder.seen == 520
     assert len(train) == 200
+
+
+def test_the_strongest_components_keep_cosines_and_more_than_there_are_change_none():
+    rng = np.random.default_rng(0)
+    flat = rng.normal(size=(300, 5)) @ rng.normal(size=(5, 20))  # rank 5, and a little noise
+    features = (flat + 0.01 * rng.normal(size=flat.shape)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    pool, test = features[:200], features[200:]
+    kept, kept_test = strongest(pool, test, 5)
+    assert (kept.shape, kept_test.shape) == ((200, 5), (100, 5))
+    assert np.allclose(kept @ kept_test.T, pool @ test.T, atol=1e-3)
+    whole, _ = strongest(pool, test, 99)
+    assert np.allclose(whole @ whole.T, pool @ pool.T, atol=1e-5)
+    fewer, _ = strongest(pool, test, 2)
+    assert np.allclose(np.linalg.norm(fewer, axis=1), 1)

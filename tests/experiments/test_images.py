@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from neat_backend.experiments.images import ImageLearner
+from neat_backend.experiments.image_files import ImageLearner
 from neat_backend.models.networks import last_linear
 from neat_backend.ranking.pool import Generated
 
@@ -22,12 +22,12 @@ def test_the_same_generator_gives_the_same_network_and_embeddings_make_its_logit
     learner = ImageLearner(data.images, network, epochs=1, device="cpu")
     train = np.flatnonzero(data.labels < 2)[:16]
     model, again = (learner.fit(train, data.labels[train], 2, np.random.default_rng(3)) for _ in range(2))
-    asked = np.array([5, 3, 5])
-    assert np.array_equal(model.logits(asked), again.logits(asked))
+    indices = np.array([5, 3, 5])
+    assert np.array_equal(model.logits(indices), again.logits(indices))
     layer = last_linear(model._network)
-    expected = model.embeddings(asked) @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
-    assert np.allclose(model.logits(asked), expected, atol=0.05)  # bfloat16 on some processors
-    assert model.dropout_logits(asked, 3, np.random.default_rng(0)).shape == (3, 3, 2)
+    expected = model.embeddings(indices) @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    assert np.allclose(model.logits(indices), expected, atol=0.05)  # bfloat16 on some processors
+    assert model.dropout_logits(indices, 3, np.random.default_rng(0)).shape == (3, 3, 2)
 
 
 def test_what_was_computed_for_a_sample_is_remembered(data, monkeypatch):

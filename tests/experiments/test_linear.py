@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neat_backend.experiments.linear import LinearLearner, fit_weights
+from neat_backend.experiments.linear_classifier import LinearLearner, fit_weights
 from neat_backend.experiments.models import dropout_logits
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.pool import Generated
 
 RNG = np.random.default_rng(0)

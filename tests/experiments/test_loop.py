@@ -54,6 +54,7 @@ def test_labels_grow_by_b_and_stay_disjoint(samples, seen, tmp_path):
     assert [one["known"] + one["invalid"] for one in figures] == [6, 16, 26, 36, 46]
     assert (figures[0]["known"], figures[0]["invalid"]) == (6, 0)
     assert all(0 <= one["accuracy"] <= 1 for one in figures)
+    assert all(0.5 <= one["effective"] <= 1 for one in figures)  # of two classes
     for number, pool in enumerate(seen):
         assert len(pool.labelled) + len(pool.offered) == 200
         assert (pool.labels[pool.offered] == UNLABELLED).all()

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from neat_backend.experiments import metrics
 
 
-def rounds(found, asked=10, accuracy=None, initial=20, in_pool=100):
+def rounds(found, size=10, accuracy=None, initial=20, in_pool=100):
     """Figures as the loop writes them; `found` of queries 1, 2, …"""
     first_accuracy, *others = accuracy or [0.5] * (len(found) + 1)
     common = {"initial": initial, "known_in_pool": in_pool, "seconds": {"training": 2.0, "query": 1.0}}
     first = {"found": 0, "asked": 0, "accuracy": first_accuracy, **common}
-    return [first, *({"found": f, "asked": asked, "accuracy": a, **common} for f, a in zip(found, others, strict=True))]
+    return [first, *({"found": f, "asked": size, "accuracy": a, **common} for f, a in zip(found, others, strict=True))]
 
 
 def test_precision_is_of_each_query_and_recall_adds_up_by_equation_6():
@@ -23,6 +23,12 @@ def test_precision_is_of_each_query_and_recall_adds_up_by_equation_6():
     assert metrics.precisions(one).tolist() == [0.2, 0.8, 1.0]
     assert metrics.cumulative_precisions(one).tolist() == pytest.approx([0.2, 0.5, 2 / 3])
     assert metrics.recalls(one).tolist() == [0, 0.02, 0.1, 0.2]
+
+
+def test_minutes_count_both_kinds_of_answers_at_their_price():
+    one = rounds([60, 10], size=100)
+    # 60 · 3 + 40 · 1.5 = 240 s; then 10 · 3 + 90 · 1.5 = 165 s more.
+    assert metrics.minutes(one, 3.0, 1.5).tolist() == pytest.approx([0, 4, 6.75])
 
 
 def test_the_authors_recall_counts_the_initial_labels_on_both_sides():

@@ -21,13 +21,13 @@ def test_it_answers_with_the_class_or_invalid_and_keeps_the_labels():
     assert (oracle.n_initial, oracle.n_known_in_pool) == (1, 3)
 
 
-@pytest.mark.parametrize("asked", [[0], [1, 1], [2]])
-def test_it_refuses_to_be_asked_about_a_sample_twice(asked):
+@pytest.mark.parametrize("queried", [[0], [1, 1], [2]])
+def test_it_refuses_to_be_asked_about_a_sample_twice(queried):
     oracle = Oracle(CODES, np.array([0]))
     oracle.answer(np.array([2]))
     before = oracle.labels
     with pytest.raises(NeatError, match="twice"):
-        oracle.answer(np.array(asked))
+        oracle.answer(np.array(queried))
     assert (oracle.labels == before).all()
 
 

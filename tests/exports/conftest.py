@@ -24,7 +24,7 @@ def labelled(tmp_path: Path) -> Iterator[Labelled]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
-    """A wide one, a tall one turned by EXIF, a grey one, one that is transparent in part, a large one."""
+    """A wide one, one turned by EXIF, two with EXIF or XMP that browsers ignore, a grey, a transparent, a large one."""
     rng = np.random.default_rng(1)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -32,6 +32,9 @@ def pictures(tmp_path: Path) -> list[Path]:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(rng.integers(0, 256, (90, 50, 3), np.uint8)).save(folder / "tall.jpg", exif=turned)
+    tall = Image.fromarray(rng.integers(0, 256, (90, 50, 3), np.uint8))
+    tall.save(folder / "tall.webp", exif=turned, lossless=True)
+    tall.save(folder / "tall-xmp.jpg", xmp=b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>')
     Image.fromarray(rng.integers(0, 256, (33, 33), np.uint8)).save(folder / "grey.png")
     Image.fromarray(rng.integers(0, 256, (2100, 101, 3), np.uint8)).save(folder / "large.png")
     Image.fromarray(rng.integers(0, 256, (35, 30, 4), np.uint8)).save(folder / "transparent.png")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from neat_backend import exports
-from neat_backend.exports import Wanted, export
+from neat_backend.exports import Wanted
 from neat_backend.records import Annotation, Task
 from neat_backend.settings import Settings
 from neat_backend.store import projects, tasks
@@ -79,4 +79,6 @@ class Labelled:
         return list(exports.rows(self.settings, self.database, PROJECT, Wanted(**wanted)))
 
     def export(self, target: Path, **given: Any) -> int:
-        return export(self.settings, self.database, PROJECT, target, fetch=given.pop("fetch", fetch), **given)
+        calls = {name: given.pop(name) for name in ("on_progress", "on_warning") if name in given}
+        options = exports.Options(**{"fetch": fetch, **given})
+        return exports.export(self.settings, self.database, PROJECT, target, options, **calls)

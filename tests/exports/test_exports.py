@@ -20,7 +20,7 @@ from neat_backend import cli, exports
 from neat_backend.errors import BadRequest, ImageError, UnknownProject
 from neat_backend.exports import Wanted, export
 from neat_backend.exports.folders import SPLITS, folder_names, split_codes
-from neat_backend.exports.tables import TEXTS
+from neat_backend.exports.table_files import TEXTS
 from neat_backend.store import rounds
 from tests.exports.labelled import PROJECT, START, Labelled, fetch
 from tests.waiting import HANGS
@@ -58,13 +58,9 @@ class TestWhatIsExported:
                 rounds.start(
                     conn,
                     PROJECT,
-                    trigger="batch",
-                    known=1,
-                    invalid=0,
-                    unlabelled=1,
-                    queried=0,
-                    queried_known=0,
-                    classes=("dog",),
+                    rounds.NewRound(
+                        trigger="batch", known=1, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=("dog",)
+                    ),
                 )
         assert [row.task for row in labelled.rows(round=1)] == list(range(1, 11))
         assert [row.task for row in labelled.rows(round=2)] == list(range(11, 26))
@@ -160,11 +156,11 @@ class TestWriting:
         assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
     def test_an_export_that_was_interrupted_goes_on(self, labelled: Labelled, tmp_path: Path) -> None:
-        asked: list[int] = []
+        fetched: list[int] = []
 
         def failing(task: int, image: str) -> bytes:
-            asked.append(task)
-            if len(asked) == 11:
+            fetched.append(task)
+            if len(fetched) == 11:
                 raise KeyboardInterrupt
             return fetch(task, image)
 
@@ -172,7 +168,7 @@ class TestWriting:
             labelled.export(tmp_path / "out", format="folder", fetch=failing)
         assert not (tmp_path / "out").exists()
         labelled.export(tmp_path / "out", format="folder", fetch=failing)
-        assert len(asked) == 31  # the one that was interrupted comes twice
+        assert len(fetched) == 31  # the one that was interrupted comes twice
         labelled.export(tmp_path / "at once", format="folder")
         assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == sorted(
             p.name for p in (tmp_path / "at once").rglob("*")

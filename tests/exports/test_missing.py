@@ -35,14 +35,14 @@ class TestSkippingMissingImages:
     def test_the_others_are_written_and_those_left_out_are_listed(
         self, labelled: Labelled, tmp_path: Path, format: str
     ) -> None:
-        told: list[str] = []
+        messages: list[str] = []
         out = tmp_path / "out"
-        written = labelled.export(out, format=format, fetch=some_missing, skip_missing=True, on_warning=told.append)
+        written = labelled.export(out, format=format, fetch=some_missing, skip_missing=True, on_warning=messages.append)
         assert written == 27
         listed = list(csv.DictReader((out / "skipped.csv").open(encoding="utf-8")))
         assert {row["task"]: row["image"] for row in listed} == {str(n): f"/data/upload/{n}.png" for n in (5, 6, 21)}
         assert "404" in listed[0]["why"]
-        assert "3 of 30 images can't be had and are left out: skipped.csv says which" in told[0]
+        assert "3 of 30 images can't be had and are left out: skipped.csv says which" in messages[0]
         found = {int(path.stem) for path in out.rglob("*") if path.suffix in (".png", ".jpg")}
         assert found == set(range(1, 31)) - {5, 6, 21}
         if format == "hf":
@@ -92,9 +92,9 @@ class TestSkippingMissingImages:
         command = ["export", str(PROJECT), "--format", "folder", "--out", str(tmp_path / "out"), "--skip-missing"]
         done = CliRunner().invoke(cli.app, [*command, "--json"])
         assert done.exit_code == 0, done.output
-        told = json.loads(done.stdout)
-        assert told["labels"] == 27
-        assert "3 of 30 images" in told["warnings"][0]
+        messages = json.loads(done.stdout)
+        assert messages["labels"] == 27
+        assert "3 of 30 images" in messages["warnings"][0]
         assert "warning: 3 of 30 images" in done.stderr
 
 
@@ -113,29 +113,31 @@ class TestImageFolder:
         assert len(ImageFolder(tmp_path / "out/train")) == 24
 
     def test_the_files_that_it_passes_over_are_counted(self, labelled: Labelled, tmp_path: Path) -> None:
-        told: list[str] = []
+        messages: list[str] = []
         odd = {1: saved("AVIF"), 2: saved("GIF"), 3: saved("GIF")}
         labelled.export(
             tmp_path / "out",
             format="folder",
             split=(1, 0, 0),
-            on_warning=told.append,
+            on_warning=messages.append,
             fetch=lambda task, image: odd.get(task) or fetch(task, image),
         )
-        assert len(told) == 1
-        assert "ImageFolder passes over files of these kinds, here 1 .avif, 2 .gif" in told[0]
+        assert len(messages) == 1
+        assert "ImageFolder passes over files of these kinds, here 1 .avif, 2 .gif" in messages[0]
         assert len(ImageFolder(tmp_path / "out/train")) == 30 - 3
 
     def test_a_part_without_a_class_is_named_and_the_numbers_are_written_down(
         self, labelled: Labelled, tmp_path: Path
     ) -> None:
         labelled.answer({36: "invalid"})
-        told: list[str] = []
+        messages: list[str] = []
         only = Wanted(include_invalid=True, since=labelled.answer({21: "cat"}))
         labelled.answer({22: "dog", 23: "dog", 24: "dog", 25: "dog"})
-        labelled.export(tmp_path / "out", format="folder", split=(0.75, 0.25, 0), wanted=only, on_warning=told.append)
-        assert [words.partition(",")[0] for words in told] == ["val lacks 1 of 2 classes (cat)"]
-        assert "classes.json" in told[0]
+        labelled.export(
+            tmp_path / "out", format="folder", split=(0.75, 0.25, 0), wanted=only, on_warning=messages.append
+        )
+        assert [words.partition(",")[0] for words in messages] == ["val lacks 1 of 2 classes (cat)"]
+        assert "classes.json" in messages[0]
         numbers = json.loads((tmp_path / "out/classes.json").read_text())
         assert numbers == [
             {"number": 0, "folder": "cat", "label": "cat"},
@@ -145,9 +147,9 @@ class TestImageFolder:
         assert ImageFolder(tmp_path / "out/val").class_to_idx == {"dog": 0}
 
     def test_a_whole_data_set_warns_of_nothing(self, labelled: Labelled, tmp_path: Path) -> None:
-        told: list[str] = []
-        labelled.export(tmp_path / "out", format="folder", on_warning=told.append)
-        assert told == []
+        messages: list[str] = []
+        labelled.export(tmp_path / "out", format="folder", on_warning=messages.append)
+        assert messages == []
 
 
 class TestNamesOfFolders:
@@ -167,9 +169,9 @@ class TestNamesOfFolders:
     def test_a_project_with_a_long_class_is_exported(self, tmp_path: Path) -> None:
         labelled = Labelled(tmp_path, classes=("d" * 600, "d" * 601))
         assert labelled.export(tmp_path / "out", format="folder") == 30
-        told = json.loads((tmp_path / "out/classes.json").read_text())
-        assert {one["label"] for one in told} == {"d" * 600, "d" * 601}
-        assert {one["folder"] for one in told} == {path.name for path in (tmp_path / "out/train").iterdir()}
+        messages = json.loads((tmp_path / "out/classes.json").read_text())
+        assert {one["label"] for one in messages} == {"d" * 600, "d" * 601}
+        assert {one["folder"] for one in messages} == {path.name for path in (tmp_path / "out/train").iterdir()}
         labelled.database.dispose()
 
 

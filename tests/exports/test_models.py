@@ -19,7 +19,7 @@ from neat_backend.exports import export_model
 from neat_backend.labelstudio import images
 from neat_backend.labelstudio.images import decode
 from neat_backend.models import classifier as classifiers
-from neat_backend.models.classifier import NETWORK, Classifier, fit, fresh
+from neat_backend.models.classifier import NETWORK, Classifier, Schedule, fit, fresh
 from neat_backend.store import prequential, rounds
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.prequential import Prequential
@@ -33,7 +33,7 @@ def train(labelled: Labelled, side: int = 16, learnt: bool = False) -> Classifie
     """A round that is done, with its classifier, which is in force."""
     if learnt:
         images = np.random.default_rng(side).integers(0, 256, (12, side, side, 3), np.uint8)
-        made = fit(images, np.arange(12) % 3, 3, epochs=1, device="cpu")
+        made = fit(images, np.arange(12) % 3, 3, schedule=Schedule(epochs=1), device="cpu")
     else:
         cpu = torch.device("cpu")
         made = Classifier(fresh(NETWORK, 3, side, 0, cpu), 3, side, cpu)
@@ -42,13 +42,9 @@ def train(labelled: Labelled, side: int = 16, learnt: bool = False) -> Classifie
         begun = rounds.start(
             conn,
             PROJECT,
-            trigger="batch",
-            known=30,
-            invalid=4,
-            unlabelled=6,
-            queried=34,
-            queried_known=30,
-            classes=CLASSES,
+            rounds.NewRound(
+                trigger="batch", known=30, invalid=4, unlabelled=6, queried=34, queried_known=30, classes=CLASSES
+            ),
         )
         rounds.finish(conn, PROJECT, begun.number, seconds=1, held_out=10, held_out_correct=9)
     arrays = ProjectArrays(labelled.settings.data_dir, PROJECT)
@@ -79,7 +75,7 @@ def test_the_loading_example_gives_the_backends_probabilities_without_the_backen
     }
     example = str(tmp_path / "model" / "predict.py")
     said = alone(tmp_path, example, *map(str, pictures), without="torch" if format == "onnx" else "")
-    assert len(said.splitlines()) == len(pictures) == 5
+    assert len(said.splitlines()) == len(pictures) == 7
     for line, picture in zip(said.splitlines(), pictures, strict=True):
         found = json.loads(line)
         assert tuple(found) == CLASSES
@@ -128,7 +124,7 @@ def test_the_readme_shows_that_example_and_how_to_load_the_weights_alone(
         assert "Of 10 that were kept out of training it gets 9 right." in readme
         example, weights = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
         assert example == (tmp_path / f"model-{side}" / "predict.py").read_text()
-        assert len([line for line in example.splitlines() if line and "import" not in line]) <= 13  # and its first line
+        assert len([line for line in example.splitlines() if line and "import" not in line]) <= 15  # and its first line
         (tmp_path / f"model-{side}" / "weights.py").write_text(weights + "print(probabilities[0].tolist())\n")
         said = json.loads(alone(tmp_path / f"model-{side}", "weights.py"))
         black = np.zeros((1, side, side, 3), np.uint8)
@@ -143,7 +139,11 @@ def test_the_last_round_that_is_done_counts(
     train(labelled)
     with labelled.database.begin() as conn:
         failed = rounds.start(
-            conn, PROJECT, trigger="batch", known=1, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=("x",)
+            conn,
+            PROJECT,
+            rounds.NewRound(
+                trigger="batch", known=1, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=("x",)
+            ),
         )
         rounds.fail(conn, PROJECT, failed.number, "no memory")
     assert take_out(labelled, tmp_path / "model")["round"] == 2

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from neat_backend import cli, exports
 from neat_backend.errors import BadRequest
-from neat_backend.exports import Wanted, export
+from neat_backend.exports import Wanted
 from neat_backend.store import projects
 from neat_backend.web.app import create_app
 from tests.exports.labelled import PROJECT, START, Labelled, fetch
@@ -33,8 +33,9 @@ def test_nothing_to_export(labelled: Labelled, tmp_path: Path, format: str, why:
         projects.save_connection(conn, 8, label_config=CONFIG, title="empty")
     project = 8 if why == "no task at all" else PROJECT
     late = Wanted(since=START + timedelta(days=1))
+    options = exports.Options(format=format, wanted=late, fetch=fetch)
     with pytest.raises(BadRequest, match="nothing to export: no task has such a label yet"):
-        export(labelled.settings, labelled.database, project, tmp_path / "out", format=format, wanted=late, fetch=fetch)
+        exports.export(labelled.settings, labelled.database, project, tmp_path / "out", options)
     assert left(tmp_path) == set()
 
 

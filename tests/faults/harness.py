@@ -47,7 +47,11 @@ def assert_whole(backend: Backend, live: LiveProject | None = None, aside: Colle
     assert engine_of(live).labels() == expected_labels(backend.server)
     with tempfile.TemporaryDirectory() as folder:
         anew = Backend(
-            Path(folder), backend.server, k=backend.settings.k, batch_size=1000, classifier=backend.settings.classifier
+            Path(folder),
+            backend.server,
+            k=backend.settings.k,
+            batch_size=backend.settings.batch_size,
+            classifier=backend.settings.classifier,
         )
         read = anew.live()
         take_in(read)

@@ -21,7 +21,7 @@ from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend, engine_of, live_of, settle
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server  # noqa: F401 - fixtures
 from tests.waiting import HANGS
-from tests.worker.test_worker import Workers, _hurry, holder, ready, until, workers  # noqa: F401 - fixtures
+from tests.worker.workers import Workers, holder, ready, short_pauses, until, workers  # noqa: F401 - fixtures
 
 PACKAGE = Path(neat_backend.__file__).parent
 LONG_RUNNING = ("store", "labelstudio", "web", "core", "compute", "doctor")  # and the files beside them

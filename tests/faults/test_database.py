@@ -20,7 +20,7 @@ from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend, engine_of, live_of
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+from tests.worker.workers import Workers, ready, short_pauses, until, workers  # noqa: F401 - fixtures
 
 
 class Doorway:

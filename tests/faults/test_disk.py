@@ -15,8 +15,9 @@ from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
-from tests.living import PROJECT, Backend, _migrated, engine_of, live_of
-from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+from tests.living import PROJECT, Backend, engine_of, live_of
+from tests.migrated import make_sqlite
+from tests.worker.workers import Workers, ready, short_pauses, until, workers  # noqa: F401 - fixtures
 
 
 class SmallDisk:
@@ -92,8 +93,7 @@ def test_a_full_data_folder_is_shown_and_labels_are_taken_in_meanwhile(
     tmp_path: Path,
 ) -> None:
     """The database lies elsewhere: new images wait, and the project says for what."""
-    path = tmp_path / "neat.sqlite3"
-    path.write_bytes((_migrated()).read_bytes())
+    path = make_sqlite(tmp_path / "neat.sqlite3")
     backend = Backend(disk.folder, server, database=Database(f"sqlite:///{path}"), batch_size=2)
     worker = workers.start(backend)
     until(ready(backend))

@@ -79,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     server.import_tasks(PROJECT, 12, annotated=["dog", "cat", "dog", "cat", "invalid"])
     backend = Backend(folder, server, batch_size=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", TrainingHere)
+        patch.setattr("neat_backend.worker.steps.query_rounds.TrainingProcess", TrainingHere)
         live = backend.live()
         finish(live)
         assert live.rounds._done is not None
@@ -91,7 +91,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture
 def backend(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """A copy of it, as after the machine has come up again."""
-    monkeypatch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", TrainingHere)
+    monkeypatch.setattr("neat_backend.worker.steps.query_rounds.TrainingProcess", TrainingHere)
     shutil.copytree(made.folder, tmp_path / "data")
     database = Database(f"sqlite:///{tmp_path / 'data' / 'neat.sqlite3'}")
     backend = Backend(tmp_path, copy.deepcopy(made.server), database=database, batch_size=4)

@@ -34,13 +34,13 @@ from neat_backend.worker.worker import Worker
 from tests.labelstudio.server import CONFIG, shared_label_studio
 from tests.living import Backend, engine_of, live_of, state, take_in
 from tests.waiting import HANGS
-from tests.worker.test_worker import Workers, until
+from tests.worker.workers import Workers, until
 
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
 class Between:
-    """Stands before a server and passes everything on, unless it is told to fail."""
+    """Stands before a server and passes everything on, unless a fault is set."""
 
     def __init__(self, target: str) -> None:
         self.target = target.partition("://")[2]
@@ -215,7 +215,7 @@ def live(site: Site, working: Worker) -> LiveProject:
     return live
 
 
-FAULTS = {  # and what people are told meanwhile
+FAULTS = {  # and the message shown meanwhile
     "down": projects.AWAY,
     "500": projects.AWAY,
     "502": projects.AWAY,
@@ -252,7 +252,7 @@ def test_labels_are_taken_in_while_label_studio_fails_and_nothing_is_lost(
     until(site.is_ready)
     until(lambda: site.backend.project(site.project).detail == "")
     site.assert_whole(live)
-    if fault == "429":  # each of our threads waits as long as it was told
+    if fault == "429":  # each thread waits as long as Retry-After says
         by_call: dict[tuple[str, str], list[float]] = {}
         for moment, *call in site.between.hit:
             by_call.setdefault((call[0], call[1]), []).append(moment)

@@ -20,7 +20,7 @@ from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend, live_of
 from tests.waiting import Gate
-from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+from tests.worker.workers import Workers, ready, short_pauses, until, workers  # noqa: F401 - fixtures
 
 QUEUED, NOTE = 10_000, "four kilobytes " * 273  # events, and what each task's data has beside the image
 MOST_MEGABYTES = 40.0  # more, while they are taken in; as objects all of them are more than twice that
@@ -85,8 +85,8 @@ def test_a_label_is_served_from_while_a_large_project_is_being_read(
     assert_whole(backend, live)
 
 
-def doings(server: FakeLabelStudio, count: int) -> Iterator[dict[str, object]]:
-    """The webhooks of so many doings of people in the project: mostly labels, made, changed and taken back."""
+def actions(server: FakeLabelStudio, count: int) -> Iterator[dict[str, object]]:
+    """The webhooks of `count` actions of people: mostly labels, created, changed and deleted."""
     rng, there = np.random.default_rng(0), server.projects[PROJECT]
     for number in range(count):
         what = rng.random()
@@ -151,7 +151,7 @@ def test_ten_thousand_queued_events_are_taken_in_within_bounded_memory_and_label
 
     sent = 0
     for _ in range(QUEUED // 1000):
-        bodies = [parse_webhook(body) for body in doings(server, 1000)]
+        bodies = [parse_webhook(body) for body in actions(server, 1000)]
         with backend.database.begin() as conn:
             inbox.append_many(conn, [(PROJECT, one.action, one.payload) for one in bodies])
         sent += len(bodies)

@@ -17,7 +17,7 @@ from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import assert_whole
 from tests.living import PROJECT, Backend, engine_of, live_of
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.worker.test_worker import Workers, _hurry, ready, until, workers  # noqa: F401 - fixtures
+from tests.worker.workers import Workers, ready, short_pauses, until, workers  # noqa: F401 - fixtures
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -73,7 +73,7 @@ def test_a_poison_event_is_set_aside_shown_and_blocks_nobody(
     assert "annotation" in aside[senseless][1]
     assert aside[refused][1].startswith("DataRefused")
 
-    # shown to whoever looks
+    # shown to people
     service = Service(backend.settings, backend.database)
     assert service.status(PROJECT)["queue"]["set_aside"] == 2
     web = create_app(backend.settings, backend.database).test_client()

@@ -18,7 +18,7 @@ from neat_backend.worker.steps import training
 from tests.fake_label_studio import FakeLabelStudio
 from tests.faults.harness import TrainingHere, assert_whole
 from tests.living import PROJECT, Backend, label_studio_of, live_of, settle, take_in
-from tests.worker.test_worker import Workers, _hurry, until, workers  # noqa: F401 - fixtures
+from tests.worker.workers import Workers, short_pauses, until, workers  # noqa: F401 - fixtures
 
 # What the training process does instead; the job's file is the third argument.
 ENDS = {
@@ -99,7 +99,7 @@ def test_a_training_that_comes_to_a_bad_end_is_told_and_labels_go_on(
     assert_whole(backend, live)
 
     if end == "crashes":  # the next one, of which nothing is wrong
-        monkeypatch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", TrainingHere)
+        monkeypatch.setattr("neat_backend.worker.steps.query_rounds.TrainingProcess", TrainingHere)
         backend.deliver(server.press_train(PROJECT))
         settle(live)
         live.rounds.step()
@@ -123,7 +123,7 @@ def test_a_failure_that_could_not_be_put_on_record_is_recorded_later(
         def full(*_: object) -> None:
             raise StoreError("database or disk is full")
 
-        patch.setattr("neat_backend.worker.steps.rounds.rounds.fail", full)
+        patch.setattr("neat_backend.worker.steps.query_rounds.rounds.fail", full)
         training_process = live.rounds._training[1]  # type: ignore[index]
         training_process._process.wait()
         with pytest.raises(StoreError):
@@ -138,7 +138,7 @@ def test_a_failure_that_could_not_be_put_on_record_is_recorded_later(
     assert_whole(backend, live)
 
 
-# As the training begins, PyTorch is there, and room for a few megabytes more; a ResNet-18's weights alone take 45.
+# As the training begins, PyTorch is loaded, and a few megabytes are free; a ResNet-18's weights alone take 45.
 SHORT_OF_MEMORY = """
 import resource, sys
 from neat_backend.worker.steps import training

@@ -7,6 +7,7 @@ import pytest
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
 from neat_backend.labelstudio.client import LabelStudioClient
 from tests.labelstudio.server import shared_label_studio, stop_label_studio
+from tests.waiting import HANGS
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +17,7 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> LabelStudioServer:
 
 @pytest.fixture(scope="session")
 def person(label_studio: LabelStudioServer) -> Annotator:
-    return Annotator(label_studio.url, label_studio.token)
+    return Annotator(label_studio.url, label_studio.token, timeout_seconds=HANGS)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from neat_backend.demo.label_studio import LabelStudioServer, find_label_studio
 from tests.conftest import need
+from tests.waiting import HANGS
 
 _running: list[LabelStudioServer] = []
 
@@ -20,7 +21,7 @@ def shared_label_studio(folder: Path) -> LabelStudioServer:
     if find_label_studio() is None:
         need("labelstudio", "neither NEAT_LABEL_STUDIO nor .label-studio/venv names a Label Studio")
     if not _running:
-        server = LabelStudioServer(folder)
+        server = LabelStudioServer(folder, timeout_seconds=4 * HANGS)  # it takes half a minute of one core
         server.start()
         _running.append(server)
     return _running[0]

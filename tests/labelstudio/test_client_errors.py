@@ -21,6 +21,8 @@ from neat_backend.errors import (
     PredictionsRejected,
 )
 from neat_backend.labelstudio.client import LabelStudioClient
+from neat_backend.labelstudio.inspection import version
+from neat_backend.labelstudio.organizer import is_up
 from neat_backend.labelstudio.transport import LONGEST_RETRY_AFTER_SECONDS
 from tests.waiting import HANGS
 
@@ -133,7 +135,7 @@ class Pages:
     """Answers that come one after the other; the last one again and again."""
 
     def __init__(self, monkeypatch, client, *answers, task_count=0):
-        self.asked = 0
+        self.calls = 0
         self._answers, self._task_count = answers, task_count
         monkeypatch.setattr(client.transport, "send", self.send)
 
@@ -146,9 +148,9 @@ class Pages:
                 "total_annotations_number": 0,
                 "skipped_annotations_number": 0,
             }
-        self.asked += 1
-        assert self.asked < 100, "asked for ever"
-        return self._answers[min(self.asked, len(self._answers)) - 1]
+        self.calls += 1
+        assert self.calls < 100, "endless paging"
+        return self._answers[min(self.calls, len(self._answers)) - 1]
 
 
 def page_of(*ids, total):
@@ -201,7 +203,7 @@ def test_no_task_where_the_project_counts_some_is_not_believed(monkeypatch, clie
 def test_a_task_that_is_listed_for_each_of_its_annotations_rises_all_the_same(monkeypatch, client):
     pages = Pages(monkeypatch, client, page_of(1, 1, 2, total=5), page_of(3, 3, total=2))
     assert READINGS["annotations"](client) == [[], []]
-    assert pages.asked == 2
+    assert pages.calls == 2
 
 
 def test_a_cache_before_label_studio_is_told_to_ask_it_each_time(server, client):
@@ -210,9 +212,9 @@ def test_a_cache_before_label_studio_is_told_to_ask_it_each_time(server, client)
     assert server.sent["Cache-Control"] == "no-cache"
 
 
-@pytest.mark.parametrize("part", ["head", "body"])
-def test_an_api_answer_that_drips_has_one_deadline(part):
-    """Each wait is short, so that no time-out of a single one ends it."""
+@contextlib.contextmanager
+def dripping(part):
+    """The URL of a server that sends head or body a byte at a time: each wait is short, no single time-out ends it."""
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -227,9 +229,22 @@ def test_an_api_answer_that_drips_has_one_deadline(part):
                         return
 
         threading.Thread(target=drip, daemon=True).start()
-        with pytest.raises(LabelStudioUnavailable, match="too long"):
-            LabelStudioClient(f"http://127.0.0.1:{server.getsockname()[1]}", KEY, timeout_seconds=0.4).project(1)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
         ended.set()
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_api_answer_that_drips_has_one_deadline(part):
+    with dripping(part) as url, pytest.raises(LabelStudioUnavailable, match="too long"):
+        LabelStudioClient(url, KEY, timeout_seconds=0.4).project(1)
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_the_question_for_the_version_has_one_deadline_too(part):
+    with dripping(part) as url, pytest.raises(LabelStudioUnavailable, match="does not answer"):
+        version(url, timeout_seconds=0.4)
+    with dripping(part) as url:
+        assert not is_up(url, timeout_seconds=0.4)
 
 
 def test_an_answer_that_breaks_off(server, client):
@@ -339,14 +354,17 @@ def test_a_program_that_never_answers_is_given_up_and_ended(tmp_path):
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "label_studio.sqlite3").touch()
-    told = []
+    shown = []
     server = LabelStudioServer(
-        tmp_path / "data", program=program, timeout_seconds=0.5, progress=lambda doing, left: told.append((doing, left))
+        tmp_path / "data",
+        program=program,
+        timeout_seconds=0.5,
+        progress=lambda activity, left: shown.append((activity, left)),
     )
     with pytest.raises(LabelStudioError, match="did not answer"), server:
         pass
     assert server._process is None
-    assert told[0][0] == "Starting Label Studio"
+    assert shown[0][0] == "Starting Label Studio"
 
 
 def test_without_label_studio_the_remedy_is_named(tmp_path, monkeypatch):

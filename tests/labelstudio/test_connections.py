@@ -1,4 +1,4 @@
-"""A project's connections and webhooks, and what is told of its settings: a real Label Studio."""
+"""A project's connections and webhooks, and events of its settings: a real Label Studio."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def project(person: Annotator) -> Iterator[int]:
 
 
 def hooks(client: LabelStudioClient, project: int) -> list[str]:
-    return client.webhook_urls(project)
+    return [hook["url"] for hook in client._webhooks(project)]
 
 
 def test_connections_are_listed_without_a_call_to_any_and_outlived_by_their_webhooks(
@@ -105,14 +105,14 @@ def test_connections_are_listed_without_a_call_to_any_and_outlived_by_their_webh
 def test_a_project_is_known_by_the_moment_it_was_made_and_by_its_connection(
     client: LabelStudioClient, person: Annotator, project: int, backend: Heard
 ) -> None:
-    told = person.call("GET", f"/api/projects/{project}/")
+    reported_project = person.call("GET", f"/api/projects/{project}/")
     info = client.project(project)
-    assert told["created_at"].startswith(info.created_at.strftime("%Y-%m-%dT%H:%M:%S.%f"))
-    asked = Project(project, backend_url=backend.url, state=projects.DISCONNECTED)
+    assert reported_project["created_at"].startswith(info.created_at.strftime("%Y-%m-%dT%H:%M:%S.%f"))
+    candidate = Project(project, backend_url=backend.url, state=projects.DISCONNECTED)
     with pytest.raises(Disconnected, match=f"neat-backend forget {project}"):
-        connection.look(client, asked)
+        connection.look(client, candidate)
     person.connect_backend(project, backend.url)
-    assert connection.look(client, asked) == (client.project(project), client.ml_backends(project)[0])
+    assert connection.look(client, candidate) == (client.project(project), client.ml_backends(project)[0])
     before = client.project(person.create_project("another", CONFIG))
     person.delete_project(before.id)
     with pytest.raises(Replaced):

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from neat_backend.errors import BadRequest
 from neat_backend.labelstudio.events import (
-    EPOCH,
     Setup,
     annotation_from_json,
     changes,
@@ -25,6 +24,7 @@ from neat_backend.labelstudio.events import (
     task_from_json,
     timestamp,
 )
+from neat_backend.labelstudio.values import EPOCH
 from neat_backend.records import RETRY_IMAGES, SYNC, Event
 
 BODIES = {path.stem: json.loads(path.read_text()) for path in Path(__file__).parent.glob("webhooks/*.json")}
@@ -289,8 +289,8 @@ def choices(*picked, **more):
 def test_an_odd_result_is_unreadable_and_ends_nothing(result, read):
     annotation = {"id": 1, "task": 2, "result": result}
     assert annotation_from_json(annotation).choices == read
-    told = changes(event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 1}}), "image")
-    assert told.annotations[0].choices == read
+    parsed = changes(event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 1}}), "image")
+    assert parsed.annotations[0].choices == read
 
 
 @given(
@@ -306,8 +306,8 @@ def test_an_odd_result_is_unreadable_and_ends_nothing(result, read):
 )
 def test_whatever_comes_as_a_result_is_read_alike_from_the_api_and_from_a_webhook(result):
     annotation = {"id": 1, "task": 2, "result": result}
-    told = changes(event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 1}}), "image")
-    assert told.annotations[0].choices == annotation_from_json(annotation).choices
+    parsed = changes(event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 1}}), "image")
+    assert parsed.annotations[0].choices == annotation_from_json(annotation).choices
 
 
 @pytest.mark.parametrize("data", [None, [], "x.png", 3, {"image": 5}, {"image": {"a": 1}}])
@@ -351,8 +351,8 @@ def test_a_large_webhook_is_taken_in_in_pieces_that_say_the_same(action: str, na
     parts = pieces(whole, size=4)
     assert all(len(value) <= 4 for part in parts for value in part.values() if isinstance(value, list))
     for key, value in whole.items():
-        told = [part[key] for part in parts if key in part]
-        assert ([one for part in told for one in part] if isinstance(value, list) else told[0]) == value
+        parsed = [part[key] for part in parts if key in part]
+        assert ([one for part in parsed for one in part] if isinstance(value, list) else parsed[0]) == value
     there = [changes(Event(1, 1, action, part, EPOCH), "image") for part in parts]
     at_once = changes(Event(1, 1, action, whole, EPOCH), "image")
     for field in ("tasks", "deleted_tasks", "annotations", "deleted_annotations"):

@@ -28,10 +28,10 @@ RED = Image.new("RGB", (4, 2), (200, 10, 20))
 class FakeClient:
     def __init__(self, *answers):
         self.answers = list(answers)
-        self.asked = []
+        self.requested = []
 
     def fetch_bytes(self, path_or_url, limit_bytes, timeout_seconds=None):
-        self.asked.append(path_or_url)
+        self.requested.append(path_or_url)
         answer = self.answers.pop(0) if self.answers else b"bytes"
         if isinstance(answer, Exception):
             raise answer
@@ -43,7 +43,7 @@ def fetcher(client, max_bytes=1000):
 
 
 @pytest.mark.parametrize(
-    ("ref", "asked"),
+    ("ref", "requested"),
     [
         ("/data/upload/1/a.png", "/data/upload/1/a.png"),
         (" /data/local-files/?d=x/a b.png", "/data/local-files/?d=x/a b.png"),
@@ -54,10 +54,10 @@ def fetcher(client, max_bytes=1000):
         ("redis://x/a>>", "/tasks/7/resolve/?fileuri=cmVkaXM6Ly94L2E-Pg=="),
     ],
 )
-def test_where_each_reference_is_fetched(ref, asked):
+def test_where_each_reference_is_fetched(ref, requested):
     client = FakeClient()
     assert fetcher(client).fetch(7, ref) == b"bytes"
-    assert client.asked == [asked]
+    assert client.requested == [requested]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_references_that_are_refused(ref):
     with pytest.raises(ImageError) as caught:
         fetcher(client).fetch(7, ref)
     assert not caught.value.transient
-    assert client.asked == []
+    assert client.requested == []
 
 
 def test_an_image_inside_the_task():
@@ -129,7 +129,7 @@ def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not():
     passing = ImageError("busy", transient=True)
     client = FakeClient(passing, passing)
     assert fetcher(client).fetch(7, "/a") == b"bytes"
-    assert len(client.asked) == 3
+    assert len(client.requested) == 3
     client = FakeClient(passing, passing, passing)
     with pytest.raises(ImageError) as caught:
         fetcher(client).fetch(7, "/a")
@@ -137,7 +137,7 @@ def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not():
     client = FakeClient(ImageError("gone"))
     with pytest.raises(ImageError):
         fetcher(client).fetch(7, "/a")
-    assert len(client.asked) == 1
+    assert len(client.requested) == 1
 
 
 def test_a_storage_that_is_not_connected_says_so():

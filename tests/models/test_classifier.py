@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from neat_backend.errors import SettingsError
 from neat_backend.models import classifier as module
-from neat_backend.models.classifier import Classifier, augment, fit, is_flat
+from neat_backend.models.classifier import Classifier, Schedule, augment, fit, is_flat
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,7 +33,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def learned(digits) -> Classifier:
     images, labels = digits
-    return fit(images[:200], labels[:200], 3, epochs=15, seed=0, device="cpu")
+    return fit(images[:200], labels[:200], 3, schedule=Schedule(epochs=25), seed=0, device="cpu")
 
 
 def noise(n: int, side: int = 8, seed: int = 0) -> np.ndarray:
@@ -59,7 +59,9 @@ def test_probabilities_are_float32_rows_that_sum_to_one(learned, digits):
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(digits):
     images, labels = digits[0][:40], digits[1][:40]
-    first, again, other = (weights_of(fit(images, labels, 3, epochs=2, seed=seed, device="cpu")) for seed in (5, 5, 6))
+    first, again, other = (
+        weights_of(fit(images, labels, 3, schedule=Schedule(epochs=2), seed=seed, device="cpu")) for seed in (5, 5, 6)
+    )
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
@@ -68,7 +70,7 @@ def test_training_leaves_the_callers_random_numbers_alone(digits):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    fit(digits[0][:4], digits[1][:4], 3, epochs=1, seed=0, device="cpu")
+    fit(digits[0][:4], digits[1][:4], 3, schedule=Schedule(epochs=1), seed=0, device="cpu")
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -108,7 +110,7 @@ def test_files_that_are_no_classifier_are_refused(tmp_path: Path):
 
 @pytest.mark.parametrize(("n", "side"), [(1, 8), (2, 8), (129, 8), (1, 16), (1, 64), (3, 70)])
 def test_few_images_and_a_last_batch_of_one_can_be_trained_on(n, side):
-    classifier = fit(noise(n, side), np.arange(n) % 2, 2, epochs=1, seed=0, device="cpu")
+    classifier = fit(noise(n, side), np.arange(n) % 2, 2, schedule=Schedule(epochs=1), seed=0, device="cpu")
     probabilities = classifier.predict_proba(noise(2, side))
     assert np.isfinite(probabilities).all()
 
@@ -121,9 +123,9 @@ def test_no_batch_holds_a_single_image():
 
 
 def test_one_class_is_certain_and_a_class_without_labels_is_allowed():
-    one = fit(noise(4), np.zeros(4, np.int64), 1, epochs=1, seed=0, device="cpu")
+    one = fit(noise(4), np.zeros(4, np.int64), 1, schedule=Schedule(epochs=1), seed=0, device="cpu")
     assert one.predict_proba(noise(3)).tolist() == [[1.0]] * 3
-    missing = fit(noise(4), np.array([0, 2, 0, 2]), 4, epochs=1, seed=0, device="cpu")
+    missing = fit(noise(4), np.array([0, 2, 0, 2]), 4, schedule=Schedule(epochs=1), seed=0, device="cpu")
     assert missing.predict_proba(noise(3)).shape == (3, 4)
 
 
@@ -141,7 +143,7 @@ def test_one_class_is_certain_and_a_class_without_labels_is_allowed():
 )
 def test_data_that_cannot_be_learned_from_is_refused_in_words(images, labels, n_classes, words):
     with pytest.raises(ValueError, match=words):
-        fit(images, labels, n_classes, epochs=1, seed=0, device="cpu")
+        fit(images, labels, n_classes, schedule=Schedule(epochs=1), seed=0, device="cpu")
 
 
 def test_images_of_another_side_are_refused(learned):
@@ -151,12 +153,20 @@ def test_images_of_another_side_are_refused(learned):
 
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(SettingsError, match="NEAT_DEVICE"):
-        fit(noise(2), np.array([0, 1]), 2, epochs=1, seed=0, device="cuda:99")
+        fit(noise(2), np.array([0, 1]), 2, schedule=Schedule(epochs=1), seed=0, device="cuda:99")
 
 
 def test_every_epoch_is_reported():
     seen = []
-    fit(noise(4), np.array([0, 1, 0, 1]), 2, epochs=3, seed=0, device="cpu", on_epoch=lambda *row: seen.append(row))
+    fit(
+        noise(4),
+        np.array([0, 1, 0, 1]),
+        2,
+        schedule=Schedule(epochs=3),
+        seed=0,
+        device="cpu",
+        on_epoch=lambda *row: seen.append(row),
+    )
     assert [row[:2] for row in seen] == [(1, 3), (2, 3), (3, 3)]
     assert all(np.isfinite(loss) for _, _, loss in seen)
 
@@ -166,7 +176,15 @@ def test_unless_asked_otherwise_every_epoch_is_done_from_scratch(digits, monkeyp
     monkeypatch.setattr(module, "is_flat", lambda losses: True)
     monkeypatch.setattr(module, "load_fitting", lambda *_: pytest.fail("weights were loaded"))
     seen = []
-    fit(digits[0][:4], digits[1][:4], 3, epochs=3, seed=0, device="cpu", on_epoch=lambda *row: seen.append(row))
+    fit(
+        digits[0][:4],
+        digits[1][:4],
+        3,
+        schedule=Schedule(epochs=3),
+        seed=0,
+        device="cpu",
+        on_epoch=lambda *row: seen.append(row),
+    )
     assert len(seen) == 3
 
 
@@ -207,10 +225,12 @@ def test_training_ends_with_the_epoch_after_which_the_loss_is_flat(digits, monke
     monkeypatch.setattr(module, "is_flat", lambda losses: len(losses) == 2)
     seen = []
     how = {"seed": 0, "device": "cpu"}
-    stopped = fit(images, labels, 3, epochs=9, early_stop=True, on_epoch=lambda *row: seen.append(row), **how)
+    stopped = fit(
+        images, labels, 3, schedule=Schedule(epochs=9, early_stop=True), on_epoch=lambda *row: seen.append(row), **how
+    )
     assert [row[:2] for row in seen] == [(1, 9), (2, 9)]
-    unwatched = fit(images, labels, 3, epochs=9, early_stop=True, **how)
-    two = weights_of(fit(images, labels, 3, epochs=2, **how))
+    unwatched = fit(images, labels, 3, schedule=Schedule(epochs=9, early_stop=True), **how)
+    two = weights_of(fit(images, labels, 3, schedule=Schedule(epochs=2), **how))
     for early in (stopped, unwatched):
         assert all(torch.equal(two[key], value) for key, value in weights_of(early).items())
 
@@ -232,7 +252,7 @@ def test_weights_are_a_head_start_and_stay_as_they_are(digits, learned):
     weights = {key: value.clone() for key, value in weights_of(learned).items()}
     accuracy = []
     for given in (weights, None):
-        made = fit(images[:30], labels[:30], 3, epochs=4, seed=0, device="cpu", weights=given)
+        made = fit(images[:30], labels[:30], 3, schedule=Schedule(epochs=4), seed=0, device="cpu", weights=given)
         accuracy.append((made.predict_proba(images[200:]).argmax(axis=1) == labels[200:]).mean())
     assert accuracy[0] > accuracy[1] + 0.2
     assert all(torch.equal(value, weights_of(learned)[key]) for key, value in weights.items())
@@ -240,7 +260,7 @@ def test_weights_are_a_head_start_and_stay_as_they_are(digits, learned):
 
 def test_weights_of_another_network_are_refused(digits):
     with pytest.raises(ValueError, match="100 of 100 weights are missing"):
-        fit(digits[0][:4], digits[1][:4], 3, epochs=1, device="cpu", weights={})
+        fit(digits[0][:4], digits[1][:4], 3, schedule=Schedule(epochs=1), device="cpu", weights={})
 
 
 def test_the_stem_keeps_small_images_whole():

@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits, load_sample_images
 from torchvision import models
 
 from neat_backend.errors import EncoderError, SettingsError
-from neat_backend.grid import GRID, to_grid
 from neat_backend.models import encoders
 from neat_backend.models.encoders import Encoder, Preprocessing, build_encoder
+from neat_backend.models.grid import GRID, to_grid
 from neat_backend.testing import EncoderContract
 from tests.waiting import HANGS
 
@@ -58,7 +58,7 @@ def test_efficientnet_features_tell_digits_apart(efficientnet):
     features = np.concatenate([encode(efficientnet, pictures[at : at + 50]) for at in range(0, 500, 50)])
     assert features.shape == (500, efficientnet.dim) == (500, 1280)
     similarities = features @ features.T
-    np.fill_diagonal(similarities, -1)  # each digit is told by the ten others nearest to it
+    np.fill_diagonal(similarities, -1)  # each digit is predicted by its ten nearest others
     votes = digits.target[np.argsort(-similarities, axis=1)[:, :10]]  # [500, 10]
     assert np.mean([np.bincount(row).argmax() == own for row, own in zip(votes, digits.target, strict=False)]) > 0.8
 
@@ -193,10 +193,10 @@ def test_where_no_name_is_ever_looked_up_the_weights_are_given_up_after_one_try(
     tmp_path: Path, monkeypatch, name, host
 ):
     """huggingface_hub would try for a minute, the resolver for half of one each time."""
-    over, asked = threading.Event(), []
+    over, hosts = threading.Event(), []
 
     def look_up(host, *_args, **_kwargs):
-        asked.append(host)
+        hosts.append(host)
         over.wait(HANGS)
         return []
 
@@ -208,7 +208,7 @@ def test_where_no_name_is_ever_looked_up_the_weights_are_given_up_after_one_try(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(EncoderError, match=rf"no answer from {host} within 0\.3 s"):
         build_encoder(name, device="cpu")
-    assert asked == [host]
+    assert hosts == [host]
     over.set()
 
 

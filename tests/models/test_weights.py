@@ -28,10 +28,10 @@ class Network:
 
     def __init__(self, content: bytes = b"", failure: str = "") -> None:
         self.content, self.failure = content, failure
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     def __call__(self, url: str, path: Path) -> None:
-        self.asked.append(url)
+        self.requested.append(url)
         if self.failure:
             raise OSError(self.failure)
         path.write_bytes(self.content)
@@ -61,7 +61,7 @@ def test_from_scratch_nothing_is_asked_for(tmp_path: Path) -> None:
     network = Network(failure="unreachable")
     begin = starting_weights("scratch", cache=tmp_path, download=network)
     assert (begin.state, begin.origin, begin.note) == (None, "scratch", "")
-    assert network.asked == []
+    assert network.requested == []
 
 
 def test_imagenets_weights_are_downloaded_once(tmp_path: Path, resnet_file: Path, resnet: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ def test_imagenets_weights_are_downloaded_once(tmp_path: Path, resnet_file: Path
         assert (begin.origin, begin.note) == ("imagenet", "")
         assert begin.state is not None
         assert torch.equal(begin.state["conv1.weight"], resnet["conv1.weight"])
-    assert network.asked == [IMAGENET_URL]
+    assert network.requested == [IMAGENET_URL]
 
 
 def test_the_cache_is_torchs_own(tmp_path: Path, resnet_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_a_process_tries_once(tmp_path: Path, new_process: dict[Path, str]) -> N
     first = starting_weights("auto", cache=tmp_path, download=network)
     (tmp_path / f"{NAME}{FAILED}").unlink()
     assert starting_weights("auto", cache=tmp_path, download=network) == first
-    assert len(network.asked) == 1
+    assert len(network.requested) == 1
 
 
 def test_other_processes_try_again_a_day_later(tmp_path: Path, resnet_file: Path, new_process: dict[Path, str]) -> None:
@@ -105,9 +105,9 @@ def test_other_processes_try_again_a_day_later(tmp_path: Path, resnet_file: Path
         return starting_weights("auto", cache=tmp_path, download=network, now=lambda: at + seconds).origin
 
     assert [next_process(0), next_process(60), next_process(RETRY_SECONDS - 1)] == ["scratch"] * 3
-    assert len(network.asked) == 1
+    assert len(network.requested) == 1
     assert next_process(RETRY_SECONDS) == "scratch"
-    assert len(network.asked) == 2
+    assert len(network.requested) == 2
     network.failure = ""
     assert next_process(RETRY_SECONDS + 60) == "scratch"
     assert next_process(2 * RETRY_SECONDS) == "imagenet"

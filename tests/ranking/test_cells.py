@@ -15,6 +15,7 @@ from neat_backend.errors import StoreError
 from neat_backend.ranking.cells import Cells
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.mapped import MappedArray
+from neat_backend.ranking.method import Method
 from neat_backend.ranking.neighbors import LargePool, NeighborTable
 from neat_backend.records import Label
 from tests.ranking.test_neighbors import ACTIONS, exact_neighbours, held_neighbours, some_features
@@ -89,7 +90,7 @@ def assert_at_least_what_is_listed(table: NeighborTable) -> None:
 
 
 def clustered(rng: np.random.Generator, n: int, dim: int) -> Any:
-    from neat_backend.grid import to_grid
+    from neat_backend.models.grid import to_grid
 
     centres = rng.normal(size=(20, dim))
     return to_grid(centres[rng.integers(20, size=n)] + 0.4 * rng.normal(size=(n, dim)))
@@ -114,7 +115,7 @@ def test_an_engine_with_its_features_in_a_file_answers_as_one_in_memory(tmp_path
     rng = np.random.default_rng(1)
     features = clustered(rng, 5000, 32)
     large = LargePool("exact", memory_bytes=1000 * 32 * 3, scratch=tmp_path / "scratch")
-    engines = [Engine(32, ("cat", "dog"), k=5), Engine(32, ("cat", "dog"), k=5, large=large)]
+    engines = [Engine(32, ("cat", "dog"), Method(k=5)), Engine(32, ("cat", "dog"), Method(k=5), large=large)]
     labels = [Label(int(t), "cat" if t % 2 else "dog") for t in rng.permutation(5000)[:60]]
     for engine in engines:
         for start in range(0, 5000, 700):  # it grows while it is filled

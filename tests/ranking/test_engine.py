@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.linear import fit_head
+from neat_backend.ranking.method import Method
 from neat_backend.records import Label
 from tests.ranking.test_neighbors import grid, some_features
 
@@ -16,23 +17,15 @@ CLASSES = ("cat", "dog", "owl")
 def learn(*engines):
     """Fit the linear head to what each is labelled with, as the worker does after a label."""
     for engine in engines:
-        _, codes, features = engine.taught()
+        _, codes, features = engine.training_data()
         for _ in engine.set_linear(fit_head(features, codes, engine.classes)):
             pass
 
 
-def fresh(engine, features, labels, probabilities, **kwargs):
+def fresh(engine, features, labels, probabilities):
     """An engine that is given the end state at once."""
-    other = Engine(
-        engine._table.dim,
-        engine.classes,
-        k=engine.k,
-        rule=engine.rule,
-        batch_size=engine.batch_size,
-        balance=engine.balance,
-        source=engine.source,
-        **kwargs,
-    )
+    method = Method(k=engine.k, rule=engine.rule, batch_size=engine.batch_size, balance=engine.balance)
+    other = Engine(engine._table.dim, engine.classes, method, source=engine.source)
     ids = sorted(features)
     if ids:
         other.add_tasks(ids, np.stack([features[i] for i in ids]))
@@ -85,7 +78,7 @@ ACTIONS = st.lists(
     st.sampled_from(["resnet18", "linear"]),
 )
 def test_any_stream_of_events_leaves_the_state_of_a_rebuild(actions, rule, k, balance, source):
-    engine = Engine(8, CLASSES, k=k, rule=rule, batch_size=3, balance=balance, source=source)
+    engine = Engine(8, CLASSES, Method(k=k, rule=rule, batch_size=3, balance=balance), source=source)
     features, labels, probabilities = {}, {}, {}
     next_id = 1
     for action, size, seed in actions:
@@ -134,7 +127,7 @@ def two_groups():
     rng = np.random.default_rng(0)
     east = np.array([1, 0]) + rng.normal(scale=0.05, size=(6, 2))
     north = np.array([0, 1]) + rng.normal(scale=0.05, size=(6, 2))
-    engine = Engine(2, ("east",), k=2, batch_size=2)
+    engine = Engine(2, ("east",), Method(k=2, batch_size=2))
     engine.add_tasks([*range(1, 7), *range(11, 17)], grid(np.vstack([east, north])))
     return engine
 
@@ -203,7 +196,7 @@ def test_the_first_batch_is_spread_over_the_pool_and_the_seed_decides():
     features = some_features(np.random.default_rng(0), 200, 4)
     heads = []
     for seed in (0, 0, 1):
-        engine = Engine(4, CLASSES, seed=seed)
+        engine = Engine(4, CLASSES, Method(seed=seed))
         engine.add_tasks(range(200), features)
         heads.append(engine.head(20))
     assert heads[0] == heads[1] != heads[2]
@@ -231,7 +224,7 @@ def test_a_vanished_class_takes_its_labels_along_and_a_new_one_starts_at_zero():
     assert engine.labels() == {11: Label(11, "north")}
     assert engine.ranked([2])[0].predicted == "north"
     assert engine.ranked([4])[0].predicted is None
-    other = Engine(2, ("north", "west"), k=2, batch_size=2)
+    other = Engine(2, ("north", "west"), Method(k=2, batch_size=2))
     ids = sorted(engine.tasks())
     other.add_tasks(ids, engine._table.planes.exact(engine._table.rows(ids)))
     other.set_labels([Label(1, "east"), Label(11, "north")])  # of the first, nothing is left but that it was answered

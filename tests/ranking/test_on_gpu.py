@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from neat_backend.grid import to_grid
-from neat_backend.models.classifier import Classifier, fit
+from neat_backend.models.classifier import Classifier, Schedule, fit
 from neat_backend.models.encoders import build_encoder
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.method import Method
 from neat_backend.records import Label
 from neat_backend.strategies.nearest import nearest
 from tests.conftest import need
@@ -34,7 +35,7 @@ def features(n: int, dim: int = 64, seed: int = 0) -> np.ndarray:
 
 
 def engine(device: str) -> Engine:
-    made = Engine(64, CLASSES, k=5, batch_size=20, device=device)
+    made = Engine(64, CLASSES, Method(k=5, batch_size=20), device=device)
     made.add_tasks(range(1, 2001), features(2000))
     return made
 
@@ -76,7 +77,7 @@ def test_a_classifier_trained_on_the_gpu_is_as_good_and_reads_on_the_cpu(
     tmp_path,
 ) -> None:
     images, labels = digits
-    there = fit(images[:400], labels[:400], 3, epochs=20, device=gpu)
+    there = fit(images[:400], labels[:400], 3, schedule=Schedule(epochs=20), device=gpu)
     found = there.predict_proba(images[400:])
     assert (found.argmax(axis=1) == labels[400:]).mean() > 0.9
     there.save(tmp_path / "classifier.safetensors")

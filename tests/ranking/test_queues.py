@@ -26,7 +26,7 @@ def of(counts: list[int], labels: int, tasks: list[tuple[float, int, int]]) -> l
 
 
 def above_aside(share: float) -> float:
-    return 2 * ASIDE + share * (1 - 2 * ASIDE)
+    return 2 * ASIDE + share * (1 - 3 * ASIDE)
 
 
 def test_priorities_worked_by_hand() -> None:
@@ -99,10 +99,10 @@ def test_the_best_of_each_queue_are_those_of_a_sort(tasks: list[tuple[float, int
 @settings(max_examples=200, deadline=None)
 @given(TASKS, TASKS, st.integers(0, 99))
 def test_how_many_are_better_is_counted(
-    tasks: list[tuple[float, int, bool]], asked: list[tuple[float, int, bool]], seed: int
+    tasks: list[tuple[float, int, bool]], queries: list[tuple[float, int, bool]], seed: int
 ) -> None:
     quality, queue, is_open, ids = columns(tasks, seed)
-    of_quality, of_queue, _, of_ids = columns(asked, seed + 1)
+    of_quality, of_queue, _, of_ids = columns(queries, seed + 1)
     found = better(quality, queue, is_open, ids, (of_quality, of_queue, of_ids))
     expected = [
         sum(
@@ -161,7 +161,7 @@ def test_priorities_lie_in_the_unit_interval_and_keep_each_queues_order_with_wha
 
 
 def test_among_equals_the_class_that_is_behind_is_asked_for_until_it_has_caught_up() -> None:
-    # Ten tasks of each of two classes, all alike; class 0 has four labels, class 1 none asked for yet but one.
+    # Ten tasks of each of two classes, all alike; class 0 has four labels, class 1 has one.
     quality = np.full(20, 0.5)
     queue = np.repeat([0, 1], 10).astype(np.int16)
     place = places(quality, queue, np.arange(20))

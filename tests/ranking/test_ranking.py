@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.method import Method
 from neat_backend.ranking.views import Counts
 from neat_backend.records import Label
 from tests.ranking.test_engine import learn
@@ -56,8 +55,8 @@ def act(engine: Engine, kind: str, size: int, seed: int) -> None:
         )
 
 
-def filled(**kwargs: Any) -> Engine:
-    engine = Engine(8, CLASSES, k=2, batch_size=2, **kwargs)
+def filled(balance: bool = False) -> Engine:
+    engine = Engine(8, CLASSES, Method(k=2, batch_size=2, balance=balance))
     engine.add_tasks(range(40), some_features(np.random.default_rng(0), 40, 8))
     return engine
 
@@ -104,7 +103,7 @@ def test_a_head_that_is_looked_at_by_nobody_meanwhile_may_come_back_unchanged() 
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_looking_at_a_long_head_leaves_the_first_ones_as_they_are(balance: bool) -> None:
-    engine = Engine(8, CLASSES, k=2, batch_size=2, balance=balance)
+    engine = Engine(8, CLASSES, Method(k=2, batch_size=2, balance=balance))
     engine.add_tasks(range(3000), some_features(np.random.default_rng(0), 3000, 8))
     rng = np.random.default_rng(1)
     for _ in range(30):

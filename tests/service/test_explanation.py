@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neat_backend.errors import BadLabelConfig, ImageError, UnknownProject, UnknownTask
-from neat_backend.grid import to_grid
 from neat_backend.labelstudio import images
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking import formulas, queues, scores
 from neat_backend.records import Label, Ranked
 from neat_backend.service import explanation
 from neat_backend.service.service import Service
-from neat_backend.store import projects
+from neat_backend.store import insights, projects
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import NOTHING_TO_CHOOSE, WITHOUT_INVALID, FakeLabelStudio, label_config
@@ -48,11 +48,13 @@ KEYS = [
     "known_chance",
     "queue",
     "place",
+    "drawn",
     "balance",
     "classes",
     "invalid_votes",
     "invalid_labels",
     "neighbours",
+    "near_duplicates",
     "reasons",
 ]
 
@@ -60,7 +62,7 @@ KEYS = [
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_RETRY_AFTER_SECONDS", ())
-    monkeypatch.setattr("neat_backend.worker.steps.rounds.TrainingProcess", FakeTraining)
+    monkeypatch.setattr("neat_backend.worker.steps.query_rounds.TrainingProcess", FakeTraining)
     FakeTraining.running.clear()
 
 
@@ -108,62 +110,63 @@ def check_against_the_engine(live: LiveProject, service: Service) -> None:
     labels, ranking = engine.labels(), engine.ranking()
     order = ranking.ids[np.lexsort((ranking.ids, -ranking.priority))].tolist()
     for task in engine.tasks():
-        told = service.explain(PROJECT, task)
-        assert list(told) == KEYS
+        reply = service.explain(PROJECT, task)
+        assert list(reply) == KEYS
         near = engine.neighbours(task)
-        assert [(one["task"], one["similarity"]) for one in told["neighbours"]] == near
-        for one in told["neighbours"]:
+        assert [(one["task"], one["similarity"]) for one in reply["neighbours"]] == near
+        for one in reply["neighbours"]:
             assert Label(one["task"], one["label"], one["invalid"]) == labels[one["task"]]
         codes = [-1 if labels[t].invalid else engine.classes.index(labels[t].choice or "") for t, _ in near]
         row = np.array([codes + [scores.MISSING] * (engine.k - len(codes))])
-        chances = [one["probability"] for one in told["classes"]]
+        chances = [one["probability"] for one in reply["classes"]]
         given = None if None in chances else np.array([chances])
         # Probabilities are float32, and each BLAS rounds a product of one row and of many in its own way.
         expected = scores.inconsistency(row, given, len(engine.classes))[0]
-        assert told["inconsistency"] == pytest.approx(expected, abs=1e-6)
-        assert told["known_neighbours"] == scores.known_neighbours(row)[0]
-        assert told["candidate"] == scores.candidates(row, engine.rule)[0]
-        assert [one["votes"] for one in told["classes"]] == [codes.count(c) for c in range(len(engine.classes))]
-        assert told["invalid_votes"] == codes.count(-1)
-        assert told["max_inconsistency"] == pytest.approx(scores.max_inconsistency(engine.k, len(engine.classes)))
-        assert told["pool"] == engine.counts().unlabelled
+        assert reply["inconsistency"] == pytest.approx(expected, abs=1e-6)
+        assert reply["known_neighbours"] == scores.known_neighbours(row)[0]
+        assert reply["candidate"] == scores.candidates(row, engine.rule)[0]
+        assert [one["votes"] for one in reply["classes"]] == [codes.count(c) for c in range(len(engine.classes))]
+        assert reply["invalid_votes"] == codes.count(-1)
+        assert reply["max_inconsistency"] == pytest.approx(scores.max_inconsistency(engine.k, len(engine.classes)))
+        assert reply["pool"] == engine.counts().unlabelled
         if task in labels:
-            assert (told["rank"], told["priority"]) == (None, None)
-            assert told["state"] == ("invalid" if labels[task].invalid else "labelled")
-            assert told["label"] == labels[task].choice
+            assert (reply["rank"], reply["priority"]) == (None, None)
+            assert reply["state"] == ("invalid" if labels[task].invalid else "labelled")
+            assert reply["label"] == labels[task].choice
         else:
-            assert told["rank"] == order.index(task)
+            assert reply["rank"] == order.index(task)
             (ranked,) = engine.ranked([task])
-            assert told["predicted"] == ranked.predicted
-            assert (told["priority"], told["inconsistency"]) == (ranked.priority, ranked.inconsistency)
-            assert (told["queue"], told["place"]) == (ranked.queue, ranked.place)
-            assert told["known_chance"] == ranked.known_chance
-            check_its_balance(live, told)
-        assert not any("in a moment" in reason for reason in told["reasons"])
+            assert reply["predicted"] == ranked.predicted
+            assert (reply["priority"], reply["inconsistency"]) == (ranked.priority, ranked.inconsistency)
+            assert (reply["queue"], reply["place"], reply["drawn"]) == (ranked.queue, ranked.place, ranked.drawn)
+            assert ranked.drawn == any("drawn at random, as 5% of the tasks" in reason for reason in reply["reasons"])
+            assert reply["known_chance"] == ranked.known_chance
+            check_its_balance(live, reply)
+        assert not any("in a moment" in reason for reason in reply["reasons"])
 
 
-def check_its_balance(live: LiveProject, told: dict[str, Any]) -> None:
+def check_its_balance(live: LiveProject, reply: dict[str, Any]) -> None:
     """The formula's parts are the engine's, and make its priority."""
-    engine, balance = engine_of(live), told["balance"]
+    engine, balance = engine_of(live), reply["balance"]
     assert engine is not None
-    if not engine.balance or told["state"] != "unlabelled":
+    if not engine.balance or reply["state"] != "unlabelled" or reply["drawn"]:
         assert balance is None
         return
-    counts, quality = engine.queue_labels(), engine.standing([told["task"]])[0][0]
-    queue = len(engine.classes) if balance["spread"] else engine.classes.index(told["queue"])
+    counts, quality = engine.queue_labels(), engine.standing([reply["task"]])[0][0]
+    queue = len(engine.classes) if balance["spread"] else engine.classes.index(reply["queue"])
     assert balance["labels"] == counts[queue]
     assert balance["quality"] == pytest.approx(quality, abs=1e-7)
     by_hand = math.sqrt(balance["quality"]) * balance["weight"]
-    assert by_hand == pytest.approx(told["priority"], abs=1e-4)
-    assert any(f"= {told['priority']:.4f}." in reason for reason in told["reasons"])
+    assert by_hand == pytest.approx(reply["priority"], abs=1e-4)
+    assert any(f"= {reply['priority']:.4f}." in reason for reason in reply["reasons"])
 
 
 def test_before_any_label(live: LiveProject, service: Service) -> None:
     check_against_the_engine(live, service)
-    told = service.explain(PROJECT, 5)
-    assert (told["state"], told["label"], told["predicted"], told["neighbours"]) == ("unlabelled", None, None, [])
-    assert [one["probability"] for one in told["classes"]] == [None, None]
-    assert any("Nothing else is labelled yet" in reason for reason in told["reasons"])
+    reply = service.explain(PROJECT, 5)
+    assert (reply["state"], reply["label"], reply["predicted"], reply["neighbours"]) == ("unlabelled", None, None, [])
+    assert [one["probability"] for one in reply["classes"]] == [None, None]
+    assert any("Nothing else is labelled yet" in reason for reason in reply["reasons"])
 
 
 def test_with_fewer_labels_than_neighbours(
@@ -182,9 +185,9 @@ def test_every_number_is_the_engines_before_and_after_a_round(
     check_against_the_engine(live, service)
     train(live)
     check_against_the_engine(live, service)
-    told = service.explain(PROJECT, 1)
-    assert sum(one["probability"] for one in told["classes"]) == pytest.approx(1)
-    assert any("The linear classifier says" in reason for reason in told["reasons"])
+    reply = service.explain(PROJECT, 1)
+    assert sum(one["probability"] for one in reply["classes"]) == pytest.approx(1)
+    assert any("The linear classifier says" in reason for reason in reply["reasons"])
     assert service.explain(PROJECT, 23)["state"] == "skipped"  # the None above
 
 
@@ -204,18 +207,18 @@ def test_a_task_that_waits_for_a_class_is_told_with_the_formula_that_gives_its_p
 ) -> None:
     annotate(live, backend, server, {2: "dog", 5: "cat", 8: "dog", 11: "dog", 14: "invalid"})
     rows = service.ranking(PROJECT)
-    told = service.explain(PROJECT, rows[3]["task"])
-    said, balance = "\n".join(told["reasons"]), told["balance"]
-    others = f"{told['place']} of them come" if told["place"] > 1 else "1 of them comes"
-    others = f"{others} before it" if told["place"] else "it is the first of them"
-    assert f"waits with the tasks that are likeliest to be “{told['queue']}”: {others}." in said
-    has = {"dog": 3, "cat": 1}[told["queue"]]
-    assert f"“{told['queue']}” has {has} label" in said
-    assert f"= (1 + 1) / (1 + {has} + {told['place']})" in said
-    assert f"{balance['quality']:.3f} = {told['known_chance']:.3f} · " in said
+    reply = service.explain(PROJECT, rows[3]["task"])
+    said, balance = "\n".join(reply["reasons"]), reply["balance"]
+    others = f"{reply['place']} of them come" if reply["place"] > 1 else "1 of them comes"
+    others = f"{others} before it" if reply["place"] else "it is the first of them"
+    assert f"waits with the tasks that are likeliest to be “{reply['queue']}”: {others}." in said
+    has = {"dog": 3, "cat": 1}[reply["queue"]]
+    assert f"“{reply['queue']}” has {has} label" in said
+    assert f"= (1 + 1) / (1 + {has} + {reply['place']})" in said
+    assert f"{balance['quality']:.3f} = {reply['known_chance']:.3f} · " in said
     assert (balance["least"], balance["least_of"]) == (1, "cat")
-    assert {one["name"]: one["labels"] for one in told["classes"]} == {"dog": 3, "cat": 1}
-    assert told["invalid_labels"] == 1
+    assert {one["name"]: one["labels"] for one in reply["classes"]} == {"dog": 3, "cat": 1}
+    assert reply["invalid_labels"] == 1
 
 
 def test_a_task_that_is_to_find_a_class_is_told_so(
@@ -224,11 +227,11 @@ def test_a_task_that_is_to_find_a_class_is_told_so(
     annotate(live, backend, server, {2: "dog", 8: "dog"})
     spread = [row for row in service.ranking(PROJECT) if row["queue"] is None]
     assert spread
-    told = service.explain(PROJECT, spread[0]["task"])
+    reply = service.explain(PROJECT, spread[0]["task"])
     assert any(
-        "spread over the pool, to find the classes that have no label yet (“cat”)" in one for one in told["reasons"]
+        "spread over the pool, to find the classes that have no label yet (“cat”)" in one for one in reply["reasons"]
     )
-    assert told["balance"]["spread"]
+    assert reply["balance"]["spread"]
     annotate(live, backend, server, {5: "cat"})
     later = service.explain(PROJECT, spread[0]["task"])
     assert later["queue"] is not None
@@ -246,11 +249,11 @@ def test_without_balance_the_candidates_are_told_and_no_queue(
     live, service = backend.live(), Service(backend.settings, backend.database)
     annotate(live, backend, server, {2: "dog", 5: "invalid", 9: "dog", 12: "cat", 15: "invalid"})
     for row in service.ranking(PROJECT):
-        told = service.explain(PROJECT, row["task"])
-        assert (told["balance"], told["queue"]) == (None, None)
-        held = "It is held to be" if told["candidate"] else "It is not held to be"
-        assert any(one.startswith(held) for one in told["reasons"])
-        assert not any("waits with" in one or "spread over" in one for one in told["reasons"])
+        reply = service.explain(PROJECT, row["task"])
+        assert (reply["balance"], reply["queue"]) == (None, None)
+        held = "It is held to be" if reply["candidate"] else "It is not held to be"
+        assert any(one.startswith(held) for one in reply["reasons"])
+        assert not any("waits with" in one or "spread over" in one for one in reply["reasons"])
     backend.close()
 
 
@@ -262,9 +265,9 @@ def test_probabilities_are_those_of_the_classifier_in_force(server: FakeLabelStu
     assert service.explain(PROJECT, 1)["classes"][0]["probability"] is None, "the linear one has a head by now"
     train(live)
     check_against_the_engine(live, service)
-    told = service.explain(PROJECT, 1)
-    assert told["classifier"] == "resnet18"
-    assert any(one.startswith("The classifier says") for one in told["reasons"])
+    reply = service.explain(PROJECT, 1)
+    assert reply["classifier"] == "resnet18"
+    assert any(one.startswith("The classifier says") for one in reply["reasons"])
     backend.close()
 
 
@@ -276,8 +279,8 @@ def test_snapshots_of_another_version_are_as_good_as_none(
     arrays = ProjectArrays(backend.settings.data_dir, PROJECT)
     arrays.write_snapshot("linear", {"is_there": np.array(True), "slopes": np.zeros(3)})
     arrays.write_snapshot("prequential", {"correct": np.zeros(3)})
-    told = service.explain(PROJECT, 1)
-    assert told["classes"][0]["probability"] is None
+    reply = service.explain(PROJECT, 1)
+    assert reply["classes"][0]["probability"] is None
     assert service.status(PROJECT)["classifier"]["in_force"] == ""
 
 
@@ -309,10 +312,10 @@ def test_a_failed_image_with_its_reason_and_the_remedy(
     server.import_tasks(PROJECT, 6, annotated=["dog"])
     server.files["/data/upload/3.png"] = ImageError("Label Studio answered 404 for the image")
     settle(backend.live())
-    told = service.explain(PROJECT, 3)
-    assert list(told) == KEYS
-    assert (told["state"], told["rank"], told["priority"], told["inconsistency"]) == ("failed", None, None, None)
-    (reason,) = told["reasons"]
+    reply = service.explain(PROJECT, 3)
+    assert list(reply) == KEYS
+    assert (reply["state"], reply["rank"], reply["priority"], reply["inconsistency"]) == ("failed", None, None, None)
+    (reason,) = reply["reasons"]
     assert "answered 404" in reason
     assert f"neat-backend retry-images {PROJECT}" in reason
 
@@ -321,9 +324,9 @@ def test_an_image_that_is_not_encoded_yet(live: LiveProject, backend: Backend, s
     backend.deliver(server.import_tasks(PROJECT, 1))
     assert live.apply.step()
     service = Service(backend.settings, backend.database)
-    told = service.explain(PROJECT, 31)
-    assert (told["state"], told["rank"], told["neighbours"], told["candidate"]) == ("pending", None, [], False)
-    assert any("not been encoded yet" in reason for reason in told["reasons"])
+    reply = service.explain(PROJECT, 31)
+    assert (reply["state"], reply["rank"], reply["neighbours"], reply["candidate"]) == ("pending", None, [], False)
+    assert any("not been encoded yet" in reason for reason in reply["reasons"])
 
 
 def test_labels_that_are_newer_than_the_order_are_told(
@@ -333,8 +336,8 @@ def test_labels_that_are_newer_than_the_order_are_told(
     backend.deliver(server.annotate(11, "invalid"))
     backend.deliver(server.change_annotation(next(iter(server.projects[PROJECT].annotations)), "cat"))
     assert live.apply.step()  # the store has them, what is published has not
-    told = [service.explain(PROJECT, task) for task in (1, 3, 4, 6, 7)]
-    assert any("in a moment" in reason for one in told for reason in one["reasons"])
+    reply = [service.explain(PROJECT, task) for task in (1, 3, 4, 6, 7)]
+    assert any("in a moment" in reason for one in reply for reason in one["reasons"])
 
 
 def test_another_strategy_is_named(server: FakeLabelStudio, tmp_path: Path) -> None:
@@ -345,9 +348,9 @@ def test_another_strategy_is_named(server: FakeLabelStudio, tmp_path: Path) -> N
     live.plan.step()
     live.publish.step()
     (first, *_) = service.ranking(PROJECT)
-    told = service.explain(PROJECT, first["task"])
-    assert (told["rank"], told["priority"]) == (0, first["priority"])
-    assert any("strategy random" in reason for reason in told["reasons"])
+    reply = service.explain(PROJECT, first["task"])
+    assert (reply["rank"], reply["priority"]) == (0, first["priority"])
+    assert any("strategy random" in reason for reason in reply["reasons"])
     backend.close()
 
 
@@ -356,10 +359,10 @@ def test_ranks_are_those_of_the_ranking(
 ) -> None:
     annotate(live, backend, server, {2: "dog", 5: "cat", 9: "dog", 12: "cat", 20: "invalid"})
     for row in service.ranking(PROJECT):
-        told = service.explain(PROJECT, row["task"])
+        reply = service.explain(PROJECT, row["task"])
         vote, votes = row.pop("vote"), row.pop("votes")
-        assert {name: told[name] for name in row} == row
-        by_class = {each["name"]: each["votes"] for each in told["classes"]}
+        assert {name: reply[name] for name in row} == row
+        by_class = {each["name"]: each["votes"] for each in reply["classes"]}
         if vote is not None:  # the head's tasks
             assert by_class[vote] == votes == max(by_class.values())
 
@@ -470,3 +473,20 @@ print(next(line.split()[1] for line in open('/proc/self/status') if line.startsw
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100 * 1024  # KiB, at the most that it ever was
+
+
+def test_a_repeat_of_a_labelled_task_is_told_and_shows_its_group(server: FakeLabelStudio, tmp_path: Path) -> None:
+    server.import_tasks(PROJECT, 6)
+    with closing(Backend(tmp_path, server, k=2, skip_duplicates=True)) as backend:
+        live, service = backend.live(), Service(backend.settings, backend.database)
+        settle(live)
+        insights.write_duplicates(
+            live.context.arrays, insights.Duplicates(np.array([2, 5]), np.array([2, 2]), "features/fake", 0.95)
+        )
+        live.duplicates.load()
+        annotate(live, backend, server, {2: "dog"})
+        repeat, other = service.explain(PROJECT, 5), service.explain(PROJECT, 1)
+    assert (repeat["rank"], repeat["pool"], repeat["near_duplicates"], repeat["balance"]) == (4, 5, [2], None)
+    assert any("near-duplicate" in said for said in repeat["reasons"])
+    assert other["near_duplicates"] == []
+    assert not any("near-duplicate" in said for said in other["reasons"])

@@ -1,4 +1,4 @@
-"""What people are told of a project as a whole: against a random order, what is left, when to stop, the map's bytes."""
+"""The overview of a project: against a random order, what is left, when to stop, the map's bytes."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ HALFWAY = Insight(
     k=5,
     mistakes=(),
     more_mistakes=0,
+    random_share=0.05,
+    draws=9,
+    draws_tested=5,
+    draws_right=4,
 )
 
 
@@ -71,29 +75,37 @@ class TestAgainstARandomOrder:
 
     def test_the_gain_is_the_labels_share_over_randoms(self, arrays: ProjectArrays) -> None:
         insights.write_insight(arrays, HALFWAY)
-        told = describe(arrays, [])
-        assert told["random"] == pytest.approx({"share": 0.40, "low": 0.35, "high": 0.45})
-        assert told["gain"] == pytest.approx({"factor": 0.75 / 0.40, "low": 0.75 / 0.45, "high": 0.75 / 0.35})
-        assert told["found"] == pytest.approx({"share": 15 / 40, "low": 15 / 45, "high": 15 / 35})
+        reply = describe(arrays, [])
+        assert reply["random"] == pytest.approx({"share": 0.40, "low": 0.35, "high": 0.45})
+        assert reply["gain"] == pytest.approx({"factor": 0.75 / 0.40, "low": 0.75 / 0.45, "high": 0.75 / 0.35})
+        assert reply["found"] == pytest.approx({"share": 15 / 40, "low": 15 / 45, "high": 15 / 35})
 
     def test_without_an_estimate_nothing_is_compared(self, arrays: ProjectArrays) -> None:
         insights.write_insight(arrays, replace(HALFWAY, left=math.nan, left_low=math.nan, left_high=math.nan))
-        told = describe(arrays, [done(1, 15, 5, 20, 15)])
-        assert told["gain"] is told["random"] is told["left"] is told["batches"][0]["random"] is None
-        assert told["batches"][0]["precision"] == 0.75
+        reply = describe(arrays, [done(1, 15, 5, 20, 15)])
+        assert reply["gain"] is reply["random"] is reply["left"] is reply["batches"][0]["random"] is None
+        assert reply["batches"][0]["precision"] == 0.75
 
 
 class TestAdvice:
     def test_nothing_is_known_before_the_worker_has_looked(self, arrays: ProjectArrays) -> None:
-        told = describe(arrays, [])
-        assert (told["verdict"], told["mistakes"], told["labelled"]) == (UNSURE, [], 0)
-        assert told["advice"] == ["Nothing is labelled yet. The first batch is spread over the whole pool."]
+        reply = describe(arrays, [])
+        assert (reply["verdict"], reply["mistakes"], reply["labelled"]) == (UNSURE, [], 0)
+        assert reply["advice"] == ["Nothing is labelled yet. The first batch is spread over the whole pool."]
 
-    def test_too_few_labels_are_said_to_be_too_few(self) -> None:
-        verdict, said = advise(replace(HALFWAY, left=math.nan), [])
+    def test_too_few_draws_are_said_to_be_too_few(self) -> None:
+        verdict, said = advise(replace(HALFWAY, left=math.nan, draws=1), [])
         assert verdict == UNSURE
-        assert "it takes 10 of your classes and 10 that are none of them; there are 15 and 5" in said[0]
-        assert insights.LEAST_OF_EACH == estimates.LEAST_OF_EACH
+        assert "it takes 5 labels of images that were drawn at random, as one in 20 is; there is 1." in said[0]
+        assert insights.LEAST_DRAWS == estimates.LEAST_DRAWS
+
+    def test_without_random_draws_the_setting_is_named(self, arrays: ProjectArrays) -> None:
+        insights.write_insight(arrays, replace(HALFWAY, left=math.nan, draws=0, random_share=0.0))
+        told = describe(arrays, [])
+        assert told["advice"] == [told["no_estimate"]]
+        assert "Set NEAT_RANDOM_SHARE" in told["no_estimate"]
+        insights.write_insight(arrays, HALFWAY)
+        assert describe(arrays, [])["no_estimate"] == ""
 
     def test_while_the_next_batch_is_worth_it_one_goes_on(self) -> None:
         verdict, said = advise(HALFWAY, [])
@@ -101,6 +113,7 @@ class TestAdvice:
         assert (
             said[0]
             == "About 25 (20 to 30) of the 80 unlabelled images are of your classes; so 33 to 43 % of them are found."
+            " That is estimated from 9 images that were drawn at random."
         )
         assert said[1] == "Of the next 10, about 8 would be of your classes by the model; drawn at random, about 3."
 
@@ -141,10 +154,10 @@ def right_on(resnet18: int, linear: int, vote: int, silent: int = 0, of: int = 1
 class TestClassifier:
     def why(self, arrays: ProjectArrays, right: np.ndarray, in_force: str = "linear", why: str = "…") -> str:
         prequential.write(arrays, Prequential(right, in_force, why, len(right) + 40))
-        told = overview.classifier(arrays)
-        assert told["tested"] == len(right) + 40
-        assert (told["in_force"], told["linear"]["right"]) == (in_force, int((right[:, 1] == 1).sum()))
-        return str(told["why"])
+        reply = overview.classifier(arrays)
+        assert reply["tested"] == len(right) + 40
+        assert (reply["in_force"], reply["linear"]["right"]) == (in_force, int((right[:, 1] == 1).sum()))
+        return str(reply["why"])
 
     def test_before_the_worker_has_looked_none_is_in_force(self, arrays: ProjectArrays) -> None:
         nothing = {"right": 0, "of": 0}
@@ -206,8 +219,15 @@ class TestClasses:
         kept = arrays.read_snapshot("insight")
         assert kept is not None
         arrays.write_snapshot("insight", {name: value for name, value in kept.items() if not name.startswith("class")})
-        told = describe(arrays, [])
-        assert (told["classes"], told["known"]) == ([], 15)
+        reply = describe(arrays, [])
+        assert (reply["classes"], reply["known"]) == ([], 15)
+
+    def test_ranges_that_were_not_made_from_random_draws_are_none(self, arrays: ProjectArrays) -> None:
+        insights.write_insight(arrays, HALFWAY)
+        kept = arrays.read_snapshot("insight")
+        assert kept is not None
+        arrays.write_snapshot("insight", {name: value for name, value in kept.items() if name != "draws"})
+        assert describe(arrays, [])["left"] is None
 
     def test_an_insight_that_lacks_more_is_none(self, arrays: ProjectArrays) -> None:
         arrays.write_snapshot("insight", {"labelled": np.array(3)})
@@ -218,10 +238,19 @@ def test_mistakes_and_scores_are_passed_on(arrays: ProjectArrays) -> None:
     one = Mistake(3, "dog", 0.5, None, 4, 1, 0.75)
     candidates = np.arange(BINS)
     insights.write_insight(arrays, replace(HALFWAY, mistakes=(one,), more_mistakes=2, candidates=candidates))
-    told = describe(arrays, [])
-    assert told["mistakes"] == [vars(one)]
-    assert told["more_mistakes"] == 2
-    assert told["scores"]["candidates"] == list(range(BINS))
+    reply = describe(arrays, [])
+    assert reply["mistakes"] == [vars(one)]
+    assert reply["more_mistakes"] == 2
+    assert reply["scores"]["candidates"] == list(range(BINS))
+
+
+def test_accuracy_is_that_on_known_draws_from_the_fifth_on(arrays: ProjectArrays) -> None:
+    insights.write_insight(arrays, replace(HALFWAY, draws_tested=10, draws_right=8))
+    assert describe(arrays, [])["accuracy"] == pytest.approx(
+        {"share": 0.8, "low": 0.490, "high": 0.943, "right": 8, "of": 10}, abs=5e-4
+    )
+    insights.write_insight(arrays, replace(HALFWAY, draws_tested=4, draws_right=4))
+    assert describe(arrays, [])["accuracy"] is None
 
 
 def test_wilsons_interval() -> None:
@@ -294,3 +323,17 @@ class TestMap:
         assert places is not None
         assert marks is not None
         assert np.frombuffer(places, "<u4", 1).tolist() == np.frombuffer(marks, "<u4", 1).tolist() == [3]
+
+    def test_unlabelled_tasks_have_the_class_that_they_are_predicted_as(self, arrays: ProjectArrays) -> None:
+        self.written(arrays)
+        self.head(arrays, 12)
+        ids = np.array([4, 9, 12, 50])
+        zeros = dict.fromkeys(("priority", "inconsistency", "known_chance"), np.zeros(4))
+        zeros |= dict.fromkeys(("known_neighbours", "queue", "place"), np.zeros(4, np.int16))
+        predicted = np.array([1, -1, 0, 0], np.int16)
+        classes = {"predicted": predicted, "candidate": predicted > 0, "classes": ("dog", "cat")}
+        snapshots.write_ranking(arrays, {"ids": ids, **zeros, **classes})
+        insights.write_states(arrays, States(np.array([3]), np.array([INVALID], np.int16), ("dog", "cat")))
+        marks = overview.marks(arrays, 1)
+        assert marks is not None
+        assert np.frombuffer(marks, "<i2", 4, 8).tolist() == [INVALID, overview.PREDICTED - 1, UNLABELLED, -10]

@@ -416,6 +416,7 @@ class TestQuestions:
             "known_chance": 1.0,
             "queue": None,
             "place": 0,
+            "drawn": False,
         }
         assert rows[3]["predicted"] is None
         assert service.ranking(7, limit=2, offset=1) == rows[1:3]
@@ -447,7 +448,7 @@ class TestQuestions:
 def test_events_that_no_worker_takes_in_are_said(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(service)
     assert "neat-backend worker" not in service.status(7)["detail"]
-    monkeypatch.setattr("neat_backend.service.service.NEGLECT_SECONDS", 0.0)
+    monkeypatch.setattr("neat_backend.service.status.NEGLECT_SECONDS", 0.0)
     assert service.status(7)["detail"].startswith("1 events wait for a worker: is `neat-backend worker`")
     with service.database.begin() as conn:
         projects.acquire_lease(conn, 7, "somebody", 60)

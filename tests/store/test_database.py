@@ -96,7 +96,7 @@ class WrongPassword(socketserver.StreamRequestHandler):
     """PostgreSQL's answers to a client whose password it does not take."""
 
     def handle(self) -> None:
-        while (size := int.from_bytes(self.rfile.read(4), "big")) == 8:  # encryption is asked for first
+        while (size := int.from_bytes(self.rfile.read(4), "big")) == 8:  # encryption is requested first
             self.rfile.read(4)
             self.wfile.write(b"N")
         self.rfile.read(size - 4)

@@ -17,7 +17,7 @@ from neat_backend.errors import StoreError
 from neat_backend.store import inbox
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
-from neat_backend.store.intake import Intake
+from neat_backend.store.group_commit import GroupCommit
 from neat_backend.store.locks import held
 from tests.serving import make_database, make_settings
 from tests.waiting import HANGS, until
@@ -136,15 +136,15 @@ def test_all_who_wait_for_a_frozen_writer_are_told_at_once(db: Database, monkeyp
 
     def append_many(conn: object, events: Sequence[object]) -> list[int]:
         tries.append(len(events))
-        until(lambda: sum(tries) + len(intake._queue) == 8)
+        until(lambda: sum(tries) + len(inbox_writer._queue) == 8)
         raise StoreError("it is held")
 
     monkeypatch.setattr(inbox, "append_many", append_many)
-    intake = Intake(db)
+    inbox_writer = GroupCommit(db)
 
     def refused(n: int) -> bool:
         with pytest.raises(StoreError, match="it is held"):
-            intake.file(1, "A", {"n": n})
+            inbox_writer.file(1, "A", {"n": n})
         return True
 
     with ThreadPoolExecutor(8) as pool:

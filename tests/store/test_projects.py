@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from neat_backend.errors import StoreError, UnknownProject
 from neat_backend.records import Project, Task
-from neat_backend.store import inbox, prefills, projects, revisions, rounds, schema, selections, tasks
+from neat_backend.store import inbox, prefills, projects, requests, revisions, rounds, schema, selections, tasks
 from neat_backend.store.database import Database
 from tests.waiting import HANGS, until
 
@@ -58,8 +58,13 @@ def test_deleting_a_project_leaves_none_of_its_rows_and_all_of_the_others(db: Da
             revisions.begin(conn, id)
             selections.note(conn, id, {1: selections.Selection(0, 0.5)})
             prefills.publish(conn, id, {1: "dog"})
+            requests.ask(conn, id, requests.TEXT, "a dog")
             rounds.start(
-                conn, id, trigger="batch", known=0, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=()
+                conn,
+                id,
+                rounds.NewRound(
+                    trigger="batch", known=0, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=()
+                ),
             )
             conn.execute(sa.insert(schema.array_lists).values(project=id, version="v", folder="f"))
             conn.execute(sa.insert(schema.array_files).values(project=id, name="n", object="o", bytes=1, sha256="s"))

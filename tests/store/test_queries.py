@@ -12,7 +12,7 @@ def begin_rounds(db: Database, *minutes: int) -> None:
     """Rounds 1, 2, … of project 1, begun at these minutes."""
     with db.begin() as conn:
         for minute in minutes:
-            begun = rounds.start(conn, 1, **BEGUN)  # type: ignore[arg-type]
+            begun = rounds.start(conn, 1, BEGUN)
             rounds.fail(conn, 1, begun.number, "whatever came of it")
             here = (schema.rounds.c.project == 1) & (schema.rounds.c.number == begun.number)
             conn.execute(sa.update(schema.rounds).where(here).values(started_at=at(minute)))

@@ -53,7 +53,13 @@ def priorities(found: dict[str, Any] | None) -> dict[int, float]:
 
 @pytest.mark.parametrize(
     "written",
-    [head(ranked(4), ranked(2, 1, 0.5, None), left=(3, 9)), head(), head(classes=()), Head((), (), 0, 0, 0, 0)],
+    [
+        head(ranked(4), ranked(2, 1, 0.5, None), left=(3, 9)),
+        head(replace(ranked(4), drawn=True), ranked(2, 1, 0.5)),
+        head(),
+        head(classes=()),
+        Head((), (), 0, 0, 0, 0),
+    ],
 )
 def test_a_head_is_read_as_it_was_written(arrays: ProjectArrays, written: Head) -> None:
     write_head(arrays, written)

@@ -108,7 +108,7 @@ def test_a_deleted_task_comes_back_only_by_a_later_word(db: Database) -> None:
 def test_a_synchronisation_deletes_what_it_did_not_find_but_nothing_newer(db: Database) -> None:
     with db.begin() as conn:
         tasks.upsert_tasks(conn, 1, [task(n) for n in range(1, 2001)], seen=3)
-        tasks.upsert_tasks(conn, 1, [task(5000)], seen=11)  # told of while the synchronisation read
+        tasks.upsert_tasks(conn, 1, [task(5000)], seen=11)  # reported while the synchronisation read
         tasks.upsert_tasks(conn, 2, [task(1)], seen=1)
         present = np.arange(2000, 0, -2)
         tasks.upsert_tasks(conn, 1, [task(int(n)) for n in present], seen=10)
@@ -143,8 +143,6 @@ def test_image_states_are_kept_and_counted(db: Database) -> None:
         assert tasks.retry_failed(conn, 1) == 1
         assert tasks.failed_images(conn, 1) == []
         assert tasks.pending_images(conn, 1) == [(3, "3.jpg"), (4, "4.jpg")]
-        tasks.reset_images(conn, 1)
-        assert tasks.counts(conn, 1) == TaskCounts(4, 4, 0, 0, 1, 2, 0)
         with pytest.raises(ValueError, match="deleted"):
             tasks.set_image_state(conn, 1, [1], tasks.DELETED)
 
@@ -217,18 +215,18 @@ def test_the_newer_annotation_wins_and_a_repeated_one_affects_nothing(db: Databa
 
 
 def test_a_deleted_annotation_comes_back_only_when_a_later_synchronisation_finds_it(db: Database) -> None:
-    told = annotation(1, 1)
+    reported = annotation(1, 1)
     with db.begin() as conn:
         tasks.upsert_tasks(conn, 1, [task(1)], seen=1)
-        tasks.upsert_annotations(conn, 1, [told], seen=2)
+        tasks.upsert_annotations(conn, 1, [reported], seen=2)
         assert tasks.delete_annotations(conn, 1, [1, 8], seen=5) == {1}
         assert tasks.delete_annotations(conn, 1, [1, 8], seen=5) == set()
-        assert tasks.upsert_annotations(conn, 1, [told, annotation(8, 1)], seen=6) == set()
-        assert tasks.upsert_annotations(conn, 1, [told], seen=5, authoritative=True) == set()
+        assert tasks.upsert_annotations(conn, 1, [reported, annotation(8, 1)], seen=6) == set()
+        assert tasks.upsert_annotations(conn, 1, [reported], seen=5, authoritative=True) == set()
         assert tasks.annotations_of(conn, 1) == {}
-        assert tasks.upsert_annotations(conn, 1, [told], seen=6, authoritative=True) == {1}
+        assert tasks.upsert_annotations(conn, 1, [reported], seen=6, authoritative=True) == {1}
         assert tasks.delete_annotations(conn, 1, [1], seen=5) == set()
-        assert tasks.annotations_of(conn, 1) == {1: [told]}
+        assert tasks.annotations_of(conn, 1) == {1: [reported]}
 
 
 def test_a_synchronisation_deletes_annotations_that_it_did_not_find(db: Database) -> None:
@@ -266,7 +264,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
 
     Each has one content after the other, of rising time. Of some changes nobody tells but a synchronisation.
     """
-    told = []
+    reported = []
     content, seen = dict.fromkeys((1, 2, 3), 0), 0
     for _ in range(draw(st.integers(1, 12))):
         kind = draw(st.sampled_from(["upsert", "upsert", "unheard", "synchronised", "synchronised", "delete"]))
@@ -274,14 +272,14 @@ def histories(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
         content[id] += kind in ("upsert", "unheard")
         seen += kind in ("upsert", "delete")
         if kind != "unheard":
-            told.append((kind, id, content[id], seen))
-    told = told or [("delete", 1, 0, 1)]
-    again = draw(st.lists(st.sampled_from(told), max_size=5))
-    return told, draw(st.permutations(told + again))
+            reported.append((kind, id, content[id], seen))
+    reported = reported or [("delete", 1, 0, 1)]
+    again = draw(st.lists(st.sampled_from(reported), max_size=5))
+    return reported, draw(st.permutations(reported + again))
 
 
-def _apply_to_annotations(conn: sa.Connection, told: list[Any]) -> None:
-    for kind, id, content, seen in told:
+def _apply_to_annotations(conn: sa.Connection, reported: list[Any]) -> None:
+    for kind, id, content, seen in reported:
         if kind == "delete":
             tasks.delete_annotations(conn, 1, [id], seen)
         else:
@@ -289,8 +287,8 @@ def _apply_to_annotations(conn: sa.Connection, told: list[Any]) -> None:
             tasks.upsert_annotations(conn, 1, [given], seen, authoritative=kind == "synchronised")
 
 
-def _apply_to_tasks(conn: sa.Connection, told: list[Any]) -> None:
-    for kind, id, content, seen in told:
+def _apply_to_tasks(conn: sa.Connection, reported: list[Any]) -> None:
+    for kind, id, content, seen in reported:
         if kind == "delete":
             tasks.delete_tasks(conn, 1, [id], seen)
         else:
@@ -311,9 +309,9 @@ def test_any_order_and_repetition_ends_in_the_same_state(
     db: Database, table: sa.Table, apply: Any, history: tuple[list[Any], list[Any]]
 ) -> None:
     ends = []
-    for told in history:
+    for reported in history:
         with db.begin() as conn:
-            apply(conn, told)
+            apply(conn, reported)
             ends.append([tuple(row) for row in conn.execute(sa.select(table).order_by(table.c.id))])
             projects.delete(conn, 1)
             projects.save_connection(conn, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.strategies import certainty, uncertainty
 from neat_backend.testing.pools import fixed_model, make_pool

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import coreset

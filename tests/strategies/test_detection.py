@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.ranking.scores import INVALID, MISSING
 from neat_backend.strategies import detection, neat, neat_passive

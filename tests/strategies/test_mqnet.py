@@ -20,9 +20,9 @@ from neat_backend.strategies.mqnet import (
 from neat_backend.testing.pools import LinearLearner, make_pool
 
 
-def after_a_query(pool: Pool, asked: int = 30) -> Pool:
+def after_a_query(pool: Pool, queried: int = 30) -> Pool:
     """The same pool, the last so many labelled samples the answers to one query."""
-    indices = np.random.default_rng(1).permutation(pool.labelled)[:asked]
+    indices = np.random.default_rng(1).permutation(pool.labelled)[:queried]
     return replace(pool, past=(Past(indices, pool.labels[indices]),))
 
 
@@ -88,7 +88,7 @@ def test_the_last_query_is_scored_as_before_its_answers() -> None:
 
 def test_what_the_network_learnt_prefers_known_and_informative_answers() -> None:
     """Ranked by the network, the last query's own samples have the larger masked losses in front."""
-    pool = after_a_query(make_pool(n=600, n_offered=100, seed=3), asked=300)
+    pool = after_a_query(make_pool(n=600, n_offered=100, seed=3), queried=300)
     net = learnt_from_last_query(pool, np.random.default_rng(0))
     last = pool.past[-1]
     known = np.setdiff1d(pool.known, last.indices)
@@ -108,9 +108,9 @@ def test_the_choice_never_passes_over_one_that_is_better_in_both() -> None:
         assert not any((other > inputs[i]).all() for other in left)
 
 
-@pytest.mark.parametrize("asked", [0, 1])
-def test_a_last_query_without_pairs_teaches_nothing(asked: int) -> None:
-    pool = after_a_query(make_pool(), asked)
+@pytest.mark.parametrize("queried", [0, 1])
+def test_a_last_query_without_pairs_teaches_nothing(queried: int) -> None:
+    pool = after_a_query(make_pool(), queried)
     assert learnt_from_last_query(pool, np.random.default_rng(0)) is None
     np.testing.assert_array_equal(
         mqnet.select(pool, 9, np.random.default_rng(0)),

@@ -6,7 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neat_backend.strategies.query_net import HIDDEN, QueryNet, ranking_loss, train_query_net
+from neat_backend.strategies.query_net import HIDDEN, MARGIN, QueryNet, train_query_net
+
+
+def ranking_loss(scores: np.ndarray, targets: np.ndarray) -> float:
+    """The loss whose gradient `QueryNet.gradient` is, pair by pair."""
+    half = len(scores) // 2
+    pairs = [(i, len(scores) - 1 - i) for i in range(half)]
+    losses = [
+        max(0.0, MARGIN - (1 if targets[i] > targets[j] else -1) * float(scores[i] - scores[j])) for i, j in pairs
+    ]
+    return sum(losses) / half
 
 
 def random_net(seed: int) -> QueryNet:

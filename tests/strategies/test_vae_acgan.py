@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from neat_backend.strategies import vae_acgan
-from neat_backend.strategies.vae_acgan import Networks, Scale, divergence, reconstruction, train_vae_acgan
+from neat_backend.strategies.vae_acgan import Networks, Scale, VaeAcgan, divergence, reconstruction, train_vae_acgan
 
 CLASSES = 5
 SHOWN = 80  # digits to train on
@@ -34,6 +34,13 @@ def as_pictures(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(images[:, None], 3, axis=1))
 
 
+@torch.no_grad()
+def named(network: VaeAcgan, inputs: np.ndarray) -> np.ndarray:
+    """The classes that the network's class head names."""
+    _, logits = network._networks.judge(network._scale.inward(torch.from_numpy(inputs)).to(network._device))
+    return logits.argmax(dim=1).cpu().numpy()
+
+
 @pytest.mark.parametrize("form", [as_features, as_pictures])
 def test_what_it_makes_is_recognised_new_and_of_the_right_form(
     form: Callable[[np.ndarray], np.ndarray], digits: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
@@ -48,8 +55,8 @@ def test_what_it_makes_is_recognised_new_and_of_the_right_form(
     judge = LogisticRegression(max_iter=1000).fit(rest, labels[SHOWN:])  # has not seen those the network has
     assert judge.score(inputs[:SHOWN].reshape(SHOWN, -1), labels[:SHOWN]) > 0.9
     assert judge.score(made.reshape(SHOWN, -1), labels[:SHOWN]) > 4 * CHANCE
-    assert (network.class_logits(made).argmax(axis=1) == labels[:SHOWN]).mean() > 4 * CHANCE
-    assert (network.class_logits(inputs[SHOWN:]).argmax(axis=1) == labels[SHOWN:]).mean() > 4 * CHANCE
+    assert (named(network, made) == labels[:SHOWN]).mean() > 4 * CHANCE
+    assert (named(network, inputs[SHOWN:]) == labels[SHOWN:]).mean() > 4 * CHANCE
 
     assert made.shape == inputs[:SHOWN].shape
     assert made.dtype == np.float32

@@ -9,10 +9,11 @@ from flask.testing import FlaskClient
 
 from neat_backend.service.service import Service
 from neat_backend.settings import Settings
+from neat_backend.store import projects
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
 from tests.described import DescribedClient
-from tests.serving import make_database, make_settings
+from tests.serving import CONFIG, make_database, make_ready, make_settings, write_ranking
 
 
 @pytest.fixture
@@ -43,3 +44,12 @@ def client(app: Flask) -> FlaskClient:
 def service(app: Flask) -> Service:
     service: Service = app.extensions["neat"]
     return service
+
+
+@pytest.fixture
+def project(database: Database, settings: Settings) -> int:
+    with database.begin() as conn:
+        projects.save_connection(conn, 7, title="<dogs>", label_config=CONFIG, label_studio_url="http://ls:8080")
+    make_ready(database)
+    write_ranking(settings)
+    return 7

@@ -15,7 +15,7 @@ from neat_backend.records import Annotation, Task
 from neat_backend.service.service import Service
 from neat_backend.store import insights, rounds, tasks
 from neat_backend.store.arrays import ProjectArrays
-from neat_backend.store.insights import Map
+from neat_backend.store.insights import UNLABELLED, Map, States
 from tests.serving import make_ready, setup_body, tasks_created, write_ranking
 
 
@@ -63,7 +63,11 @@ def test_odd_pages_are_refused(client: FlaskClient, query: str) -> None:
 def test_rounds_with_precision_and_accuracy(client: FlaskClient, service: Service) -> None:
     with service.database.begin() as conn:
         rounds.start(
-            conn, 7, trigger="batch", known=40, invalid=10, unlabelled=50, queried=50, queried_known=40, classes=["dog"]
+            conn,
+            7,
+            rounds.NewRound(
+                trigger="batch", known=40, invalid=10, unlabelled=50, queried=50, queried_known=40, classes=["dog"]
+            ),
         )
         rounds.finish(conn, 7, 1, seconds=3.5, held_out=4, held_out_correct=3)
     answer = client.get("/api/projects/7/rounds").json
@@ -109,6 +113,23 @@ def test_the_map_is_sent_once_and_its_marks_packed(client: FlaskClient, service:
     assert packed.headers["Content-Encoding"] == "gzip"
     assert gzip.decompress(packed.data) == service.map_marks(7)
     assert client.get("/api/projects/8/map").status_code == client.get("/api/projects/8/map/marks").status_code == 404
+
+
+def test_images_are_found_and_chosen(client: FlaskClient, service: Service) -> None:
+    arrays = ProjectArrays(service.settings.data_dir, 7)
+    arrays.append("features/test", [2, 5], [2, 5], np.eye(2, dtype=np.float32))
+    insights.write_states(arrays, States(np.array([2, 5]), np.array([0, UNLABELLED], np.int16), ("dog",)))
+    one = {"task": 5, "similarity": 0.0, "label": None, "invalid": False}
+    assert client.get("/api/projects/7/tasks/2/similar").json == {"task": 2, "found": [one]}
+    assert client.get("/api/projects/7/tasks/9/similar").status_code == 404
+    assert client.get("/api/projects/7/search?text=dog").json == {"text": "dog", "found": None, "problem": ""}
+    assert client.get("/api/projects/7/search").status_code == 400
+    reply = client.post("/api/projects/7/selection", json={"tasks": [5, 2]})
+    assert reply.json == {"tasks": 2, "left_out": 0, "tab": None}
+    for body in ([], {}, {"tasks": []}, {"tasks": [True]}, {"tasks": ["5"]}, {"tasks": [0]}, {"tasks": 5}):
+        refused = client.post("/api/projects/7/selection", json=body)
+        assert (refused.status_code, refused.json["field"]) == (400, "tasks")
+    assert client.post("/api/projects/8/selection", json={"tasks": [5]}).status_code == 404
 
 
 def test_the_insight_is_there_from_the_first_moment(client: FlaskClient, service: Service) -> None:

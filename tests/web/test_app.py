@@ -147,12 +147,12 @@ client = app.test_client()
 assert client.post("/setup", json=setup_body()).status_code == 200
 make_ready(app.extensions["neat"].database)
 write_ranking(settings)
-asked = [("POST", "/webhook", annotation_created(1)), ("POST", "/webhook", tasks_created(1)),
+requests = [("POST", "/webhook", annotation_created(1)), ("POST", "/webhook", tasks_created(1)),
          ("POST", "/predict", predict_body(1, 99)), ("POST", "/train", {{"project": 7}}),
          ("POST", "/versions", {{"project": 7}}), ("POST", "/job_status", {{}})]
 rules = [(method, rule.rule.replace("<int:project>", "7"), None) for rule in app.url_map.iter_rules()
          for method in rule.methods & {{"GET", "POST"}} if "<path:" not in rule.rule]
-for method, path, body in asked + rules:
+for method, path, body in requests + rules:
     answer = client.open(path, method=method, json=body)
     assert answer.status_code < 500 or path == "/health/ready", (path, answer.text)  # 503: no worker
 import resource

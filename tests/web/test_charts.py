@@ -10,8 +10,8 @@ from neat_backend.web.charts import BOTTOM, LEFT, RIGHT, TOP, accuracy, histogra
 
 
 def batch(number: int, share: float | None, random: float | None = None) -> dict[str, Any]:
-    told = None if random is None else {"share": random, "low": random - 0.1, "high": random + 0.1}
-    return {"round": number, "precision": share, "random": told}
+    baseline = None if random is None else {"share": random, "low": random - 0.1, "high": random + 0.1}
+    return {"round": number, "precision": share, "random": baseline}
 
 
 def measured(number: int, right: int, of: int) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class TestBodies:
         client.post("/setup", json=setup_body())
         gate, service = Gate(), app.extensions["neat"]
         accept = service.accept
-        monkeypatch.setattr(service, "accept", lambda *told: (gate(), accept(*told))[1])
+        monkeypatch.setattr(service, "accept", lambda *args: (gate(), accept(*args))[1])
         monkeypatch.setattr(bodies, "WAIT_SECONDS", 0.01)
         large = {**annotation_created(1), "bulk": "x" * bodies.LARGE_BYTES}
         with ThreadPoolExecutor(1) as pool:

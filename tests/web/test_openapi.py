@@ -113,7 +113,7 @@ def test_what_label_studio_really_sends_fits_what_is_said_of_it(app: Flask, name
 def test_an_answer_that_is_not_as_described_fails_a_test(app: Flask, client: FlaskClient, service: Service) -> None:
     strict(app, False)  # kept for this app
     service.projects = lambda: [{"id": "seven"}]  # type: ignore[method-assign, assignment, list-item]
-    with pytest.raises(AssertionError, match=r"differs from neat_backend/web/openapi/answers\.py"):
+    with pytest.raises(AssertionError, match=r"differs from neat_backend/web/openapi/responses\.py"):
         client.get("/api/projects")
 
 

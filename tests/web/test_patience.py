@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from neat_backend.cli.ports import listen
+from neat_backend.cli.listening import listen
 from neat_backend.cli.supervisor import web_command
 from neat_backend.demo.ports import free_port
 from neat_backend.settings import Settings

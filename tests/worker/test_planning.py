@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from neat_backend.grid import to_grid
+from neat_backend.models.grid import to_grid
 from neat_backend.ranking.engine import Engine
+from neat_backend.ranking.method import Method
 from neat_backend.ranking.pool import Pool
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.records import Label
 from neat_backend.strategies import strategy
 from neat_backend.worker.steps.planning import Planning
@@ -24,7 +25,7 @@ def made(labels: int = 0) -> Engine:
     """300 tasks in six clusters, of which the first two are the known classes."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(6, DIM))
-    engine = Engine(DIM, CLASSES, k=5, batch_size=BATCH)
+    engine = Engine(DIM, CLASSES, Method(k=5, batch_size=BATCH))
     engine.add_tasks(range(1, N + 1), to_grid(centres[np.arange(N) % 6] + 0.3 * rng.normal(size=(N, DIM))))
     engine.set_labels([answer(task) for task in range(1, labels + 1)])
     return engine
@@ -97,7 +98,7 @@ def test_a_strategy_learns_what_earlier_queries_were_answered(monkeypatch: pytes
         seen.append(pool)
         return pool.offered[:batch_size]
 
-    monkeypatch.setattr("neat_backend.strategies.strategy", lambda name: look)
+    monkeypatch.setattr("neat_backend.strategies.following", lambda name: look)
     gone = 200  # answered once, not labelled any more
     answered = [[1, 2, 3], [29, gone, 4, 100_000]]
     assert Planning(SharedEngine(engine), "neat_plus", 3, lambda: 7, queries=lambda: answered).step()
@@ -170,7 +171,7 @@ def test_the_names_of_the_classes_are_where_neat_plus_begins() -> None:
 
 
 def test_before_there_are_classes_or_labels_the_engines_order_is_served() -> None:
-    without = Engine(DIM, (), batch_size=BATCH)
+    without = Engine(DIM, (), Method(batch_size=BATCH))
     without.add_tasks(range(1, 41), to_grid(np.random.default_rng(0).normal(size=(40, DIM))))
     assert ids(planned(without, "neat_plus")) == without.head()
     engine = made()

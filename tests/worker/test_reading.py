@@ -120,9 +120,9 @@ def test_a_label_config_that_cannot_be_used_is_kept_and_told(server: FakeLabelSt
 
 
 @pytest.mark.parametrize("moment", ["tasks", "annotations"])
-@pytest.mark.parametrize("doing", ["annotate", "change", "unlabel", "delete", "import", "label config"])
+@pytest.mark.parametrize("action", ["annotate", "change", "unlabel", "delete", "import", "label config"])
 def test_what_people_do_while_the_project_is_read_has_the_last_word(
-    server: FakeLabelStudio, backend: Backend, moment: str, doing: str, monkeypatch: pytest.MonkeyPatch
+    server: FakeLabelStudio, backend: Backend, moment: str, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = backend.live(PROJECT)
     original = getattr(server, moment)
@@ -134,7 +134,7 @@ def test_what_people_do_while_the_project_is_read_has_the_last_word(
         "delete": lambda: server.delete_tasks(1, 6),
         "import": lambda: server.import_tasks(PROJECT, 2),
         "label config": lambda: server.change_project(PROJECT, label_config=CONFIG.replace("cat", "owl")),
-    }[doing]
+    }[action]
     done: list[int] = []
 
     def read_and_then(*arguments: Any) -> Iterator[Any]:
@@ -149,10 +149,10 @@ def test_what_people_do_while_the_project_is_read_has_the_last_word(
     assert done
     there = server.projects[PROJECT]
     assert set(engine_of(live).tasks()) == set(there.tasks)
-    asked = {a["task"]: a["result"][0]["value"]["choices"][0] for a in there.annotations.values()}
+    answers = {a["task"]: a["result"][0]["value"]["choices"][0] for a in there.annotations.values()}
     expected = {
         task: Label(task, choice) if choice != "invalid" else Label(task, invalid=True)
-        for task, choice in asked.items()
+        for task, choice in answers.items()
         if choice in (*live.schema.config.classes, "invalid")
     }
     assert engine_of(live).labels() == expected

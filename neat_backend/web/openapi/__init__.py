@@ -1,7 +1,7 @@
 """One description of every route that the app serves, as OpenAPI 3.1: for programs, and as a page for people.
 
-`answers.py` holds the shapes, `operations.py` says which route takes and gives which; here they become the document.
-A test compares it with the app's URL map, and every answer in the web's tests with it.
+`answers.py` and `requests.py` have the models, `operations.py` the routes; this module makes the document of them.
+Tests compare it with the app's URL map and with every answer in the tests of `web/`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from flask.typing import ResponseReturnValue
 from pydantic.json_schema import models_json_schema
 
 from neat_backend import __version__
-from neat_backend.web.openapi import answers
 from neat_backend.web.openapi.operations import OPERATIONS, PAGE, TAGS, Operation
+from neat_backend.web.openapi.request_bodies import BODIES
+from neat_backend.web.openapi.responses import ANSWERS
 
 VERSION = "3.1.0"
 _REF = "#/components/schemas/{model}"
 _ABOUT = (
-    "What the backend tells and can be told. Everything but `/health` needs the user name and password of"
+    "The backend's API. Everything but `/health` needs the user name and password of"
     " `BASIC_AUTH_USER` and `BASIC_AUTH_PASS`, where they are set; `/webhook` also takes the secret that Label Studio"
     " was given for the project. Errors are JSON with `error`, in plain words, and `field`, the part of the request"
     " that is wrong."
@@ -38,7 +39,7 @@ _REFUSALS = {  # status → what it means, of every route that can give it
 
 
 def routes(protected: bool) -> Blueprint:
-    """The document and its page. protected: credentials are asked for."""
+    """The document and its page. protected: whether credentials are required."""
     blueprint = Blueprint("openapi", __name__)
 
     @blueprint.get("/api/openapi.json")
@@ -66,7 +67,7 @@ def describe(app: Flask, protected: bool) -> dict[str, Any]:
         item = paths.setdefault(path(operation.rule), {})
         item[operation.method.lower()] = _operation(operation, protected)
     _, schemas = models_json_schema(
-        [(model, "serialization" if model in answers.ANSWERS else "validation") for model in answers.MODELS],
+        [*((model, "serialization") for model in ANSWERS), *((model, "validation") for model in BODIES)],
         ref_template=_REF,
     )
     document: dict[str, Any] = {
@@ -129,7 +130,7 @@ def _operation(operation: Operation, protected: bool) -> dict[str, Any]:
         described["requestBody"] = {"required": True, "content": _json(operation.body.__name__)}
     for status, given in operation.answers.items():
         content = _json(given.__name__) if isinstance(given, type) else {kind: {"schema": {}} for kind in given}
-        words = operation.said.get(status, "As asked.")
+        words = operation.said.get(status, "Success.")
         described["responses"][str(status)] = {"description": words, "content": content}
     if not operation.open and protected:
         described["responses"]["401"] = {"$ref": "#/components/responses/Refused401"}
@@ -153,7 +154,7 @@ def _json(model: str) -> dict[str, Any]:
 
 
 def _pages(app: Flask) -> Iterator[Operation]:
-    """The dashboard's pages, which are for people: it is enough to say that they are there."""
+    """The dashboard's pages, which are for people: without details."""
     listed = {operation.rule for operation in OPERATIONS}
     for rule in app.url_map.iter_rules():
         if rule.endpoint.startswith("pages.") and rule.rule not in listed:
@@ -170,7 +171,7 @@ def _pages(app: Flask) -> Iterator[Operation]:
 
 
 def _sections(document: dict[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """For the page: tag, what it is about, its operations with every `$ref` to an answer resolved."""
+    """For the page: tag, description, operations with every `$ref` to an answer resolved."""
     found: dict[str, list[dict[str, Any]]] = {tag["name"]: [] for tag in document["tags"]}
     for address, item in document["paths"].items():
         for method, operation in item.items():

@@ -1,4 +1,4 @@
-"""Every route: what it is for, what it takes and what it gives."""
+"""Every route: purpose, parameters, answers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from neat_backend.web.openapi import answers as of
+from neat_backend.web.openapi import lead_responses as lead
+from neat_backend.web.openapi import request_bodies
+from neat_backend.web.openapi import responses as of
 
 TAGS = {
     "projects": "Where things stand, what comes next and why.",
-    "orders": "What a project can be told to do; each is filed and done by the worker.",
+    "orders": "Requests for work on a project; each is filed, and the worker does it.",
     "label studio": "What Label Studio calls; label-studio-ml's protocol.",
-    "operations": "For load balancers, Prometheus and whoever reads this.",
+    "operations": "For load balancers and Prometheus, and this description.",
     "pages": "For people, in a browser.",
 }
 
@@ -51,7 +53,7 @@ class Operation:
             yield 400
         if not self.open:
             yield 403
-        if "<" in self.rule or self.body is of.ProjectBody:
+        if "<" in self.rule or self.body is request_bodies.ProjectBody:
             yield 404
         if not self.open:
             yield 503
@@ -86,7 +88,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET",
         f"{_TASK}/explanation",
         "projects",
-        "Why a task comes when it comes",
+        "Why a task has its place in the order",
         {200: of.Explanation},
         refuses_query=True,
         about="400 while the project's label config can't be used.",
@@ -98,6 +100,28 @@ OPERATIONS: tuple[Operation, ...] = (
         "The small picture of a task",
         {200: ("image/png",), 304: ()},
         {304: "The picture is that of the ETag that was sent."},
+    ),
+    Operation(
+        "GET",
+        f"{_TASK}/similar",
+        "projects",
+        "Images like that of a task",
+        {200: of.Similar},
+        refuses_query=True,
+        query=[_query("limit", "How many.", 48, type="integer", minimum=0, maximum=200)],
+    ),
+    Operation(
+        "GET",
+        f"{_PROJECT}/search",
+        "projects",
+        "Images that a text describes",
+        {200: of.Found},
+        refuses_query=True,
+        query=[
+            _query("text", "What is on the image, in English.", type="string", minLength=1, maxLength=200),
+            _query("limit", "How many.", 48, type="integer", minimum=0, maximum=200),
+        ],
+        about="By the encoder's text side; that of CLIP has one.",
     ),
     Operation("GET", f"{_PROJECT}/rounds", "projects", "Query rounds, first to last", {200: of.Rounds}),
     Operation(
@@ -126,7 +150,8 @@ OPERATIONS: tuple[Operation, ...] = (
         {304: "The marks are those of the ETag that was sent."},
         about="In the map's order, little-endian: uint32 n, uint32 check (equal to the map's that it belongs to),"
         " int16 [n]: 0 and more = place of the class in the project's `classes`, -1 = invalid, -3 = unlabelled, -10 ="
-        " first of the next batch, -11 = second and so on.",
+        " first of the next batch, -11 = second and so on, -20000 = unlabelled and predicted as the first class,"
+        " -20001 as the second and so on.",
     ),
     Operation(
         "GET",
@@ -170,8 +195,32 @@ OPERATIONS: tuple[Operation, ...] = (
             ),
         ],
     ),
+    Operation("GET", f"{_PROJECT}/people", "projects", "The annotators: labels, pace, agreement", {200: lead.People}),
+    Operation(
+        "GET",
+        f"{_PROJECT}/pace",
+        "projects",
+        "Labels a day, and what is left to the target",
+        {200: lead.Pace},
+    ),
+    Operation(
+        "POST",
+        f"{_PROJECT}/target",
+        "orders",
+        "Set which share of the images of known classes is to be found",
+        {200: lead.Target},
+        body=request_bodies.TargetBody,
+    ),
     Operation("POST", f"{_PROJECT}/train", "orders", "Train a classifier now", _FILED, _SAID_FILED),
     Operation("POST", f"{_PROJECT}/sync", "orders", "Read the whole project again", _FILED, _SAID_FILED),
+    Operation(
+        "POST",
+        f"{_PROJECT}/selection",
+        "orders",
+        "Show these tasks in Label Studio's tab “NEAT: selection”",
+        {200: of.Selected},
+        body=request_bodies.SelectionBody,
+    ),
     Operation("POST", f"{_PROJECT}/retry-images", "orders", "Try the failed images again", _FILED, _SAID_FILED),
     Operation(
         "GET",
@@ -188,7 +237,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "label studio",
         "Take in a connection",
         {200: of.Connected},
-        body=of.SetupBody,
+        body=request_bodies.SetupBody,
         about="The words of a 400 stand in the status line too, where Label Studio shows them.",
     ),
     Operation(
@@ -198,7 +247,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Take in news",
         {201: of.Acknowledged, 200: of.Acknowledged},
         {201: "It is kept, and will be applied.", 200: "It is of no use here."},
-        body=of.WebhookBody,
+        body=request_bodies.WebhookBody,
     ),
     Operation(
         "POST",
@@ -206,7 +255,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "label studio",
         "A prediction for each task, in order",
         {200: of.Predictions},
-        body=of.PredictBody,
+        body=request_bodies.PredictBody,
         about="Waits at most `NEAT_PREDICT_WAIT` seconds for tasks that were not known.",
     ),
     Operation(
@@ -225,7 +274,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "label studio",
         "Model versions of a project",
         {200: of.Versions},
-        body=of.ProjectBody,
+        body=request_bodies.ProjectBody,
     ),
     Operation(
         "POST",
@@ -234,7 +283,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Ask for a round",
         {201: of.Filed},
         {201: "It is in the queue."},
-        body=of.ProjectBody,
+        body=request_bodies.ProjectBody,
     ),
     Operation("POST", "/job_status", "label studio", "There are no jobs", {410: of.Error}, {410: "There are no jobs."}),
     Operation(
@@ -262,7 +311,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "The dashboard, or that the backend is alive",
         {200: ("text/html", "application/json"), 304: ()},
         {304: "As it was at the last time."},
-        about="HTML for whoever asks for it; else the answer of `/health`, which Label Studio looks for here too.",
+        about="HTML if the request accepts it; else the answer of `/health`, which Label Studio requests here too.",
     ),
     Operation(
         "GET",

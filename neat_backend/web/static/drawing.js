@@ -5,6 +5,7 @@ import { FREE, INVALID, KNOWN, NEXT } from "./points.js";
 
 const MOST_SHAPES = 4000; // of one kind; of more, pixels
 const SHADES = 32;
+const OTHERS = 7; // of the colours of classes: of all classes behind the seventh
 
 export class Drawing {
   constructor(canvas) {
@@ -32,6 +33,7 @@ export class Drawing {
     const style = getComputedStyle(this.canvas);
     const named = (name) => style.getPropertyValue(name).trim();
     this.colours = [named("--known"), named("--wrong"), named("--next"), named("--free")];
+    this.ofClasses = Array.from({ length: OTHERS + 1 }, (_, at) => named(`--class-${at}`));
     this.text = named("--text");
     this.card = named("--card");
     this.shades = new Uint32Array(SHADES); // of so many unlabelled points on one pixel
@@ -41,16 +43,20 @@ export class Drawing {
   }
 
   // view: {x, y} the map's place at the canvas's top left, scale in CSS pixels a step. selected: a point, -1 = none.
-  draw(points, view, selected) {
+  // byClass: whether colours tell classes. chosen: points. lasso: places that are being gone round.
+  draw(points, view, selected, { byClass = false, chosen = new Set(), lasso = [] } = {}) {
     const scale = view.scale * this.ratio;
     const { width, height } = this.canvas;
     const radius = this.#radius(points, view);
     this.context.clearRect(0, 0, width, height);
-    if (points.of[FREE].length > MOST_SHAPES) this.#shade(points, view, scale, radius);
+    if (byClass) this.#classes(points, view, scale, Math.max(radius, 1.6 * this.ratio));
+    else if (points.of[FREE].length > MOST_SHAPES) this.#shade(points, view, scale, radius);
     else this.#shapes(points, FREE, view, scale, radius, 0.6);
-    for (const kind of [INVALID, KNOWN, NEXT]) {
+    for (const kind of byClass ? [INVALID, NEXT] : [INVALID, KNOWN, NEXT]) {
       this.#shapes(points, kind, view, scale, Math.max(radius, 1.6 * this.ratio) * (kind === NEXT ? 1.5 : 1.25), 1);
     }
+    this.#chosen(points, view, scale, chosen);
+    this.#lasso(view, scale, lasso);
     if (selected >= 0) {
       const x = (points.x[selected] - view.x) * scale, y = (points.y[selected] - view.y) * scale;
       this.context.lineWidth = 2.5 * this.ratio;
@@ -61,11 +67,54 @@ export class Drawing {
     }
   }
 
-  // In pixels: as large as leaves room between the points that are in sight.
+  // Labelled points filled, unlabelled ones paler, in the colours of their classes; gray without a class.
+  #classes(points, view, scale, radius) {
+    const { width, height } = this.canvas, { context } = this, { x, y } = points;
+    const groups = new Map();
+    for (const kind of [FREE, KNOWN]) {
+      for (const at of points.of[kind]) {
+        const px = (x[at] - view.x) * scale, py = (y[at] - view.y) * scale;
+        if (px < -radius || py < -radius || px > width + radius || py > height + radius) continue;
+        const place = points.classOf(at), colour = place < 0 ? -1 : Math.min(place, OTHERS), key = 100 * kind + colour;
+        if (!groups.has(key)) groups.set(key, { kind, colour, path: new Path2D() });
+        const size = kind === KNOWN ? 2.5 * radius : 1.6 * radius;
+        groups.get(key).path.rect(px - size / 2, py - size / 2, size, size);
+      }
+    }
+    for (const { kind, colour, path } of [...groups.values()].sort((one, other) => (one.kind === KNOWN) - (other.kind === KNOWN))) {
+      context.globalAlpha = kind === KNOWN ? 1 : 0.45;
+      context.fillStyle = colour < 0 ? this.colours[FREE] : this.ofClasses[colour];
+      context.fill(path);
+    }
+    context.globalAlpha = 1;
+  }
+
+  #chosen(points, view, scale, chosen) {
+    const { context } = this, side = 7 * this.ratio;
+    context.lineWidth = 1.5 * this.ratio;
+    context.strokeStyle = this.text;
+    context.beginPath();
+    for (const at of chosen) {
+      context.rect((points.x[at] - view.x) * scale - side / 2, (points.y[at] - view.y) * scale - side / 2, side, side);
+    }
+    context.stroke();
+  }
+
+  #lasso(view, scale, lasso) {
+    const { context } = this;
+    context.lineWidth = 2 * this.ratio;
+    context.strokeStyle = this.text;
+    context.beginPath();
+    for (const [x, y] of lasso) context.lineTo((x - view.x) * scale, (y - view.y) * scale);
+    context.closePath();
+    context.stroke();
+  }
+
+  // In pixels: as large as leaves gaps between the visible points.
   #radius(points, view) {
     const zoomed = (view.scale / view.whole) ** 2;
-    const room = (this.canvas.width * this.canvas.height) / Math.max(points.n / zoomed, 1);
-    return Math.min(Math.max(Math.sqrt(room) / 6, 0.7 * this.ratio), 4 * this.ratio);
+    const area = (this.canvas.width * this.canvas.height) / Math.max(points.n / zoomed, 1);
+    return Math.min(Math.max(Math.sqrt(area) / 6, 0.7 * this.ratio), 4 * this.ratio);
   }
 
   #shade(points, view, scale, radius) {

@@ -1,4 +1,4 @@
-// Keeps the page up to date: it is asked for again, and the parts marked data-live that differ are swapped.
+// Keeps the page up to date: it is requested again, and the parts marked data-live that differ are swapped.
 
 const EVERY_MS = 2000;
 const LONGEST_MS = 30000;
@@ -78,6 +78,22 @@ document.addEventListener("click", async (event) => {
     say("The backend does not answer.");
   }
   button.disabled = false;
+});
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target.closest("form[data-post-form]");
+  if (!form) return;
+  event.preventDefault();
+  const found = Number(new FormData(form).get("found")) / 100;
+  try {
+    const answer = await fetch(form.dataset.postForm, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ found }),
+    });
+    const body = await answer.json();
+    say(answer.ok ? form.dataset.said : body.error);
+  } catch {
+    say("The backend does not answer.");
+  }
 });
 
 setTimeout(look, EVERY_MS);

@@ -1,5 +1,6 @@
 // The map of the pool: fetches what has changed, moves with pointer, wheel, fingers and keys, names what is looked at.
 
+import { choose } from "./choose.js";
 import { Drawing } from "./drawing.js";
 import { Points } from "./points.js";
 
@@ -24,6 +25,10 @@ let selected = -1;
 let moved = 0; // how far the press has been dragged
 let waiting = false; // for the next frame
 let busy = false; // fetching
+let byClass = false; // what colours tell
+let lassoing = false; // a drag goes round points instead of moving the map
+let lasso = []; // places that the pointer has gone round
+let chosen = new Set(); // points
 
 // what is shown
 
@@ -34,17 +39,18 @@ async function bytes(url) {
 }
 
 async function follow() {
-  const told = document.getElementById("map-data").dataset;
-  classes = JSON.parse(told.classes || "[]");
-  if (busy || !told.places || (told.places === got.places && told.marks === got.marks)) return;
+  const data = document.getElementById("map-data").dataset;
+  classes = JSON.parse(data.classes || "[]");
+  if (busy || !data.places || (data.places === got.places && data.marks === got.marks)) return;
   busy = true;
   try {
-    const { places, marks } = told;
+    const { places, marks } = data;
     const now = places === got.places ? points : new Points(await bytes(map.dataset.placesUrl));
     // Marks of a map that is newer than the one here are of no use: the next look brings both.
     got.marks = now.read(await bytes(map.dataset.marksUrl)) ? marks : "";
     got.places = places;
     const task = selected >= 0 ? points.ids[selected] : 0;
+    if (now !== points) setChosen([...chosen].map((at) => now.ids.indexOf(points.ids[at])).filter((at) => at >= 0));
     points = now;
     frame.hidden = false;
     drawing ??= new Drawing(document.getElementById("map-canvas"));
@@ -73,7 +79,7 @@ function redraw() {
   requestAnimationFrame(() => {
     waiting = false;
     const began = performance.now();
-    drawing.draw(points, view, selected);
+    drawing.draw(points, view, selected, { byClass, chosen, lasso });
     map.dispatchEvent(new CustomEvent("drawn", { detail: performance.now() - began }));
   });
 }
@@ -167,6 +173,9 @@ map.addEventListener("pointermove", (event) => {
     const middle = [(event.clientX + other[0]) / 2 - box.left, (event.clientY + other[1]) / 2 - box.top];
     zoom(apart(event.clientX, event.clientY) / Math.max(apart(...before), 1), ...middle);
     pan(dx / 2, dy / 2);
+  } else if (lassoing) {
+    lasso.push(placeOf(event));
+    redraw();
   } else if (moved > DRAGGED) {
     pan(dx, dy);
   }
@@ -174,6 +183,11 @@ map.addEventListener("pointermove", (event) => {
 });
 
 map.addEventListener("pointerup", (event) => {
+  if (lasso.length && pressed.has(event.pointerId)) {
+    setChosen([...chosen, ...points.inside(lasso)]);
+    lasso = [];
+    redraw();
+  }
   if (!pressed.delete(event.pointerId) || moved > DRAGGED || pressed.size || !points) return;
   const at = under(event)[2];
   // A finger has no hover: its first tap shows, its second opens.
@@ -181,7 +195,10 @@ map.addEventListener("pointerup", (event) => {
   else show(at, false);
 });
 
-map.addEventListener("pointercancel", (event) => pressed.delete(event.pointerId));
+map.addEventListener("pointercancel", (event) => {
+  pressed.delete(event.pointerId);
+  lasso = [];
+});
 map.addEventListener("pointerleave", (event) => {
   if (event.pointerType === "mouse" && points && !pressed.size && document.activeElement !== map) show(-1, false);
 });
@@ -215,6 +232,7 @@ map.addEventListener("keydown", (event) => {
   else if (event.key === "p" || event.key === "P") at = inBatch(-1);
   else if (event.key === "Enter" && selected >= 0) open(selected, false);
   else if (event.key === "Escape") show(-1, false);
+  else if ((event.key === "s" || event.key === "S") && selected >= 0) toggle(selected);
   else if (event.key === "0") all();
   else if (event.key === "+" || event.key === "=") zoom(KEY_ZOOM, ...centre());
   else if (event.key === "-") zoom(1 / KEY_ZOOM, ...centre());
@@ -224,6 +242,52 @@ map.addEventListener("keydown", (event) => {
     show(at, true);
     reveal(at);
   }
+});
+
+// what is chosen
+
+function placeOf(event) {
+  const box = map.getBoundingClientRect();
+  return [view.x + (event.clientX - box.left) / view.scale, view.y + (event.clientY - box.top) / view.scale];
+}
+
+function setChosen(places) {
+  chosen = new Set(places);
+  panel.hidden = !chosen.size;
+  count.textContent = `${chosen.size.toLocaleString("en")} image${chosen.size === 1 ? "" : "s"} chosen`;
+  redraw();
+}
+
+function toggle(at) {
+  setChosen(chosen.has(at) ? [...chosen].filter((one) => one !== at) : [...chosen, at]);
+}
+
+function chooseInView() {
+  const { x, y, scale } = view, right = x + map.clientWidth / scale, bottom = y + map.clientHeight / scale;
+  setChosen([...chosen, ...points.inside([[x, y], [right, y], [right, bottom], [x, bottom]])]);
+}
+
+const panel = document.getElementById("map-chosen");
+const count = document.getElementById("map-count");
+const chosenSaid = document.getElementById("map-chosen-said");
+const lassoButton = document.getElementById("map-lasso");
+lassoButton.addEventListener("click", () => {
+  lassoing = !lassoing;
+  lassoButton.setAttribute("aria-pressed", lassoing);
+  map.classList.toggle("lasso", lassoing);
+});
+document.getElementById("map-view").addEventListener("click", () => points && chooseInView());
+document.getElementById("map-clear").addEventListener("click", () => {
+  setChosen([]);
+  chosenSaid.textContent = "";
+});
+document.getElementById("map-label").addEventListener("click", () => {
+  choose([...chosen].map((at) => points.ids[at]), panel.dataset, chosenSaid);
+});
+document.getElementById("map-colours").addEventListener("change", (event) => {
+  byClass = event.target.value === "classes";
+  document.getElementById("map-classes").hidden = !byClass;
+  redraw();
 });
 
 function centre() {

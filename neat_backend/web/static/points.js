@@ -2,7 +2,7 @@
 
 const CELLS = 128; // along each side of the index
 const SIDE = 65536; // places along each side of the map
-const FIRST_OF_BATCH = -10;
+const FIRST_OF_BATCH = -10, FIRST_PREDICTED = -20000;
 
 export const KNOWN = 0, INVALID = 1, NEXT = 2, FREE = 3;
 
@@ -42,21 +42,43 @@ export class Points {
     this.batch = [];
     for (let at = 0; at < this.n; at++) {
       this.of[this.kind(at)].push(at);
-      if (codes[at] <= FIRST_OF_BATCH) this.batch[FIRST_OF_BATCH - codes[at]] = at;
+      if (this.kind(at) === NEXT) this.batch[FIRST_OF_BATCH - codes[at]] = at;
     }
     this.batch = this.batch.filter((at) => at !== undefined);
   }
 
   kind(at) {
     const code = this.codes[at];
-    return code >= 0 ? KNOWN : code === -1 ? INVALID : code <= FIRST_OF_BATCH ? NEXT : FREE;
+    return code >= 0 ? KNOWN : code === -1 ? INVALID : code <= FIRST_OF_BATCH && code > FIRST_PREDICTED ? NEXT : FREE;
+  }
+
+  // The place of the class that a point is labelled or predicted as; -1 = none.
+  classOf(at) {
+    const code = this.codes[at];
+    return code >= 0 ? code : code <= FIRST_PREDICTED ? FIRST_PREDICTED - code : -1;
+  }
+
+  // The points within a polygon, [[x, y], …]: those from which a ray crosses its sides an odd number of times.
+  inside(polygon) {
+    const found = [];
+    for (let at = 0; at < this.n; at++) {
+      const x = this.x[at], y = this.y[at];
+      let odd = false;
+      for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
+        const [ax, ay] = polygon[i], [bx, by] = polygon[j];
+        if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) odd = !odd;
+      }
+      if (odd) found.push(at);
+    }
+    return found;
   }
 
   words(at, classes) {
     const code = this.codes[at], kind = this.kind(at);
-    const told = kind === KNOWN ? `labelled ${classes[code] ?? "?"}` : kind === INVALID ? "labelled invalid"
-      : kind === NEXT ? `number ${FIRST_OF_BATCH - code + 1} of the next batch` : "unlabelled";
-    return `Task ${this.ids[at]}, ${told}`;
+    const state = kind === KNOWN ? `labelled ${classes[code] ?? "?"}` : kind === INVALID ? "labelled invalid"
+      : kind === NEXT ? `number ${FIRST_OF_BATCH - code + 1} of the next batch`
+      : this.classOf(at) >= 0 ? `unlabelled, probably ${classes[this.classOf(at)] ?? "?"}` : "unlabelled";
+    return `Task ${this.ids[at]}, ${state}`;
   }
 
   // The point nearest to a place within `reach`, -1 = none; one that means something before an unlabelled one.

@@ -1,4 +1,4 @@
-"""Events of the inbox → the store, in one transaction with their being marked applied, then the engine."""
+"""Applies the inbox's events: one transaction stores them and marks them applied, then the engine follows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neat_backend.worker.steps.comparing import CLOCK_SLACK
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.followed import Followed
 from neat_backend.worker.steps.intake import Effects, Intake
-from neat_backend.worker.steps.schema import Schema
+from neat_backend.worker.steps.label_schema import Schema
 from neat_backend.worker.steps.shown_state import ShownOrder
 from neat_backend.worker.steps.step import Step
 
@@ -32,7 +32,7 @@ POISON_RETRY_SECONDS = 1.0  # before the second try, three times as long before 
 
 
 class Applying(Step):
-    """Takes in what has piled up in the inbox."""
+    """Applies the queued events of one project."""
 
     name = "apply"
 
@@ -45,13 +45,13 @@ class Applying(Step):
         shown: ShownOrder,
         stopping: threading.Event,
     ) -> None:
-        self.last_used = -math.inf  # time.monotonic(), when there was an event
+        self.last_used = -math.inf  # time.monotonic() of the last event
         self._project, self._database, self._client = context.project, context.database, context.client
         self._intake, self._schema, self._followed, self._shown = intake, schema, followed, shown
         self._stopping = stopping
 
     def step(self) -> bool:
-        """Take in a batch of events; True if there was any."""
+        """Apply a batch of events; True if there was any."""
         self._intake.recover()
         with self._database.read() as conn:
             waiting = inbox.pending(conn, self._project, EVENTS_AT_ONCE)
@@ -64,7 +64,7 @@ class Applying(Step):
             raise
         except Exception as error:
             if self._intake.stale or _is_no_fault_of_an_event(error):
-                raise  # it is in the store already, so no event is to blame
+                raise  # it is stored already, so no event is to blame
             log.exception(
                 "project %d: a batch of %d events failed, taking them one by one", self._project, len(waiting)
             )
@@ -77,9 +77,9 @@ class Applying(Step):
         except DataRefused:
             raise
         except StoreError:
-            self._intake.be_stale()  # it may have failed after the commit
+            self._intake.mark_stale()  # it may have failed after the commit
             raise
-        self._intake.take_in(effects)
+        self._intake.apply(effects)
 
     def _store(self, waiting: Sequence[Event]) -> Effects:
         effects = Effects()
@@ -99,12 +99,12 @@ class Applying(Step):
         return effects
 
     def _in_time(self, change: ls_events.Changes) -> ls_events.Changes:
-        """The change, without times that are ahead of Label Studio's clock."""
+        """The change without times ahead of Label Studio's clock."""
         now = self._client.clock()
         return change if now is None else ls_events.no_later_than(change, now + CLOCK_SLACK)
 
     def _apply_one_by_one(self, waiting: Sequence[Event]) -> None:
-        """The same for a batch with a bad event in it: that one is tried again, then set aside."""
+        """Apply a batch with a failing event one by one: that event is retried, then set aside."""
         for event in waiting:
             try:
                 self._apply([event])
@@ -120,9 +120,9 @@ class Applying(Step):
                         inbox.set_aside(conn, event.id, reason)
                 if attempts < POISON_ATTEMPTS:
                     self._stopping.wait(POISON_RETRY_SECONDS * 3 ** (attempts - 1))
-                    return  # the order is kept: what follows waits for its next try
+                    return  # keep the order: later events wait for the next try
                 log.error("project %d: event %d (%s) set aside: %s", self._project, event.id, event.action, reason)
-                self._intake.pass_over(event.id)
+                self._intake.skip(event.id)
 
     def _store_event(self, conn: Connection, event: Event, change: ls_events.Changes, effects: Effects) -> None:
         if change.tasks:
@@ -153,5 +153,5 @@ class Applying(Step):
 
 
 def _is_no_fault_of_an_event(error: Exception) -> bool:
-    """The database's troubles last as long as they last: no event is set aside for them."""
+    """Whether the database failed, and not the event: then no event is set aside."""
     return isinstance(error, (DBAPIError, StoreError)) and not isinstance(error, DataRefused)

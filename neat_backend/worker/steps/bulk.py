@@ -1,4 +1,4 @@
-"""The work that takes long: reading the project, embedding images, probabilities of new tasks, comparing."""
+"""The long work: reading the project, embedding images, classifying new tasks, comparing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import threading
 
 from neat_backend.compute import heap
 from neat_backend.store import projects
-from neat_backend.worker.steps.images import PoolImages
-from neat_backend.worker.steps.rounds import Rounds
+from neat_backend.worker.steps.image_fetching import PoolImages
+from neat_backend.worker.steps.query_rounds import Rounds
 from neat_backend.worker.steps.shown_state import ShownState
 from neat_backend.worker.steps.step import Step
 from neat_backend.worker.steps.syncing import Syncing
 from neat_backend.worker.steps.wanted import Wanted
 
-LOOK_SECONDS = 0.5  # how soon it is seen that something is due that nobody has asked for
+LOOK_SECONDS = 0.5  # between checks for work that is due by time
 
 
 class Bulk(Step):
-    """One piece after the other, what is wanted first."""
+    """Does one piece of long work at a time, requested work first."""
 
     name = "bulk"
     rest_seconds = LOOK_SECONDS

@@ -1,14 +1,13 @@
-"""What is thought of tasks as columns of Label Studio's Data Manager, where a project wants that.
+"""Optional columns in Label Studio's Data Manager.
 
-Of the tasks that come next: predicted class and inconsistency. Of the labels to check: what the neighbours say, and how
-likely the label is a mistake, which their tab is sorted by.
+The next tasks get predicted class and inconsistency. The labels to check get the neighbours' class and the probability
+of a mistake.
 
-A column there is a key in every task's data, and that is the users' own: so it is off unless asked for, four keys
-are set and nothing else is touched, through an action of Label Studio's own (see `LabelStudioClient.set_column`).
-That action sets one value for many tasks, so the tasks are taken together by value, and numbers are rounded.
+A column is a key in every task's data, which belongs to the users. So columns are off by default, and only four keys
+are set, through Label Studio's own action (see `LabelStudioClient.set_column`). That action sets one value for many
+tasks, so tasks are grouped by value and numbers rounded.
 
-Only the head of the order and the labels to check are written, which is what people look at. What a task has is left
-when it leaves them: it says what was thought of it last.
+Only the head of the order and the labels to check are written. A task that leaves them keeps its last values.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ KINDS: dict[str, type[np.generic]] = {
 NAMES = tuple(KINDS)
 DECIMALS = 1  # of numbers: few values, so few calls
 INVALID = "none of the classes"
-RESTS = 20  # a call is followed by a rest so many times as long as it took
+RESTS = 20  # rest after a call, in multiples of its duration
 SHORTEST_REST_SECONDS = 0.5
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 60.0, 3600.0  # after a failure, and after many in a row
 
@@ -48,7 +47,7 @@ Value = str | float
 
 
 class Columns:
-    """Keeps the columns of one project; `step` from one thread."""
+    """Updates the columns of one project; `step` from one thread."""
 
     def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
         self.project, self.client, self.arrays = context.project, context.client, context.arrays
@@ -58,9 +57,9 @@ class Columns:
         self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
 
     def step(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> bool:
-        """One call to Label Studio, for the value that most of these tasks lack; True if there was one to make.
+        """Make one call to Label Studio, for the value that most of these tasks lack; True if one was due.
 
-        Label Studio's failures are logged and tried again; nothing waits for them.
+        Label Studio's failures are logged and tried again; no other work waits for them.
         """
         began = self._clock()
         if began < self._free_at:
@@ -77,7 +76,7 @@ class Columns:
             return False
         self._backoff.worked()
         self._written[name] |= dict.fromkeys(tasks, value)
-        if len(wanted) == 1:  # all of it is written: less to do after the next start
+        if len(wanted) == 1:  # everything is written: record it for the next start
             keep = {ranked.task for ranked in head} | {mistake.task for mistake in mistakes}
             self._written = {n: {t: v for t, v in found.items() if t in keep} for n, found in self._written.items()}
             _write(self.arrays, self._written)
@@ -85,7 +84,7 @@ class Columns:
         return True
 
     def _missing(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> dict[tuple[str, Value], list[int]]:
-        """Column and value → the tasks that should have it and do not."""
+        """Column and value → the tasks that should have it but don't."""
         wanted: dict[tuple[str, Value], list[int]] = defaultdict(list)
 
         def want(task: int, name: str, value: Value) -> None:
@@ -103,7 +102,7 @@ class Columns:
 
 
 def _read(arrays: ProjectArrays) -> dict[str, dict[int, Value]]:
-    """What an earlier process has written: a note only, without it all is written again."""
+    """The values that an earlier process wrote; without this note, all are written again."""
     found = arrays.read_snapshot("columns") or {}
     return {
         name: dict(zip(found[f"{name}_ids"].tolist(), found[name].tolist(), strict=True)) if name in found else {}

@@ -1,4 +1,4 @@
-"""Finding what no webhook has told, or one that was lost: by the times of change, then by comparing counters."""
+"""Comparing with Label Studio to find changes that no webhook reported: by times of change, then by counters."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from neat_backend.worker.steps.context import Context
 
 log = logging.getLogger(__name__)
 
-COUNTER_LOOKS = 3  # at Label Studio's counters, until they stand still
-LATE_COMMITS = timedelta(seconds=120)  # a change may become visible so much later than its time says
-CLOCK_SLACK = timedelta(seconds=2)  # Label Studio tells its time to the second
+COUNTER_LOOKS = 3  # reads of Label Studio's counters until they are stable
+LATE_COMMITS = timedelta(seconds=120)  # longest delay between a change's time and its visibility
+CLOCK_SLACK = timedelta(seconds=2)  # Label Studio gives its time to the second
 
 Counters = tuple[int, int, int]  # tasks, annotations, skips
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What a comparison has come to. Neither equal nor to be read again: it is too early to say."""
+    """The result of a comparison; with neither `equal` nor `read_again`, it is too early to tell."""
 
-    equal: bool = False  # all is known to be as Label Studio has it now
-    read_again: bool = False  # the whole project
-    info: ProjectInfo | None = None  # Label Studio's word, where all is equal
+    equal: bool = False  # the store equals Label Studio
+    read_again: bool = False  # the whole project must be read again
+    info: ProjectInfo | None = None  # Label Studio's project, where all is equal
 
 
 @dataclass
 class Basis:
-    """What the next comparison begins from; outlives the live project."""
+    """The starting point of the next comparison; outlives the live project."""
 
-    since: datetime | None = None  # Label Studio's clock; all before has been read. None: read the whole project first
-    unexplained: tuple[Counters, Counters] | None = None  # a difference that reading again has not cured
+    since: datetime | None = None  # Label Studio's clock; earlier changes are read. None: read the whole project
+    unexplained: tuple[Counters, Counters] | None = None  # a difference that remained after reading again
 
 
 class Served(Protocol):
-    """What this backend has switched on in Label Studio."""
+    """The revision that this backend has switched on in Label Studio."""
 
     @property
     def version(self) -> str: ...
@@ -55,51 +55,51 @@ READ_AGAIN = Compared(read_again=True)
 class Comparing:
     """One project's comparisons with Label Studio.
 
-    take_in             told what each has changed in the store
-    on_another_version  called when another model version is switched on than ours
+    on_changed          called with each change that a comparison made in the store
+    on_another_version  called when a model version of another backend is switched on
     """
 
     def __init__(
         self,
         context: Context,
         served: Served,
-        take_in: Callable[[reading.Changed], None],
+        on_changed: Callable[[reading.Changed], None],
         on_another_version: Callable[[], None],
         basis: Basis,
     ) -> None:
         self._context, self._served = context, served
         self._project, self._client, self._database = context.project, context.client, context.database
-        self._take_in, self._on_another_version, self.basis = take_in, on_another_version, basis
+        self._on_changed, self._on_another_version, self.basis = on_changed, on_another_version, basis
 
     def read_at(self, began: datetime) -> None:
-        """The whole project has been read, beginning at that time of Label Studio's clock."""
+        """Record a reading of the whole project that began at that time of Label Studio's clock."""
         self.basis.since = began - LATE_COMMITS
 
     def read_missed(self, last: datetime, image_key: str, label_config: str) -> None:
-        """What people did while no worker ran is taken in before the whole project is read, which may last minutes.
+        """Apply changes made while no worker ran, before the whole project is read, which may last minutes.
 
-        Only for speed: `last`, the moment of the last comparison, is told by our clock, and its note may be an old
-        one. Whatever is missed here is found by reading all. By another label config than the project's nothing can
-        be read: images may have another key.
+        For speed only: `last`, the time of the last comparison, is by this host's clock and may be outdated. Reading
+        the whole project finds what is missed here. Reads nothing when the label config has changed: images may have
+        another key.
         """
         if self._client.project(self._project).label_config == label_config:
             self._read_since(last - LATE_COMMITS, image_key)
 
     def compare(self, image_key: str, label_config: str) -> Compared:
-        """Take in what has changed, and compare the counters. Raises LabelStudioError; what was found so far stays."""
+        """Apply changes, then compare the counters. Raises LabelStudioError; changes found so far stay applied."""
         looked = self._look_at_counters(image_key)
         if isinstance(looked, Compared):
             return looked
         info, theirs, ours = looked
         if ours[0] > theirs[0]:
             for gone in reading.forget_deleted(self._context):
-                self._take_in(reading.Changed(deleted=set(gone)))
-            looked = self._look_at_counters(image_key)  # that takes minutes where there are a million tasks
+                self._on_changed(reading.Changed(deleted=set(gone)))
+            looked = self._look_at_counters(image_key)  # takes minutes with a million tasks
             if isinstance(looked, Compared):
                 return looked
             info, theirs, ours = looked
         if (theirs, ours) == self.basis.unexplained:
-            return Compared(equal=True)  # read again since, and it is still so: they count something else than we
+            return Compared(equal=True)  # the difference remained after reading again: Label Studio counts differently
         self.basis.unexplained = None
         if theirs != ours or info.label_config != label_config:
             log.warning(
@@ -113,11 +113,11 @@ class Comparing:
         return Compared(equal=True, info=info)
 
     def _look_at_counters(self, image_key: str) -> tuple[ProjectInfo, Counters, Counters] | Compared:
-        """Label Studio's word and our counts of the same moment, what has changed since the last look taken in.
+        """Label Studio's project, its counters and ours at the same moment, after applying changes.
 
-        Its counters must stand still meanwhile: where people are at work, what they have done may be counted there
-        and still be on its way to us, which is no reason to read a large project again. TOO_EARLY when they never do,
-        or when events wait.
+        The counters must not change meanwhile: while people label, Label Studio may count answers whose webhooks
+        are still on their way, and that is no reason to read a large project again. Returns TOO_EARLY when the
+        counters keep changing or events wait.
         """
         before = None
         for _ in range(COUNTER_LOOKS):
@@ -146,7 +146,7 @@ class Comparing:
         return counts.tasks, counts.annotations, counts.skips
 
     def _read_changes(self, image_key: str) -> bool:
-        """Tasks that have changed since the last look, with their annotations; False if the times tell nothing."""
+        """Read tasks changed since the last comparison, with their annotations; False if the times can't be used."""
         if self.basis.since is None:
             return True
         began = self._client.now()
@@ -158,16 +158,16 @@ class Comparing:
         return True
 
     def _read_since(self, moment: datetime, image_key: str) -> None:
-        """Take in the tasks that Label Studio has changed since then, by its clock."""
+        """Read the tasks changed after this time of Label Studio's clock."""
         for found in reading.read_changes(self._context, moment, image_key):
             if found:
                 log.warning(
-                    "project %d: no webhook had told of %d tasks with other labels and %d new images; taken in",
+                    "project %d: no webhook reported %d tasks with other labels and %d new images; applied",
                     self._project,
                     len(found.relabelled),
                     len(found.new_images),
                 )
-            self._take_in(found)
+            self._on_changed(found)
 
 
 def _counters(info: ProjectInfo) -> Counters:

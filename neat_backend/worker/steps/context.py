@@ -1,4 +1,4 @@
-"""What the steps of one project have in common."""
+"""Context shared by the steps of one project."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from neat_backend.store.database import Database
 
 @dataclass(frozen=True)
 class Context:
-    """One project, its own settings, and where it is stored."""
+    """One project, its settings, and its database and arrays."""
 
     project: int
     settings: Settings
-    database: Database  # its owner's
+    database: Database  # an OwnedDatabase
     arrays: ProjectArrays
     client: LabelStudioClient
 

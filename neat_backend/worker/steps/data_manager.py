@@ -1,8 +1,6 @@
-"""What people see in Label Studio's Data Manager beside the order: two tabs, what comes next and which labels to look
-at again, and columns (columns.py).
+"""Additions to Label Studio's Data Manager: a tab of the next tasks, a tab of labels to check, columns (columns.py).
 
-Nobody waits for them and the order does not need them: a failure is logged and tried again at the next look.
-How a tab is made and found again is labelstudio/tabs.py's business.
+The order does not need them: a failure is logged and tried again later. labelstudio/tabs.py makes and finds tabs.
 """
 
 from __future__ import annotations
@@ -17,45 +15,44 @@ import numpy as np
 from neat_backend.errors import LabelStudioError
 from neat_backend.labelstudio import tabs
 from neat_backend.labelstudio.publisher import UNCERTAINTY
-from neat_backend.labelstudio.tabs import CHECK, NEXT, Tab
+from neat_backend.labelstudio.tabs import CHECK, NEXT, SELECTION, Tab
 from neat_backend.store import insights
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.worker.steps import columns
 from neat_backend.worker.steps.backoff import Backoff
-from neat_backend.worker.steps.columns import SUSPICION, Columns
+from neat_backend.worker.steps.columns import Columns
 from neat_backend.worker.steps.comparing import Basis
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.followed import Followed
 from neat_backend.worker.steps.insight import Insights
-from neat_backend.worker.steps.schema import Schema
+from neat_backend.worker.steps.label_schema import Schema
 from neat_backend.worker.steps.serving import Serving
+from neat_backend.worker.steps.suspicions import Suspicions
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 60.0  # between two looks whether they are still there
-LONGEST_BACKOFF_SECONDS = 3600.0  # between two tries, as long as they fail
-SHORTEST_REST_SECONDS = 10.0  # between two changes of the list of labels to check
+LOOK_SECONDS = 60.0  # between checks that they exist
+LONGEST_BACKOFF_SECONDS = 3600.0  # longest wait between failing tries
+SHORTEST_REST_SECONDS = 10.0  # between changes of the list of labels to check
 MOST_CHECKED = 50  # tasks in that list; each is a line among the tab's filters
 
 
 class Tabs:
-    """Keeps the tabs of one project; from any thread."""
+    """Maintains the tabs of one project; from any thread."""
 
     def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
         self.project, self.client, self.arrays = context.project, context.client, context.arrays
-        # Labels to check have a column of their suspicion (columns.py), to be sorted by.
-        self._check_order = (f"-tasks:data.{SUSPICION}",) if context.settings.task_columns else ()
         self._clock = clock
         self._lock = threading.Lock()
         self._ids = _read_ids(self.arrays)  # title → the tab's id
-        self._shown: tuple[str, tuple[int, ...]] = ("", ())  # sampling and tasks to check, as they were last seen to
+        self._shown: tuple[str, tuple[int, ...]] = ("", ())  # sampling and tasks to check of the last update
         self._look_at = self._change_at = self._again_at = float("-inf")
         self._backoff = Backoff(LOOK_SECONDS, LONGEST_BACKOFF_SECONDS)
 
     def step(self, sampling: str, to_check: Sequence[int]) -> bool:
-        """Bring the tabs in line, where that is due; True if it was done.
+        """Update the tabs if that is due; True if it was done.
 
-        sampling: of the project; decides which end of the scores is the best. to_check: tasks whose label
+        sampling: the project's; it decides which end of the scores is best. to_check: tasks whose label
         disagrees with their neighbours', the strongest disagreement first.
         """
         wanted = (sampling, tuple(sorted(to_check[:MOST_CHECKED])))
@@ -77,20 +74,30 @@ class Tabs:
         return True
 
     def make(self, sampling: str, to_check: Sequence[int]) -> None:
-        """Make, find or mend both. Raises LabelStudioError."""
+        """Create, find or repair both tabs. Raises LabelStudioError."""
         best_first = "tasks:predictions_score" if sampling == UNCERTAINTY else "-tasks:predictions_score"
-        for tab in (Tab(NEXT, (best_first,)), Tab(CHECK, self._check_order, tuple(to_check))):
-            found, made = tabs.ensure(self.client, self.project, tab, self._ids.get(tab.title))
-            if made:
-                log.info("project %d: made the tab %r", self.project, tab.title)
-            if self._ids.get(tab.title) != found:
-                self._ids[tab.title] = found
-                _write_ids(self.arrays, self._ids)
+        likeliest_first = ("-tasks:predictions_score",)  # by suspicions.py
+        for tab in (Tab(NEXT, (best_first,)), Tab(CHECK, likeliest_first, tuple(to_check), labels=True)):
+            self._ensure(tab)
         self._shown = (sampling, tuple(to_check))
+
+    def select(self, tasks: Sequence[int]) -> int:
+        """Show these tasks in the tab of chosen tasks; returns its id. Raises LabelStudioError."""
+        with self._lock:
+            return self._ensure(Tab(SELECTION, tasks=tuple(tasks)))
+
+    def _ensure(self, tab: Tab) -> int:
+        found, made = tabs.ensure(self.client, self.project, tab, self._ids.get(tab.title))
+        if made:
+            log.info("project %d: made the tab %r", self.project, tab.title)
+        if self._ids.get(tab.title) != found:
+            self._ids[tab.title] = found
+            _write_ids(self.arrays, self._ids)
+        return found
 
 
 class DataManager:
-    """Of one project; `step` from one thread."""
+    """Maintains tabs and columns of one project; `step` from one thread."""
 
     def __init__(
         self,
@@ -99,24 +106,26 @@ class DataManager:
         schema: Schema,
         serving: Serving,
         insight: Insights,
+        suspicions: Suspicions,
         tabs: Tabs,
         basis: Basis,
     ) -> None:
         self._context, self._followed, self._schema = context, followed, schema
         self._serving, self._insight, self._basis = serving, insight, basis
-        self.tabs, self._columns = tabs, Columns(context)
+        self.tabs, self._suspicions, self._columns = tabs, suspicions, Columns(context)
 
     def step(self) -> bool:
-        """One piece of what is due; True if there was any."""
+        """Do one piece of due work; True if there was any."""
         return self._keep_tabs() | self._write_columns()
 
     def _keep_tabs(self) -> bool:
-        """Make again the tabs that are gone, turn the one round with the sampling, list the labels to check."""
+        """Recreate missing tabs, sort the first by the sampling, list the labels to check."""
         if not self._context.settings.configure_project or self._basis.since is None:  # not before the first reading
             return False
         with self._context.database.read() as conn:
-            to_check = insights.unconfirmed(conn, self._context.project, self._insight.mistakes())
-        return self.tabs.step(self._followed.sampling, to_check)
+            to_check = insights.unconfirmed(conn, self._context.project, self._insight.mistakes())[:MOST_CHECKED]
+        done = self.tabs.step(self._followed.sampling, [one.task for one in to_check])
+        return self._suspicions.step(to_check, self._schema.config) or done
 
     def _write_columns(self) -> bool:
         if not self._context.settings.task_columns or self._schema.config.image_key in columns.NAMES:
@@ -125,7 +134,7 @@ class DataManager:
 
 
 def _read_ids(arrays: ProjectArrays) -> dict[str, int]:
-    """A note only: without it a tab is found by its title."""
+    """Ids of the tabs by title; without this note, tabs are found by their titles."""
     found = arrays.read_snapshot("tabs")
     return {} if found is None else dict(zip(found["titles"].tolist(), found["ids"].tolist(), strict=True))
 

@@ -1,24 +1,25 @@
-"""How far a live project has come: the project's settings in Label Studio, the events taken in."""
+"""Progress of a live project: its settings in Label Studio, the events applied."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from neat_backend.labelstudio import events as ls_events
 from neat_backend.labelstudio.client import ProjectInfo
+from neat_backend.labelstudio.events import ProjectFields
+from neat_backend.labelstudio.values import EPOCH
 from neat_backend.records import Project
 
 
 class Followed:
-    """Title, label config and sampling as Label Studio last told; written with the engine's lock held.
+    """Title, label config and sampling last reported by Label Studio; written with the engine's lock held.
 
-    Nearly every event carries the settings of its moment, and they overtake each other: those of an event that was
-    there before the project was last read, or older ones, change nothing.
+    Nearly every event carries the settings of its time, and events arrive in any order. Settings of an event from
+    before the last reading of the project, or older than the present ones, are ignored.
 
-    applied    the highest event that the engine has taken in
-    answered   the highest one with an answer of somebody's since the start, -1 = none
-    connected  Label Studio has said since the start that it is connected to us
-    calls      how often it has called /setup since the start, as far as events tell
+    applied    the highest event that the engine has applied
+    answered   the highest event with an answer since the start, -1 = none
+    connected  whether Label Studio has confirmed its connection since the start
+    calls      calls of /setup since the start, counted by events
     """
 
     def __init__(self, project: Project) -> None:
@@ -26,18 +27,18 @@ class Followed:
         self.applied, self.answered = 0, -1
         self.connected = False
         self.calls = 0
-        self._at, self._event = ls_events.EPOCH, 0  # of the latest word on the settings
+        self._at, self._event = EPOCH, 0  # time and event of the latest settings
 
-    def news(self, fields: ls_events.ProjectFields | None, event: int) -> dict[str, str]:
-        """Which of the settings this event changes."""
+    def news(self, fields: ProjectFields | None, event: int) -> dict[str, str]:
+        """The settings that this event changes."""
         if fields is None or fields.updated_at < self._at or event <= self._event:
             return {}
         ours = {name: getattr(self, name) for name in ("title", "label_config", "sampling")}
         theirs = {name: getattr(fields, name) for name in ours}
         return {name: value for name, value in theirs.items() if value and value != ours[name]}
 
-    def follow(self, fields: ls_events.ProjectFields | None, event: int) -> dict[str, str]:
-        """Take in what this event changes; which settings these are."""
+    def follow(self, fields: ProjectFields | None, event: int) -> dict[str, str]:
+        """Apply the settings that this event changes; returns them."""
         changed = self.news(fields, event)
         if fields is not None:
             self._at = max(self._at, fields.updated_at)
@@ -48,9 +49,9 @@ class Followed:
         return changed
 
     def read(self, info: ProjectInfo, began: datetime, seen: int) -> None:
-        """Take in what a whole reading found, unless an event that came meanwhile knows better.
+        """Apply the settings found by a reading of the whole project, unless a later event has newer ones.
 
-        began: of the reading, by Label Studio's clock. seen: the highest event of that moment.
+        began: start of the reading, by Label Studio's clock. seen: the highest event at that moment.
         """
         if self._event <= seen:
             self._event, self._at = seen, min(self._at, began)

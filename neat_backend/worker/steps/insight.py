@@ -1,7 +1,7 @@
-"""What people are shown of a project beside the order: off the labelling path, and rarer the more it costs.
+"""Views of a project for people, beside the order: made in the background, and less often the more they cost.
 
-Reads the engine by copies taken under its lock in milliseconds, and the features from the files; all else
-happens in the calling thread. Nothing here is needed to serve the order: a failure costs a picture.
+Copies the engine's state under its lock in milliseconds and reads the features from files; the rest runs in the calling
+thread. The order does not need any of it.
 """
 
 from __future__ import annotations
@@ -9,36 +9,35 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.ranking.views import Labelled, Ranking
 from neat_backend.store import insights, prequential
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States
 from neat_backend.worker.steps import estimates, mistakes
-from neat_backend.worker.steps.projection import Axes, map_places
+from neat_backend.worker.steps.layout import FEWEST, LANDMARKS, Layout, read_layout, write_layout
 from neat_backend.worker.steps.step import Step
 
 log = logging.getLogger(__name__)
 
-RESTS = 20  # a piece of work rests so many times as long as it took
+RESTS = 20  # rest after a piece of work, in multiples of its duration
 SHORTEST_REST_SECONDS = 1.0
-GROWN = 1.25  # axes are found anew when there are so many times the tasks that they were found from
-AXES_FROM = 20_000  # tasks that axes are found from
+GROWN = 2.0  # the layout is found anew when the number of tasks has grown by this factor
 MOST_MISTAKES = 100
-LEAST_KNOWN = prequential.SHOWN_FROM  # labels of known classes, below which nothing is said of each class
+LEAST_KNOWN = prequential.SHOWN_FROM  # labels of known classes, below which no class is estimated
 
 Rows = TypeVar("Rows", Labelled, Ranking)
 
 
 class Insights(Step):
-    """Keeps map, states and insight of one project up to date; `step` from one thread."""
+    """Updates map, states and insight of one project; `step` from one thread."""
 
     name = "insight"
     again_at_once = False
@@ -53,29 +52,28 @@ class Insights(Step):
         settled: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """kind: of the features' arrays. settled: whether no images are being encoded; the map waits for that, or for
-        twice the tasks."""
+        """kind: of the features' arrays. settled: whether no images are being encoded; the map waits for that, or until
+        the tasks have doubled."""
         self.arrays, self.kind, self.seed = arrays, kind, seed
         self._engine, self._settled = engine, settled
         self._clock = clock
-        self._axes: Axes | None = None
-        self._axes_of = 0  # how many tasks they were found from
-        self._ids: NDArray[np.int64] = np.zeros(0, np.int64)  # tasks that are projected, ascending
-        self._projected: NDArray[np.float16] = np.zeros((0, 2), np.float16)
+        self._layout: Layout | None = None
+        self._layout_tasks = 0  # when it was found
+        self._ids: NDArray[np.int64] = np.zeros(0, np.int64)  # tasks on the map, ascending
         self._states: States | None = None
-        self._of: tuple[object, ...] = ()  # what the last insight was made from
-        self._mistakes: tuple[Mistake, ...] | None = None  # of the last insight; None = not looked at yet
+        self._of: tuple[object, ...] = ()  # versions that the last insight was computed from
+        self._mistakes: tuple[Mistake, ...] | None = None  # of the last insight; None = not computed yet
         self._free_at = {"map": 0.0, "states": 0.0, "insight": 0.0}
 
     def step(self) -> bool:
-        """Do one piece of what is due; True if anything was written."""
+        """Do one piece of due work; True if anything was written."""
         return any(
             self._due(name) and self._timed(name, work)
             for name, work in (("states", self._show_states), ("map", self._show_map), ("insight", self._show_insight))
         )
 
     def mistakes(self) -> tuple[Mistake, ...]:
-        """The likely mistakes that were found last, the strongest first; at the start those of an earlier process."""
+        """The likely mistakes found last, the likeliest first; at the start those of an earlier process."""
         if self._mistakes is None:
             before = insights.read_insight(self.arrays)
             self._mistakes = before.mistakes if before else ()
@@ -110,36 +108,35 @@ class Insights(Step):
             ids = np.sort(np.array(engine.tasks(), np.int64))
         if np.array_equal(ids, self._ids) or not (self._settled() or len(ids) > 2 * len(self._ids)):
             return False
-        if self._axes is None or not self._axes or len(ids) > GROWN * self._axes_of:
-            self._axes = Axes(self._sampled(ids))
-            self._axes_of = len(ids)
-        if not self._axes:
-            return False
-        found, rows = [], []
+        if self._layout is None:
+            self._layout, self._layout_tasks = read_layout(self.arrays, self.kind)
+        if self._layout is None or len(ids) > GROWN * self._layout_tasks:
+            landmarks = self._features(self._sampled(ids))[1]
+            if len(landmarks) < FEWEST:
+                return False
+            self._layout, self._layout_tasks = Layout.find(landmarks, self.seed, self._layout), len(ids)
+            write_layout(self.arrays, self._layout, self.kind, len(ids))
+        self._ids, positions = self._features(ids, self._layout.place)
+        insights.write_map(self.arrays, Map(self._ids, positions))
+        return True
+
+    def _sampled(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        rng = np.random.default_rng(self.seed)
+        return ids if len(ids) <= LANDMARKS else rng.choice(ids, LANDMARKS, replace=False)
+
+    def _features(
+        self, ids: NDArray[np.int64], use: Callable[[NDArray[np.float32]], NDArray[Any]] = np.asarray
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The tasks that have features, ascending, and what `use` makes of these, [n, d] → [n, …]."""
+        found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        used = [use(np.zeros((0, 0), np.float32))]
         for segment in self.arrays.segments(self.kind):
             here = np.isin(segment.ids, ids)
             if here.any():
-                rows.append(segment.ids[here])
-                found.append(self._axes.project(segment.values[here]).astype(np.float16))
-        every = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-        order = np.argsort(every)
-        self._ids = every[order]
-        self._projected = np.concatenate(found)[order] if found else self._projected[:0]
-        insights.write_map(self.arrays, Map(self._ids, map_places(self._projected.astype(np.float32))))
-        return True
-
-    def _sampled(self, ids: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """Features of a sample of the tasks, drawn by the seed, in pieces."""
-        rng = np.random.default_rng(self.seed)
-        chosen = ids if len(ids) <= AXES_FROM else rng.choice(ids, AXES_FROM, replace=False)
-        kept: list[NDArray[np.float32]] = []
-        for segment in self.arrays.segments(self.kind):
-            kept.append(segment.values[np.isin(segment.ids, chosen)])
-            if sum(map(len, kept)) >= 2048:
-                yield np.concatenate(kept)
-                kept = []
-        if kept:
-            yield np.concatenate(kept)
+                found.append(segment.ids[here])
+                used.append(use(segment.values[here]))
+        order = np.argsort(np.concatenate(found))
+        return np.concatenate(found)[order], np.concatenate(used[1:] or used)[order]
 
     def _show_insight(self) -> bool:
         with self._engine() as engine:
@@ -148,21 +145,20 @@ class Insights(Step):
                 return False
             _, codes, classes = engine.codes()
             finish, nearest = engine.copied_ranking(), engine.nearest_labelled()
-            taught = engine.taught()
-            aside = engine.set_aside()  # Label Studio serves these to nobody who has answered
+            training_data, sample, share = engine.training_data(), engine.sample(), engine.draws.share
+            separates = engine.linear is not None and engine.linear.unknown
+            aside = engine.set_aside()  # Label Studio does not serve these to an annotator who has answered
             head = np.setdiff1d(engine.head(engine.batch_size), aside).tolist()
             k = engine.k
         ranking = finish()
         ranking = _rows(ranking, ~np.isin(ranking.ids, aside))
-        asked = ~np.isin(nearest.ids, aside)
-        answered, codes, nearest = int((~asked).sum()), codes[asked], _rows(nearest, asked)
-        votes = (nearest.codes >= 0).sum(axis=1) / k
-        estimate = self._estimate(nearest.ids, codes, votes, head)
+        open_rows = ~np.isin(nearest.ids, aside)
+        answered, codes, nearest = int((~open_rows).sum()), codes[open_rows], _rows(nearest, open_rows)
+        drawn, estimate = self._estimate(training_data, classes, sample, ranking, separates, head)
         class_labels = np.bincount(codes[codes >= 0], minlength=len(classes))
-        invalid = int((codes == INVALID).sum())
-        class_left = left_of_classes(ranking, class_labels, invalid, math.nan if estimate is None else estimate.known)
+        class_left = left_of_classes(ranking, class_labels, math.nan if estimate is None else estimate.known)
         bins = np.minimum((ranking.priority * BINS).astype(np.int64), BINS - 1)
-        likely = likely_mistakes(nearest, *taught, classes, np.random.default_rng(self.seed))
+        likely = likely_mistakes(nearest, *training_data, classes, np.random.default_rng(self.seed))
         insights.write_insight(
             self.arrays,
             Insight(
@@ -183,53 +179,55 @@ class Insights(Step):
                 class_labels=tuple(class_labels.tolist()),
                 class_left=tuple(class_left.tolist()),
                 answered=answered,
+                random_share=share,
+                draws=len(sample),
+                draws_tested=drawn.tested,
+                draws_right=drawn.right,
             ),
         )
         self._of, self._mistakes = of, tuple(likely[:MOST_MISTAKES])
         return True
 
     def _estimate(
-        self, ids: NDArray[np.int64], codes: NDArray[np.int16], votes: NDArray[np.float64], head: list[int]
-    ) -> estimates.Estimate | None:
-        """Of the pool, and of the head in it; None while some of it is not projected."""
-        if not len(self._ids) or not np.isin(ids, self._ids).all():
-            return None
-        reduced = self._projected[np.searchsorted(self._ids, ids)].astype(np.float64)
-        labelled = codes != UNLABELLED
-        return estimates.known_left(
-            reduced[labelled],
-            votes[labelled],
-            codes[labelled] >= 0,
-            reduced[~labelled],
-            votes[~labelled],
-            np.random.default_rng(self.seed),
-            np.flatnonzero(np.isin(ids[~labelled], head)),
-        )
+        self,
+        training_data: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]],
+        classes: tuple[str, ...],
+        sample: NDArray[np.int64],
+        ranking: Ranking,
+        separates: bool,
+        head: list[int],
+    ) -> tuple[estimates.Drawn, estimates.Estimate | None]:
+        """Estimate from the labelled random draws, `sample`; separates: whether the head knows invalid labels."""
+        ids, codes, features = training_data
+        draws = np.isin(ids, sample)
+        drawn = estimates.score_draws(features, codes, classes, draws, np.random.default_rng(self.seed))
+        if separates and estimates.enough_of_each(codes):
+            pool = estimates.log_odds(ranking.known_chance)
+        else:
+            drawn, pool = replace(drawn, logits=np.zeros(len(drawn.logits))), np.zeros(len(ranking.ids))
+        return drawn, estimates.known_left(drawn, pool, pool[np.isin(ranking.ids, head)])
 
 
 def _rows(found: Rows, rows: NDArray[np.bool_]) -> Rows:
-    """Some rows of all its columns."""
+    """These rows of all columns."""
     return replace(found, **{name: column[rows] for name, column in vars(found).items() if name != "classes"})
 
 
-def left_of_classes(ranking: Ranking, labels: NDArray[np.int64], invalid: int, left: float) -> NDArray[np.float64]:
-    """About how many of the pool are of each class: float64 [C]; NaN = nothing to say it from.
+def left_of_classes(ranking: Ranking, labels: NDArray[np.int64], left: float) -> NDArray[np.float64]:
+    """Estimated number of tasks of each class in the pool: float64 [C]; NaN = no estimate.
 
-    The sum of `known_chance` over the tasks that are predicted as the class, on the scale of `left`, all known ones of
-    the pool by `core.estimates`, which allows for the labels being no random sample (NaN = not estimated). Without any
-    invalid label the sum is taken as it is. A task counts for its likeliest class alone: a class that is mostly taken
-    for another one is underestimated. labels [C]; of a class that has none, and of too few labels, nothing is said.
+    The sum of `known_chance` over the tasks predicted as the class, scaled to `left`: the known tasks of the pool by
+    `estimates` (NaN = not estimated). A task counts for its likeliest class alone, so a class that is mostly confused
+    with another one is underestimated. labels [C]; a class without labels, or too few labels in all, gives NaN.
 
     Worked example: chances 0.9, 0.7 as dogs, 0.4 as a cat, and left = 4: 3.2 dogs and 0.8 cats.
     """
     nothing = np.full(len(labels), math.nan)
-    told = ranking.predicted >= 0
-    if not told.any() or labels.sum() < LEAST_KNOWN or (invalid and math.isnan(left)):
+    predicted = ranking.predicted >= 0
+    if not predicted.any() or labels.sum() < LEAST_KNOWN or math.isnan(left):
         return nothing
-    sums = np.bincount(ranking.predicted[told], ranking.known_chance[told].astype(np.float64), len(labels))
-    total = float(sums.sum())
-    scale = 1.0 if math.isnan(left) or not total else left / total
-    return np.where(labels > 0, sums * scale, nothing)
+    sums = np.bincount(ranking.predicted[predicted], ranking.known_chance[predicted].astype(np.float64), len(labels))
+    return np.where(labels > 0, sums * left / max(float(sums.sum()), 1e-12), nothing)
 
 
 def likely_mistakes(
@@ -240,9 +238,9 @@ def likely_mistakes(
     classes: tuple[str, ...],
     rng: np.random.Generator,
 ) -> list[Mistake]:
-    """Labels that are likelier mistakes than others, the likeliest first; `mistakes` says how that is found out.
+    """Labels that are probably mistakes, the likeliest first; method: `mistakes`.
 
-    ids [n], ascending; codes and features [n, d] of these, the labelled tasks, as the linear head is taught them.
+    ids [n], ascending; codes [n] and features [n, d] of these labelled tasks, as the linear head's training data.
     """
     places = np.searchsorted(nearest.ids, ids)
     near, similarities = nearest.codes[places], nearest.similarities[places]

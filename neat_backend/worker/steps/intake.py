@@ -1,4 +1,4 @@
-"""What the store has taken in, for the engine too."""
+"""Applying changes of the store to the engine."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from neat_backend.labelstudio.events import ProjectFields
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.store import inbox
 from neat_backend.worker.steps.context import Context
-from neat_backend.worker.steps.following import Following
-from neat_backend.worker.steps.images import PoolImages
+from neat_backend.worker.steps.event_following import Following
+from neat_backend.worker.steps.image_fetching import PoolImages
 from neat_backend.worker.steps.labelling import Labelling
+from neat_backend.worker.steps.query_rounds import Rounds
 from neat_backend.worker.steps.reading import Changed, Synced
-from neat_backend.worker.steps.rounds import Rounds
 from neat_backend.worker.steps.shown_state import ShownOrder
 from neat_backend.worker.steps.wanted import Wanted
 
 
 @dataclass
 class Effects:
-    """What a batch of events did to the store, to be done to the engine."""
+    """Changes that a batch of events made in the store, to be applied to the engine."""
 
     through: int = 0  # highest event id
-    received_at: datetime | None = None  # of the first that told of a label
+    received_at: datetime | None = None  # of the first event with a label
     relabelled: set[int] = field(default_factory=set)
     deleted: set[int] = field(default_factory=set)
     image_changed: set[int] = field(default_factory=set)
@@ -32,16 +32,16 @@ class Effects:
     with_annotations: set[int] = field(default_factory=set)
     project: ProjectFields | None = None  # the latest, by Label Studio's clock
     project_event: int = 0  # the event that it came with
-    answered: bool = False  # somebody has labelled, changed or taken back something
+    answered: bool = False  # an annotation was created, changed or deleted
     train: bool = False
     sync: bool = False
     compare: bool = False  # Label Studio has called /setup
 
 
 class Intake:
-    """Keeps the engine equal to the store; from any thread.
+    """Applies changes of the store to the engine; from any thread.
 
-    stale: the store may have more than the engine, as something failed between the two; `recover` cures it.
+    stale: the engine may lack changes of the store because of a failure; `recover` rebuilds it.
     """
 
     def __init__(
@@ -67,37 +67,37 @@ class Intake:
             self._labelling.relabel()
 
     def catch_up(self) -> None:
-        """Note which event the store, and so the engine, has come to."""
+        """Set the last applied event to that of the store."""
         with self._context.database.read() as conn:
             waiting = inbox.pending(conn, self._context.project, 1)
             through = inbox.received_through(conn, self._context.project)
         self._followed.applied = waiting[0].id - 1 if waiting else through
 
     def recover(self) -> None:
-        """Build the engine from the store again, where it may have less."""
+        """Rebuild the engine from the store if it is stale."""
         if self.stale:
             with self._engine():
                 self.refresh()
                 self.catch_up()
             self.stale = False
 
-    def be_stale(self) -> None:
+    def mark_stale(self) -> None:
         self.stale = True
         self._wanted.read_again()
 
-    def take_in(self, effects: Effects) -> None:
-        """Do to the engine what has been done to the store; should that fail, it is made good by `recover`."""
+    def apply(self, effects: Effects) -> None:
+        """Apply changes of the store to the engine; after a failure it is stale."""
         try:
-            self._take_in(effects)
+            self._apply(effects)
         except BaseException:
-            self.be_stale()
+            self.mark_stale()
             raise
 
-    def take_in_changed(self, found: Changed) -> None:
-        """The same for what a comparison has found."""
+    def apply_changes(self, found: Changed) -> None:
+        """Apply the changes that a comparison found."""
         if found:
             self._labelling.note_answered(found.relabelled)
-            self.take_in(
+            self.apply(
                 Effects(
                     relabelled=found.relabelled | found.new_images,
                     deleted=found.deleted,
@@ -106,8 +106,8 @@ class Intake:
                 )
             )
 
-    def take_in_reading(self, found: Synced, began: datetime) -> None:
-        """The same for what a reading of the whole project has found; began: by Label Studio's clock."""
+    def apply_reading(self, found: Synced, began: datetime) -> None:
+        """Apply the result of a reading of the whole project; began: by Label Studio's clock."""
         self._labelling.note_answered(found.relabelled)
         followed = self._followed
         with self._engine():
@@ -117,16 +117,16 @@ class Intake:
             self.refresh()
 
     def relabel(self, tasks: Iterable[int]) -> None:
-        """Annotations of these tasks have been read."""
+        """Apply the annotations of these tasks, which have been read."""
         self._labelling.relabel(tasks)
 
-    def pass_over(self, event: int) -> None:
-        """This event is set aside."""
+    def skip(self, event: int) -> None:
+        """Count an event that was set aside as applied."""
         with self._engine():
             self._followed.applied = max(self._followed.applied, event)
 
-    def _take_in(self, effects: Effects) -> None:
-        if effects.with_annotations:  # what can't fail comes first
+    def _apply(self, effects: Effects) -> None:
+        if effects.with_annotations:  # first, as it can't fail
             self._wanted.read_annotations(effects.with_annotations)
         if effects.sync:
             self._wanted.read_again()

@@ -1,4 +1,4 @@
-"""Array files → the object store, where there is one."""
+"""Uploading array files to the object store, where there is one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from neat_backend.store.keeper import Keeper
 from neat_backend.worker.steps.step import Step
 
-KEEP_SECONDS = 1.0  # between two looks for files that are to go there
+KEEP_SECONDS = 1.0  # between checks for changed files
 
 
 class Keeping(Step):
-    """Puts files that have changed; rests as long as that took, as a large ranking must not fill the network."""
+    """Uploads changed files; rests as long as that took, so that a large ranking does not fill the network."""
 
     name = "keep"
     again_at_once = False

@@ -1,11 +1,11 @@
-"""How likely each label is a mistake, from what the other labels say of its image.
+"""The probability that a label is a mistake, predicted from the other labels.
 
-Two witnesses are asked of an image, both without its own label: a linear head fitted to the labels of the other folds,
-and its nearest labelled images. "None of these" is an answer like the classes. Their word q is a product of both, with
-exponents that are fitted together with the share of mistakes e: a given label y is taken for right with 1 - e, and then
-has the probability q(y); or for one of the C other answers given by mistake, all alike. So the likelihood of the labels
-is Π ((1 - e) q(y) + e / C), and a label's chance of being a mistake is its second part in the whole. Where images are
-hard, q explains labels that the witnesses contradict as well as mistakes do, and e stays 0.
+Two predictors, both without the image's own label: a linear head fitted to the labels of the other folds, and the
+nearest labelled images. "None of these" is an answer like the classes. Their joint prediction q is a product of both,
+with exponents that are fitted together with the share of mistakes e. A given label y is right with probability 1 - e
+and then has the probability q(y); else it is one of the C other answers, all equally likely. So the likelihood of the
+labels is Π ((1 - e) q(y) + e / C), and a label's chance of being a mistake is the second term's share of the sum. Where
+images are hard, q explains labels that the predictors contradict as well as mistakes do, and e stays 0.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from neat_backend.ranking.scores import INVALID
 Floats = NDArray[np.float64]
 
 FOLDS = 5
-LEAST_OF_AN_ANSWER = 5  # labels; of fewer nothing is learnt, and nothing is said
+LEAST_OF_AN_ANSWER = 5  # labels; an answer with fewer is left out
 LEAST_LABELS = 50
-MOST_LABELS = 10_000  # looked at; of more, a sample
+MOST_LABELS = 10_000  # used; of more, a sample
 FLOOR = -12.0  # of log-probabilities
-EVIDENCE = 1.5  # natural logarithm of the likelihood that mistakes must gain, else there are none
+EVIDENCE = 1.5  # least gain in log-likelihood by mistakes, else none are reported
 LISTED_FROM = 0.5  # chance of being a mistake
-MOST_SHARE = 0.15  # of mistakes; where more would be, it is the witnesses that are wrong
-# Exponents before any label is seen: the logarithm of their sum is normal around that of USUAL_SUM, which labels
-# without mistakes gave on CIFAR-10 and Fashion-MNIST; their ratio is hardly known. Without it, blunt witnesses would
-# explain mistakes away.
+MOST_SHARE = 0.15  # of mistakes; a larger share means that the predictors are wrong
+# Prior of the exponents: the logarithm of their sum is normal around that of USUAL_SUM, which labels without mistakes
+# gave on CIFAR-10 and Fashion-MNIST; the prior of their ratio is wide. Without it, weak predictors would explain
+# mistakes away.
 USUAL_SUM, SPREAD_OF_SUM, SPREAD_OF_RATIO = 2.1, 0.1, 2.0
-# What is tried: exponents of either witness, and shares of mistakes, the first of them none.
+# The grid: exponents of either predictor, and shares of mistakes, the first of them 0.
 EXPONENTS = np.exp2(np.arange(-4, 2.5, 0.5))
 SHARES = np.concatenate([[0.0], np.geomspace(0.004, 0.4, 20)])
 
@@ -44,10 +44,10 @@ def chances(
     n_classes: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """Of each label the chance that it is a mistake: float64 [n], 0 where nothing can be said.
+    """The probability that each label is a mistake: float64 [n], 0 where it can't be estimated.
 
-    features [n, d], unit rows; codes [n], class or INVALID; nearest [n, K]: the labels of each one's nearest labelled
-    tasks, itself left out, anything below INVALID = there is none.
+    features [n, d], unit rows; codes [n], class or INVALID; nearest [n, K]: the labels of each row's nearest labelled
+    tasks, itself left out; anything below INVALID = none.
     """
     found = np.zeros(len(codes))
     answers = np.where(codes == INVALID, n_classes, codes)
@@ -65,7 +65,7 @@ def chances(
 
 
 def listed(mistaken: Floats) -> NDArray[np.int64]:
-    """Rows to look at, the likeliest mistake first: no more than there are expected to be."""
+    """Rows to check, the likeliest mistake first: at most the expected number of mistakes."""
     order = np.argsort(-mistaken, kind="stable")[: round(float(mistaken.sum()))]
     return order[mistaken[order] >= LISTED_FROM]
 
@@ -77,7 +77,7 @@ def unseen(
     m: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """Log-probabilities [n, m] of a head that has not seen the row's own fold."""
+    """Log-probabilities [n, m] of a head fitted without the row's own fold."""
     fold = np.empty(len(given), np.int64)
     for answer in range(m):  # each answer is spread over all folds
         of = rng.permutation(np.flatnonzero(given == answer))
@@ -106,7 +106,7 @@ def _log_shares(logits: NDArray[np.floating]) -> Floats:
 
 
 def _mistaken(head: Floats, votes: Floats, given: NDArray[np.int64]) -> Floats:
-    """Each label's chance of being a mistake by the likeliest exponents and share; 0 where that gains too little."""
+    """Each label's probability of a mistake by the likeliest exponents and share; 0 where the gain is too small."""
     rows, other = np.arange(len(given)), 1 / (head.shape[1] - 1)
     best = (-np.inf, 0.0, np.ones(len(given)))  # log-likelihood, share, q of the given labels
     without = -np.inf

@@ -1,8 +1,7 @@
 """Reading a whole project from Label Studio into the store.
 
-Webhooks keep arriving meanwhile. Whatever an event said after the reading began is newer than what was
-read: every write carries the number of the inbox's last event at that moment (`seen`), and the store
-lets no earlier word undo a later one.
+Webhooks keep arriving meanwhile. An event that arrived after the reading began is newer than the data read: each write
+carries the number of the inbox's last event at that moment (`seen`), and the store ignores older data.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ FORGOTTEN_AT_ONCE = 5000
 
 @dataclass(frozen=True)
 class Synced:
-    """What a synchronisation found."""
+    """The result of a synchronisation."""
 
     info: ProjectInfo
     config: LabelConfig
@@ -46,14 +45,14 @@ class Synced:
     tasks: int
     annotations: int
     deleted_tasks: int
-    relabelled: frozenset[int] = frozenset()  # tasks whose annotations are others now
+    relabelled: frozenset[int] = frozenset()  # tasks whose annotations changed
 
 
 def read_project(context: Context, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Synced:
     """Make the store equal to Label Studio's current data.
 
-    Raises BadLabelConfig when the label config can't be used (it is stored all the same), LabelStudioError when Label
-    Studio can't be read: what was read so far stays, and nothing is taken for deleted.
+    Raises BadLabelConfig when the label config can't be used (it is stored nevertheless), LabelStudioError when Label
+    Studio can't be read: data read so far stays, and nothing counts as deleted.
     """
     project, settings, client, database = context.project, context.settings, context.client, context.database
     with database.read() as conn:
@@ -62,7 +61,7 @@ def read_project(context: Context, on_progress: Callable[[int, int], None] = lam
     context.update(title=info.title, label_config=info.label_config, sampling=info.sampling)
     config = label_config.read(info.label_config, settings)
 
-    present: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # eight bytes for each
+    present: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # eight bytes a task
     read = 0
     for page in client.tasks(project, config.image_key):
         with database.begin() as conn:
@@ -96,7 +95,7 @@ def read_project(context: Context, on_progress: Callable[[int, int], None] = lam
 
 @dataclass(frozen=True)
 class Changed:
-    """What a comparison with Label Studio has changed in the store, by task."""
+    """Changes that a comparison with Label Studio made in the store, by task."""
 
     new_images: set[int] = field(default_factory=set)  # new, revived, or with another image
     image_changed: set[int] = field(default_factory=set)
@@ -108,10 +107,10 @@ class Changed:
 
 
 def read_changes(context: Context, since: datetime, image_key: str) -> Iterator[Changed]:
-    """Take in the tasks that changed after `since` (Label Studio's clock), and the annotations that they have now.
+    """Store the tasks that changed after `since` (Label Studio's clock), with their present annotations.
 
-    Page by page: what each has changed. For these tasks the result is that of a whole reading; deleted ones are not
-    found, see `forget_deleted`. Raises LabelStudioError; what was read so far stays.
+    Yields the changes of each page. For these tasks the result equals a whole reading; deleted tasks are not found, see
+    `forget_deleted`. Raises LabelStudioError; data read so far stays.
     """
     project, client, database = context.project, context.client, context.database
     with database.read() as conn:
@@ -128,10 +127,10 @@ def read_changes(context: Context, since: datetime, image_key: str) -> Iterator[
 
 
 def forget_deleted(context: Context) -> Iterator[list[int]]:
-    """Tombstones for tasks that Label Studio doesn't have any more, by the ids of all that it has; which.
+    """Write tombstones for tasks that Label Studio no longer has, by the ids of all its tasks; yields their ids.
 
-    Page by page: each tells of all ids between the page before and its own last one, so no more than a page of ids is
-    held of either side. Raises LabelStudioError; what was found so far stays.
+    Each page covers all ids from the previous page to its own last one, so memory holds one page of ids of either side.
+    Raises LabelStudioError; tombstones written so far stay.
     """
     project, client, database = context.project, context.client, context.database
     with database.read() as conn:
@@ -150,7 +149,7 @@ def forget_deleted(context: Context) -> Iterator[list[int]]:
 
 
 def _delete(database: Database, project: int, missing: Sequence[int], seen: int) -> list[int]:
-    """Tombstones for tasks that were not found, in transactions that nobody has to wait for long; which."""
+    """Write tombstones for missing tasks, in short transactions; returns their ids."""
     deleted: list[int] = []
     for part in chunks(missing, FORGOTTEN_AT_ONCE):
         with database.begin() as conn:
@@ -169,9 +168,9 @@ def read_annotations(context: Context, of_tasks: Sequence[int]) -> None:
 
 
 def configure(context: Context, tabs: Tabs) -> None:
-    """Make Label Studio serve our order: uncertainty sampling, and tabs that show what comes next and what to check.
+    """Configure Label Studio to serve this order: uncertainty sampling, tabs of the next tasks and of labels to check.
 
-    Once for each connection; whoever changes the sampling afterwards is followed, not fought.
+    Once for each connection; a later change of the sampling by a person is respected.
     """
     context.client.set_sampling(context.project, UNCERTAINTY)
     context.update(sampling=UNCERTAINTY)
@@ -180,7 +179,7 @@ def configure(context: Context, tabs: Tabs) -> None:
 
 
 def note_chosen(conn: Connection, project: int, config: LabelConfig, chosen: Mapping[int, Selection]) -> None:
-    """Keep where tasks stood when their answers, stored by now, came; and whether what was filled in was kept."""
+    """Store the ranks of tasks at their answers, and whether the pre-filled choice was kept."""
     answers = tasks.annotations_of(conn, project, chosen) if chosen else {}
     labels = {task: label_config.resolve(task, found, config).choice for task, found in answers.items()}
     selections.note(conn, project, chosen)
@@ -190,7 +189,7 @@ def note_chosen(conn: Connection, project: int, config: LabelConfig, chosen: Map
 def resolve_labels(
     database: Database, project: int, config: LabelConfig, of_tasks: Iterable[int] | None = None
 ) -> list[Label]:
-    """The labels of tasks (default: all), as their stored annotations make them."""
+    """The labels of tasks (default: all), resolved from their stored annotations."""
     wanted = None if of_tasks is None else list(of_tasks)
     with database.read() as conn:
         answers = tasks.annotations_of(conn, project, wanted)

@@ -1,14 +1,14 @@
-"""The order's head → Label Studio; head and ranking → files for the web process."""
+"""Publishing the order's head to Label Studio, and writing head and ranking for the web process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from neat_backend.errors import LeaseLost
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.store.snapshots import Head
-from neat_backend.worker.steps.order import CurrentOrder
 from neat_backend.worker.steps.publishing import Order, Publishing
+from neat_backend.worker.steps.reranking import CurrentOrder
 from neat_backend.worker.steps.shown_state import ShownOrder
 from neat_backend.worker.steps.step import Step
 from neat_backend.worker.steps.timing import LabelTimes
@@ -16,10 +16,10 @@ from neat_backend.worker.steps.wanted import Wanted
 
 
 class Serving(Step):
-    """Of one project; `step` from one thread."""
+    """Publishes one project's order; `step` from one thread."""
 
     name = "publish"
-    again_at_once = False  # what is left for it to do has to wait for its time
+    again_at_once = False  # remaining work waits for its time
 
     def __init__(
         self,
@@ -32,24 +32,24 @@ class Serving(Step):
         features: str,
         lease_may_be_over: Callable[[], bool],
     ) -> None:
-        """features: their kind in the store."""
+        """features: the kind of their arrays."""
         self._engine, self._current, self._publishing = engine, current, publishing
         self._shown, self._times, self._wanted = shown, times, wanted
         self._features, self._lease_may_be_over = features, lease_may_be_over
-        self._done: tuple[object, ...] = ()  # what the last step was done with
-        self._looked_at: tuple[object, ...] = ()  # what the two below were made from
+        self._done: tuple[object, ...] = ()  # the state that the last step completed
+        self._looked_at: tuple[object, ...] = ()  # the state that the two fields below were computed from
         self.order = Order([], -1, "")
         self._shows = Head([], (), 0, 0, 0, -1)
 
     def step(self) -> bool:
-        """Make the present order the one that is served and shown; True if nothing is left to do for it."""
+        """Publish and show the present order; True if nothing is left to do for it."""
         with self._engine() as engine:
             if self._current.holds():
                 return False
             version, state = engine.version, self._state()
             if state == self._done and self._shown.is_written(version):
                 return True
-            if state != self._looked_at:  # else it waits for its turn
+            if state != self._looked_at:  # else this order waits for its time
                 with self._times.looking_at_head():
                     self.order = self._current.order(self._publishing.event)
                     self._shows = self._current.shown(self.order, self._features, self._shown.left())
@@ -70,14 +70,14 @@ class Serving(Step):
         return (*self._current.state(), self._publishing.forgotten)
 
     def _serve(self, order: Order, shows: Head, served: bool) -> bool:
-        """Publish it, unless it is served, and show it; True if it is served."""
+        """Publish the order, unless it is served already, and show it; True if it is served."""
         ours, waits = True, False
         try:
             served = served or self._publishing.step(order, self._left_pool)
-            # Labels are shown at once; what else changes the order, a round, is shown when it is served, which is soon.
+            # Labels are shown at once; other changes (a round) are shown when they are served, which is soon.
             waits = not served and not order.hold and self._shown.reflects(shows.event)
         except LeaseLost:
-            ours = False  # what is shown is another worker's word by now
+            ours = False  # another worker writes the shown order now
             raise
         finally:
             if ours and not waits and not self._lease_may_be_over():

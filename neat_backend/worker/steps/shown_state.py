@@ -1,4 +1,4 @@
-"""What people see of a live project: its state in words, how far long work has come, the order for the web process."""
+"""State shown to people: a live project's state in words, the progress of long work, the order for the web process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.store import projects, snapshots
 from neat_backend.store.selections import Selection
 from neat_backend.store.snapshots import Head
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 CHEAP_RANKING_SECONDS = 0.02  # of a processor, to write the whole ranking: up to this after every change
 RANKING_RESTS = 20  # beyond it, a rest of so many times as long as writing it took
-MOST_MOVED = 10_000  # tasks that are named as gone from the written ranking; beyond them it is written anew
+MOST_MOVED = 10_000  # tasks listed as having left the written ranking; with more, it is written again
 PROGRESS_SECONDS = 1.0
 LOG_PROGRESS_SECONDS = 10.0
 
 
 class ShownState:
-    """The project's state, its worst problem and its progress, kept in its row by `update`(field=value, …)."""
+    """The project's state, worst problem and progress, stored in its row by `update`(field=value, …)."""
 
     def __init__(self, project: int, update: Callable[..., None]) -> None:
-        self.bulk = ""  # what the long work is at
+        self.bulk = ""  # the state by the long work
         self._project, self._update = project, update
         self._problems: dict[str, tuple[str, str]] = {}
         self._notice = ""
@@ -37,11 +37,11 @@ class ShownState:
         self._progress_at = self._logged_at = 0.0
 
     def problem(self, where: str, state: str, detail: str) -> None:
-        """Something keeps a part from working: show it until it is solved."""
+        """Show a problem that stops a part from working, until it is solved."""
         with self._lock:
             self._problems[where] = (state, detail)
             self._problem_since = self._problem_since or time.monotonic()
-            self._shown = None  # whoever else wrote the state meanwhile (a new /setup) does not know of it
+            self._shown = None  # another writer of the state (a new /setup) does not know of the problem
         self._show()
 
     def solved(self, where: str) -> None:
@@ -53,19 +53,19 @@ class ShownState:
             self._show()
 
     def notice(self, detail: str) -> None:
-        """Something that keeps no part from working, but that somebody should know: shown while there is no problem."""
+        """Show a notice while there is no problem."""
         if detail and detail != self._notice:
             log.warning("project %d: %s", self._project, detail)
         self._notice = detail
         self._show()
 
     def stuck_seconds(self) -> float:
-        """For how long something has kept a part from working; 0 = nothing does."""
+        """How long a problem has lasted; 0 = there is none."""
         since = self._problem_since
         return 0.0 if since is None else time.monotonic() - since
 
     def at(self, bulk: str) -> None:
-        """The long work has come to this."""
+        """Set the state by the long work."""
         if bulk != self.bulk:
             self.bulk = bulk
             self._progress_at = self._logged_at = 0.0
@@ -84,7 +84,7 @@ class ShownState:
             log.info("project %d: %s, %d of %d%s", self._project, self.bulk, done, total, left)
 
     def _show(self) -> None:
-        with self._lock:  # one after the other, so that the last word is the one that stays
+        with self._lock:  # one writer at a time, so that the last state is the one that stays
             worst = sorted(self._problems.values(), key=lambda p: p[0] != projects.BLOCKED)
             state, detail = worst[0] if worst else (self.bulk or projects.CONNECTING, self._notice)
             if (state, detail) != self._shown:
@@ -93,29 +93,29 @@ class ShownState:
 
 
 class ShownOrder:
-    """The order in the two files that the web process answers from."""
+    """The order in the two files that the web process reads."""
 
     def __init__(self, context: Context, engine: SharedEngine, model_version: str) -> None:
-        self.head: Head | None = None  # the one that was written last
+        self.head: Head | None = None  # the head written last
         self._arrays, self._engine = context.arrays, engine
         self._model_version = model_version
         self._moved: set[int] = set()  # tasks that may have left the pool since the ranking was written
-        self._ranking_of = -1  # the engine's version that the written ranking is of
+        self._ranking_of = -1  # the engine's version of the written ranking
         self._ranking_at = 0.0  # when the next one may be written
 
     def moved(self, tasks: Iterable[int]) -> None:
-        """These may have left the pool; with the engine's lock held."""
+        """Record tasks that may have left the pool; call it with the engine's lock held."""
         self._moved.update(tasks)
         if len(self._moved) > MOST_MOVED:
-            self.is_another()
+            self.invalidate()
 
-    def is_another(self) -> None:
-        """More has changed than can be said beside the ranking that is shown: write a new one, whatever it costs."""
+    def invalidate(self) -> None:
+        """Write a new ranking in any case: more has changed than the head can record."""
         self._moved.clear()
         self._ranking_at = 0.0
 
     def selections(self, tasks: Iterable[int]) -> dict[int, Selection]:
-        """Where those of the tasks that are in the pool stand in the order that is shown."""
+        """Rank and inconsistency in the shown order of those tasks that are in the pool."""
         with self._engine() as engine:
             pool, head = engine.unlabelled(tasks), self.head
         if not pool:
@@ -124,20 +124,20 @@ class ShownOrder:
         return {task: Selection(one.rank, one.inconsistency) for task, one in places.items()}
 
     def left(self) -> tuple[int, ...]:
-        """The tasks of the written ranking that are in the pool no more."""
+        """The tasks of the written ranking that have left the pool."""
         with self._engine() as engine:
             return tuple(sorted(self._moved - engine.unlabelled(self._moved)))
 
     def reflects(self, event: int) -> bool:
-        """Does the head that was written last reflect the inbox up to this event?"""
+        """Whether the head written last reflects the inbox up to this event."""
         return self.head is not None and self.head.event >= event
 
     def is_written(self, version: int) -> bool:
-        """Is the written ranking that of this version of the engine?"""
+        """Whether the written ranking is of this version of the engine."""
         return self._ranking_of == version
 
     def show(self, head: Head, model_version: str) -> None:
-        """Write the head if it is another, and the ranking if it is its turn."""
+        """Write the head if it has changed, and the ranking if it is due."""
         self._model_version = model_version or self._model_version
         head = replace(head, model_version=self._model_version)
         if head != self.head:
@@ -146,7 +146,7 @@ class ShownOrder:
         self._show_ranking()
 
     def _show_ranking(self) -> None:
-        """The whole ranking, at once where that costs little, else at a pace that follows its cost."""
+        """Write the whole ranking, at once where that is cheap, else at intervals that grow with its cost."""
         began, cpu_began = time.monotonic(), time.thread_time()
         with self._engine() as engine:
             if self.is_written(engine.version) or time.monotonic() < self._ranking_at:
@@ -160,6 +160,6 @@ class ShownOrder:
                 self._moved |= moved
             raise
         self._ranking_of = version
-        # What a slow disk or a busy machine takes is no reason to wait: only work is.
+        # Only processor time counts as cost, not waiting for a slow disk or a busy machine.
         if time.thread_time() - cpu_began > CHEAP_RANKING_SECONDS:
             self._ranking_at = time.monotonic() + RANKING_RESTS * (time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""What a live project does again and again."""
+"""The repeated work of a live project."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-POLL_SECONDS = 0.05  # how soon an event is seen
+POLL_SECONDS = 0.05  # between checks for events
 
 
 class Step(ABC):
     """One kind of work, repeated in a thread of its own."""
 
     name: ClassVar[str]
-    again_at_once: ClassVar[bool] = True  # where there was something to do; else it rests all the same
+    again_at_once: ClassVar[bool] = True  # after a step with work, repeat without a rest
     rest_seconds: float = POLL_SECONDS
 
     @abstractmethod
     def step(self) -> bool:
-        """Do one piece of work; True if there was any. Raises NeatError; what was to be done is still to be done."""
+        """Do one piece of work; True if there was any. Raises NeatError; the work then remains to be done."""
 
     def rest(self, stopping: threading.Event) -> None:
-        """Wait until it is time to look again."""
+        """Wait until the next check for work."""
         stopping.wait(self.rest_seconds)
 
     def is_busy(self) -> bool:
-        """Is there anything that would be interrupted by putting the project away?"""
+        """Whether unloading the project would interrupt anything."""
         return False

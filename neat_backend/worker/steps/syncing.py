@@ -1,4 +1,4 @@
-"""Reading the project from Label Studio: all of it, a few tasks' annotations, or what no webhook has told of."""
+"""Reading from Label Studio: the whole project, a few tasks' annotations, or changes that no webhook reported."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from datetime import datetime, timezone
 from neat_backend.store import projects
 from neat_backend.worker.steps import reading
 from neat_backend.worker.steps.comparing import Comparing
-from neat_backend.worker.steps.connecting import Connecting
+from neat_backend.worker.steps.connection_watch import Connecting
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.followed import Followed
 from neat_backend.worker.steps.intake import Intake
-from neat_backend.worker.steps.schema import Schema
+from neat_backend.worker.steps.label_schema import Schema
 from neat_backend.worker.steps.shown_state import ShownState
 from neat_backend.worker.steps.wanted import Wanted
 
 
 class Syncing:
-    """Fulfils what is wanted; from one thread. Each raises LabelStudioError, and is wanted then as before."""
+    """Fulfils the requests of `Wanted`; from one thread. A request that raises LabelStudioError remains."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class Syncing:
     ) -> None:
         self._context, self._intake, self._schema, self._followed = context, intake, schema, followed
         self._connecting, self._comparing, self._wanted, self._state = connecting, comparing, wanted, state
-        self._missed = True  # what has changed while no worker ran is still to be read
+        self._missed = True  # changes made while no worker ran are not read yet
         self.compare_at = time.monotonic() + context.settings.reconcile_seconds
 
     def read_project(self) -> None:
         """Read the whole project."""
         try:
             self._read_project()
-        except BaseException:  # whatever it was, it is still to be done
+        except BaseException:  # whatever failed, the request remains
             self._wanted.read = True
             raise
 
@@ -54,15 +54,15 @@ class Syncing:
         self._missed = False
         self._wanted.read = False
         began = self._context.client.now()
-        self._intake.take_in_reading(reading.read_project(self._context, self._state.progress), began)
+        self._intake.apply_reading(reading.read_project(self._context, self._state.progress), began)
         self._comparing.read_at(began)
         now = datetime.now(timezone.utc)
         self._context.update(synced_at=now, compared_at=now)
-        # Label Studio makes its own webhook after /setup was answered: look again now.
+        # Label Studio makes its own webhook after the answer to /setup: check again now.
         self._connecting.ensure_webhook(backend)
 
     def read_annotations(self) -> None:
-        """Read the annotations of the tasks that came with some."""
+        """Read the annotations of tasks that were imported with some."""
         tasks, self._wanted.annotations = self._wanted.annotations, set()
         try:
             reading.read_annotations(self._context, sorted(tasks))
@@ -76,7 +76,7 @@ class Syncing:
         return due or self._wanted.compare
 
     def compare(self) -> None:
-        """Find what no webhook has told, or one that was lost."""
+        """Find changes that no webhook reported."""
         called = self._wanted.compare  # by /setup: Label Studio may have made a webhook since
         self._wanted.compare = False
         try:
@@ -85,7 +85,7 @@ class Syncing:
                 self._connecting.ensure_webhook(backend)
             compared = self._comparing.compare(self._schema.config.image_key, self._followed.label_config)
         except BaseException:
-            self._wanted.compare = True  # it is made as soon as Label Studio is back
+            self._wanted.compare = True  # try again as soon as Label Studio answers
             raise
         if compared.read_again:
             self._wanted.read = True

@@ -1,8 +1,8 @@
-"""Publishing that nobody waits for: the tail's scores, old revisions, the Data Manager's tabs and columns."""
+"""Background publishing: the tail's scores, old revisions, the Data Manager's tabs and columns."""
 
 from __future__ import annotations
 
-from neat_backend.ranking.shared import SharedEngine
+from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.records import Ranked
 from neat_backend.store.measures import Measures
 from neat_backend.worker.steps.data_manager import DataManager
@@ -12,7 +12,7 @@ from neat_backend.worker.steps.step import Step
 
 
 class Tidying(Step):
-    """One piece at a time."""
+    """Does one piece of background publishing at a time."""
 
     name = "tidy"
     rest_seconds = 1.0
@@ -30,7 +30,7 @@ class Tidying(Step):
 
     def step(self) -> bool:
         self._measures.save()
-        # The Data Manager's own failures are waited out there; what raises comes last, so that it alone is what counts.
+        # The Data Manager's steps handle their own failures; the one that may raise comes last.
         done = self._data_manager.step()
         return self._publishing.background_step(self._first, self._followed.sampling) or done
 

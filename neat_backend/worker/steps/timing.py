@@ -1,4 +1,4 @@
-"""How long labels take, to the new order and to the annotators."""
+"""Times from labels to the new order and to its being served."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from datetime import datetime, timezone
 from neat_backend.store import measures
 from neat_backend.store.measures import Measures
 
-MOST_UNSERVED = 10_000  # batches of events whose way to the annotators is timed
+MOST_UNSERVED = 10_000  # batches of events that are timed until they are served
 
 
 class LabelTimes:
-    """Of one project; with the engine's lock held, `served` apart."""
+    """Times one project's labels; call all but `served` with the engine's lock held."""
 
     def __init__(self, kept: Measures) -> None:
         self._kept = kept
-        self._rerank_seconds = 0.0  # spent on labels since the head was last looked at
+        self._rerank_seconds = 0.0  # spent on labels since the head was last computed
         self._unserved: deque[tuple[int, datetime]] = deque(maxlen=MOST_UNSERVED)  # events with labels, their arrival
 
     @contextmanager
     def taking_labels(self) -> Iterator[None]:
-        """Meanwhile labels are taken in."""
+        """Time applying labels."""
         began = time.perf_counter()
         yield
         self._rerank_seconds += time.perf_counter() - began
 
     @contextmanager
     def looking_at_head(self) -> Iterator[None]:
-        """Meanwhile the head is worked out that follows from them."""
+        """Time computing the head after them."""
         began = time.perf_counter()
         yield
         if self._rerank_seconds:
@@ -39,11 +39,11 @@ class LabelTimes:
             self._rerank_seconds = 0.0
 
     def arrived(self, event: int, received_at: datetime) -> None:
-        """The events up to this one are in the engine; the first that told of a label came at that time."""
+        """Record that the engine has the events up to this one; the first with a label arrived at that time."""
         self._unserved.append((event, received_at))
 
     def served(self, event: int) -> None:
-        """Annotators are served what the inbox told up to this event."""
+        """Record that the served order reflects the inbox up to this event."""
         now = datetime.now(timezone.utc)
         while self._unserved and self._unserved[0][0] <= event:
             self._kept.observe(measures.SERVE, (now - self._unserved.popleft()[1]).total_seconds())

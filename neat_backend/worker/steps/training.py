@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HOLD_OUT_FROM = 100  # known labels; below, every one of them is worth more in training
+HOLD_OUT_FROM = 100  # known labels; with fewer, all are used in training
 TRAINING_IMAGES_PER_CLASS = 2  # kept in every class, whatever the share
 APPEND_ROWS = 65_536  # probabilities collected before they go to disk
 NICENESS = 10
@@ -56,7 +56,7 @@ STOP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the training process has to know, apart from the labels."""
+    """The input of the training process, apart from the labels."""
 
     data_dir: str
     project: int
@@ -83,7 +83,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a training."""
+    """The result of a training."""
 
     held_out: int  # labelled images kept out of training
     held_out_correct: int
@@ -124,7 +124,7 @@ def _draws(ids: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:
 
 
 class TrainingProcess:
-    """The training of one job, seen from the process that asked for it."""
+    """The training of one job, for the process that requested it."""
 
     def __init__(self, job: TrainingJob, folder: Path, *, time_limit_seconds: float = 7200) -> None:
         self.job, self.folder = job, folder
@@ -134,9 +134,9 @@ class TrainingProcess:
         self._timed_out = False
 
     def start(self, ids: npt.NDArray[np.int64], codes: npt.NDArray[np.int64]) -> None:
-        """Begin, with known labels: task `ids` [n] and `codes` [n], which index the job's classes.
+        """Start training on known labels: task `ids` [n] and `codes` [n], which index the job's classes.
 
-        Raises TrainingError when the process can't be begun.
+        Raises TrainingError when the process can't be started.
         """
         if self._process is not None:
             raise TrainingError(f"the training of round {self.job.round} has been started before")
@@ -181,11 +181,11 @@ class TrainingProcess:
         raise TrainingError(str(result["error"]) if result and "error" in result else self._crash(code))
 
     def progress(self) -> dict[str, Any] | None:
-        """What progress.json says: phase, epoch, epochs, loss, eta_seconds; None before the first epoch."""
+        """The content of progress.json: phase, epoch, epochs, loss, eta_seconds; None before the first epoch."""
         return _read_json(self.folder / "progress.json")
 
     def stop(self) -> None:
-        """End the process if it runs; returns when it is gone."""
+        """End the process if it runs; returns when it has ended."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
@@ -196,7 +196,7 @@ class TrainingProcess:
             self._process.wait()
 
     def _crash(self, code: int | None) -> str:
-        """What to say about a process that ended without a word."""
+        """The message for a process that ended without a result."""
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
@@ -215,6 +215,7 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
     log.info("round %d: training on %d images, %d held out", job.round, n_train, held_out.sum())
 
     from neat_backend.compute import open_compute
+    from neat_backend.models.classifier import Schedule
     from neat_backend.models.weights import starting_weights
 
     begin = starting_weights(job.weights)
@@ -235,11 +236,10 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
         images[~held_out],
         codes[~held_out],
         len(job.classes),
-        epochs=job.epochs,
+        schedule=Schedule(epochs=job.epochs, early_stop=job.early_stop),
         seed=job.seed,
         device=job.device,
         weights=begin.state,
-        early_stop=job.early_stop,
         on_epoch=on_epoch,
     )
     fit_seconds = time.monotonic() - fit_began
@@ -302,7 +302,7 @@ def _classify_all(classifier: Classifier, arrays: ProjectArrays, job: TrainingJo
             arrays.append(kind, ids, keys, values)
             waiting.clear()
 
-    columns: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()  # of the batches that are on their way
+    columns: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()  # of the batches being classified
 
     def batches() -> Iterator[npt.NDArray[np.uint8]]:
         for segment in arrays.segments(kinds.thumbnails_kind(job.image_size)):
@@ -317,13 +317,13 @@ def _classify_all(classifier: Classifier, arrays: ProjectArrays, job: TrainingJo
 
 
 def _die_with_parent(parent: int) -> None:
-    """End this process as soon as its parent is gone, however that went.
+    """End this process as soon as its parent has ended, for whatever reason.
 
     Linux could send a signal instead (PR_SET_PDEATHSIG), but does so when the parent's *thread* ends.
     """
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
-    log.error("the process that asked for this training is gone")
+    log.error("the process that requested this training has ended")
     os._exit(1)
 
 
@@ -333,7 +333,7 @@ def _cores() -> int:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """A reader sees the old content or the new one, whole."""
+    """Write JSON atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
         json.dump(content, file)

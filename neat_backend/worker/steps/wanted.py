@@ -1,4 +1,4 @@
-"""What is to be read from Label Studio, noted by those who learn of it, done by one thread (bulk.py)."""
+"""Requests to read from Label Studio, made by any thread, fulfilled by one thread (bulk.py)."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Iterable
 
 
 class Wanted:
-    """Requests stay until they are fulfilled. A flag is cleared before the work, so none made meanwhile is lost."""
+    """Open requests. A flag is cleared before the work, so that no request made meanwhile is lost."""
 
     def __init__(self, *, read: bool) -> None:
-        """read: the whole project has not been read by this process yet."""
+        """read: whether this process has yet to read the whole project."""
         self.read = read  # the whole project
-        self.compare = not read  # now, not only when it is time
+        self.compare = not read  # now, instead of when it is due
         self.annotations: set[int] = set()  # of these tasks
         self._news = threading.Event()
 
     def read_again(self) -> None:
-        """Whatever is known of the project may be wrong."""
+        """Request a reading of the whole project."""
         self.read = True
         self.wake()
 
     def compare_now(self) -> None:
-        """Something may be gone from Label Studio, or there by now: perhaps the project itself, or the connection."""
+        """Request a comparison: objects may have appeared in Label Studio or gone, even the project or connection."""
         self.compare = True
         self.wake()
 
     def read_annotations(self, tasks: Iterable[int]) -> None:
-        """These tasks came with annotations that nothing has told of."""
+        """Request the annotations of tasks that were imported with some."""
         self.annotations |= set(tasks)
         self.wake()
 
     def wake(self) -> None:
-        """There is something to do."""
+        """Wake the thread that waits."""
         self._news.set()
 
     def begin(self) -> None:
-        """From now on `wait` returns at what comes."""
+        """Begin a look at the requests: later ones make `wait` return."""
         self._news.clear()
 
     def wait(self, seconds: float) -> None:
