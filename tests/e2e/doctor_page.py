@@ -21,7 +21,7 @@ VARYING = (
     (r"at work: \S+", "at work: …"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:…"),
     (r"neat-r\d+", "neat-r…"),
-    (r"the oldest for \d+ s", "the oldest for … s"),
+    (r"\d+ events wait, the oldest for \d+ s", "… events wait, the oldest for … s"),
     (r"version [\d.]+", "version …"),
     (r"PyTorch sees .*", "PyTorch sees …"),
     (r"\((local|network), \w+\)", "(…)"),
