@@ -20,7 +20,7 @@ from neat_backend.store import projects
 from neat_backend.store.database import Database
 from tests.conftest import need
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.waiting import HANGS
+from tests.waiting import HANGS, TRAINING_HANGS
 
 RERANK = {"pool": 300, "labelled": 60, "dim": 16, "k": 10, "labels": 5, "batch": 4}
 TRAIN = {"sides": "8", "images": "12", "test-images": "10", "epochs": "1", "seeds": "1", "data": "digits"}
@@ -178,7 +178,7 @@ def test_a_ray_cluster_gives_what_this_process_gives() -> None:
         [sys.executable, "-m", "benchmarks", *line("scale", sizes), "--json"],
         capture_output=True,
         text=True,
-        timeout=HANGS,
+        timeout=TRAINING_HANGS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 
 HANGS = 300.0  # seconds; a busy machine needs a part of it
+# A training gives way to everything else: beside twenty busy processes it gets a hundredth of a core.
+TRAINING_HANGS = 1800.0
 
 
 def until(
@@ -15,13 +17,14 @@ def until(
     *,
     progress: Callable[[], object] = lambda: None,
     every: float = 0.02,
+    limit: float = HANGS,
 ) -> None:
     """Wait until `true` is so. As long as what `progress` gives changes, the limit starts anew."""
-    last, deadline = progress(), time.monotonic() + HANGS
+    last, deadline = progress(), time.monotonic() + limit
     while not true():
         now = progress()
         if now != last:
-            last, deadline = now, time.monotonic() + HANGS
+            last, deadline = now, time.monotonic() + limit
         assert time.monotonic() < deadline, what() if callable(what) else what
         time.sleep(every)
 

@@ -6,9 +6,9 @@ import errno
 import hashlib
 import math
 import os
+import re
 import secrets
 import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +22,10 @@ import numpy as np
 from neat_backend.errors import StoreError
 
 BLOCK_BYTES = 8 * 2**20  # read at a time
+
+
+# Numbers and text; temporary_npz refuses objects, and nothing here has fields.
+_HEADER = re.compile(r"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), \} *\n")
 
 
 class Corrupt(Exception):
@@ -128,9 +132,7 @@ class NpzFile:
             raise Corrupt("its zip headers don't agree")
         start = info.header_offset + 30 + name_bytes + extra_bytes
         self._file.seek(start)
-        version = np.lib.format.read_magic(self._file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(self._file)
+        shape, fortran, dtype = _header(self._file)
         header_bytes = self._file.tell() - start
         size = header_bytes + dtype.itemsize * math.prod(shape)
         if dtype.hasobject or info.file_size != size or start + size > self._size:
@@ -141,6 +143,20 @@ class NpzFile:
     def _check(self, name: str, crc: int) -> None:
         if crc != self._members[name].CRC:
             raise Corrupt(f"the checksum of {name} is wrong")
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran order and dtype of an array that `temporary_npz` wrote.
+
+    NumPy has Python's parser read this, which fails in several threads at once before Python 3.11.8 (gh-106905).
+    """
+    version = np.lib.format.read_magic(file)
+    (length,) = struct.unpack("<H", file.read(2)) if version == (1, 0) else struct.unpack("<I", file.read(4))
+    found = _HEADER.fullmatch(file.read(length).decode())
+    if found is None:
+        raise Corrupt("the header of an array can't be read")
+    dtype, order, shape = found.groups()
+    return tuple(int(size) for size in shape.split(",") if size.strip()), order == "True", np.dtype(dtype)
 
 
 @contextmanager
@@ -156,7 +172,7 @@ def damage() -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, struct.error, ValueError, TypeError, KeyError, IndexError, EOFError) as error:
         raise Corrupt(str(error) or type(error).__name__) from error
-    except (NotImplementedError, OverflowError, SyntaxError, RuntimeError, tokenize.TokenError) as error:
+    except (NotImplementedError, OverflowError, RuntimeError) as error:
         raise Corrupt(str(error) or type(error).__name__) from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # a seek to where no file can be

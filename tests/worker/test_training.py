@@ -16,7 +16,7 @@ from neat_backend.errors import TrainingError
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.worker.steps import training
 from neat_backend.worker.steps.training import HOLD_OUT_FROM, TrainingJob, TrainingProcess, split_held_out, train_round
-from tests.waiting import HANGS, until
+from tests.waiting import HANGS, TRAINING_HANGS, until
 
 SIDE = 8  # pixels, as scikit-learn's digits come
 
@@ -74,7 +74,9 @@ def wait_for(process: TrainingProcess):
     until(
         lambda: results.append(process.poll()) or results[-1] is not None,
         lambda: f"no result: {(process.folder / 'training.log').read_text()}",
+        progress=process.progress,
         every=0.1,
+        limit=TRAINING_HANGS,
     )
     return results[-1]
 
@@ -268,7 +270,7 @@ def test_a_job_survives_json(job):
 def test_a_process_trains_and_reports_its_progress(job, tmp_path: Path):
     ids, images, codes = digits(400)
     arrays = stored(job, ids, images)
-    process = TrainingProcess(replace(job, epochs=15), tmp_path / "training" / "job", time_limit_seconds=300)
+    process = TrainingProcess(replace(job, epochs=15), tmp_path / "training" / "job")
     assert process.progress() is None
     process.start(ids[:250], codes[:250])
     result = wait_for(process)

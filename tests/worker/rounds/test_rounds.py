@@ -12,7 +12,7 @@ from neat_backend.worker.live import LiveProject
 from neat_backend.worker.steps.training import TrainingJob, TrainingResult
 from tests.fake_label_studio import FakeLabelStudio, label_config
 from tests.living import PROJECT, Backend, FakeTraining, label, recorded, settle, state, take_in
-from tests.waiting import until
+from tests.waiting import TRAINING_HANGS, until
 from tests.worker.rounds.steps import train, untrained
 
 
@@ -311,7 +311,7 @@ def test_old_probabilities_and_models_are_removed(
 def test_a_real_training_sorts_the_pool(server: FakeLabelStudio, backend: Backend, live: LiveProject) -> None:
     label(backend, live, "dog", "cat", "dog", "cat", "invalid")
     assert live.rounds.step()
-    until(lambda: live.rounds.step() is not None and recorded(backend)[0].state != "running")
+    until(lambda: live.rounds.step() is not None and recorded(backend)[0].state != "running", limit=TRAINING_HANGS)
     (done,) = recorded(backend)
     assert (done.state, done.error) == ("done", None)
     assert done.seconds is not None
