@@ -20,7 +20,7 @@ from neat_backend.store import projects
 from neat_backend.store.database import Database
 from tests.conftest import need
 from tests.store.conftest import empty_postgres, postgres_server  # noqa: F401 - fixtures
-from tests.waiting import HANGS, TRAINING_HANGS
+from tests.waiting import TRAINING_HANGS
 
 RERANK = {"pool": 300, "labelled": 60, "dim": 16, "k": 10, "labels": 5, "batch": 4}
 TRAIN = {"sides": "8", "images": "12", "test-images": "10", "epochs": "1", "seeds": "1", "data": "digits"}

@@ -25,7 +25,7 @@ BLOCK_BYTES = 8 * 2**20  # read at a time
 
 
 # Numbers and text; temporary_npz refuses objects, and nothing here has fields.
-_HEADER = re.compile(r"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), \} *\n")
+_HEADER = re.compile(r"\{'descr': '([<>|]?\w\d*)', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), \} *\n")
 
 
 class Corrupt(Exception):
