@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks.approximate import approximate
+from benchmarks.backlog import backlog
 from benchmarks.capacity import capacity
 from benchmarks.dashboard import dashboard
 from benchmarks.embed import embed
@@ -32,6 +33,7 @@ app = typer.Typer(help="Measure speed; ratios against the ordinary way, in the s
 for command in (
     rerank,
     ingest,
+    backlog,
     publish,
     embed,
     train,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
@@ -11,6 +11,8 @@ from sqlalchemy import ColumnElement, Connection
 from neat_backend.records import Annotation
 from neat_backend.store.schema import NEVER
 from neat_backend.store.sql import among, put
+
+Item = TypeVar("Item")
 
 DELETED = "deleted"  # state of a deleted task, which a late webhook can't restore
 MOST_UNHEARD = 100_000  # tombstones; beyond it none for unknown rows: 190 bytes each
@@ -62,45 +64,51 @@ def newer(row: Mapping[str, Any], updated_at: Any, seen: int, authoritative: boo
     return (updated_at, seen) >= (row["updated_at"], row["content_seen"])
 
 
+def with_seen(items: Sequence[Item], seen: int | Sequence[int]) -> list[tuple[Item, int]]:
+    """Each item with its number."""
+    numbers = [seen] * len(items) if isinstance(seen, int) else seen
+    return list(zip(items, numbers, strict=True))
+
+
 def rows_of(conn: Connection, table: sa.Table, project: int, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The existing rows of at most a chunk of ids."""
     statement = sa.select(table).where(table.c.project == project, among(table.c.id, ids))
     return {row["id"]: dict(row) for row in conn.execute(statement).mappings()}
 
 
-def sort_in(
-    after: dict[str, Any],
-    row: Mapping[str, Any],
-    write: dict[int, dict[str, Any]],
-    touch: dict[frozenset[str], list[int]],
-) -> None:
-    """Add an existing row to `write` when it has changed, else to `touch`, by columns.
+class Changes:
+    """Changes of one table's rows, collected so that a few statements store many of them.
 
-    A synchronisation finds mostly unchanged rows; one UPDATE then does for hundreds of them.
+    A synchronisation finds mostly unchanged rows, of which only the event number rises; one UPDATE does for hundreds.
     """
-    changed = frozenset(name for name in row if after[name] != row[name])
-    if row["id"] in write or not changed <= {"seen", "content_seen", "synced_seen"}:
-        write[row["id"]] = after
-    elif changed:
-        touch.setdefault(changed, []).append(row["id"])
 
+    def __init__(self) -> None:
+        self._written: dict[int, dict[str, Any]] = {}
+        self._touched: dict[tuple[frozenset[str], int], list[int]] = {}
 
-def store(
-    conn: Connection,
-    table: sa.Table,
-    project: int,
-    write: Mapping[int, dict[str, Any]],
-    touch: Mapping[frozenset[str], list[int]],
-    seen: int,
-) -> None:
-    put(conn, table, list(write.values()))
-    for columns, ids in touch.items():
-        ids = [id for id in ids if id not in write]
-        conn.execute(
-            sa.update(table)
-            .where(table.c.project == project, among(table.c.id, ids))
-            .values(dict.fromkeys(columns, seen))
-        )
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Insert a row; returns it."""
+        self._written[row["id"]] = row
+        return row
+
+    def replace(self, row: Mapping[str, Any], after: dict[str, Any], seen: int) -> dict[str, Any]:
+        """Replace an existing row, of which a report with the number `seen` made `after`; returns that."""
+        changed = frozenset(name for name in row if after[name] != row[name])
+        if row["id"] in self._written or not changed <= {"seen", "content_seen", "synced_seen"}:
+            self._written[row["id"]] = after
+        elif changed:
+            self._touched.setdefault((changed, seen), []).append(row["id"])
+        return after
+
+    def store(self, conn: Connection, table: sa.Table, project: int) -> None:
+        put(conn, table, list(self._written.values()))
+        for (columns, seen), ids in self._touched.items():
+            ids = [id for id in ids if id not in self._written]
+            conn.execute(
+                sa.update(table)
+                .where(table.c.project == project, among(table.c.id, ids))
+                .values(dict.fromkeys(columns, seen))
+            )
 
 
 def annotation_of(row: Any) -> Annotation:

@@ -85,52 +85,53 @@ class TaskCounts:
 
 
 def upsert_tasks(
-    conn: Connection, project: int, tasks: Sequence[Task], seen: int, authoritative: bool = False
+    conn: Connection, project: int, tasks: Sequence[Task], seen: int | Sequence[int], authoritative: bool = False
 ) -> Upserted:
     """Insert or update tasks from Label Studio. A new, changed or revived image becomes pending.
 
+    seen: of all, or of each, then ascending; the result is that of one call for each task, in this order.
     authoritative: read from Label Studio by a synchronisation, not reported by an event.
     """
     enter_project(conn, project)
     new: list[int] = []
     image_changed: list[int] = []
     revived: list[int] = []
-    for part in chunks(tasks):
-        before = merging.rows_of(conn, _tasks, project, (task.id for task in part))
-        write: dict[int, dict[str, Any]] = {}
-        touch: dict[frozenset[str], list[int]] = {}
-        for task in part:
-            row = write.get(task.id) or before.get(task.id)
+    for part in chunks(merging.with_seen(tasks, seen)):
+        rows = merging.rows_of(conn, _tasks, project, (task.id for task, _ in part))
+        changes = merging.Changes()
+        for task, number in part:
+            row = rows.get(task.id)
             content = {
                 "updated_at": task.updated_at,
                 "has_annotations": task.has_annotations,
                 "image": schema.plain(task.image),
-                "content_seen": seen,
+                "content_seen": number,
             }
             if row is None:
                 new.append(task.id)
-                write[task.id] = {
+                added: dict[str, Any] = {
                     "project": project,
                     "id": task.id,
                     "state": PENDING,
-                    "seen": seen,
+                    "seen": number,
                     "image_error": "",
                     **content,
                 }
+                rows[task.id] = changes.add(added)
                 continue
             after = dict(row)
-            if merging.newer(row, task.updated_at, seen, authoritative):
+            if merging.newer(row, task.updated_at, number, authoritative):
                 after |= content
             if row["state"] == DELETED:
-                if seen > row["seen"]:
+                if number > row["seen"]:
                     revived.append(task.id)
                     after |= {"state": PENDING, "image_error": ""}
             elif after["image"] != row["image"]:
                 image_changed.append(task.id)
                 after |= {"state": PENDING, "image_error": ""}
-            after["seen"] = max(row["seen"], seen)
-            merging.sort_in(after, row, write, touch)
-        merging.store(conn, _tasks, project, write, touch, seen)
+            after["seen"] = max(row["seen"], number)
+            rows[task.id] = changes.replace(row, after, number)
+        changes.store(conn, _tasks, project)
     fresh = set(new) | set(revived)
     return Upserted(sorted(set(new)), sorted(set(image_changed) - fresh), sorted(set(revived) - set(new)))
 
@@ -293,20 +294,23 @@ def retry_failed(conn: Connection, project: int) -> int:
 
 
 def upsert_annotations(
-    conn: Connection, project: int, annotations: Sequence[Annotation], seen: int, authoritative: bool = False
+    conn: Connection,
+    project: int,
+    annotations: Sequence[Annotation],
+    seen: int | Sequence[int],
+    authoritative: bool = False,
 ) -> set[int]:
     """Insert or update annotations. Returns the tasks, known or not, whose live annotations changed.
 
-    authoritative: read from Label Studio by a synchronisation, not reported by an event.
+    seen, authoritative: as for `upsert_tasks`.
     """
     enter_project(conn, project)
     affected: set[int] = set()
-    for part in chunks(annotations):
-        before = merging.rows_of(conn, _annotations, project, (annotation.id for annotation in part))
-        write: dict[int, dict[str, Any]] = {}
-        touch: dict[frozenset[str], list[int]] = {}
-        for annotation in part:
-            row = write.get(annotation.id) or before.get(annotation.id)
+    for part in chunks(merging.with_seen(annotations, seen)):
+        rows = merging.rows_of(conn, _annotations, project, (annotation.id for annotation, _ in part))
+        changes = merging.Changes()
+        for annotation, number in part:
+            row = rows.get(annotation.id)
             content = {
                 "task": annotation.task,
                 "annotator": annotation.annotator,
@@ -314,34 +318,35 @@ def upsert_annotations(
                 "was_cancelled": annotation.was_cancelled,
                 "ground_truth": annotation.ground_truth,
                 "updated_at": annotation.updated_at,
-                "content_seen": seen,
+                "content_seen": number,
             }
             if row is None:
                 affected.add(annotation.task)
                 _tell_of_unreadable(project, annotation)
-                write[annotation.id] = {
+                added: dict[str, Any] = {
                     "project": project,
                     "id": annotation.id,
                     "live": True,
-                    "seen": seen,
-                    "synced_seen": seen if authoritative else NEVER,
+                    "seen": number,
+                    "synced_seen": number if authoritative else NEVER,
                     "deleted_seen": NEVER,
                     **content,
                 }
+                rows[annotation.id] = changes.add(added)
                 continue
             after = dict(row)
-            if merging.newer(row, annotation.updated_at, seen, authoritative):
+            if merging.newer(row, annotation.updated_at, number, authoritative):
                 after |= content
-            after["seen"] = max(row["seen"], seen)
+            after["seen"] = max(row["seen"], number)
             if authoritative:
-                after["synced_seen"] = max(row["synced_seen"], seen)
+                after["synced_seen"] = max(row["synced_seen"], number)
             after["live"] = after["deleted_seen"] < max(after["synced_seen"], 0)
             shown, was_shown = _shown(after), _shown(row)
             if shown != was_shown:
                 affected |= {row["task"] for row in (after, row) if row["live"]}
                 _tell_of_unreadable(project, annotation)
-            merging.sort_in(after, row, write, touch)
-        merging.store(conn, _annotations, project, write, touch, seen)
+            rows[annotation.id] = changes.replace(row, after, number)
+        changes.store(conn, _annotations, project)
     return affected
 
 

@@ -318,6 +318,46 @@ def test_any_order_and_repetition_ends_in_the_same_state(
     assert ends[0] == ends[1]
 
 
+TABLES = (schema.annotations, schema.tasks)
+# One of three things, its content and the minutes of that.
+REPORTS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=8)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(history=histories(), reports=REPORTS, first=st.integers(0, 12))
+def test_many_reports_in_one_call_do_what_one_call_for_each_does(
+    db: Database, history: tuple[list[Any], list[Any]], reports: list[tuple[int, int, int]], first: int
+) -> None:
+    answers = [annotation(id, id % 2 + 1, f"{content}", minute) for id, content, minute in reports]
+    images = [task(id, f"{content}.jpg", minute) for id, content, minute in reports]
+    seen = range(first, first + len(reports))
+
+    def one_by_one(conn: sa.Connection) -> tuple[set[int], set[int], set[int]]:
+        affected = [tasks.upsert_annotations(conn, 1, [one], at) for one, at in zip(answers, seen, strict=True)]
+        done = [tasks.upsert_tasks(conn, 1, [one], at) for one, at in zip(images, seen, strict=True)]
+        new, revived = ({id for one in done for id in getattr(one, name)} for name in ("new", "revived"))
+        return set().union(*affected), new | revived, {id for one in done for id in one.image_changed} - new - revived
+
+    def together(conn: sa.Connection) -> tuple[set[int], set[int], set[int]]:
+        affected = tasks.upsert_annotations(conn, 1, answers, seen)
+        done = tasks.upsert_tasks(conn, 1, images, seen)
+        return affected, {*done.new, *done.revived}, set(done.image_changed)
+
+    ends = []
+    for upsert in (one_by_one, together):
+        with db.begin() as conn:
+            _apply_to_annotations(conn, history[0])
+            _apply_to_tasks(conn, history[0])
+            reported = upsert(conn)
+            rows = [conn.execute(sa.select(table).order_by(table.c.id)).all() for table in TABLES]
+            ends.append((reported, [[tuple(row) for row in found] for found in rows]))
+            projects.delete(conn, 1)
+            projects.save_connection(conn, 1)
+    assert ends[0] == ends[1]
+
+
 def test_what_an_upsert_reports_is_what_changed(db: Database) -> None:
     """The affected tasks are those whose annotations_of differs, over random histories."""
     rng = np.random.default_rng(0)

@@ -6,14 +6,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from neat_backend.errors import DataRefused, LeaseLost, StoreError
 from neat_backend.labelstudio import events as ls_events
-from neat_backend.records import Event
+from neat_backend.records import Event, Task
 from neat_backend.store import inbox, projects, tasks
 from neat_backend.worker.steps import reading
 from neat_backend.worker.steps.comparing import CLOCK_SLACK
@@ -87,8 +87,8 @@ class Applying(Step):
         answered = {answer.task for _, change in changes for answer in change.annotations}
         chosen = self._shown.selections(answered)  # before the transaction: it takes the engine's lock
         with self._database.begin() as conn:
-            for event, change in changes:
-                self._store_event(conn, event, change, effects)
+            for run in _runs(changes):
+                self._store_run(conn, run, effects)
             reading.note_chosen(conn, self._project, self._schema.config, chosen)
             inbox.mark_applied(conn, [event.id for event in waiting])
             news = self._followed.news(effects.project, effects.project_event)
@@ -124,32 +124,60 @@ class Applying(Step):
                 log.error("project %d: event %d (%s) set aside: %s", self._project, event.id, event.action, reason)
                 self._intake.skip(event.id)
 
-    def _store_event(self, conn: Connection, event: Event, change: ls_events.Changes, effects: Effects) -> None:
-        if change.tasks:
-            done = tasks.upsert_tasks(conn, self._project, change.tasks, event.id)
-            effects.image_changed.update(done.image_changed)
-            effects.relabelled.update(done.new, done.revived, done.image_changed)
-            effects.new_images |= bool(done.new or done.revived or done.image_changed)
-            effects.deleted.difference_update(done.new, done.revived)
-            effects.with_annotations.update(t.id for t in change.tasks if t.has_annotations)
+    def _store_run(self, conn: Connection, run: Sequence[tuple[Event, ls_events.Changes]], effects: Effects) -> None:
+        """Store events of which only the first may delete anything or retry images."""
+        first, change = run[0]
         if change.deleted_tasks:
-            effects.deleted.update(tasks.delete_tasks(conn, self._project, change.deleted_tasks, event.id))
-        if (change.annotations or change.deleted_annotations) and effects.received_at is None:
-            effects.received_at = event.received_at
-        effects.answered |= bool(change.annotations or change.deleted_annotations)
-        if change.annotations:
-            effects.relabelled |= tasks.upsert_annotations(conn, self._project, change.annotations, event.id)
+            effects.deleted.update(tasks.delete_tasks(conn, self._project, change.deleted_tasks, first.id))
         if change.deleted_annotations:
-            effects.relabelled |= tasks.delete_annotations(conn, self._project, change.deleted_annotations, event.id)
+            effects.relabelled |= tasks.delete_annotations(conn, self._project, change.deleted_annotations, first.id)
         if change.retry_images:
             effects.new_images |= bool(tasks.retry_failed(conn, self._project))
-        if change.project is not None and (
-            effects.project is None or change.project.updated_at >= effects.project.updated_at
-        ):
-            effects.project, effects.project_event = change.project, event.id
-        effects.train |= change.train
-        effects.sync |= change.sync
-        effects.compare |= change.compare
+        self._store_tasks(conn, [(task, event.id) for event, change in run for task in change.tasks], effects)
+        answers = [(answer, event.id) for event, change in run for answer in change.annotations]
+        if answers:
+            items, seen = [answer for answer, _ in answers], [event for _, event in answers]
+            effects.relabelled |= tasks.upsert_annotations(conn, self._project, items, seen)
+        for event, change in run:
+            _note(event, change, effects)
+
+    def _store_tasks(self, conn: Connection, reports: Sequence[tuple[Task, int]], effects: Effects) -> None:
+        if not reports:
+            return
+        items, seen = [task for task, _ in reports], [event for _, event in reports]
+        done = tasks.upsert_tasks(conn, self._project, items, seen)
+        effects.image_changed.update(done.image_changed)
+        effects.relabelled.update(done.new, done.revived, done.image_changed)
+        effects.new_images |= bool(done.new or done.revived or done.image_changed)
+        effects.deleted.difference_update(done.new, done.revived)
+        effects.with_annotations.update(task.id for task, _ in reports if task.has_annotations)
+
+
+def _runs(
+    changes: Sequence[tuple[Event, ls_events.Changes]],
+) -> Iterator[Sequence[tuple[Event, ls_events.Changes]]]:
+    """Consecutive events that can be stored together: one that deletes or retries images begins a run."""
+    begin = 0
+    for at, (_, change) in enumerate(changes):
+        if at > begin and (change.deleted_tasks or change.deleted_annotations or change.retry_images):
+            yield changes[begin:at]
+            begin = at
+    yield changes[begin:]
+
+
+def _note(event: Event, change: ls_events.Changes, effects: Effects) -> None:
+    """What an event asks for beside the rows that it changes."""
+    answered = bool(change.annotations or change.deleted_annotations)
+    if answered and effects.received_at is None:
+        effects.received_at = event.received_at
+    effects.answered |= answered
+    if change.project is not None and (
+        effects.project is None or change.project.updated_at >= effects.project.updated_at
+    ):
+        effects.project, effects.project_event = change.project, event.id
+    effects.train |= change.train
+    effects.sync |= change.sync
+    effects.compare |= change.compare
 
 
 def _is_no_fault_of_an_event(error: Exception) -> bool:
