@@ -341,6 +341,11 @@ class FakeLabelStudio(FakeServer):
             yield [task_from_json(there.tasks[number], image_key) for number in page]
             last = page[-1]
 
+    def spread_tasks(self, project: int, image_key: str, page_size: int, places: int) -> list[Task]:
+        there = self._call("spread_tasks", project)
+        every = max(1, len(there.tasks) // (page_size * places))
+        return [task_from_json(there.tasks[n], image_key) for n in sorted(there.tasks)[::every]]
+
     def annotations(self, project: int, tasks: Sequence[int] | None = None) -> Iterator[list[Annotation]]:
         there = self._call("annotations", project, None if tasks is None else tuple(tasks))
         yield [

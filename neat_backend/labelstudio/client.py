@@ -33,6 +33,7 @@ from neat_backend.records import Annotation, MLBackend, Task
 log = logging.getLogger(__name__)
 
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations"
+_ONLY_TASKS = {"fields": "task_only", "include": _TASK_FIELDS, "resolve_uri": "false"}
 # The list of fields holds for tasks and for the annotations inside them alike.
 _ANNOTATION_FIELDS = "id,annotations,task,completed_by,result,was_cancelled,ground_truth,created_at,updated_at"
 _CHANGED_FIELDS = ",".join(dict.fromkeys(f"{_TASK_FIELDS},{_ANNOTATION_FIELDS}".split(",")))
@@ -144,9 +145,13 @@ class LabelStudioClient:
         Each page requests the ids above the last one, so tasks that are deleted or created meanwhile shift nothing:
         none is missing, none comes twice.
         """
-        params = {"fields": "task_only", "include": _TASK_FIELDS, "resolve_uri": "false"}
-        for page in self._all_pages(project, params, page_size):
+        for page in self._all_pages(project, _ONLY_TASKS, page_size):
             yield self.transport.read(lambda items: [task_from_json(item, image_key) for item in items], page)
+
+    def spread_tasks(self, project: int, image_key: str, page_size: int, places: int) -> list[Task]:
+        """A few tasks from all over the project, by id: a page from each of so many places."""
+        found = self._pages.spread(project, _ONLY_TASKS, page_size, places)
+        return self.transport.read(lambda items: [task_from_json(item, image_key) for item in items], found)
 
     def annotations(
         self, project: int, tasks: Sequence[int] | None = None, page_size: int = 1000

@@ -30,11 +30,7 @@ class Pages:
         """Tasks that match the filters by id, each page the ones after the last id of the page before."""
         last = 0
         while True:
-            items = [*filters, task_filter("id", "greater", "Number", last)]
-            query: dict[str, Any] = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
-            if selected is not None:
-                query["selectedItems"] = selected
-            page, total = self._transport.read(_checked, self._task_page(project, params, query, page_size), last)
+            page, total = self._above(project, params, last, page_size, filters, selected)
             if page:
                 yield page
                 last = int(page[-1]["id"])
@@ -42,12 +38,41 @@ class Pages:
             if len(page) == total:
                 return
 
+    def spread(self, project: int, params: Params, page_size: int, places: int) -> Page:
+        """A page of tasks from each of so many places, evenly spread over the project's ids; each task once, by id."""
+        found, total = self._above(project, params, 0, page_size)
+        if total > len(found):
+            newest = self._task_page(project, {**params, "include": "id"}, {"ordering": ["-tasks:id"]}, 1)
+            last = self._transport.read(lambda answer: int(answer["tasks"][0]["id"]), newest)
+            first = int(found[0]["id"])
+            for place in range(1, places):
+                found += self._above(project, params, first + (last - first) * place // places, page_size)[0]
+        return [task for _, task in sorted({int(task["id"]): task for task in found}.items())]
+
     def of_tasks(self, project: int, params: Params, tasks: Sequence[int]) -> Iterator[Page]:
         """The given tasks that the project has."""
         ids = sorted(set(tasks))
         for start in range(0, len(ids), IDS_PER_CALL):
             included = ids[start : start + IDS_PER_CALL]
             yield from self.matching(project, params, [], len(included), {"all": False, "included": included})
+
+    def _above(
+        self,
+        project: int,
+        params: Params,
+        id: int,
+        page_size: int,
+        filters: Sequence[dict[str, Any]] = (),
+        selected: Mapping[str, Any] | None = None,
+    ) -> tuple[Page, int]:
+        """The first tasks above this id that match, and how many there are."""
+        items = [*filters, task_filter("id", "greater", "Number", id)]
+        query: dict[str, Any] = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
+        if selected is not None:
+            query["selectedItems"] = selected
+        answer = self._task_page(project, params, query, page_size)
+        page, total = self._transport.read(_checked, answer, id)
+        return page, total
 
     def _task_page(self, project: int, params: Params, query: Mapping[str, Any], size: int) -> Any:
         compact = json.dumps(query, separators=(",", ":"))

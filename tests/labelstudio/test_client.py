@@ -139,6 +139,15 @@ def test_tasks_come_by_id_page_by_page(client, person, project):
     assert not any(task.has_annotations for task in tasks)
 
 
+def test_a_few_tasks_from_all_over_a_project(client, person, project):
+    assert client.spread_tasks(project, "image", 2, 4) == []
+    ids = add_tasks(person, project, 40)
+    found = client.spread_tasks(project, "image", 2, 4)
+    assert [task.id for task in found] == [ids[at] for at in (0, 1, 10, 11, 20, 21, 30, 31)]
+    assert found[2].image == "/data/upload/10.png"
+    assert [task.id for task in client.spread_tasks(project, "image", 30, 4)] == ids
+
+
 def test_changed_tasks_are_those_whose_data_or_annotations_changed_since(client, person, project):
     ids = add_tasks(person, project, 6)
     person.annotate(ids[0], "dog")

@@ -64,6 +64,29 @@ def test_the_store_has_what_label_studio_has(server: FakeLabelStudio, backend: B
     assert (project.title, project.label_config, project.sampling) == ("animals", CONFIG, "Sequential sampling")
 
 
+def test_a_large_project_is_served_in_order_before_it_is_read(
+    server: FakeLabelStudio, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SLICE_PAGE", 1)
+    monkeypatch.setattr(reading, "SLICE_PLACES", 2)
+    live = backend.live(PROJECT)
+    served: list[set[int]] = []
+
+    def serve() -> None:
+        live.learning.step()
+        assert live.publish.step()
+        served.append(set(server.projects[PROJECT].predictions[server.projects[PROJECT].model_version]))
+
+    server.gates["tasks"] = serve
+    take_in(live)
+    del server.gates["tasks"]
+    assert served[0] == {5}  # of 1 and 5, which is the first of each half, 1 is labelled
+    assert known(backend)[1] == Label(1, "dog")
+    assert set(engine_of(live).tasks()) == set(range(1, 9))
+    backend.live(PROJECT)
+    assert [name for name, *_ in server.calls].count("spread_tasks") == 1, "it has been read"
+
+
 def test_reading_again_changes_nothing(backend: Backend) -> None:
     read(backend)
     before = known(backend), backend.counts(PROJECT)

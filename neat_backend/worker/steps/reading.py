@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORGOTTEN_AT_ONCE = 5000
+# The tasks of the first order of a large project: a page from each of several places, so that a pool that is sorted by
+# class gives several classes. Encoding so many takes a second or two.
+SLICE_PAGE, SLICE_PLACES = 16, 8
+LARGE_SLICES = 4  # from so many slices on, a project is large
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,8 @@ def read_project(context: Context, on_progress: Callable[[int, int], None] = lam
     Raises BadLabelConfig when the label config can't be used (it is stored nevertheless), LabelStudioError when Label
     Studio can't be read: data read so far stays, and nothing counts as deleted.
     """
-    project, settings, client, database = context.project, context.settings, context.client, context.database
-    with database.read() as conn:
-        seen = inbox.received_through(conn, project)
-    info = client.project(project)
-    context.update(title=info.title, label_config=info.label_config, sampling=info.sampling)
-    config = label_config.read(info.label_config, settings)
-
+    project, client, database = context.project, context.client, context.database
+    seen, info, config = _look(context)
     present: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # eight bytes a task
     read = 0
     for page in client.tasks(project, config.image_key):
@@ -91,6 +90,31 @@ def read_project(context: Context, on_progress: Callable[[int, int], None] = lam
         len(deleted),
     )
     return Synced(info, config, seen, read, len(answered), len(deleted), frozenset(relabelled))
+
+
+def read_slice(context: Context) -> list[int]:
+    """Store a few tasks from all over a large project, with their annotations; returns their ids, none of a small one.
+
+    A first order of them can be served while the whole project is read. Raises as `read_project`.
+    """
+    seen, info, config = _look(context)
+    if info.task_count < LARGE_SLICES * SLICE_PAGE * SLICE_PLACES:
+        return []
+    found = context.client.spread_tasks(context.project, config.image_key, SLICE_PAGE, SLICE_PLACES)
+    with context.database.begin() as conn:
+        tasks.upsert_tasks(conn, context.project, found, seen, authoritative=True)
+    read_annotations(context, [task.id for task in found if task.has_annotations])
+    log.info("project %d: %d of %d tasks read for a first order", context.project, len(found), info.task_count)
+    return [task.id for task in found]
+
+
+def _look(context: Context) -> tuple[int, ProjectInfo, LabelConfig]:
+    """The inbox's last event, and after it the project and its label config, stored even where that can't be used."""
+    with context.database.read() as conn:
+        seen = inbox.received_through(conn, context.project)
+    info = context.client.project(context.project)
+    context.update(title=info.title, label_config=info.label_config, sampling=info.sampling)
+    return seen, info, label_config.read(info.label_config, context.settings)
 
 
 @dataclass(frozen=True)

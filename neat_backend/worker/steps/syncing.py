@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 
 from neat_backend.store import projects
@@ -30,7 +31,10 @@ class Syncing:
         comparing: Comparing,
         wanted: Wanted,
         state: ShownState,
+        embed: Callable[[], object],
     ) -> None:
+        """embed: fetches and encodes the images that the store has as pending."""
+        self._embed = embed
         self._context, self._intake, self._schema, self._followed = context, intake, schema, followed
         self._connecting, self._comparing, self._wanted, self._state = connecting, comparing, wanted, state
         self._missed = True  # changes made while no worker ran are not read yet
@@ -52,9 +56,16 @@ class Syncing:
             image_key = self._schema.config.image_key
             self._comparing.read_missed(project.compared_at, image_key, self._followed.label_config)
         self._missed = False
+        if project.synced_at is None and reading.read_slice(self._context):
+            self._embed()  # an order is served now; without it, people would wait until all has been read
+            self._state.at(projects.SYNCING)
         self._wanted.read = False
-        began = self._context.client.now()
-        self._intake.apply_reading(reading.read_project(self._context, self._state.progress), began)
+        began, started = self._context.client.now(), time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            self._state.progress(done, total, (time.monotonic() - started) / max(done, 1) * (total - done))
+
+        self._intake.apply_reading(reading.read_project(self._context, progress), began)
         self._comparing.read_at(began)
         now = datetime.now(timezone.utc)
         self._context.update(synced_at=now, compared_at=now)
