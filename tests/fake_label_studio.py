@@ -333,18 +333,13 @@ class FakeLabelStudio(FakeServer):
 
     def tasks(self, project: int, image_key: str, page_size: int = 3) -> Iterator[list[Task]]:
         last = 0
-        while True:
-            there = self._call("tasks", project)
-            page = sorted(number for number in there.tasks if number > last)[:page_size]
-            if not page:
-                return
-            yield [task_from_json(there.tasks[number], image_key) for number in page]
-            last = page[-1]
+        while page := sorted(one for one in self._call("tasks", project).tasks.items() if one[0] > last)[:page_size]:
+            yield [task_from_json(task, image_key) for _, task in page]
+            last = page[-1][0]
 
     def spread_tasks(self, project: int, image_key: str, page_size: int, places: int) -> list[Task]:
-        there = self._call("spread_tasks", project)
-        every = max(1, len(there.tasks) // (page_size * places))
-        return [task_from_json(there.tasks[n], image_key) for n in sorted(there.tasks)[::every]]
+        tasks = sorted(self._call("spread_tasks", project).tasks.items())
+        return [task_from_json(task, image_key) for _, task in tasks[:: len(tasks) // (page_size * places)]]
 
     def annotations(self, project: int, tasks: Sequence[int] | None = None) -> Iterator[list[Annotation]]:
         there = self._call("annotations", project, None if tasks is None else tuple(tasks))

@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "benchmarks": GROUND
     | COMPUTING
-    | {"cli", "demo", "experiments", "exports", "labelstudio", "service", "steps", "store"},
+    | {"cli", "demo", "experiments", "exports", "labelstudio", "service", "steps", "store", "worker"},
     "tools": GROUND
     | {"benchmarks", "cli", "labelstudio", "service", "store", "web"},  # reads them all to describe them
     "model": GROUND | {"labelstudio", "service", "store"},

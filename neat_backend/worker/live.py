@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from neat_backend import connection
 from neat_backend.compute import Compute, LocalCompute
@@ -134,8 +133,7 @@ class LiveProject:
         comparing = Comparing(context, self.publishing, self._found, self.publishing.forget, owned.basis)
         tabs = Tabs(context)
         connecting = Connecting(context, followed, tabs, state)
-        embed = partial(self.images.embed, state, stopping.is_set)
-        syncing = Syncing(context, self.intake, self.schema, followed, connecting, comparing, wanted, state, embed)
+        syncing = Syncing(context, self.intake, self.schema, followed, connecting, comparing, wanted, state)
         self.plan = self._plan()
         current = CurrentOrder(
             context, engine, followed, self.plan, self.learning, self.rounds, state, _batch_before(context)

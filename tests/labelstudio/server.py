@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neat_backend.demo.label_studio import LabelStudioServer, find_label_studio
+from neat_backend.demo.label_studio import Annotator, LabelStudioServer, find_label_studio
 from tests.conftest import need
 from tests.waiting import HANGS
 
@@ -30,3 +30,7 @@ def shared_label_studio(folder: Path) -> LabelStudioServer:
 def stop_label_studio() -> None:
     while _running:
         _running.pop().stop()
+
+
+def add_tasks(person: Annotator, project: int, count: int) -> list[int]:
+    return person.import_tasks(project, [{"data": {"image": f"/data/upload/{n}.png"}} for n in range(count)])

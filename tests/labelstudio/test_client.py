@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -28,27 +27,15 @@ from neat_backend.labelstudio.images import ImageFetcher, decode
 from neat_backend.labelstudio.inspection import takes_webhooks
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher
-from tests.labelstudio.server import CONFIG
+from tests.labelstudio.server import CONFIG, add_tasks
 
 LABELS = LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",))
-TITLES = (f"project {number}" for number in itertools.count(1))
 
 
 def png(colour: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (6, 4), colour).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@pytest.fixture
-def project(person: Annotator) -> Iterator[int]:
-    number = person.create_project(next(TITLES), CONFIG)
-    yield number
-    person.delete_project(number)
-
-
-def add_tasks(person: Annotator, project: int, count: int) -> list[int]:
-    return person.import_tasks(project, [{"data": {"image": f"/data/upload/{n}.png"}} for n in range(count)])
 
 
 def all_annotations(client: LabelStudioClient, project: int, tasks=None, **options):

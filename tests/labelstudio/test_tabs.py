@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import pytest
 
 from neat_backend.demo.label_studio import Annotator
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Prediction, Publisher
 from neat_backend.labelstudio.tabs import Tab, ensure
-from tests.labelstudio.server import CONFIG
+from tests.labelstudio.server import add_tasks
 from tests.waiting import HANGS
 
 LABELS = LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",))
 NEXT = Tab("NEAT: next batch", ("tasks:predictions_score",))
 CHECK_TITLE = "NEAT: check these labels"
-TITLES = (f"tabs {number}" for number in itertools.count(1))
-
-
-@pytest.fixture
-def project(person: Annotator) -> Iterator[int]:
-    number = person.create_project(next(TITLES), CONFIG)
-    yield number
-    person.delete_project(number)
-
-
-def add_tasks(person: Annotator, project: int, count: int) -> list[int]:
-    return person.import_tasks(project, [{"data": {"image": f"/data/upload/{n}.png"}} for n in range(count)])
 
 
 def check(*tasks: int) -> Tab:

@@ -39,6 +39,8 @@ class Bulk(Step):
     def step(self) -> bool:
         self._wanted.begin()
         if self._wanted.read:
+            if self.syncing.read_slice():  # a first order is served, which else waits until all has been read
+                self._images.embed(self._state, self._stopping.is_set)
             self.syncing.read_project()
         elif self._wanted.annotations:
             self.syncing.read_annotations()

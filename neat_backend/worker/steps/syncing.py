@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 
 from neat_backend.store import projects
@@ -31,14 +30,21 @@ class Syncing:
         comparing: Comparing,
         wanted: Wanted,
         state: ShownState,
-        embed: Callable[[], object],
     ) -> None:
-        """embed: fetches and encodes the images that the store has as pending."""
-        self._embed = embed
         self._context, self._intake, self._schema, self._followed = context, intake, schema, followed
         self._connecting, self._comparing, self._wanted, self._state = connecting, comparing, wanted, state
         self._missed = True  # changes made while no worker ran are not read yet
         self.compare_at = time.monotonic() + context.settings.reconcile_seconds
+
+    def read_slice(self) -> bool:
+        """Read a few tasks of a large project that was never read; whether there are any."""
+        with self._context.database.read() as conn:
+            project = projects.known(conn, self._context.project)
+        if project.synced_at is not None:
+            return False
+        self._state.at(projects.SYNCING)
+        self._connecting.hold()
+        return bool(reading.read_slice(self._context))
 
     def read_project(self) -> None:
         """Read the whole project."""
@@ -56,9 +62,6 @@ class Syncing:
             image_key = self._schema.config.image_key
             self._comparing.read_missed(project.compared_at, image_key, self._followed.label_config)
         self._missed = False
-        if project.synced_at is None and reading.read_slice(self._context):
-            self._embed()  # an order is served now; without it, people would wait until all has been read
-            self._state.at(projects.SYNCING)
         self._wanted.read = False
         began, started = self._context.client.now(), time.monotonic()
 
