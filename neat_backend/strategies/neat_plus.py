@@ -3,17 +3,18 @@
 One query:
 
 1.  p(x), how likely x is of a known class (`plus_detector`).
-2.  Candidates are drawn with probability proportional to p, without replacement (Efraimidis and Spirakis, 2006). They
-    stand for the known classes as the pool has them: nothing is cut off, so no class is lost.
+2.  Candidates are drawn with probability proportional to p, without replacement (Efraimidis and Spirakis, 2006), p
+    being weighted so that all predicted classes have the same sum of it (`evened`): nothing is cut off, so no class is
+    lost, and those that are hard to detect are not drawn less.
 3.  u(x) = 1 - (P₁ - P₂) + 0.05, P₁ and P₂ being the classifier's two largest probabilities (margin sampling, Scheffer
     et al. 2001; the 0.05 leaves sure samples a little to say). Without a classifier u is the same for all.
 4.  Greedy facility location (Wei, Iyer and Bilmes, ICML 2015): each choice c has the largest
 
         p(c)^γ u(c) / (1 + n(c))² · Σ_x w(x) u(x) · max(0, s(x, c) - covered(x))
 
-    w(x) is how much of the known part x stands for, p over its chance to be drawn. covered(x) is the largest similarity
-    s of x to a labelled known sample or to an earlier choice. n(c) is the number of labels that c's predicted class
-    has, earlier choices of this batch counting p each: classes stay in balance.
+    w(x) is how much of the known part x stands for: the weighted p over its chance to be drawn. covered(x) is the
+    largest similarity s of x to a labelled known sample or to an earlier choice. n(c) is the number of labels that c's
+    predicted class has, earlier choices of this batch counting p each: classes stay in balance.
 5.  γ ≥ 0 is the smallest whose batch has a mean p of the precision wanted: that is `pool.target_precision`, plus
     twice what the queries so far were below it, or minus twice what they were above. More purity than wanted would
     cost variety and lose the classes that are hard to tell from unknown ones.
@@ -48,6 +49,7 @@ MOST_WANTED = 0.95  # mean p of a batch
 MOST_PURITY = 8.0  # γ
 FEEDBACK = 2.0  # how much of a lack of precision the next query makes up for
 HALVINGS = 5  # of the range of γ
+MOST_EVENED = 10.0  # the weight of a class that the pool seems to have little of
 HEAD = 1000  # candidates, or HEAD_BATCHES · B if that is more
 HEAD_BATCHES = 5
 PARTS = (*plus_detector.PARTS, "uncertainty", "balance", "target")  # that can be left out
@@ -75,7 +77,8 @@ class Following:
 def without(parts: Sequence[str]) -> Select:
     """The same with some of PARTS left out. Raises SettingsError for what is none of them.
 
-    soft, near: see plus_detector.probability_known. uncertainty: u = 1. balance: n = 0. target: γ = 0.
+    soft, near: see plus_detector.probability_known. uncertainty: u = 1. balance: n = 0, and candidates drawn by p as
+    it is. target: γ = 0.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
@@ -105,9 +108,10 @@ def _select(pool: Pool, batch_size: int, rng: np.random.Generator, parts: frozen
     at_random = pool.offered[np.argsort(waits[pool.offered])[: round(size * unseen / pool.n_classes)]]
     offered = np.setdiff1d(pool.offered, at_random)
     size -= len(at_random)
-    places, share = drawn(p[offered], max(HEAD, HEAD_BATCHES * size), waits[offered])
-    head = offered[places]
-    probabilities = pool.probabilities(head)
+    probabilities = pool.probabilities(offered)
+    even = evened(p[offered], probabilities) if "balance" in parts else p[offered]
+    places, share = drawn(even, max(HEAD, HEAD_BATCHES * size), waits[offered])
+    head, probabilities = offered[places], probabilities[places]
     unsure = uncertainty(probabilities) if "uncertainty" in parts else np.ones(len(head))
     counts = np.bincount(pool.labels[pool.known], minlength=pool.n_classes).astype(np.float64)
     classes = probabilities.argmax(axis=1) if "balance" in parts else None
@@ -164,6 +168,16 @@ def steered(batch: Callable[[float], Indices], p: Floats, wanted: float) -> Indi
 def uniform(keys: NDArray[np.uint64], seed: int) -> Floats:
     """A number in (0, 1) for each key [n], drawn by the seed: the same for a key, whatever other keys there are."""
     return ((mixed(keys.view(np.int64), seed) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def evened(p: Floats, probabilities: Floats) -> Floats:
+    """p [m] times Σ_c P(c) · M / M_c, M_c = Σ p P(c) being what the pool seems to have of class c, M their mean.
+
+    probabilities: P, [m, C]. So each class has the same sum of it. A class counts at most MOST_EVENED times.
+    """
+    sums = p @ probabilities
+    weighted: Floats = p * (probabilities @ (sums.mean() / np.maximum(sums, sums.mean() / MOST_EVENED)))
+    return weighted
 
 
 def drawn(p: Floats, size: int, waits: Floats) -> tuple[Indices, Floats]:

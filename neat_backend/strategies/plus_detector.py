@@ -10,7 +10,8 @@
     p(known | z) a logistic curve of z, fitted to the answers and, with soft labels, to the background
 
 For labelled samples η comes from a fit that left them out and s does not count the sample itself, so z means the
-same for them as for the pool.
+same for them as for the pool. All known classes weigh the same, however many labels they have: else p(known) of the
+classes that are hard to detect falls, they get fewer labels, and p(known) falls further.
 """
 
 from __future__ import annotations
@@ -48,20 +49,28 @@ def probability_known(pool: Pool, nearness: Floats, parts: Collection[str] = PAR
     behind = background(pool)
     unknown = np.eye(pool.n_classes + 1)[np.full(len(behind), pool.n_classes)]  # [m, C + 1]
     score, classes = log_odds(pool, behind, unknown)
+    weights = class_weights(pool.labels[pool.known])
     if "soft" in parts:
-        p = calibrated(score, pool.known, pool.invalid, behind)[behind, None]
+        p = calibrated(score, pool.known, weights, pool.invalid, behind)[behind, None]
         score, _ = log_odds(pool, behind, np.concatenate([p * classes, 1 - p], axis=1))
     if "near" in parts and len(pool.invalid):
         score = score / (score[behind].std() or 1.0) + nearness / (nearness[behind].std() or 1.0)
-    return calibrated(score, pool.known, pool.invalid, behind)
+    return calibrated(score, pool.known, weights, pool.invalid, behind)
+
+
+def class_weights(labels: NDArray[np.int64]) -> Floats:
+    """Weights of samples with these classes [n]: each class has the same sum, all together n."""
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights: Floats = len(labels) / (len(counts) * counts[codes])
+    return weights
 
 
 def log_odds(pool: Pool, behind: Indices, shares: Floats) -> tuple[Floats, Floats]:
     """η of all samples [n], and the classes' probabilities of the background, given that it is known [m, C].
 
-    behind: the background [m]; shares: what each of it counts as, rows sum to 1: [m, C + 1]. Labelled samples have
-    weight 1 each, the background together as much as the known ones. η of a labelled sample is of a fit without its
-    fold.
+    behind: the background [m]; shares: what each of it counts as, rows sum to 1: [m, C + 1]. Invalid samples have
+    weight 1 each, known ones that of `class_weights`, the background together as much as the known ones. η of a
+    labelled sample is of a fit without its fold.
     """
     known = pool.known[np.argsort(pool.labels[pool.known], kind="stable")]  # by class: each fold gets of all
     labelled = np.concatenate([known, pool.invalid])
@@ -72,6 +81,7 @@ def log_odds(pool: Pool, behind: Indices, shares: Floats) -> tuple[Floats, Float
     rows = (rows - centre) / scale
     codes = np.where(pool.labels[labelled] >= 0, pool.labels[labelled], pool.n_classes)
     marks = np.eye(pool.n_classes + 1)[codes]
+    marks[: len(known)] *= class_weights(codes[: len(known)])[:, None]
 
     def fit(used: Indices, start: Floats | None = None) -> Floats:
         weight = np.count_nonzero(codes[used] < pool.n_classes) / len(behind)
@@ -117,35 +127,40 @@ def fit_softmax(features: NDArray[np.float32], shares: Floats, start: Floats | N
     return found.reshape(d + 1, n_outputs)
 
 
-def known_share(of_known: Floats, of_pool: Floats) -> float:
+def known_share(of_known: Floats, weights: Floats, of_pool: Floats) -> float:
     """The largest share of known samples that the pool can have, from scores of both: in [0.02, 0.9].
 
     Above any threshold lie at least share · (part of the known above it) of the pool, so the smallest quotient of
     the two, over the 10 % … 90 % quantiles of the known, bounds the share (Blanchard, Lee and Scott, JMLR 2010).
+    weights: of the known, as many.
     """
     quantiles = np.linspace(0.1, 0.9, 17)
-    above = np.array([(of_pool >= bar).mean() for bar in np.quantile(of_known, quantiles)])
+    order = np.argsort(of_known, kind="stable")
+    shares = weights[order] / weights.sum()
+    middles = np.cumsum(shares) - shares / 2  # of the steps; the first is quantile 0 and the last 1
+    bars = np.interp(middles[0] + quantiles * (middles[-1] - middles[0]), middles, of_known[order])
+    above = np.array([(of_pool >= bar).mean() for bar in bars])
     return float(np.clip((above / (1 - quantiles)).min(), 0.02, 0.9))
 
 
-def calibrated(score: Floats, known: Indices, invalid: Indices, unlabelled: Indices) -> Floats:
+def calibrated(score: Floats, known: Indices, weights: Floats, invalid: Indices, unlabelled: Indices) -> Floats:
     """p(known | z) = 1 / (1 + exp(-(β z + α))) of all samples, from their scores [n]: float64 [n].
 
-    Known and invalid samples have weight 1. Each unlabelled one counts as known with its own p and as unknown with
-    1 - p, all of them together as much as the known; p starts at the pool's share of known samples, and after each
-    fit α is moved until p has that share as its mean.
+    weights: of the known, 1 in the mean; invalid samples have weight 1. Each unlabelled one counts as known with its
+    own p and as unknown with 1 - p, all of them together as much as the known; p starts at the pool's share of known
+    samples, and after each fit α is moved until p has that share as its mean.
     """
     spread = score[unlabelled].std() or 1.0  # the penalty of the fit is for scores of standard deviation 1
     score = (score - score[unlabelled].mean()) / spread
     m = len(unlabelled)
-    share = known_share(score[known], score[unlabelled])
+    share = known_share(score[known], weights, score[unlabelled])
     values = score[np.concatenate([known, unlabelled, unlabelled, invalid])]
     targets = np.concatenate([np.ones(len(known) + m), np.zeros(m + len(invalid))])
     soft = np.full(m, share)
     each = len(known) / m
     slope = shift = 0.0
     for _ in range(SOFT_LABEL_STEPS):
-        weight = np.concatenate([np.ones(len(known)), each * soft, each * (1 - soft), np.ones(len(invalid))])
+        weight = np.concatenate([weights, each * soft, each * (1 - soft), np.ones(len(invalid))])
         slope, _ = fit_logistic(values, targets, weight)
         shift = _with_mean(slope * score[unlabelled], share)
         soft = expit(slope * score[unlabelled] + shift)

@@ -19,6 +19,7 @@ from neat_backend.strategies.neat_plus import (
     MOST_WANTED,
     Candidates,
     drawn,
+    evened,
     mixed_in,
     select,
     steered,
@@ -125,11 +126,32 @@ def test_soft_labels_tell_a_crowded_known_cluster_from_the_background() -> None:
 def test_the_share_of_known_samples_is_found_where_they_lie_apart() -> None:
     of_known = np.linspace(5, 6, 50)
     of_pool = np.concatenate([np.linspace(5, 6, 300), np.linspace(-1, 0, 700)])
-    assert plus_detector.known_share(of_known, of_pool) == pytest.approx(0.3, abs=0.02)
+    assert plus_detector.known_share(of_known, np.ones(50), of_pool) == pytest.approx(0.3, abs=0.02)
 
 
 def test_where_known_and_pool_score_alike_the_share_is_the_most_it_may_be() -> None:
-    assert plus_detector.known_share(np.arange(100.0), np.arange(100.0)) == 0.9
+    assert plus_detector.known_share(np.arange(100.0), np.ones(100), np.arange(100.0)) == 0.9
+
+
+def test_a_known_sample_of_weight_two_counts_as_two() -> None:
+    of_pool = np.linspace(-3, 3, 100)
+    once = plus_detector.known_share(np.array([0.0, 1, 1, 2]), np.ones(4), of_pool)
+    assert plus_detector.known_share(np.array([0.0, 1, 2]), np.array([1.0, 2, 1]), of_pool) == pytest.approx(
+        once, abs=0.05
+    )
+
+
+def test_each_class_weighs_the_same_however_many_labels_it_has() -> None:
+    weights = plus_detector.class_weights(np.array([2, 0, 0, 0]))  # class 1 has none
+    assert weights.tolist() == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
+
+
+def test_a_class_with_few_labels_is_as_likely_known_as_one_with_many() -> None:
+    pool = clustered(n_known=2, spread=1.5)
+    labels = pool.labels.copy()
+    labels[8:60] = 0  # of class 0, beside the eight of class 1
+    p = plus_detector.probability_known(replace(pool, labels=labels), np.zeros(len(labels)))
+    assert p[108:200].mean() > 0.5 * p[60:100].mean()  # an eighth, where every label weighs the same
 
 
 def test_the_logistic_curve_has_the_shares_of_two_points() -> None:
@@ -142,19 +164,31 @@ def test_the_logistic_curve_has_the_shares_of_two_points() -> None:
 def test_probabilities_follow_the_answers() -> None:
     score = np.concatenate([np.full(10, 2.0), np.full(10, -2.0), np.linspace(-3, 3, 100)])
     known, invalid, rest = np.arange(10), np.arange(10, 20), np.arange(20, 120)
-    p = plus_detector.calibrated(score, known, invalid, rest)
+    p = plus_detector.calibrated(score, known, np.ones(10), invalid, rest)
     assert p[0] > 0.6 > 0.1 > p[10]
     assert (np.diff(p[20:]) >= 0).all()
 
 
 def test_before_anything_is_invalid_its_mean_over_the_pool_is_the_share_found() -> None:
     score = np.concatenate([np.linspace(5, 6, 20), np.linspace(5, 6, 300), np.linspace(-1, 0, 700)])
-    p = plus_detector.calibrated(score, np.arange(20), np.arange(0), np.arange(20, 1020))
+    p = plus_detector.calibrated(score, np.arange(20), np.ones(20), np.arange(0), np.arange(20, 1020))
     assert p[20:].mean() == pytest.approx(0.3, abs=0.02)
     assert p[20:320].min() > 0.9 > 0.1 > p[320:].max()
 
 
 # --- candidates, uncertainty, the precision wanted
+
+
+def test_all_classes_have_the_same_sum_of_p_after_evening_out() -> None:
+    sure = np.eye(2)[[0, 0, 0, 1]]
+    assert evened(np.array([0.8, 0.6, 0.6, 0.4]), sure).tolist() == pytest.approx([0.48, 0.36, 0.36, 1.2])  # 1.2 each
+    undecided = np.full((4, 2), 0.5)
+    assert evened(np.array([0.8, 0.6, 0.6, 0.4]), undecided).tolist() == pytest.approx([0.8, 0.6, 0.6, 0.4])
+
+
+def test_a_class_that_the_pool_has_hardly_any_of_does_not_fill_the_candidates() -> None:
+    p = evened(np.full(100, 0.5), np.eye(2)[[0] * 99 + [1]])
+    assert p[-1] == pytest.approx(0.5 * neat_plus.MOST_EVENED)
 
 
 def test_candidates_are_drawn_by_their_weights_and_ascend() -> None:
