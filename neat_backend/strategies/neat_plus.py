@@ -77,7 +77,7 @@ class Following:
 def without(parts: Sequence[str]) -> Select:
     """The same with some of PARTS left out. Raises SettingsError for what is none of them.
 
-    soft, near: see plus_detector.probability_known. uncertainty: u = 1. balance: n = 0, and candidates drawn by p as
+    soft: see plus_detector.probability_known. uncertainty: u = 1. balance: n = 0, and candidates drawn by p as
     it is. target: γ = 0.
     """
     unknown = [part for part in parts if part not in PARTS]
@@ -97,7 +97,7 @@ def _select(pool: Pool, batch_size: int, rng: np.random.Generator, parts: frozen
     unseen = 0
     if len(pool.known):
         pool = space.follow(pool)
-        p = np.maximum(plus_detector.probability_known(pool, space.nearness(), parts), LEAST_KNOWN)
+        p = np.maximum(plus_detector.probability_known(pool, parts), LEAST_KNOWN)
         unseen = pool.n_classes - len(np.unique(pool.labels[pool.known]))
     elif pool.class_features is not None:
         likeness = (pool.features[pool.offered] @ pool.class_features.T).max(axis=1)

@@ -5,13 +5,11 @@
                  the features. The background is trained as the last output (Elkan and Noto, KDD 2008), then again with
                  soft labels: each sample as unknown with 1 - p and as class c with p · P(c), one step of expectation
                  maximisation (Nigam et al., Machine Learning 2000)
-    s(x)         once samples are invalid: a - i, the mean cosines to the 5 nearest known and invalid samples
-    z(x)         η and s, each in standard deviations of the background, added
-    p(known | z) a logistic curve of z, fitted to the answers and, with soft labels, to the background
+    p(known | η) a logistic curve of η, fitted to the answers and, with soft labels, to the background
 
-For labelled samples η comes from a fit that left them out and s does not count the sample itself, so z means the
-same for them as for the pool. All known classes weigh the same, however many labels they have: else p(known) of the
-classes that are hard to detect falls, they get fewer labels, and p(known) falls further.
+For labelled samples η comes from a fit that left them out, so it means the same for them as for the pool. All known
+classes weigh the same, however many labels they have: else p(known) of the classes that are hard to detect falls, they
+get fewer labels, and p(known) falls further.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ FOLDS = 3  # for the η of labelled samples
 PENALTY = 0.4  # on half the squared weights, beside the summed loss; features have root mean square length 1
 MOST_STEPS = 40
 SOFT_LABEL_STEPS = 4
-PARTS = ("soft", "near")  # that can be left out
+PARTS = ("soft",)  # that can be left out
 
 
 def background(pool: Pool) -> Indices:
@@ -41,10 +39,10 @@ def background(pool: Pool) -> Indices:
     return unlabelled[np.argsort(pool.sample_keys[unlabelled])[:BACKGROUND]]
 
 
-def probability_known(pool: Pool, nearness: Floats, parts: Collection[str] = PARTS) -> Floats:
+def probability_known(pool: Pool, parts: Collection[str] = PARTS) -> Floats:
     """p(known) of all samples: float64 [n]. Needs a labelled known sample and an unlabelled one.
 
-    nearness: s of all samples [n]. parts: soft = η is trained again with soft labels; near = s.
+    parts: soft = η is trained again with soft labels.
     """
     behind = background(pool)
     unknown = np.eye(pool.n_classes + 1)[np.full(len(behind), pool.n_classes)]  # [m, C + 1]
@@ -53,8 +51,6 @@ def probability_known(pool: Pool, nearness: Floats, parts: Collection[str] = PAR
     if "soft" in parts:
         p = calibrated(score, pool.known, weights, pool.invalid, behind)[behind, None]
         score, _ = log_odds(pool, behind, np.concatenate([p * classes, 1 - p], axis=1))
-    if "near" in parts and len(pool.invalid):
-        score = score / (score[behind].std() or 1.0) + nearness / (nearness[behind].std() or 1.0)
     return calibrated(score, pool.known, weights, pool.invalid, behind)
 
 
@@ -144,7 +140,7 @@ def known_share(of_known: Floats, weights: Floats, of_pool: Floats) -> float:
 
 
 def calibrated(score: Floats, known: Indices, weights: Floats, invalid: Indices, unlabelled: Indices) -> Floats:
-    """p(known | z) = 1 / (1 + exp(-(β z + α))) of all samples, from their scores [n]: float64 [n].
+    """p(known | η) = 1 / (1 + exp(-(β η + α))) of all samples, from their scores [n]: float64 [n].
 
     weights: of the known, 1 in the mean; invalid samples have weight 1. Each unlabelled one counts as known with its
     own p and as unknown with 1 - p, all of them together as much as the known; p starts at the pool's share of known
@@ -169,7 +165,7 @@ def calibrated(score: Floats, known: Indices, weights: Floats, invalid: Indices,
 
 
 def fit_logistic(values: Floats, targets: Floats, weight: Floats) -> tuple[float, float]:
-    """(β, α) that minimise Σ weight · cross-entropy of sigmoid(β z + α) + 0.005 β², by Newton steps."""
+    """(β, α) that minimise Σ weight · cross-entropy of sigmoid(β η + α) + 0.005 β², by Newton steps."""
     design = np.stack([values, np.ones(len(values))], axis=1)  # [m, 2]
     ridge = np.diag([0.01, 1e-6])
     found: Floats = np.zeros(2)

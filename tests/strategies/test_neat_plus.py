@@ -110,9 +110,8 @@ def test_a_labelled_sample_in_the_wrong_place_is_not_believed_because_it_was_tra
 
 def test_soft_labels_tell_a_crowded_known_cluster_from_the_background() -> None:
     pool = clustered(n_known=2, n_unknown=2, spread=1.5)
-    nothing = np.zeros(len(pool.labels))  # no invalid sample to compare with yet
-    hard = plus_detector.probability_known(pool, nothing, ())
-    soft = plus_detector.probability_known(pool, nothing)
+    hard = plus_detector.probability_known(pool, ())
+    soft = plus_detector.probability_known(pool)
 
     def apart(p: np.ndarray) -> float:
         return float(p[pool.offered[pool.offered < 200]].mean() - p[200:].mean())
@@ -150,7 +149,7 @@ def test_a_class_with_few_labels_is_as_likely_known_as_one_with_many() -> None:
     pool = clustered(n_known=2, spread=1.5)
     labels = pool.labels.copy()
     labels[8:60] = 0  # of class 0, beside the eight of class 1
-    p = plus_detector.probability_known(replace(pool, labels=labels), np.zeros(len(labels)))
+    p = plus_detector.probability_known(replace(pool, labels=labels))
     assert p[108:200].mean() > 0.5 * p[60:100].mean()  # an eighth, where every label weighs the same
 
 

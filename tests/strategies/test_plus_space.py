@@ -14,37 +14,10 @@ from neat_backend.ranking.hashing import mixed
 from neat_backend.ranking.pool import UNLABELLED, Pool
 from neat_backend.ranking.scores import INVALID
 from neat_backend.strategies import following, strategy
-from neat_backend.strategies.plus_space import COMPONENTS, Nearest, Space
+from neat_backend.strategies.plus_space import COMPONENTS, Space
 
 DIM = COMPONENTS + 32
 CLASSES = 3
-
-
-def on_a_circle(degrees: list[float]) -> np.ndarray:
-    """Features at these angles: the cosine of two is the cosine of the angle between them."""
-    angles = np.radians(degrees)
-    return to_grid(np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float64)
-
-
-def means(degrees: list[float], among: list[int], k: int) -> list[float]:
-    nearest = Nearest(len(degrees), k)
-    keys = np.arange(len(degrees), dtype=np.uint64)
-    nearest.follow(on_a_circle(degrees), keys, np.array(among, np.int64), np.arange(len(degrees)))
-    return nearest.means().tolist()
-
-
-def test_the_mean_of_the_nearest_leaves_the_sample_itself_out() -> None:
-    # Sample 0 has only sample 1 (60° away), and the other way round; sample 2 is 90° and 30° away from the two.
-    assert means([0, 60, 90], [0, 1], k=2) == pytest.approx([0.5, 0.5, (0 + np.sqrt(3) / 2) / 2], abs=1e-6)
-
-
-def test_with_k_1_it_is_the_nearest_alone() -> None:
-    assert means([0, 60, 90], [0, 1], k=1)[2] == pytest.approx(np.sqrt(3) / 2, abs=1e-6)
-
-
-def test_a_sample_with_nothing_to_compare_with_gets_the_least_cosine() -> None:
-    assert means([0, 60], [0], k=5)[0] == -1
-    assert means([0, 60], [], k=5) == [-1, -1]
 
 
 def samples(n: int, dim: int = DIM) -> np.ndarray:
@@ -90,9 +63,7 @@ def test_following_labels_and_tasks_is_the_same_as_starting_anew(
             else:
                 here[task] = kind == "come"
         pool = pool_of(features, labels, np.flatnonzero(here))
-        anew = Space()
-        np.testing.assert_array_equal(space.follow(pool).features, anew.follow(pool).features)
-        np.testing.assert_array_equal(space.nearness(), anew.nearness())
+        np.testing.assert_array_equal(space.follow(pool).features, Space().follow(pool).features)
 
 
 @settings(max_examples=10)
@@ -132,5 +103,5 @@ def test_other_strategies_are_followed_as_they_are() -> None:
     chosen = following("random")(pool, 20, np.random.default_rng(1))
     np.testing.assert_array_equal(chosen, strategy("random")(pool, 20, np.random.default_rng(1)))
     without = replace(pool, target_precision=0.9)
-    chosen = following("neat_plus-near")(without, 20, np.random.default_rng(1))
-    np.testing.assert_array_equal(chosen, strategy("neat_plus-near")(without, 20, np.random.default_rng(1)))
+    chosen = following("neat_plus-soft")(without, 20, np.random.default_rng(1))
+    np.testing.assert_array_equal(chosen, strategy("neat_plus-soft")(without, 20, np.random.default_rng(1)))
