@@ -31,7 +31,7 @@ RUN case "$VARIANT" in \
           --index-url "$TORCH_INDEX" -r torch.lock ;; \
       web) \
         if [ -n "$WEIGHTS_OF" ]; then echo "VARIANT=web has no encoder: leave WEIGHTS_OF empty" >&2; exit 1; fi; \
-        grep -vE '^(nvidia|cuda|faiss)-|^(torch|torchvision|triton|numba|llvmlite|scipy|scikit-learn|joblib|sympy|mpmath|networkx|open-clip-torch|timm|efficientnet-[a-z0-9-]+|hf-xet|huggingface-hub|safetensors)==' \
+        grep -vE '^(nvidia|cuda|faiss)-|^(torch|torchvision|triton|numba|llvmlite|scipy|scikit-learn|joblib|sympy|mpmath|networkx|open-clip-torch|openvino|openvino-telemetry|timm|efficientnet-[a-z0-9-]+|hf-xet|huggingface-hub|safetensors)==' \
           requirements-runtime.lock > all.lock ;; \
       *) echo "VARIANT=$VARIANT: must be cuda, cpu or web" >&2; exit 1 ;; \
     esac; \

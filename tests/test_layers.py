@@ -78,6 +78,7 @@ CONFINED = {
     "sqlalchemy": {"service", "steps", "store", "web", "worker"},
     "alembic": {"store"},
     "faiss": {"benchmarks", "ranking", "strategies"},
+    "openvino": {"models"},
     "ray": {"benchmarks", "compute"},
     "torch": {"benchmarks", "compute", "experiments", "exports", "models", "ranking", "steps", "strategies", "testing"},
     "torchvision": {"benchmarks", "experiments", "models"},

@@ -46,6 +46,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_ENCODER": ("resnet18", "resnet18"),
     "NEAT_ENCODER_WEIGHTS": ("/srv/weights.pt", Path("/srv/weights.pt")),
     "NEAT_DEVICE": ("cpu", "cpu"),
+    "NEAT_ENCODER_BACKEND": ("torch", "torch"),
     "NEAT_ENCODE_BATCH_SIZE": ("5", 5),
     "NEAT_DOWNLOADS": ("6", 6),
     "NEAT_MAX_IMAGE_BYTES": ("1000", 1000),

@@ -149,10 +149,14 @@ def _objects(settings: Settings, database: Database | None) -> str:
 
 
 def _encoder(settings: Settings) -> str:
+    from neat_backend.models.backends import backend_of, reason_for_torch, with_backend
     from neat_backend.models.encoders import build_encoder
 
     encoder = build_encoder(settings.encoder, settings.encoder_weights, settings.device)
-    return f"{settings.encoder} is there, {encoder.dim} features"
+    computed = with_backend(encoder, backend_of(settings.encoder_backend, settings.compute))
+    reason = reason_for_torch(encoder)
+    by = "PyTorch" if computed is encoder else "OpenVINO"
+    return f"{settings.encoder} is there, {encoder.dim} features, computed by {by}" + (f" ({reason})" if reason else "")
 
 
 def _gpu(settings: Settings) -> str:

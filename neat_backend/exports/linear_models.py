@@ -74,12 +74,14 @@ def linear(settings: Settings, database: Database, project: Project) -> Taken:
             "classifier",
         )
     from neat_backend.exports import portable
+    from neat_backend.models.backends import key_of_network
     from neat_backend.models.encoders import build_encoder
 
     encoder = build_encoder(settings.encoder, settings.encoder_weights, "cpu")
-    if kind not in ("", f"features/{encoder.key}"):
+    key = kind.partition("/")[2] or encoder.key
+    if key_of_network(key) != encoder.key:  # the model has PyTorch's network, whichever back end made the features
         raise BadRequest(
-            f"the linear classifier takes the features of {kind.partition('/')[2]}, and NEAT_ENCODER="
+            f"the linear classifier takes the features of {key}, and NEAT_ENCODER="
             f"{settings.encoder} is {encoder.key} here: export with the service's NEAT_ENCODER and "
             "NEAT_ENCODER_WEIGHTS, or with --classifier resnet18",
             "classifier",
@@ -90,7 +92,7 @@ def linear(settings: Settings, database: Database, project: Project) -> Taken:
     invalid = sum(row.invalid for row in labelled)
     about = {
         "network": f"{settings.encoder}, features of length 1, linear layer",
-        "encoder": encoder.key,
+        "encoder": key,
         "resize": cut.side if cut.squash else cut.resize,
         "preprocessing": [
             UPRIGHT,

@@ -114,6 +114,7 @@ class Encoder:
     input_size  side in pixels of what `preprocess` returns
     preprocessing  what `preprocess` does, without the network
     at_once     batches to encode at the same time, each on its share of the cores; 1 on a GPU
+    variants    the same by other back ends, or why there is none; see `backends`
     """
 
     def __init__(
@@ -123,10 +124,16 @@ class Encoder:
         preprocessing: Preprocessing,
         device: torch.device,
         read: Callable[[Sequence[str]], torch.Tensor] | None = None,
+        compute: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        """read: texts to features [n, dim] in the same space; None for an encoder of images alone."""
+        """read: texts to features [n, dim] in the same space; None for an encoder of images alone.
+
+        compute: uint8 images [n, 3, s, s] -> features [n, dim], in place of PyTorch.
+        """
         self.key = key
         self._read = read
+        self._compute = compute
+        self.variants: dict[str, Encoder | EncoderError] = {}
         self.input_size = preprocessing.side
         self.device = device
         # One batch on all cores waits for the slowest of them at every layer. Two at once, a core each, of two
@@ -160,8 +167,17 @@ class Encoder:
             batch = batch.pin_memory()  # or the copy to the device would not run beside what it computes
         return to_grid(self._forward(batch).float().cpu().numpy())
 
+    def by(self, key: str, compute: Callable[[torch.Tensor], torch.Tensor]) -> Encoder:
+        """The same with features of another `key`, which `compute` gives."""
+        return Encoder(key, self._network, self.preprocessing, self.device, self._read, compute)
+
     def on(self, device: torch.device) -> Encoder:
-        """The same for images on another device, a copy without the text side: what is sent to another machine."""
+        """The same for images on another device, a copy without the text side: what is sent to another machine.
+
+        Raises EncoderError for one that PyTorch does not compute.
+        """
+        if self._compute is not None:
+            raise EncoderError("OpenVINO computes features on one machine: with Ray, set NEAT_ENCODER_BACKEND=torch")
         return Encoder(self.key, copy.deepcopy(self._network), self.preprocessing, device)
 
     @torch.inference_mode()
@@ -176,6 +192,8 @@ class Encoder:
 
     @torch.inference_mode()
     def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+        if self._compute is not None:
+            return self._compute(batch)
         images = batch.to(self.device, non_blocking=True).float() / 255  # [n, 3, s, s]
         images = ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):

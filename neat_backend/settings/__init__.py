@@ -246,6 +246,9 @@ class Settings(BaseModel):
     """Local file with the encoder's weights, instead of a download"""
     device: Device = env("auto", "NEAT_DEVICE")
     """auto, cpu, cuda or cuda:N"""
+    encoder_backend: Literal["auto", "torch", "openvino", "openvino-bf16"] = env("auto", "NEAT_ENCODER_BACKEND")
+    """What computes features: auto = what made the project's, else OpenVINO on a CPU and PyTorch on a GPU or with Ray;
+    openvino-bf16 = in bfloat16: faster where the CPU has it, other neighbours"""
     encode_batch_size: int = env(32, "NEAT_ENCODE_BATCH_SIZE", ge=1)
     """Images encoded at a time"""
     downloads: int = env(8, "NEAT_DOWNLOADS", ge=1)

@@ -27,6 +27,7 @@ from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
+from neat_backend.models.backends import backend_of, with_backend
 from neat_backend.models.encoders import Encoder
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.neighbors import LargePool
@@ -88,7 +89,8 @@ class LiveProject:
     ) -> None:
         """Builds the parts; `load` fills them."""
         settings, state, stopping = context.settings, owned.state, owned.stopping
-        encoder, compute = shared.encoder(), shared.compute()
+        compute = shared.compute()
+        encoder = _encoder(context, shared.encoder())
         self.id, self.owned, self.context = project.id, owned, context
         self.engine = engine = SharedEngine(_engine(context, config, encoder, compute))
         self.followed = followed = Followed(project)
@@ -260,6 +262,13 @@ def _usable(project: Project, context: Context) -> tuple[Project, LabelConfig]:
         context.update(label_config=info.label_config, sampling=info.sampling, title=info.title)
         project = replace(project, label_config=info.label_config, sampling=info.sampling)
         return project, label_config.read(project.label_config, context.settings)
+
+
+def _encoder(context: Context, encoder: Encoder) -> Encoder:
+    """The encoder by the back end that the settings name, or that made the project's features."""
+    settings, arrays = context.settings, context.arrays
+    stored = snapshots.features_kind(arrays, snapshots.read_head(arrays)).removeprefix(f"{kinds.FEATURES}/")
+    return with_backend(encoder, backend_of(settings.encoder_backend, settings.compute), stored)
 
 
 def _engine(context: Context, config: LabelConfig, encoder: Encoder, compute: Compute) -> Engine:

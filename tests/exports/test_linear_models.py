@@ -63,7 +63,7 @@ def encode(encoder: Encoder, pictures: list[Image.Image]) -> np.ndarray:
     return encoder.encode(torch.stack([encoder.preprocess(picture) for picture in pictures]))
 
 
-def learn(labelled: Labelled, encoder: Encoder, invalid: bool = True) -> LinearHead:
+def learn(labelled: Labelled, encoder: Encoder, invalid: bool = True, backend: str = "") -> LinearHead:
     """All images encoded and stored, in any order of tasks; the head that the labels give."""
     if not invalid:
         labelled.answer(dict.fromkeys(range(31, 35), "dog"))
@@ -72,7 +72,7 @@ def learn(labelled: Labelled, encoder: Encoder, invalid: bool = True) -> LinearH
     keys = [image_key(f"/data/upload/{n}.png") for n in tasks]
     arrays = ProjectArrays(labelled.settings.data_dir, PROJECT)
     for part in (slice(20, None), slice(20)):
-        arrays.append(f"features/{encoder.key}", tasks[part], keys[part], features[part])
+        arrays.append(f"features/{encoder.key}{backend}", tasks[part], keys[part], features[part])
     head = fit_head(features[:34], np.repeat([0, 1, INVALID if invalid else 0], [20, 10, 4]), CLASSES)
     assert head is not None
     return head
@@ -201,6 +201,14 @@ class TestTheHead:
         keep(labelled, replace(head, weights=head.weights + 1))
         labelled.settings = labelled.settings.model_copy(update={"classifier": "resnet18", "rerank": "round"})
         take_out(labelled, tmp_path / "model", classifier="linear")
+        np.testing.assert_allclose(weights(tmp_path / "model")[0], head.weights, atol=1e-6)
+
+    def test_features_by_openvino_go_with_the_same_network_and_are_named(
+        self, labelled: Labelled, tmp_path: Path, encoder: Encoder
+    ) -> None:
+        head = learn(labelled, encoder, backend="-openvino")
+        about = take_out(labelled, tmp_path / "model")
+        assert about["encoder"] == "tiny-0123-openvino"
         np.testing.assert_allclose(weights(tmp_path / "model")[0], head.weights, atol=1e-6)
 
     def test_a_class_without_labels_is_named_apart(self, labelled: Labelled, tmp_path: Path, encoder: Encoder) -> None:
