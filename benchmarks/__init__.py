@@ -12,6 +12,7 @@ from benchmarks.backlog import backlog
 from benchmarks.capacity import capacity
 from benchmarks.dashboard import dashboard
 from benchmarks.embed import embed
+from benchmarks.encode import encode
 from benchmarks.estimates import estimates
 from benchmarks.export import export
 from benchmarks.failover import failover
@@ -36,6 +37,7 @@ for command in (
     backlog,
     publish,
     embed,
+    encode,
     train,
     memory,
     query,

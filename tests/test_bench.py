@@ -230,6 +230,23 @@ class TestEmbed:
         assert "jpg or png" in refused("embed", EMBED | {"suffix": "gif"})
 
 
+class TestEncode:
+    def test_libraries_give_the_loops_features(self) -> None:
+        sizes = {"images": 20, "batch-size": 8, "k": 3, "methods": "ours,openvino,onnxruntime"}
+        found = figures("encode", sizes)
+        rows = {row["method"]: row for row in found["rows"]}
+        assert set(rows) == {"loop", "ours", "openvino", "onnxruntime"}
+        for row in rows.values():
+            assert row["same_neighbours"] > 0.9
+            assert row["largest_difference"] < 1e-3
+        loop, ours = rows["loop"], rows["ours"]
+        assert ours["times_loop"] == pytest.approx(ours["images_per_second"] / loop["images_per_second"])
+        assert loop["same_neighbours"] == loop["times_loop_processor"] == 1
+
+    def test_another_method_is_refused(self) -> None:
+        assert "openvino-bf16" in refused("encode", {"methods": "tensorrt"})
+
+
 class TestMemory:
     def test_engine_and_web_are_measured(self) -> None:
         found = figures("memory", {"pool": 2000, "dim": 32, "labels": 150, "webhooks": 5})
