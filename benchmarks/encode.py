@@ -192,7 +192,7 @@ def _by(backend: str) -> Callable[[Any, Path], Encode]:
     def make(encoder: Any, folder: Path) -> Encode:
         from neat_backend.models.backends import with_backend
 
-        return with_backend(encoder, backend).encode  # type: ignore[no-any-return]
+        return with_backend(encoder, backend).encode
 
     return make
 
