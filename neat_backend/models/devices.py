@@ -48,6 +48,15 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16")) or (is_amd and bool(capabilities.get("avx512_bf16")))
 
 
+def multiplies_int8(device: torch.device) -> bool:
+    """Whether the CPU multiplies matrices of int8 faster than of float32: with AVX512-VNNI, which AMX comes with.
+
+    50,000 × 512 by 512 × 100, one core of a Xeon with AMX, milliseconds: float32 54, bfloat16 9.6, int8 10.
+    """
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(capabilities.get("avx512_vnni"))
+
+
 def compute_on_share(at_once: int) -> None:
     """Limit this thread's computations to its share of the cores: 1 / at_once of them."""
     if at_once > 1:

@@ -72,12 +72,22 @@ class Table(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A label to offer; for several labels, each field is an array."""
+    """A label to offer."""
 
     label: Any  # its row
     base: Any  # centre·y
     norm: Any  # |y|
     slack: Any  # error of a bound in single precision
+
+
+class Queries(NamedTuple):
+    """Labels to offer together, float32 [m] but for the rows. A label's query is its difference from the centre."""
+
+    label: Array  # its row, int32
+    unit: Array  # of the query's values
+    base: Array  # centre·y, and the error of a bound in single precision
+    norm: Array  # length of the difference
+    error: Array  # length of what the query leaves out of it
 
 
 class Short(NamedTuple):
@@ -313,24 +323,62 @@ def offer_one_sketched(
 
 
 @compiled()
+def lengths(rows: Array, planes: Planes, length: Array, along: Array) -> None:
+    """Of each row's difference from the centre: the length of its int8 part, rounded up, and its product with it."""
+    coarse, rest, step, _, centre = planes
+    for i in range(len(rows)):
+        row = rows[i]
+        scale = np.float64(step[row])
+        squares, product = 0.0, 0.0
+        for j in range(coarse.shape[1]):
+            part = np.float64(coarse[row, j]) * scale
+            squares += part * part
+            product += (part + np.float64(rest[row, j])) * centre[j]
+        length[row] = np.float32(np.sqrt(squares) * GRID * (1 + 1e-6))
+        along[row] = np.float32(product * (GRID * GRID))
+
+
+@compiled()
 def offer_block(
-    begin: int, end: int, first: int, products: Array, queries: Query, planes: Planes, near: Table, touched: Array
+    begin: int,
+    end: int,
+    first: int,
+    products: Array,
+    queries: Queries,
+    planes: Planes,
+    measures: tuple[Array, Array],
+    near: Table,
+    touched: Array,
 ) -> int:
-    """Offer several labels to rows first+begin..first+end; products: coarse·y, [rows of the block, labels]."""
+    """Offer several labels to rows first+begin..first+end.
+
+    products: coarse·query of each row of the block and label, [rows of the block, labels]; measures: of `lengths`.
+    """
     count = 0
     coarse, rest, step, residual, centre = planes
     alive, ids, neighbours, similarities = near
-    labels, base, norm, slack = queries
+    labels, unit, base, norm, error = queries
+    length, along = measures
     k = similarities.shape[1]
+    m = len(labels)
+    bound = np.empty(m, np.float32)
     for at in range(begin, end):
         row = first + at
         if not alive[row]:
             continue
-        scale = np.float32(step[row] * GRID)
+        scale, left, long, here = np.float32(step[row] * GRID), residual[row], length[row], along[row]
+        for i in range(m):  # without a branch, so that it becomes vector instructions; so does the next loop
+            product = np.float32(products[at, i]) * (scale * unit[i])
+            bound[i] = product + (here + (base[i] + (left * norm[i] + long * error[i])))
+        kth = similarities[row, k - 1]
+        above = np.int32(0)
+        for i in range(m):
+            above += np.int32(bound[i] >= kth)
+        if above == 0:
+            continue
         taken = False
-        for i in range(len(labels)):
-            bound = products[at, i] * scale + base[i] + residual[row] * norm[i] + slack[i]
-            if bound < similarities[row, k - 1] or labels[i] == row:
+        for i in range(m):
+            if bound[i] < similarities[row, k - 1] or labels[i] == row:
                 continue
             similarity = exact_similarity(coarse, rest, step, centre, row, labels[i])
             taken |= insert(neighbours, similarities, ids, row, labels[i], similarity)

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neat_backend.models.devices import bfloat16_is_faster
+from neat_backend.models.devices import multiplies_int8
 from neat_backend.models.grid import GRID
 from neat_backend.ranking import kernels
-from neat_backend.ranking.kernels import Planes, Query, Short, Sketched, Table
+from neat_backend.ranking.kernels import Planes, Queries, Query, Short, Sketched, Table
 from neat_backend.ranking.mapped import MappedArray
 
 Rows = NDArray[np.int32]
@@ -68,6 +68,8 @@ class FeaturePlanes:
         self._rest = np.zeros((0, dim), np.int16)
         self._step = np.zeros(0, np.int32)  # grid units
         self._residual = np.zeros(0, np.float32)  # length of the rest, rounded up
+        self._length = np.zeros(0, np.float32)  # see `kernels.lengths`
+        self._along = np.zeros(0, np.float32)
         self._centre = np.zeros(dim)  # grid units
         self._slack = dim * kernels.SINGLE
         self._sketch: Sketch | None = None
@@ -81,7 +83,7 @@ class FeaturePlanes:
         """Grow to n rows."""
         for name in ("_coarse", "_rest"):
             setattr(self, name, self._grown(name, n))
-        for name in ("_step", "_residual"):
+        for name in ("_step", "_residual", "_length", "_along"):
             setattr(self, name, grown(getattr(self, name), n))
         if self._sketch is not None:
             self._sketch.grow(n)
@@ -197,6 +199,7 @@ class FeaturePlanes:
 
         def work(begin: int, end: int) -> int:
             bad: int = kernels.encode(features[begin:end], rows[begin:end], planes)
+            kernels.lengths(rows[begin:end], planes, self._length, self._along)
             return bad if bad < 0 else begin + bad
 
         bad = max(kernels.in_parallel(work, len(rows)))
@@ -246,30 +249,45 @@ class FeaturePlanes:
         return np.concatenate([found for found, _ in parts])
 
     def _offer_many(self, labels: Rows, near: Neighbours) -> Rows:
-        features = torch.from_numpy(self.exact(labels))  # [m, d]
-        exact = features.double()
-        norm = exact.norm(dim=1).numpy()
-        base = (exact @ torch.from_numpy(self._centre)).numpy() * GRID
-        slack = np.full(len(labels), self._slack)
-        # int8 is exact in bfloat16; the queries are not, nor are products that come out in it. |x - c| is below 2.
-        precise = torch.bfloat16 if bfloat16_is_faster(torch.device("cpu")) else torch.float32
-        queries = features.to(precise)
-        if precise is torch.bfloat16:
-            slack += 2 * (exact - queries.double()).norm(dim=1).numpy() + 2 * 2.0**-8
-        columns = queries.T.contiguous()  # [d, m]
-        query, planes, table = Query(labels, base, norm, slack), self._planes, _table(near)
+        queries, columns = self._queries(labels)  # [d, m]
+        whole = columns.dtype == torch.int8
+        planes, measures, table = self._planes, (self._length, self._along), _table(near)
         touched = np.empty(len(self), np.int32)
         found = []
         for first in range(0, len(self), _BLOCK_ROWS):
-            block = torch.from_numpy(self._coarse[first : first + _BLOCK_ROWS]).to(precise)  # [b, d]
-            products = (block @ columns).float().numpy()  # [b, m]
+            block = torch.from_numpy(self._coarse[first : first + _BLOCK_ROWS])  # [b, d]
+            products = (torch._int_mm(block, columns) if whole else block.float() @ columns).numpy()  # [b, m]
 
-            def work(begin: int, end: int, first: int = first, products: NDArray[np.float32] = products) -> Rows:
-                count = kernels.offer_block(begin, end, first, products, query, planes, table, touched)
+            def work(begin: int, end: int, first: int = first, products: NDArray[Any] = products) -> Rows:
+                count = kernels.offer_block(begin, end, first, products, queries, planes, measures, table, touched)
                 return touched[first + begin : first + begin + count]
 
             found += kernels.in_parallel(work, len(block), least=512)
         return np.concatenate(found)
+
+    def _queries(self, labels: Rows) -> tuple[Queries, torch.Tensor]:
+        """The labels' queries for the kernels, and as columns [d, m]: int8 where the CPU multiplies these faster."""
+        features = self.exact(labels).astype(np.float64)  # [m, d]
+        centre = self._centre * GRID
+        moved = features - centre
+        if multiplies_int8(torch.device("cpu")):
+            unit = np.maximum(np.abs(moved).max(axis=1), GRID) / 127
+            columns = np.rint(moved / unit[:, None]).astype(np.int8)
+        else:
+            unit, columns = np.ones(len(labels)), moved.astype(np.float32)
+        queries = Queries(
+            labels,
+            *(
+                values.astype(np.float32)
+                for values in (
+                    unit,
+                    features @ centre + self._slack + 2 * kernels.SINGLE,
+                    np.linalg.norm(moved, axis=1) * (1 + 1e-6),
+                    np.linalg.norm(moved - columns * unit[:, None], axis=1) * (1 + 1e-6),
+                )
+            ),
+        )
+        return queries, torch.from_numpy(np.ascontiguousarray(columns.T))
 
     def _offer_found(self, labels: Rows, near: Neighbours, half: HalfPlane) -> Rows:
         changed = []

@@ -143,12 +143,13 @@ def test_the_half_precision_filter_of_a_gpu_leaves_the_table_exact():
     assert held_neighbours(table) == exact_neighbours(table)
 
 
-@pytest.mark.parametrize("precise", [torch.float32, torch.bfloat16])
-def test_many_labels_at_once_are_filtered_in_either_precision(monkeypatch, precise):
-    monkeypatch.setattr("neat_backend.ranking.planes.bfloat16_is_faster", lambda device: precise is torch.bfloat16)
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_many_labels_at_once_are_filtered_with_float32_and_int8_queries(monkeypatch, whole, shift):
+    monkeypatch.setattr("neat_backend.ranking.planes.multiplies_int8", lambda device: whole)
     rng = np.random.default_rng(7)
     table = NeighborTable(64, 5)
-    rows = table.add_tasks(np.arange(9000), structured_features(rng, 9000, 64))
+    rows = table.add_tasks(np.arange(9000), structured_features(rng, 9000, 64, shift))
     table.label(rows[:600])
     table.label(rows[600:660])
     assert table.planes._sketch is not None, "a matrix of labels, not a search of all rows"
@@ -167,9 +168,9 @@ def test_labels_one_by_one_or_at_once_give_one_table(steps):
     assert held_neighbours(table) == exact_neighbours(table)
 
 
-def structured_features(rng, n, dim):
-    """Features with a few strong directions, as real ones have."""
-    return grid(rng.normal(size=(n, dim)) * 0.8 ** np.arange(dim))
+def structured_features(rng, n, dim, shift=0.0):
+    """Features with a few strong directions, as real ones have, and with a mean of about this length."""
+    return grid(rng.normal(size=(n, dim)) * 0.8 ** np.arange(dim) + shift / dim**0.5)
 
 
 def test_a_sketch_of_the_pool_leaves_the_table_exact(monkeypatch):
