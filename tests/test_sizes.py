@@ -19,6 +19,7 @@ COMMANDS = {
     "neat_backend/cli/exporting.py": {"export"},
     "neat_backend/experiments/commands.py": {"run", "plot", "clusterability", "table"},
     "benchmarks/approximate.py": {"approximate"},
+    "benchmarks/encode.py": {"encode"},
     "benchmarks/estimates.py": {"estimates"},
     "benchmarks/mistakes.py": {"mistakes"},
     "benchmarks/paper.py": {"paper"},

@@ -90,6 +90,13 @@ class Queries(NamedTuple):
     error: Array  # length of what the query leaves out of it
 
 
+class Block(NamedTuple):
+    """Rows first, first + 1, … of the planes, and their products coarse·query with several labels."""
+
+    first: int
+    products: Array  # int32 or float32 [rows of the block, labels]
+
+
 class Short(NamedTuple):
     """A label's sketch."""
 
@@ -342,19 +349,19 @@ def lengths(rows: Array, planes: Planes, length: Array, along: Array) -> None:
 def offer_block(
     begin: int,
     end: int,
-    first: int,
-    products: Array,
+    block: Block,
     queries: Queries,
     planes: Planes,
     measures: tuple[Array, Array],
     near: Table,
     touched: Array,
 ) -> int:
-    """Offer several labels to rows first+begin..first+end.
+    """Offer several labels to rows begin..end of a block; measures: of `lengths`.
 
-    products: coarse·query of each row of the block and label, [rows of the block, labels]; measures: of `lengths`.
+    Rows that took any are written to touched[first + begin:]; returns their number.
     """
     count = 0
+    first, products = block
     coarse, rest, step, residual, centre = planes
     alive, ids, neighbours, similarities = near
     labels, unit, base, norm, error = queries

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from neat_backend.models.devices import multiplies_int8
 from neat_backend.models.grid import GRID
 from neat_backend.ranking import kernels
-from neat_backend.ranking.kernels import Planes, Queries, Query, Short, Sketched, Table
+from neat_backend.ranking.kernels import Block, Planes, Queries, Query, Short, Sketched, Table
 from neat_backend.ranking.mapped import MappedArray
 
 Rows = NDArray[np.int32]
@@ -255,14 +255,15 @@ class FeaturePlanes:
         touched = np.empty(len(self), np.int32)
         found = []
         for first in range(0, len(self), _BLOCK_ROWS):
-            block = torch.from_numpy(self._coarse[first : first + _BLOCK_ROWS])  # [b, d]
-            products = (torch._int_mm(block, columns) if whole else block.float() @ columns).numpy()  # [b, m]
+            coarse = torch.from_numpy(self._coarse[first : first + _BLOCK_ROWS])  # [b, d]
+            products = torch._int_mm(coarse, columns) if whole else coarse.float() @ columns  # [b, m]
+            block = Block(first, products.numpy())
 
-            def work(begin: int, end: int, first: int = first, products: NDArray[Any] = products) -> Rows:
-                count = kernels.offer_block(begin, end, first, products, queries, planes, measures, table, touched)
-                return touched[first + begin : first + begin + count]
+            def work(begin: int, end: int, block: Block = block) -> Rows:
+                count = kernels.offer_block(begin, end, block, queries, planes, measures, table, touched)
+                return touched[block.first + begin : block.first + begin + count]
 
-            found += kernels.in_parallel(work, len(block), least=512)
+            found += kernels.in_parallel(work, len(coarse), least=512)
         return np.concatenate(found)
 
     def _queries(self, labels: Rows) -> tuple[Queries, torch.Tensor]:
