@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy import URL, Connection, Engine, event
 
 from neat_backend.errors import DataRefused, StoreError
-from neat_backend.store import locks, migrating
+from neat_backend.store import locks, migrating, notices
+from neat_backend.store.notices import Listening, Pipes, PostgresListening
 
 BUSY_SECONDS = 30.0  # longest wait for another writer
 MIGRATING_SECONDS = 600.0  # longest wait for another process that makes or updates the tables
@@ -42,6 +43,7 @@ class Database:
         self._sqlite = self._url.get_backend_name() == "sqlite"
         self.shown = self._url.render_as_string(hide_password=True)
         self._engine = _engine(self._url, self.shown, self._busy_seconds)
+        self._pipes = Pipes(Path(f"{self._url.database}.notices").absolute()) if self._sqlite else None
         self._pid = os.getpid()
         self._lock = threading.Lock()
 
@@ -76,14 +78,31 @@ class Database:
         Errors of the database are raised as StoreError. SQLite has one writer at a time, so keep the transaction
         short: webhooks wait for it.
         """
-        with self._errors(), self._turn(), self._connect(write=True) as conn, conn.begin():
-            yield conn
+        with self._errors(), self._turn(), self._connect(write=True) as conn:
+            notices.forget(conn)
+            with conn.begin():
+                yield conn
+            noted = notices.noted(conn)
+        if self._pipes is not None and noted:
+            self._pipes.tell(noted)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A read-only transaction on one snapshot of the database."""
         with self._errors(), self._connect(write=False) as conn, conn.begin():
             yield conn
+
+    def listen(self) -> Listening:
+        """Wait for the notices of other processes' transactions. Raises StoreError where that can't be done."""
+        return self._pipes.listen() if self._pipes is not None else PostgresListening(self._apart)
+
+    def _apart(self) -> Any:
+        """A connection of the driver that is in no pool."""
+        with self._errors():
+            connection = self._engine.raw_connection()
+            driver_connection = connection.driver_connection
+            connection.detach()
+            return driver_connection
 
     def dispose(self) -> None:
         """Close the connections. The next use opens new ones."""

@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Connection
 
 from neat_backend.errors import StoreError
 from neat_backend.records import Event
-from neat_backend.store import schema
+from neat_backend.store import notices, schema
 from neat_backend.store.sql import among, chunks, clock, insert, plain_ids
 
 QUEUED = "queued"  # acknowledged, not yet applied
@@ -89,6 +89,7 @@ def append_many(conn: Connection, events: Iterable[tuple[int, str, Mapping[str, 
     highest = {project: id for (project, _, _), id in zip(events, ids, strict=True)}
     for project, id in sorted(highest.items()):
         conn.execute(sa.update(_heads).where(_heads.c.project == project).values(received_through=id))
+        notices.note(conn, project, notices.EVENTS)
     return ids
 
 
@@ -137,6 +138,8 @@ def set_aside(conn: Connection, id: int, error: str) -> None:
 def requeue(conn: Connection, id: int) -> None:
     """set_aside → queued, with its attempts reset."""
     _move(conn, [id], SET_ASIDE, state=QUEUED, attempts=0)
+    project = conn.execute(sa.select(_table.c.project).where(_table.c.id == id)).scalar_one()
+    notices.note(conn, project, notices.EVENTS)
 
 
 def set_aside_events(conn: Connection, project: int) -> list[tuple[Event, str]]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from neat_backend.errors import UnknownProject
 from neat_backend.records import Project
-from neat_backend.store import schema
+from neat_backend.store import notices, schema
 from neat_backend.store.sql import among, clock, insert
 
 CONNECTING = "connecting"  # /setup has come; label config and rights not checked yet
@@ -59,6 +59,7 @@ def save_connection(conn: Connection, id: int, **fields: Any) -> Project:
     else:
         statement = statement.on_conflict_do_nothing(index_elements=["id"])
     conn.execute(statement)
+    notices.note(conn, id, notices.PROJECTS)
     project = get(conn, id)
     assert project is not None
     return project
@@ -90,6 +91,7 @@ def delete(conn: Connection, id: int) -> None:
     ):
         conn.execute(sa.delete(table).where(table.c.project == id))
     conn.execute(sa.delete(_table).where(_table.c.id == id))
+    notices.note(conn, id, notices.PROJECTS)
 
 
 def acquire_lease(conn: Connection, id: int, owner: str, seconds: float, now: datetime | None = None) -> bool:
@@ -145,11 +147,13 @@ def hold_lease(conn: Connection, id: int, owner: str) -> bool:
 
 def release_lease(conn: Connection, id: int, owner: str) -> None:
     """Release the lease; no effect if another worker has it."""
-    conn.execute(
+    released = conn.execute(
         sa.update(_table)
         .where(_table.c.id == id, _table.c.lease_owner == owner)
         .values(lease_owner=None, lease_until=None)
     )
+    if released.rowcount:
+        notices.note(conn, id, notices.PROJECTS)
 
 
 def lease_owner(conn: Connection, id: int, now: datetime | None = None) -> str | None:
@@ -157,6 +161,12 @@ def lease_owner(conn: Connection, id: int, now: datetime | None = None) -> str |
     now = now or clock(conn)
     owner: str | None = conn.execute(sa.select(_table.c.lease_owner).where(_table.c.id == id, _runs(now))).scalar()
     return owner
+
+
+def lease_owners(conn: Connection) -> dict[int, str]:
+    """The owner of each project that has one."""
+    rows = conn.execute(sa.select(_table.c.id, _table.c.lease_owner).where(_runs(clock(conn))))
+    return {row.id: row.lease_owner for row in rows if row.lease_owner is not None}
 
 
 def _runs(now: datetime) -> sa.ColumnElement[bool]:

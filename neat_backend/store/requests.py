@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from neat_backend.store import schema
+from neat_backend.store import notices, schema
 from neat_backend.store.sql import clock, enter_project, put
 
 TEXT, SELECTION = "text", "selection"  # the features of a text; a tab of these tasks
@@ -41,6 +41,7 @@ def ask(conn: Connection, project: int, kind: str, name: str, body: str = "") ->
     conn.execute(sa.delete(_table).where(_table.c.project == project, _table.c.asked_at < now - KEPT))
     row = {"project": project, "kind": kind, "name": name, "body": body, "answer": None, "error": "", "asked_at": now}
     put(conn, _table, [row])
+    notices.note(conn, project, notices.REQUESTS)
 
 
 def get(conn: Connection, project: int, kind: str, name: str) -> Request | None:
@@ -53,6 +54,12 @@ def waiting(conn: Connection, project: int) -> Sequence[Request]:
     """The requests without an answer, oldest first."""
     open_rows = _read(project).where(_table.c.answer.is_(None), _table.c.error == "").order_by(_table.c.asked_at)
     return [_request(row) for row in conn.execute(open_rows)]
+
+
+def projects_with_requests(conn: Connection) -> list[int]:
+    """Projects with requests without an answer."""
+    statement = sa.select(_table.c.project).where(_table.c.answer.is_(None), _table.c.error == "").distinct()
+    return list(conn.execute(statement).scalars())
 
 
 def answer(conn: Connection, project: int, request: Request, answer: bytes | None, error: str = "") -> None:
