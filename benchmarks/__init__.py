@@ -16,6 +16,7 @@ from benchmarks.encode import encode
 from benchmarks.estimates import estimates
 from benchmarks.export import export
 from benchmarks.failover import failover
+from benchmarks.idle import idle
 from benchmarks.ingest import ingest
 from benchmarks.memory import memory
 from benchmarks.mistakes import mistakes
@@ -53,6 +54,7 @@ for command in (
     failover,
     startup,
     session,
+    idle,
 ):
     app.command()(command)
 app.command()(soak)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from benchmarks import app, samples
 from benchmarks.estimates import Replay, figures_of
+from benchmarks.idle import Build, rest
 from neat_backend.models.grid import to_grid
 from neat_backend.store import projects
 from neat_backend.store.database import Database
@@ -276,6 +278,20 @@ class TestPublish:
     )
     def test_sizes_that_can_not_be_measured_are_refused(self, options: dict[str, str], words: str) -> None:
         assert words in refused("publish", options)
+
+
+class TestIdle:
+    """Its measurement takes minutes; what it reads of a process is tried on this one."""
+
+    def test_another_checkout_must_be_one(self, tmp_path: Path) -> None:
+        assert "there is no neat_backend in it" in refused("idle", {"against": tmp_path})
+
+    def test_a_process_at_rest_is_measured(self) -> None:
+        here = Build("this", None, [], os.getpid())
+        rest([here], 0.1)
+        assert here.rest["threads"] >= 1
+        assert here.rest["core_percent"] >= 0
+        assert {"wake_ups_per_second", "active_threads"} < here.rest.keys()
 
 
 class TestFailover:

@@ -17,7 +17,9 @@ def once():
 """
 WORKER = """
 worker.LOOK_SECONDS = 0.0
-worker.Database = lambda url: SimpleNamespace(migrate=int, dispose=int)
+def nobody():
+    raise StoreError("no notices")
+worker.Database = lambda url: SimpleNamespace(migrate=int, dispose=int, listen=nobody)
 worker.Worker._take_up = worker.Worker._prune = worker.Worker._prune_tombstones = lambda self: None
 def once():
     worker.run(Settings.from_env({}))
@@ -26,6 +28,7 @@ SIGNALLED = """
 import os, random, signal, sys, threading, time
 from types import SimpleNamespace
 from neat_backend.cli import supervisor as serve
+from neat_backend.errors import StoreError
 from neat_backend.worker import worker
 from neat_backend.settings import Settings
 sys.setswitchinterval(0.0001)

@@ -89,14 +89,16 @@ class Tab:
         return {"conjunction": "or", "items": [_filter("id", task) for task in self.tasks or (NO_TASK,)]}
 
 
-def ensure(client: _Client, project: int, wanted: Tab, known: int | None) -> tuple[int, bool]:
+def ensure(
+    client: _Client, project: int, wanted: Tab, known: int | None, there: Sequence[Json] | None = None
+) -> tuple[int, bool]:
     """The id of the tab, and whether it was just created.
 
     known: its id as it was noted last. A tab of unlabelled tasks that shows just the opposite order is turned
-    round; in one of given tasks they are replaced, unless a person has put other filters there. Raises
-    LabelStudioError.
+    round; in one of given tasks they are replaced, unless a person has put other filters there. there: the project's
+    tabs as they have just been read. Raises LabelStudioError.
     """
-    tabs = client.tabs(project)
+    tabs = client.tabs(project) if there is None else there
     found = _find(tabs, wanted, known)
     if found is not None:
         change = _mended(found, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import secrets
 import time
@@ -155,6 +156,11 @@ class Keeper:
         self._version, self._kept = version, kept
         self._tidy()
         return True
+
+    def tidy_seconds(self) -> float:
+        """Time until objects that are no longer listed can be deleted; math.inf if there are none."""
+        first = min((since for since, _ in self._replaced), default=math.inf)
+        return max(0.0, first + REPLACED_SECONDS - time.monotonic())
 
     def _tidy(self) -> None:
         """Delete objects that no reader can still use."""

@@ -108,6 +108,10 @@ class Measures:
             write(self._arrays, self._at_hand())
             self._changed = False
 
+    def due_seconds(self) -> float:
+        """Time until new measurements may be written; math.inf where there are none."""
+        return max(0.0, self._saved_at + SAVE_SECONDS - self._clock()) if self._changed else math.inf
+
     def _at_hand(self) -> Measured:
         if self._measured is None:
             self._measured = read(self._arrays)

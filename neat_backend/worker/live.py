@@ -10,7 +10,8 @@
     insight  the map, estimates and likely mistakes for the web
     keep     array files → the object store; only where there is one
 
-Each repeats in a thread of its own (worker.py); all use the engine through `LiveProject.engine`, for milliseconds.
+Each is a job of its own (running_project.py), which runs after changes in the project, or when its own time comes.
+All use the engine through `LiveProject.engine`, for milliseconds.
 Nothing here is persistent: `load` rebuilds it from the store.
 """
 
@@ -198,6 +199,20 @@ class LiveProject:
             log.info("project %d: loaded, %d tasks with features", project.id, len(engine))
         return live
 
+    def on_change(self, stir: Callable[[], None], read: Callable[[], None]) -> None:
+        """Set what to call when the engine has changed, and when something is to be read from Label Studio."""
+        self.engine.on_change, self.wanted.on_news = stir, read
+
+    def pulse(self) -> tuple[object, ...]:
+        """The state that the steps depend on, without the engine: they have to run when it has changed."""
+        followed, rounds, publishing = self.followed, self.rounds, self.publishing
+        return (
+            *(followed.applied, followed.answered, followed.calls, followed.connected, followed.sampling),
+            *(rounds.ended, rounds.wanted, rounds.is_busy(), self.plan.version, self.learning.event),
+            *(publishing.version, publishing.forgotten, self.insight.written),
+            *(self.owned.state.bulk, self.intake.stale, self.owned.basis.since is None),
+        )
+
     def is_busy(self) -> bool:
         """Whether unloading the project would interrupt anything."""
         return self.intake.stale or any(step.is_busy() for step in self.steps)
@@ -221,7 +236,6 @@ class LiveProject:
 
     def stop(self) -> None:
         """Stop running work. `owned.stopping` has been set."""
-        self.wanted.wake()
         self.rounds.stop()
 
     def _found(self, found: Changed) -> None:

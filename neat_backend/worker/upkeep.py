@@ -8,6 +8,7 @@ a project is read as a whole when it is connected.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -77,7 +78,9 @@ class Upkeep:
         lease_seconds: float,
         connect: Callable[[Project], LabelStudioClient],
         objects: Objects | None,
+        on_wanted: Callable[[], None] = lambda: None,
     ) -> None:
+        """on_wanted: called when a project is to be loaded again."""
         self._settings, self._database, self._objects = settings, database, objects
         self._owner, self._lease_seconds, self._connect = owner, lease_seconds, connect
         self._lock = threading.Lock()
@@ -85,6 +88,8 @@ class Upkeep:
         self._wanted: set[int] = set()
         self._held: int | None = None  # the project being compared
         self._inquiries: dict[int, _Inquiry] = {}
+        self._asked: set[int] = set()  # projects that the last step inquired about, or will
+        self._on_wanted = on_wanted
 
     # called by the main loop
 
@@ -121,7 +126,8 @@ class Upkeep:
             waiting = inbox.projects_with_work(conn)
             known = {project.id: project for project in projects.all(conn)}
         unconnected = {n for n, project in known.items() if project.state == projects.DISCONNECTED}
-        for number in sorted(unconnected | (set(waiting) - known.keys())):
+        self._asked = unconnected | (set(waiting) - known.keys())
+        for number in sorted(self._asked):
             backoff = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)
             inquiry = self._inquiries.setdefault(number, _Inquiry(backoff))
             if number in waiting or time.monotonic() >= inquiry.again_at:
@@ -131,6 +137,15 @@ class Upkeep:
         due = self._due({n: project for n, project in known.items() if n not in unconnected})
         if due is not None:
             self._compare(due)
+
+    def due_seconds(self) -> float:
+        """Time until the next inquiry or comparison is due; math.inf if there is none."""
+        moments = [inquiry.again_at for number, inquiry in self._inquiries.items() if number in self._asked]
+        if self._settings.reconcile_seconds:
+            with self._lock:
+                resting = [at for number, at in self._resting.items() if number not in self._wanted]
+            moments += [at.compare_at for at in resting if at.basis.since is not None]
+        return max(0.0, min(moments, default=math.inf) - time.monotonic())
 
     # connections
 
@@ -238,7 +253,7 @@ class Upkeep:
         client = self._connect(project)
         settings = self._settings.for_project(project.extra_params)
         config = label_config.read(project.label_config, settings)
-        _, backend = connection.look(client, project)
+        info, backend = connection.look(client, project)
         otherwise = backend.key != project.connection or backend.extra_params != project.extra_params
         arrays = ProjectArrays(settings.data_dir, project.id)
         comparing = Comparing(
@@ -248,7 +263,7 @@ class Upkeep:
             lambda: self._want(project.id),
             resting.basis,
         )
-        compared = comparing.compare(config.image_key, project.label_config)
+        compared = comparing.compare(config.image_key, project.label_config, info)
         if compared.read_again:
             resting.basis.since = None
         if compared.equal:
@@ -260,6 +275,7 @@ class Upkeep:
     def _want(self, number: int) -> None:
         with self._lock:
             self._wanted.add(number)
+        self._on_wanted()
 
 
 def leave(

@@ -1,7 +1,8 @@
 """The worker process: owns projects, one owner per project at a time, and keeps them live.
 
-Each owned project has threads that repeat the steps of `LiveProject`. The main loop loads projects with work and
-unloads the least recently used ones; another thread renews the leases.
+All work is jobs of one rota: a step of each owned project (running_project.py), and here the look for projects with
+work, which unloads the least recently used ones for them, the renewal of the leases, and the upkeep. Notices of other
+processes wake them (listener.py). Who misses one is found at the next look.
 """
 
 from __future__ import annotations
@@ -22,19 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from neat_backend import connection, logs
 from neat_backend.compute import Compute, heap, open_compute
-from neat_backend.errors import (
-    Disconnected,
-    LabelStudioUnavailable,
-    LeaseLate,
-    LeaseLost,
-    NeatError,
-    NotFoundInLabelStudio,
-    Replaced,
-    SettingsError,
-    ShardsLost,
-    StoreError,
-    UnknownProject,
-)
+from neat_backend.errors import LeaseLost, NeatError, SettingsError, StoreError, UnknownProject
 from neat_backend.labelstudio import inspection
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.image_hosts import shown
@@ -42,25 +31,30 @@ from neat_backend.models.encoders import Encoder, build_encoder
 from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.stopping import Stopping
-from neat_backend.store import inbox, objects, projects, restoring, tasks, webhook_secret
+from neat_backend.store import inbox, notices, objects, projects, requests, restoring, tasks, webhook_secret
 from neat_backend.store.database import Database
+from neat_backend.store.notices import Heard
 from neat_backend.store.objects import Objects
+from neat_backend.worker.listener import Listener
 from neat_backend.worker.live import LiveProject, Resources
 from neat_backend.worker.owned_project import OwnedProject
+from neat_backend.worker.rota import Job, Pause, Rota
+from neat_backend.worker.running_project import RunningProject
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.reading import Changed
-from neat_backend.worker.steps.step import Step
 from neat_backend.worker.upkeep import Upkeep, leave
 
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 6.0  # time until another worker takes over from a lost one
 HEARTBEATS = 4  # renewals of a lease in that time
-LOOK_SECONDS = 0.5  # between checks for projects with work
+LOOK_SECONDS = 0.5  # between looks for work, where no notices come or a project can't be taken up yet
+REST_LOOK_SECONDS = 5.0  # between them else, in case a notice was missed
 STUCK_SECONDS = 60.0  # a project with a problem for this long may be unloaded for another
 REST_SECONDS = 10.0  # a project stays loaded this long after use; no other project waits longer for its slot
-JOIN_SECONDS = 5.0  # longest wait for a project's threads
-FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
+JOIN_SECONDS = 5.0  # longest wait for a project's jobs
+STOPPING_SECONDS = 60.0  # of the main thread, which has nothing to do but to wait for a signal
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0  # between complaints about the database
 PRUNE_EVERY_SECONDS = 3600.0
 KEEP_EVENTS_SECONDS = 7 * 24 * 3600.0
 KEEP_TOMBSTONES_SECONDS = 24 * 3600.0  # far longer than the delay of a webhook or a reading
@@ -103,47 +97,18 @@ def _log_label_studio(settings: Settings) -> None:
         log.warning("Label Studio at %s can't be used yet: %s", shown(url), error)
 
 
-class Running:
-    """A project that this worker owns, with its threads: one that loads it, then one for each step."""
-
-    def __init__(self, owned: OwnedProject, connection: tuple[object, ...]) -> None:
-        """connection: the project's connection (`_connection`) when it was started."""
-        self.owned, self.connection = owned, connection
-        self.live: LiveProject | None = None  # None = not loaded yet
-        self.threads: list[threading.Thread] = []
-
-    def run(self, name: str, target: Callable[..., None], *args: object) -> None:
-        """Run `target` in a thread of its own."""
-        thread = threading.Thread(target=target, args=args, name=f"{name}-{self.owned.id}", daemon=True)
-        thread.start()
-        self.threads.append(thread)
-
-    def is_busy(self) -> bool:
-        return self.live is None or self.live.is_busy()
-
-    @property
-    def last_used(self) -> float:
-        return -math.inf if self.live is None else self.live.last_used
-
-    def stop(self) -> None:
-        """Tell all threads to end; `join` waits for them."""
-        self.owned.stopping.set()
-        if self.live is not None:
-            self.live.stop()
-
-    def join(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        for thread in self.threads:  # the first thread may start the others meanwhile
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
-
-
 class Worker:
     """Owns projects and runs their threads. `run` returns when it is stopped."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
         self.owner = f"{_host()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.running: dict[int, Running] = {}
+        self.running: dict[int, RunningProject] = {}
+        self._rota = Rota()
+        self._listener = Listener(database, self._hear)
+        self._looking = Job("look", _Trying(self._look, self._look_pause))
+        self._keeping_up = Job("upkeep", _Trying(self._upkeep_step, self._upkeep_pause))
+        self._others_wait = False  # a project with work could not be taken up at the last look
         self._visited: set[int] = set()  # projects read at least once since the start
         self._pruned_at = -math.inf  # time.monotonic()
         self._waits: dict[int, float] = {}  # projects that wait for a slot, since when
@@ -151,23 +116,32 @@ class Worker:
         self._encoder_lock = threading.Lock()
         self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
         self._upkeep = Upkeep(
-            settings, database, lambda: self.owner, LEASE_SECONDS, lambda project: self._connect(project), self._objects
+            settings,
+            database,
+            lambda: self.owner,
+            LEASE_SECONDS,
+            lambda project: self._connect(project),
+            self._objects,
+            lambda: self._rota.wake(self._looking),
         )
 
     def run(self, stopping: Stopping) -> None:
         log.info("worker %s started", self.owner)
-        # Threads of their own: loading or unloading a project may last longer than a lease, and Label Studio may be
-        # slow.
-        leases = threading.Thread(
-            target=_retry, args=(stopping, self._renew, LEASE_SECONDS / HEARTBEATS), name="leases", daemon=True
+        jobs = (
+            Job("leases", _Trying(self._renew, lambda: LEASE_SECONDS / HEARTBEATS)),
+            self._looking,
+            self._keeping_up,
         )
-        upkeep = threading.Thread(
-            target=_retry, args=(stopping, self._upkeep_step, LOOK_SECONDS), name="upkeep", daemon=True
-        )
-        leases.start()
-        upkeep.start()
-        _retry(stopping, self._look, LOOK_SECONDS)
-        upkeep.join(JOIN_SECONDS)
+        for job in jobs:
+            self._rota.add(job)
+        self._listener.start()
+        while not stopping.wait(STOPPING_SECONDS):
+            pass
+        self._listener.stop()
+        for job in jobs:
+            self._rota.remove(job)
+        self._rota.join(self._looking)
+        self._rota.join(self._keeping_up, JOIN_SECONDS)
 
     def stop(self) -> None:
         """Unload all projects and release their leases."""
@@ -176,6 +150,17 @@ class Worker:
         for number in list(self.running):
             self._put_away(number)
         log.info("worker %s stopped", self.owner)
+
+    def _hear(self, heard: Heard) -> None:
+        """Wake the jobs that notices concern."""
+        for notice in heard.notices:
+            running = self.running.get(notice.project)
+            if running is not None:
+                running.wake(notice.kind)
+            if running is None or notice.kind == notices.PROJECTS:
+                self._rota.wake(self._looking, self._keeping_up)
+        if not heard.complete:
+            self._rota.wake(self._looking)
 
     # which projects
 
@@ -189,23 +174,46 @@ class Worker:
     def _take_up(self) -> None:
         """Load the projects that have waiting events or have not been read yet."""
         with self.database.read() as conn:
-            waiting = set(inbox.projects_with_work(conn)) | self._upkeep.wanted
-            known = projects.all(conn)
+            with_events, with_requests = inbox.projects_with_work(conn), requests.projects_with_requests(conn)
+            known, owners = projects.all(conn), projects.lease_owners(conn)
+        waiting = {*with_events, *self._upkeep.wanted}
         connections = {project.id: _connection(project) for project in known}
+        self._others_wait = False
         if self._put_away_lost(connections):
+            self._others_wait = True
             return  # the rows read above are outdated: try again soon
+        self._wake(with_events, notices.EVENTS)
+        self._wake(with_requests, notices.REQUESTS)
         for project in sorted(known, key=lambda p: p.id not in waiting):
             if project.state == projects.DISCONNECTED:
                 continue  # see upkeep.py
             if project.id in self.running or (project.id in self._visited and project.id not in waiting):
                 continue
+            if _is_held_by_another(owners.get(project.id), self.owner):
+                self._others_wait |= project.id in waiting
+                continue
             waited = time.monotonic() - self._waits.setdefault(project.id, time.monotonic())
             if len(self.running) >= self.settings.max_live_projects and not self._free_slot(waited):
+                self._others_wait = True
                 return
             self._waits.pop(project.id)
             requested_at = time.monotonic()
             if self._lease(project.id):
                 self._start(project, requested_at + LEASE_SECONDS)
+            self._others_wait |= project.id not in self.running
+
+    def _wake(self, numbers: Iterable[int], kind: str) -> None:
+        """Wake projects whose notice of this kind may have been missed."""
+        for number in numbers:
+            if number in self.running:
+                self.running[number].wake(kind)
+
+    def _look_pause(self) -> float:
+        return REST_LOOK_SECONDS if self._listener.is_listening and not self._others_wait else LOOK_SECONDS
+
+    def _upkeep_pause(self) -> float:
+        longest = REST_LOOK_SECONDS if self._listener.is_listening else LOOK_SECONDS
+        return max(min(self._upkeep.due_seconds(), longest), LOOK_SECONDS)
 
     def _put_away_lost(self, connections: Mapping[int, tuple[object, ...]]) -> bool:
         """Unload projects that lost their lease, were reconnected or disconnected; True if there were any."""
@@ -261,7 +269,8 @@ class Worker:
                 each.leased_until = requested_at + LEASE_SECONDS
             elif not each.stopping.is_set():
                 log.warning("project %d: another worker has taken it over", number)
-                each.stopping.set()  # the main loop unloads it
+                each.stopping.set()
+                self._rota.wake(self._looking)  # which unloads it
 
     def _upkeep_step(self) -> None:
         """Run one step of the upkeep of projects that are not live."""
@@ -290,7 +299,7 @@ class Worker:
                 with suppress(UnknownProject), self.database.begin() as conn:  # deleted meanwhile
                     more = tasks.prune(conn, number, event, PRUNE_AT_ONCE) == PRUNE_AT_ONCE
 
-    # their threads
+    # their jobs
 
     def _start(self, project: Project, leased_until: float) -> None:
         may, resting = self._upkeep.take_up(project.id)
@@ -307,27 +316,16 @@ class Worker:
         owned = OwnedProject(project, self.owner, settings, self.database, self._objects, basis)
         owned.leased_until = leased_until
         self._visited.add(project.id)
-        running = self.running[project.id] = Running(owned, _connection(project))
-        running.run("load", self._load, running, resting.found if resting else ())
+        running = RunningProject(owned, _connection(project), self._rota, lambda: self._rota.wake(self._looking))
+        self.running[project.id] = running
+        running.load(lambda: self._load(owned, resting.found if resting else ()))
 
-    def _load(self, running: Running, found: Iterable[Changed]) -> None:
-        """Load the project, repeatedly until that works, then start its steps."""
-        owned = running.owned
-        shared = Resources(self._shared_encoder, self._connect, self._shared_compute)
-
-        def load() -> bool:
-            running.live = LiveProject.load(owned, shared)
-            return False
-
-        _repeat(owned, "load", load, lambda: None, once=True)
-        live = running.live
-        if live is None:
-            return  # it is being unloaded
+    def _load(self, owned: OwnedProject, found: Iterable[Changed]) -> LiveProject:
+        """The project, loaded; found: changes that comparisons have found since it was unloaded."""
+        live = LiveProject.load(owned, Resources(self._shared_encoder, self._connect, self._shared_compute))
         for changed in found:
             live.count_found(changed)
-        for step in live.steps:
-            if not owned.stopping.is_set():
-                running.run(step.name, _run, live, step)
+        return live
 
     def _put_away(self, number: int, anew: bool = False) -> None:
         """Unload a project. anew: forget how far it was read."""
@@ -345,6 +343,7 @@ class Worker:
                 projects.release_lease(conn, number, self.owner)
         except (DBAPIError, LeaseLost, StoreError) as error:
             log.warning("project %d: its lease runs out by itself: %s", number, error)
+        self._rota.wake(self._keeping_up)
 
     def _shared_encoder(self) -> Encoder:
         """One encoder for all projects, built at first use."""
@@ -366,103 +365,29 @@ class Worker:
         return connection.connect(self.settings, project)
 
 
-def _retry(stopping: Stopping, do: Callable[[], None], every_seconds: float) -> None:
-    """Call `do` repeatedly until stopped. Failures of the database are logged, less and less often."""
-    backoff, say_at = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS), -math.inf
-    while not stopping.is_set():
+class _Trying:
+    """A job of the worker. Failures of the database are logged, less and less often, and it is tried again."""
+
+    def __init__(self, do: Callable[[], None], pause_seconds: Callable[[], float]) -> None:
+        self._do, self._pause_seconds = do, pause_seconds
+        self._backoff, self._say_at = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS), -math.inf
+
+    def __call__(self) -> Pause:
+        logs.about()
         try:
-            do()
+            self._do()
         except (DBAPIError, StoreError) as error:
-            if time.monotonic() >= say_at:
+            if time.monotonic() >= self._say_at:
                 log.error("the database can't be used, trying again: %s", error)
-                say_at = time.monotonic() + backoff.failed()
-        else:
-            backoff.worked()
-        stopping.wait(every_seconds)
+                self._say_at = time.monotonic() + self._backoff.failed()
+            return Pause(LOOK_SECONDS, LOOK_SECONDS)
+        self._backoff.worked()
+        return Pause(self._pause_seconds())
 
 
 def _connection(project: Project) -> tuple[object, ...]:
     """The fields that can't change while a project is live."""
     return dict(project.extra_params), project.label_studio_url, project.access_token
-
-
-def _run(live: LiveProject, step: Step) -> None:
-    """Repeat the step until the project is unloaded."""
-
-    def once() -> bool:
-        return step.step() and step.again_at_once
-
-    def rest() -> None:
-        step.rest(live.owned.stopping)
-
-    _repeat(live.owned, step.name, once, rest, on_missing=live.wanted.compare_now)
-
-
-def _repeat(
-    owned: OwnedProject,
-    name: str,
-    step: Callable[[], bool],
-    idle: Callable[[], None],
-    *,
-    once: bool = False,
-    on_missing: Callable[[], None] = lambda: None,
-) -> None:
-    """Repeat a step until the project is unloaded; after an error, show it, wait and try again.
-
-    once: stop after the first success. on_missing: called when something is missing in Label Studio.
-    """
-    logs.about(project=owned.id)
-    backoff = Backoff(FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS)
-    while not owned.stopping.is_set():
-        retry_after: float | None = None
-        try:
-            more = step()
-        except (LeaseLost, ShardsLost) as error:  # some worker will load it again from the store
-            log.warning("%s", error)
-            owned.stopping.set()
-            return
-        except (Disconnected, Replaced) as error:
-            owned.left = error
-            owned.stopping.set()
-            return
-        except LabelStudioUnavailable as error:
-            problem, retry_after = (projects.AWAY, str(error)), error.retry_after_seconds
-        except NotFoundInLabelStudio as error:
-            on_missing()  # the project itself may have been deleted
-            problem = (projects.BLOCKED, f"{error} (deleted, or not visible to the API key's user)")
-        except LeaseLate as error:  # a busy machine: nothing for a person to do
-            log.warning("project %d: %s: %s", owned.id, name, error)
-            owned.stopping.wait(backoff.failed())
-            continue
-        except NeatError as error:
-            problem = (projects.BLOCKED, str(error))
-        except DBAPIError as error:
-            log.error("project %d: %s: the database failed, trying again: %s", owned.id, name, error.orig)
-            owned.stopping.wait(backoff.failed())
-            continue
-        except Exception as error:  # a bug must not end a thread that others wait for
-            log.exception("project %d: %s failed", owned.id, name)
-            problem = (projects.BLOCKED, f"internal error in {name}: {error}; see the log")
-        else:
-            backoff.worked()
-            _show(owned, lambda: owned.state.solved(name))
-            if once:
-                return
-            if not more:
-                idle()
-            continue
-        wait = max(backoff.failed(), retry_after or 0)
-        log.warning("project %d: %s: %s; trying again in %.0f s", owned.id, name, problem[1], wait)
-        _show(owned, lambda problem=problem: owned.state.problem(name, *problem))  # type: ignore[misc]
-        owned.stopping.wait(wait)
-
-
-def _show(owned: OwnedProject, change: Callable[[], None]) -> None:
-    """Show a problem or its end; ignores failures of the database."""
-    try:
-        change()
-    except (DBAPIError, NeatError) as error:
-        log.warning("project %d: its state can't be shown: %s", owned.id, error)
 
 
 def _host() -> str:
@@ -474,6 +399,11 @@ def _host() -> str:
         return f"{socket.gethostname()}/{BOOT_ID.read_text().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return f"{socket.gethostname()}/{uuid.getnode():x}"
+
+
+def _is_held_by_another(holder: str | None, owner: str) -> bool:
+    """Whether another worker, which may be alive, has this lease."""
+    return holder not in (None, owner) and not _is_dead(holder or "")
 
 
 def _is_dead(owner: str) -> bool:

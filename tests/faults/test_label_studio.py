@@ -28,6 +28,7 @@ from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.store import inbox, projects
 from neat_backend.store.database import Database
 from neat_backend.web.app import create_app
+from neat_backend.worker import attempts
 from neat_backend.worker import worker as worker_module
 from neat_backend.worker.live import LiveProject
 from neat_backend.worker.worker import Worker
@@ -201,7 +202,7 @@ def working(site: Site) -> Iterator[Worker]:
     with pytest.MonkeyPatch.context() as patch:
         hurried = ("FIRST_BACKOFF_SECONDS", 0.2), ("LONGEST_BACKOFF_SECONDS", 0.5)
         for name, seconds in (*hurried, ("LEASE_SECONDS", HANGS), ("JOIN_SECONDS", HANGS)):
-            patch.setattr(worker_module, name, seconds)
+            patch.setattr(worker_module if name in ("LEASE_SECONDS", "JOIN_SECONDS") else attempts, name, seconds)
         worker = site.worker(workers)
         yield worker
         workers.stop(worker)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from neat_backend.stopping import Stopping
 from neat_backend.store import projects, schema
 from neat_backend.store.sql import clock as database_clock
-from neat_backend.worker import upkeep
+from neat_backend.worker import attempts, upkeep
 from neat_backend.worker import worker as worker_module
 from neat_backend.worker.steps.bulk import Bulk
 from neat_backend.worker.worker import Worker
@@ -26,13 +26,15 @@ from tests.waiting import HANGS, until
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (
         ("LOOK_SECONDS", 0.05),
+        ("REST_LOOK_SECONDS", 0.05),
         ("REST_SECONDS", 0.0),
-        ("FIRST_BACKOFF_SECONDS", 0.05),
-        ("LONGEST_BACKOFF_SECONDS", 0.2),
         ("LEASE_SECONDS", HANGS),
         ("JOIN_SECONDS", HANGS),  # no lease is lost because the machine is busy
     ):
         monkeypatch.setattr(worker_module, name, seconds)
+    for name, seconds in (("FIRST_BACKOFF_SECONDS", 0.05), ("LONGEST_BACKOFF_SECONDS", 0.2)):
+        monkeypatch.setattr(worker_module, name, seconds)
+        monkeypatch.setattr(attempts, name, seconds)
     monkeypatch.setattr(Bulk, "rest_seconds", 0.05)
     monkeypatch.setattr(upkeep, "FIRST_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(upkeep, "LONGEST_BACKOFF_SECONDS", 0.2)

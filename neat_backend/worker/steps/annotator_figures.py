@@ -18,7 +18,7 @@ from neat_backend.store import answers, people, projects
 from neat_backend.store.insights import INVALID, UNLABELLED
 from neat_backend.store.people import Person
 from neat_backend.worker.steps.context import Context
-from neat_backend.worker.steps.step import Step
+from neat_backend.worker.steps.step import Step, until_first
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class People(Step):
 
     name = "people"
     again_at_once = False
+    in_background = True
     rest_seconds = 1.0
 
     def __init__(self, context: Context, engine: SharedEngine, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,6 +61,9 @@ class People(Step):
         now = self._clock()
         self._free_at = now + max(SHORTEST_REST_SECONDS, RESTS * (now - began))
         return True
+
+    def wait_seconds(self, done: bool) -> float:
+        return until_first(self._clock(), self._free_at)
 
     def _compare(
         self, ids: NDArray[np.int64], nearest: NDArray[np.int16], classes: tuple[str, ...]

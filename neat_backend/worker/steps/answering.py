@@ -21,7 +21,7 @@ class Answering(Step):
 
     name = "answer"
     again_at_once = False
-    rest_seconds = 0.25  # a person waits
+    in_background = True
 
     def __init__(self, context: Context, encoder: Encoder, tabs: Tabs) -> None:
         self._context, self._encoder, self._tabs = context, encoder, tabs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 
 from neat_backend.compute import heap
 from neat_backend.store import projects
@@ -13,14 +15,15 @@ from neat_backend.worker.steps.step import Step
 from neat_backend.worker.steps.syncing import Syncing
 from neat_backend.worker.steps.wanted import Wanted
 
-LOOK_SECONDS = 0.5  # between checks for work that is due by time
+REST_SECONDS = 0.5  # after a change in the project; requests are fulfilled at once
 
 
 class Bulk(Step):
     """Does one piece of long work at a time, requested work first."""
 
     name = "bulk"
-    rest_seconds = LOOK_SECONDS
+    in_background = True
+    rest_seconds = REST_SECONDS
 
     def __init__(
         self,
@@ -37,7 +40,6 @@ class Bulk(Step):
         self._computed = False  # images have been encoded or classified, which frees much memory
 
     def step(self) -> bool:
-        self._wanted.begin()
         if self._wanted.read:
             if self.syncing.read_slice():  # a first order is served, which else waits until all has been read
                 self._images.embed(self._state, self._stopping.is_set)
@@ -56,8 +58,11 @@ class Bulk(Step):
             return False
         return True
 
-    def rest(self, stopping: threading.Event) -> None:
-        self._wanted.wait(self.rest_seconds)
+    def wait_seconds(self, done: bool) -> float:
+        if self._wanted.is_open():
+            return 0.0
+        retry_at = self._images.retry_at if self._images.is_retrying() else math.inf
+        return max(0.0, min(retry_at, self.syncing.compare_at) - time.monotonic())
 
     def is_busy(self) -> bool:
         settled = self._state.bulk == projects.READY

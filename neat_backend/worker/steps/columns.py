@@ -25,6 +25,7 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import Mistake
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.step import until_first
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,10 @@ class Columns:
             _write(self.arrays, self._written)
         self._free_at = self._clock() + max(SHORTEST_REST_SECONDS, RESTS * (self._clock() - began))
         return True
+
+    def due_seconds(self) -> float:
+        """Time until the next call may be made."""
+        return until_first(self._clock(), self._free_at)
 
     def _missing(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> dict[tuple[str, Value], list[int]]:
         """Column and value → the tasks that should have it but don't."""

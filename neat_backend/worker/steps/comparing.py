@@ -85,9 +85,12 @@ class Comparing:
         if self._client.project(self._project).label_config == label_config:
             self._read_since(last - LATE_COMMITS, image_key)
 
-    def compare(self, image_key: str, label_config: str) -> Compared:
-        """Apply changes, then compare the counters. Raises LabelStudioError; changes found so far stay applied."""
-        looked = self._look_at_counters(image_key)
+    def compare(self, image_key: str, label_config: str, before: ProjectInfo | None = None) -> Compared:
+        """Apply changes, then compare the counters. Raises LabelStudioError; changes found so far stay applied.
+
+        before: Label Studio's project as it has just been read, which saves a request.
+        """
+        looked = self._look_at_counters(image_key, before)
         if isinstance(looked, Compared):
             return looked
         info, theirs, ours = looked
@@ -112,14 +115,15 @@ class Comparing:
             return READ_AGAIN
         return Compared(equal=True, info=info)
 
-    def _look_at_counters(self, image_key: str) -> tuple[ProjectInfo, Counters, Counters] | Compared:
+    def _look_at_counters(
+        self, image_key: str, before: ProjectInfo | None = None
+    ) -> tuple[ProjectInfo, Counters, Counters] | Compared:
         """Label Studio's project, its counters and ours at the same moment, after applying changes.
 
         The counters must not change meanwhile: while people label, Label Studio may count answers whose webhooks
         are still on their way, and that is no reason to read a large project again. Returns TOO_EARLY when the
         counters keep changing or events wait.
         """
-        before = None
         for _ in range(COUNTER_LOOKS):
             if self._events_wait():
                 return TOO_EARLY  # not caught up: nothing to compare yet
@@ -149,7 +153,7 @@ class Comparing:
         """Read tasks changed since the last comparison, with their annotations; False if the times can't be used."""
         if self.basis.since is None:
             return True
-        began = self._client.now()
+        began = self._client.clock() or self._client.now()  # by an answer of this comparison
         if began < self.basis.since + LATE_COMMITS - CLOCK_SLACK:
             log.warning("project %d: Label Studio's clock has been set back; reading it again", self._project)
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from neat_backend import connection
 from neat_backend.errors import Disconnected, LeaseLost
+from neat_backend.labelstudio.client import ProjectInfo
 from neat_backend.labelstudio.publisher import UNCERTAINTY
 from neat_backend.records import MLBackend, Project
 from neat_backend.store import projects
@@ -21,10 +22,11 @@ class Connecting:
         self._context, self._followed, self._tabs, self._state = context, followed, tabs, state
         self._seen_calls = 0  # calls of /setup when the connection was last checked
 
-    def hold(self) -> tuple[Project, MLBackend]:
+    def hold(self) -> tuple[Project, MLBackend, ProjectInfo]:
         """Check that Label Studio still has the project and a connection to this backend; configure a new one.
 
-        Raises Disconnected, Replaced, LabelStudioError; LeaseLost where the connection's extra params have changed.
+        Returns the project as stored, its connection, and Label Studio's project. Raises Disconnected, Replaced,
+        LabelStudioError; LeaseLost where the connection's extra params have changed.
         """
         context, number = self._context, self._context.project
         with context.database.read() as conn:
@@ -49,7 +51,7 @@ class Connecting:
                 self._followed.sampling = UNCERTAINTY
             context.update(connection=backend.key, created_at=info.created_at)
         self._followed.connected = True
-        return project, backend
+        return project, backend, info
 
     def ensure_webhook(self, backend: MLBackend) -> None:
         """Make sure that the connection has a webhook, or show why it can't have one."""

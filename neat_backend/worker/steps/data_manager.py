@@ -6,9 +6,11 @@ The order does not need them: a failure is logged and tried again later. labelst
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from neat_backend.worker.steps.followed import Followed
 from neat_backend.worker.steps.insight import Insights
 from neat_backend.worker.steps.label_schema import Schema
 from neat_backend.worker.steps.serving import Serving
+from neat_backend.worker.steps.step import until_first
 from neat_backend.worker.steps.suspicions import Suspicions
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class Tabs:
         self._lock = threading.Lock()
         self._ids = _read_ids(self.arrays)  # title → the tab's id
         self._shown: tuple[str, tuple[int, ...]] = ("", ())  # sampling and tasks to check of the last update
+        self._waits = False  # a change has to wait
         self._look_at = self._change_at = self._again_at = float("-inf")
         self._backoff = Backoff(LOOK_SECONDS, LONGEST_BACKOFF_SECONDS)
 
@@ -57,6 +61,7 @@ class Tabs:
         """
         wanted = (sampling, tuple(sorted(to_check[:MOST_CHECKED])))
         now = self._clock()
+        self._waits = wanted != self._shown
         news = wanted != self._shown and (wanted[0] != self._shown[0] or now >= self._change_at)
         if now < self._again_at or (not news and now < self._look_at):
             return False
@@ -73,27 +78,34 @@ class Tabs:
             self._change_at = self._clock() + max(SHORTEST_REST_SECONDS, 20 * (self._clock() - began))
         return True
 
+    def due_seconds(self) -> float:
+        """Time until the next check, or until a change that has to wait may be made."""
+        return until_first(self._clock(), self._again_at, self._look_at, self._change_at if self._waits else -math.inf)
+
     def make(self, sampling: str, to_check: Sequence[int]) -> None:
         """Create, find or repair both tabs. Raises LabelStudioError."""
         best_first = "tasks:predictions_score" if sampling == UNCERTAINTY else "-tasks:predictions_score"
         likeliest_first = ("-tasks:predictions_score",)  # by suspicions.py
+        found = self.client.tabs(self.project)
         for tab in (Tab(NEXT, (best_first,)), Tab(CHECK, likeliest_first, tuple(to_check), labels=True)):
-            self._ensure(tab)
+            if self._ensure(tab, found)[1]:
+                found = self.client.tabs(self.project)
         self._shown = (sampling, tuple(to_check))
 
     def select(self, tasks: Sequence[int]) -> int:
         """Show these tasks in the tab of chosen tasks; returns its id. Raises LabelStudioError."""
         with self._lock:
-            return self._ensure(Tab(SELECTION, tasks=tuple(tasks)))
+            return self._ensure(Tab(SELECTION, tasks=tuple(tasks)))[0]
 
-    def _ensure(self, tab: Tab) -> int:
-        found, made = tabs.ensure(self.client, self.project, tab, self._ids.get(tab.title))
+    def _ensure(self, tab: Tab, there: list[dict[str, Any]] | None = None) -> tuple[int, bool]:
+        """The tab's id, and whether it was made. there: the project's tabs as they have just been read."""
+        found, made = tabs.ensure(self.client, self.project, tab, self._ids.get(tab.title), there)
         if made:
             log.info("project %d: made the tab %r", self.project, tab.title)
         if self._ids.get(tab.title) != found:
             self._ids[tab.title] = found
             _write_ids(self.arrays, self._ids)
-        return found
+        return found, made
 
 
 class DataManager:
@@ -117,6 +129,11 @@ class DataManager:
     def step(self) -> bool:
         """Do one piece of due work; True if there was any."""
         return self._keep_tabs() | self._write_columns()
+
+    def due_seconds(self) -> float:
+        """Time until the next piece of work, if nothing changes before."""
+        parts = (self.tabs, self._suspicions) if self._context.settings.configure_project else ()
+        return min((part.due_seconds() for part in (*parts, self._columns)), default=math.inf)
 
     def _keep_tabs(self) -> bool:
         """Recreate missing tabs, sort the first by the sampling, list the labels to check."""

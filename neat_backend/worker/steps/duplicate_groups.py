@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ class Duplicates(Step):
 
     name = "duplicates"
     again_at_once = False
+    in_background = True
+    rests_in_full = True
 
     def __init__(
         self, context: Context, engine: SharedEngine, kind: str, settled: Callable[[], bool] = lambda: True
@@ -56,9 +59,8 @@ class Duplicates(Step):
 
     def step(self) -> bool:
         """Search some more tasks; True when all are done and the engine has the groups."""
-        with self._engine() as engine:
-            if not self._similarity or engine.pool_version == self._of or not self._settled():
-                return False
+        if not self._has_work():
+            return False
         began = time.monotonic()
         try:
             return self._look()
@@ -67,6 +69,13 @@ class Duplicates(Step):
             return False
         finally:
             self.rest_seconds = max(REST_SECONDS, time.monotonic() - began)
+
+    def wait_seconds(self, done: bool) -> float:
+        return 0.0 if self._has_work() else math.inf
+
+    def _has_work(self) -> bool:
+        with self._engine() as engine:
+            return bool(self._similarity) and engine.pool_version != self._of and self._settled()
 
     def _look(self) -> bool:
         with self._engine() as engine:

@@ -23,7 +23,7 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States
 from neat_backend.worker.steps import estimates, mistakes
 from neat_backend.worker.steps.layout import FEWEST, LANDMARKS, Layout, read_layout, write_layout
-from neat_backend.worker.steps.step import Step
+from neat_backend.worker.steps.step import Step, until_first
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Insights(Step):
 
     name = "insight"
     again_at_once = False
+    in_background = True
     rest_seconds = 0.5
 
     def __init__(
@@ -62,15 +63,27 @@ class Insights(Step):
         self._ids: NDArray[np.int64] = np.zeros(0, np.int64)  # tasks on the map, ascending
         self._states: States | None = None
         self._of: tuple[object, ...] = ()  # versions that the last insight was computed from
+        self.written = 0  # how often an insight was written
         self._mistakes: tuple[Mistake, ...] | None = None  # of the last insight; None = not computed yet
+        self._complete: tuple[object, ...] = ()  # the state for which nothing is left to do
         self._free_at = {"map": 0.0, "states": 0.0, "insight": 0.0}
 
     def step(self) -> bool:
         """Do one piece of due work; True if anything was written."""
-        return any(
+        with self._engine() as engine:
+            now = (engine.version, engine.pool_version, engine.training_version, self._settled())
+        if now == self._complete:
+            return False
+        done = any(
             self._due(name) and self._timed(name, work)
             for name, work in (("states", self._show_states), ("map", self._show_map), ("insight", self._show_insight))
         )
+        if not done and all(self._due(name) for name in self._free_at):
+            self._complete = now
+        return done
+
+    def wait_seconds(self, done: bool) -> float:
+        return until_first(self._clock(), *self._free_at.values())
 
     def mistakes(self) -> tuple[Mistake, ...]:
         """The likely mistakes found last, the likeliest first; at the start those of an earlier process."""
@@ -186,6 +199,7 @@ class Insights(Step):
             ),
         )
         self._of, self._mistakes = of, tuple(likely[:MOST_MISTAKES])
+        self.written += 1
         return True
 
     def _estimate(

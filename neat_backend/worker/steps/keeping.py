@@ -15,6 +15,8 @@ class Keeping(Step):
 
     name = "keep"
     again_at_once = False
+    in_background = True
+    rests_in_full = True
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
@@ -25,3 +27,9 @@ class Keeping(Step):
             return self._keeper.keep()
         finally:
             self.rest_seconds = max(KEEP_SECONDS, time.monotonic() - began)
+
+    def wait_seconds(self, done: bool) -> float:
+        return 0.0 if done else self._keeper.tidy_seconds()
+
+    def changes_files(self, done: bool) -> bool:
+        return False

@@ -129,6 +129,9 @@ class Learning(Step):
     def is_busy(self) -> bool:
         return self.is_behind()
 
+    def wait_seconds(self, done: bool) -> float:
+        return max(0.0, self._free_at - self._clock()) if self.is_behind() else math.inf
+
     def holds(self) -> bool:
         """Whether the order should wait for a head that is nearly ready."""
         with self._engine() as engine:

@@ -38,6 +38,7 @@ class Planning(Step):
 
     name = "plan"
     again_at_once = False
+    rests_in_full = True
 
     def __init__(
         self,

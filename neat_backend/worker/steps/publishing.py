@@ -23,6 +23,7 @@ from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher, 
 from neat_backend.records import Ranked
 from neat_backend.store import inbox, prefills, projects, revisions
 from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.step import until_first
 from neat_backend.worker.steps.suspicions import Suspicions
 
 log = logging.getLogger(__name__)
@@ -247,6 +248,11 @@ class Publishing:
         if calm_seconds < QUIET_SECONDS or sampling != self._served_sampling:
             return False  # where the sampling has changed, a new head is on its way
         return self._send_tail(tail)
+
+    def due_seconds(self) -> float:
+        """Time until the next piece of background work, if nothing is published before."""
+        at = (SETTLED_SECONDS, QUIET_SECONDS) if self._version else ()
+        return until_first(self._clock(), *(self._published_at + seconds for seconds in at))
 
     def _send_tail(self, tail: Callable[[int], Sequence[Ranked]]) -> bool:
         """Write scores for the next tasks of the order without one in this version; True when there were any."""

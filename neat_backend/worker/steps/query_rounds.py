@@ -7,6 +7,7 @@ Training runs in a process of its own (training.py).
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ class Rounds(Step):
     """
 
     name = "rounds"
+    in_background = True
     rest_seconds = 0.2
 
     def __init__(
@@ -98,6 +100,14 @@ class Rounds(Step):
     def is_busy(self) -> bool:
         """Whether a training is running."""
         return self._training is not None
+
+    def wait_seconds(self, done: bool) -> float:
+        return 0.0 if self.is_busy() else math.inf
+
+    @property
+    def wanted(self) -> str:
+        """The trigger of a requested round, "" = none."""
+        return self._wanted
 
     def request(self, trigger: str = REQUESTED) -> None:
         """Train as soon as the present training, if any, is over."""

@@ -48,6 +48,10 @@ class CurrentOrder:
             now = (engine.version, followed.applied, self._plan.version, self._learning.event, self._rounds.ended)
             return (*now, followed.sampling, self._state.bulk)
 
+    def is_connected(self) -> bool:
+        """Whether Label Studio has confirmed the connection."""
+        return self._followed.connected
+
     def holds(self) -> bool:
         """Whether to wait: there is nothing to serve yet, or a better order soon."""
         return not self._followed.connected or self._learning.holds()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from neat_backend.errors import LeaseLost
@@ -14,12 +15,14 @@ from neat_backend.worker.steps.step import Step
 from neat_backend.worker.steps.timing import LabelTimes
 from neat_backend.worker.steps.wanted import Wanted
 
+CONNECT_SECONDS = 0.5  # between checks whether the connection has been confirmed
+
 
 class Serving(Step):
     """Publishes one project's order; `step` from one thread."""
 
     name = "publish"
-    again_at_once = False  # remaining work waits for its time
+    again_at_once = False
 
     def __init__(
         self,
@@ -40,11 +43,14 @@ class Serving(Step):
         self._looked_at: tuple[object, ...] = ()  # the state that the two fields below were computed from
         self.order = Order([], -1, "")
         self._shows = Head([], (), 0, 0, 0, -1)
+        self._wait_seconds = 0.0  # until what is left may be done
 
     def step(self) -> bool:
         """Publish and show the present order; True if nothing is left to do for it."""
+        self._wait_seconds = 0.0
         with self._engine() as engine:
             if self._current.holds():
+                self._wait_seconds = 0.0 if self._current.is_connected() else CONNECT_SECONDS
                 return False
             version, state = engine.version, self._state()
             if state == self._done and self._shown.is_written(version):
@@ -61,6 +67,12 @@ class Serving(Step):
             self._times.served(order.event)
             self._done = state
         return served and self._shown.is_written(version)
+
+    def wait_seconds(self, done: bool) -> float:
+        return math.inf if done else self._wait_seconds
+
+    def changes_files(self, done: bool) -> bool:
+        return True
 
     def is_busy(self) -> bool:
         with self._engine() as engine:

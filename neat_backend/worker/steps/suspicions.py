@@ -11,6 +11,7 @@ far end, still sorted, and no choice is pre-filled.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 
@@ -20,6 +21,7 @@ from neat_backend.labelstudio.publisher import Prediction, Publisher
 from neat_backend.store.insights import Mistake
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.context import Context
+from neat_backend.worker.steps.step import until_first
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,10 @@ class Suspicions:
         self._of, self._look_at = of, began + LOOK_SECONDS
         self._free_at = self._clock() + max(SHORTEST_REST_SECONDS, RESTS * (self._clock() - began))
         return True
+
+    def due_seconds(self) -> float:
+        """Time until the next look, or until a change that has to wait may be made."""
+        return until_first(self._clock(), self._free_at, self._look_at if self._of else -math.inf)
 
     def _send(self, publisher: Publisher, version: str, sent: Sent) -> None:
         if not version or _shows(sent, self._wanted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import datetime, timezone
 
@@ -34,7 +35,7 @@ class Syncing:
         self._context, self._intake, self._schema, self._followed = context, intake, schema, followed
         self._connecting, self._comparing, self._wanted, self._state = connecting, comparing, wanted, state
         self._missed = True  # changes made while no worker ran are not read yet
-        self.compare_at = time.monotonic() + context.settings.reconcile_seconds
+        self.compare_at = time.monotonic() + (context.settings.reconcile_seconds or math.inf)
 
     def read_slice(self) -> bool:
         """Read a few tasks of a large project that was never read; whether there are any."""
@@ -56,7 +57,7 @@ class Syncing:
 
     def _read_project(self) -> None:
         self._state.at(projects.SYNCING)
-        project, backend = self._connecting.hold()
+        project, backend, _ = self._connecting.hold()
         self._connecting.ensure_webhook(backend)
         if self._missed and project.compared_at is not None:
             image_key = self._schema.config.image_key
@@ -86,18 +87,17 @@ class Syncing:
             raise
 
     def comparison_is_due(self) -> bool:
-        due = self._context.settings.reconcile_seconds > 0 and time.monotonic() >= self.compare_at
-        return due or self._wanted.compare
+        return time.monotonic() >= self.compare_at or self._wanted.compare
 
     def compare(self) -> None:
         """Find changes that no webhook reported."""
         called = self._wanted.compare  # by /setup: Label Studio may have made a webhook since
         self._wanted.compare = False
         try:
-            project, backend = self._connecting.hold()
+            project, backend, info = self._connecting.hold()
             if called or backend.key != project.connection:
                 self._connecting.ensure_webhook(backend)
-            compared = self._comparing.compare(self._schema.config.image_key, self._followed.label_config)
+            compared = self._comparing.compare(self._schema.config.image_key, self._followed.label_config, info)
         except BaseException:
             self._wanted.compare = True  # try again as soon as Label Studio answers
             raise
@@ -106,6 +106,6 @@ class Syncing:
         if compared.info is not None and compared.info.sampling != self._followed.sampling:
             self._followed.sampling = compared.info.sampling
             self._context.update(sampling=compared.info.sampling)
-        self.compare_at = time.monotonic() + self._context.settings.reconcile_seconds
+        self.compare_at = time.monotonic() + (self._context.settings.reconcile_seconds or math.inf)
         if compared.equal:
             self._context.update(compared_at=datetime.now(timezone.utc))

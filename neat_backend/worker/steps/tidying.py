@@ -15,6 +15,7 @@ class Tidying(Step):
     """Does one piece of background publishing at a time."""
 
     name = "tidy"
+    in_background = True
     rest_seconds = 1.0
 
     def __init__(
@@ -33,6 +34,10 @@ class Tidying(Step):
         # The Data Manager's steps handle their own failures; the one that may raise comes last.
         done = self._data_manager.step()
         return self._publishing.background_step(self._first, self._followed.sampling) or done
+
+    def wait_seconds(self, done: bool) -> float:
+        parts = (self._measures, self._data_manager, self._publishing)
+        return min(part.due_seconds() for part in parts)
 
     def _first(self, n: int) -> list[Ranked]:
         with self._engine() as engine:

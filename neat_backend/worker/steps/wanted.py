@@ -1,9 +1,8 @@
-"""Requests to read from Label Studio, made by any thread, fulfilled by one thread (bulk.py)."""
+"""Requests to read from Label Studio, made by any thread, fulfilled by one step (bulk.py)."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class Wanted:
@@ -14,7 +13,7 @@ class Wanted:
         self.read = read  # the whole project
         self.compare = not read  # now, instead of when it is due
         self.annotations: set[int] = set()  # of these tasks
-        self._news = threading.Event()
+        self.on_news: Callable[[], None] = lambda: None  # runs the step
 
     def read_again(self) -> None:
         """Request a reading of the whole project."""
@@ -32,12 +31,9 @@ class Wanted:
         self.wake()
 
     def wake(self) -> None:
-        """Wake the thread that waits."""
-        self._news.set()
+        """Have the step look for work."""
+        self.on_news()
 
-    def begin(self) -> None:
-        """Begin a look at the requests: later ones make `wait` return."""
-        self._news.clear()
-
-    def wait(self, seconds: float) -> None:
-        self._news.wait(seconds)
+    def is_open(self) -> bool:
+        """Whether any request is open."""
+        return self.read or self.compare or bool(self.annotations)

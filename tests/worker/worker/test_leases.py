@@ -11,7 +11,9 @@ import pytest
 
 from neat_backend.errors import LeaseLate
 from neat_backend.store import projects
+from neat_backend.worker import attempts
 from neat_backend.worker import worker as worker_module
+from neat_backend.worker.attempts import Attempts
 from tests.fake_label_studio import FakeLabelStudio
 from tests.living import PROJECT, Backend, live_of
 from tests.waiting import HANGS, until
@@ -32,10 +34,12 @@ def test_a_clean_stop_gives_the_lease_back(backend: Backend, workers: Workers) -
     worker = workers.start(backend)
     until(ready(backend))
     assert holder(backend) == worker.owner
-    threads = [thread for running in worker.running.values() for thread in running.threads]
+    jobs = [job for running in worker.running.values() for job in running.jobs]
     workers.stop(worker)
     assert holder(backend) is None
-    assert not any(thread.is_alive() for thread in threads)
+    assert len(jobs) > 10
+    assert not any(job.runs for job in jobs)
+    assert all(job.removed for job in jobs)
 
 
 def test_of_two_workers_one_works_and_the_other_takes_over_when_it_stops(
@@ -155,7 +159,7 @@ def test_a_lease_that_is_renewed_late_is_waited_for_and_no_fault_is_shown(
     worker = workers.start(backend)
     until(ready(backend))
     owned, calls, shown = live_of(worker).owned, [], []
-    monkeypatch.setattr(worker_module, "FIRST_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(attempts, "FIRST_BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(owned.state, "problem", lambda *problem: shown.append(problem))
 
     def step() -> bool:
@@ -165,5 +169,8 @@ def test_a_lease_that_is_renewed_late_is_waited_for_and_no_fault_is_shown(
         owned.stopping.set()
         return False
 
-    worker_module._repeat(owned, "publish", step, lambda: None)
+    publishing = Attempts(owned, "publish")
+    while not owned.stopping.is_set():
+        publishing.once(step)
+        assert publishing.wait_seconds > 0
     assert (calls, shown) == ([0, 1, 2], [])

@@ -1,14 +1,12 @@
-"""The threads of a project: failures, pauses, load."""
+"""The jobs of a project: failures, pauses, load."""
 
 from __future__ import annotations
 
 import itertools
 import random
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
@@ -16,7 +14,9 @@ from neat_backend.errors import (
     LabelStudioError,
 )
 from neat_backend.store import projects
+from neat_backend.worker import running_project
 from neat_backend.worker import worker as worker_module
+from neat_backend.worker.rota import Pause
 from neat_backend.worker.steps import backoff
 from neat_backend.worker.steps.data_manager import Tabs
 from neat_backend.worker.steps.publishing import Publishing
@@ -79,19 +79,21 @@ def refuse(*_: object) -> bool:
 def test_publishing_waits_without_spinning(
     server: FakeLabelStudio, backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []  # in the thread that publishes
-    publish, rest = Serving.step, Serving.rest
+    done: list[str] = []  # by the job that publishes
+    publish, pause = Serving.step, running_project._pause
 
     def noted_step(self: Serving) -> bool:
         done.append("step")
         return publish(self)
 
-    def noted_rest(self: Serving, stopping: threading.Event) -> None:
-        done.append("rest")
-        rest(self, stopping)
+    def noted_pause(step: Step, worked: bool) -> Pause:
+        found = pause(step, worked)
+        if isinstance(step, Serving) and found.seconds > 0:
+            done.append("rest")
+        return found
 
     monkeypatch.setattr(Serving, "step", noted_step)
-    monkeypatch.setattr(Serving, "rest", noted_rest)
+    monkeypatch.setattr(running_project, "_pause", noted_pause)
     worker = workers.start(backend, publish_interval_seconds=1000)
     until(ready(backend))
     order = server.served(PROJECT)
@@ -168,10 +170,13 @@ def test_a_project_that_is_slow_to_stop_does_not_cost_the_others_their_leases(
 ) -> None:
     worker = workers.start(backend)
     until(ready(backend))
-    stuck = SimpleNamespace(join=lambda timeout: clock.sleep(timeout))  # a thread that takes all the time it gets
-    worker.running[PROJECT].threads += [cast(threading.Thread, stuck)] * 6
+    running = worker.running[PROJECT]
+    assert len(running.jobs) > 6
+    # Jobs that take all the time they get.
+    slow = SimpleNamespace(remove=running._rota.remove, join=lambda job, seconds: clock.sleep(seconds))
+    monkeypatch.setattr(running, "_rota", slow)
     monkeypatch.setattr(worker_module, "JOIN_SECONDS", 5.0)
     with monkeypatch.context() as patch:
-        patch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
+        patch.setattr(running_project, "time", SimpleNamespace(monotonic=clock))
         worker.stop()
     assert clock.now == 5.0
