@@ -100,6 +100,7 @@ def _start(stack: ExitStack, server: Any, folder: Path, checkout: Path, name: st
     items += pictures[LABELLED_BEFORE:]
     settings = {
         "PYTHONPATH": str(checkout),
+        "PYTHONSAFEPATH": "1",  # else the working directory comes first
         "LABEL_STUDIO_URL": server.url,
         "LABEL_STUDIO_API_KEY": server.token,
         "NEAT_DATA_DIR": str(folder),

@@ -99,9 +99,9 @@ class Database:
     def _apart(self) -> Any:
         """A connection of the driver that is in no pool."""
         with self._errors():
-            connection = self._engine.raw_connection()
-            driver_connection = connection.driver_connection
-            connection.detach()
+            conn = self._engine.connect()  # raw_connection would raise the driver's errors
+            driver_connection = conn.connection.driver_connection
+            conn.detach()
             return driver_connection
 
     def dispose(self) -> None:

@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 EVENTS, REQUESTS, PROJECTS = "events", "requests", "projects"  # kinds: in the inbox, of a person, a connection or lease
 CHANNEL = "neat_notices"
-READ_BYTES = 65536  # the size of a pipe on Linux: with so much to read, some lines may not have found room
+READ_BYTES = 65536  # the usual size of a pipe
+FULL_BYTES = 2048  # with so much to read, some lines may not have found room: the smallest pipes have a page
+PART_BYTES = getattr(select, "PIPE_BUF", 512)  # a pipe takes so much as a whole
 _NOTED = "neat_notices"  # in a connection's info: the notices of its transaction
 
 
@@ -75,6 +77,8 @@ class Listening(ABC):
     """Waits for notices, in one thread; `interrupt` may come from another."""
 
     def __init__(self) -> None:
+        if not hasattr(select, "poll"):  # Windows
+            raise StoreError("this system can't wait for notices")
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._closing = threading.Lock()  # the descriptor of a closed pipe may be another file's
@@ -143,7 +147,7 @@ def _parts(lines: Iterable[str]) -> Iterator[bytes]:
     part = b""
     for line in lines:
         more = line.encode() + b"\n"
-        if part and len(part) + len(more) > select.PIPE_BUF:
+        if part and len(part) + len(more) > PART_BYTES:
             yield part
             part = b""
         part += more
@@ -187,7 +191,7 @@ class PipeListening(Listening):
             return Heard()
         data = os.read(self._pipe, READ_BYTES)
         found = {_notice(line) for line in data.decode(errors="replace").splitlines()}
-        return Heard(frozenset(one for one in found if one), len(data) < READ_BYTES // 2 and None not in found)
+        return Heard(frozenset(one for one in found if one), len(data) < FULL_BYTES and None not in found)
 
     def close(self) -> None:
         super().close()

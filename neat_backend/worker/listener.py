@@ -54,6 +54,9 @@ class Listener:
                     log.warning("no notices of new work, so looking for it more often: %s", error)
                 self._complained = True
                 self._stopped.wait(backoff.failed())
+            except Exception:  # a bug must not end the thread
+                log.exception("notices can't be heard")
+                self._stopped.wait(backoff.failed())
 
     def _listen(self, listening: Listening) -> None:
         self.is_listening = True

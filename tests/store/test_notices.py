@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from neat_backend.demo.ports import free_port
 from neat_backend.errors import StoreError
 from neat_backend.records import SYNC
 from neat_backend.store import inbox, notices, projects, requests
@@ -191,6 +192,13 @@ os.kill(os.getpid(), signal.SIGKILL)
             file(file_db)
             assert heard(listening, ONE) == {ONE}
             assert (folder / "note").read_text() == "mine"
+
+
+def test_a_server_that_is_away_is_said() -> None:
+    database = Database(f"postgresql://neat@127.0.0.1:{free_port()}/nobody")
+    with pytest.raises(StoreError, match="refused"):
+        database.listen()
+    database.dispose()
 
 
 def test_a_connection_that_is_cut_is_said(empty_postgres: str, postgres_server: sa.Engine) -> None:

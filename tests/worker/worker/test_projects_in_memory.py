@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,14 +190,20 @@ def test_a_project_that_is_disconnected_is_put_away(backend: Backend, workers: W
     until(lambda: not worker.running)
 
 
-def test_a_project_that_is_connected_anew_is_started_anew(backend: Backend, workers: Workers) -> None:
+def test_a_project_that_is_connected_anew_is_started_anew(
+    server: FakeLabelStudio, backend: Backend, workers: Workers
+) -> None:
+    def connect(**extra_params: Any) -> None:
+        server.disconnect(PROJECT)
+        server.connect(PROJECT, **extra_params)
+        with backend.database.begin() as conn:
+            projects.save_connection(conn, PROJECT, extra_params=extra_params)
+
     worker = workers.start(backend)
     until(ready(backend))
     assert live_of(worker).context.settings.k == 2
-    with backend.database.begin() as conn:
-        projects.save_connection(conn, PROJECT, extra_params={"k": 5})
+    connect(k=5)
     until(lambda: PROJECT in worker.running and live_of(worker).context.settings.k == 5)
-    with backend.database.begin() as conn:
-        projects.save_connection(conn, PROJECT, extra_params={"no such thing": 5})
+    connect(**{"no such thing": 5})
     until(lambda: PROJECT in worker.running and live_of(worker).context.settings.k == 2)
     until(ready(backend))
