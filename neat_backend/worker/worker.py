@@ -50,6 +50,7 @@ LEASE_SECONDS = 6.0  # time until another worker takes over from a lost one
 HEARTBEATS = 4  # renewals of a lease in that time
 LOOK_SECONDS = 0.5  # between looks for work, where no notices come or a project can't be taken up yet
 REST_LOOK_SECONDS = 5.0  # between them else, in case a notice was missed
+LOOK_AGAIN_SECONDS = 0.2  # between them at least: notices also come of projects that other workers own
 STUCK_SECONDS = 60.0  # a project with a problem for this long may be unloaded for another
 REST_SECONDS = 10.0  # a project stays loaded this long after use; no other project waits longer for its slot
 JOIN_SECONDS = 5.0  # longest wait for a project's jobs
@@ -98,7 +99,7 @@ def _log_label_studio(settings: Settings) -> None:
 
 
 class Worker:
-    """Owns projects and runs their threads. `run` returns when it is stopped."""
+    """Owns projects and runs their jobs. `run` returns when it is stopped."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
@@ -382,7 +383,8 @@ class _Trying:
                 self._say_at = time.monotonic() + self._backoff.failed()
             return Pause(LOOK_SECONDS, LOOK_SECONDS)
         self._backoff.worked()
-        return Pause(self._pause_seconds())
+        seconds = self._pause_seconds()
+        return Pause(seconds, min(seconds, LOOK_AGAIN_SECONDS))
 
 
 def _connection(project: Project) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (
         ("LOOK_SECONDS", 0.05),
         ("REST_LOOK_SECONDS", 0.05),
+        ("LOOK_AGAIN_SECONDS", 0.05),
         ("REST_SECONDS", 0.0),
         ("LEASE_SECONDS", HANGS),
         ("JOIN_SECONDS", HANGS),  # no lease is lost because the machine is busy
