@@ -59,7 +59,7 @@ class Rounds(Step):
         self.database, self.arrays = context.database, context.arrays
         self._ray_address = ray_address
         self._training: tuple[Round, TrainingProcess, float] | None = None
-        self._wanted = ""
+        self.wanted = ""  # the trigger of a requested round
         self._failed: tuple[Round, str] | None = None  # a failure that is not stored yet
         self._noted = ""  # the last training's note, which is logged once
         self._counted = 0  # labels at the beginning of the last round
@@ -104,14 +104,9 @@ class Rounds(Step):
     def wait_seconds(self, done: bool) -> float:
         return 0.0 if self.is_busy() else math.inf
 
-    @property
-    def wanted(self) -> str:
-        """The trigger of a requested round, "" = none."""
-        return self._wanted
-
     def request(self, trigger: str = REQUESTED) -> None:
         """Train as soon as the present training, if any, is over."""
-        self._wanted = trigger if trigger == REQUESTED else self._wanted or trigger
+        self.wanted = trigger if trigger == REQUESTED else self.wanted or trigger
 
     def _start(self) -> bool:
         """Begin a round if one is due."""
@@ -123,7 +118,7 @@ class Rounds(Step):
         with self._engine() as engine:
             counts, classes = engine.counts(), engine.classes
             labelled = counts.known + counts.invalid
-            trigger = self._wanted
+            trigger = self.wanted
             if not trigger and settled and labelled - self._counted >= self.settings.batch_size:
                 trigger = BATCH
             if not trigger:
@@ -134,7 +129,7 @@ class Rounds(Step):
                 # Fewer than two classes: continue with neighbours alone and try again after the next label, or
                 # when images are embedded (after a change of the encoder there may be none).
                 return False
-            self._wanted = ""
+            self.wanted = ""
         queried = max(labelled - self._counted, 0)
         try:
             with self.database.begin() as conn:
