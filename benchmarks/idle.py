@@ -127,7 +127,7 @@ def _start(stack: ExitStack, server: Any, folder: Path, checkout: Path, name: st
 
 def rest(builds: list[Build], seconds: float) -> None:
     """Measure all workers during the same seconds."""
-    before = [(time.monotonic(), _cpu_seconds(build.pid), _switches(build.pid)) for build in builds]
+    before = [(time.monotonic(), _cpu_seconds(build.pid), _of_thread(build.pid)) for build in builds]
     time.sleep(seconds)
     for build, (began, cpu, switches) in zip(builds, before, strict=True):
         took = time.monotonic() - began
@@ -136,7 +136,7 @@ def rest(builds: list[Build], seconds: float) -> None:
             "core_percent": 100 * (_cpu_seconds(build.pid) - cpu) / took,
             "threads": threads,
             "active_threads": active,
-            "wake_ups_per_second": (_switches(build.pid) - switches) / took,
+            "wake_ups_per_second": sum(n - switches.get(name, 0) for name, n in _of_thread(build.pid).items()) / took,
         }
 
 
@@ -145,12 +145,8 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _switches(pid: int) -> int:
-    """Voluntary context switches of the threads that exist now."""
-    return sum(_of_thread(pid).values())
-
-
 def _of_thread(pid: int) -> dict[str, int]:
+    """Voluntary context switches of each thread that exists now."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         for line in (task / "status").read_text().splitlines():
