@@ -23,6 +23,7 @@ COMMANDS = {
     "benchmarks/estimates.py": {"estimates"},
     "benchmarks/mistakes.py": {"mistakes"},
     "benchmarks/paper.py": {"paper"},
+    "benchmarks/encode.py": {"encode"},
     "benchmarks/query.py": {"query"},
     "benchmarks/rerank.py": {"rerank"},
 }
