@@ -23,7 +23,6 @@ COMMANDS = {
     "benchmarks/estimates.py": {"estimates"},
     "benchmarks/mistakes.py": {"mistakes"},
     "benchmarks/paper.py": {"paper"},
-    "benchmarks/encode.py": {"encode"},
     "benchmarks/query.py": {"query"},
     "benchmarks/rerank.py": {"rerank"},
 }
