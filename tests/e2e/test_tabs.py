@@ -106,9 +106,12 @@ def test_labels_to_check_come_with_author_and_neighbours_the_likeliest_mistake_f
         assert name in shown
     for name in ("Total predictions", "Updated at", "Cancelled", "Draft"):
         assert name not in shown
+
+    def is_whole(name: str) -> bool:  # Label Studio lays out its table again while it fills
+        return bool(page.get_by_text(name).last.evaluate("(one) => one.scrollHeight <= one.clientHeight + 1"))
+
     for name in ("two", INVALID):
-        shown = page.get_by_text(name).last
-        assert shown.evaluate("(one) => one.scrollHeight <= one.clientHeight + 1"), f"{name} is cut off"
+        until(partial(is_whole, name), f"{name} is cut off")
     picture = page.locator("[class*='table'] img[src*='upload']").first.bounding_box()
     assert picture["x"] + picture["width"] <= 1400, "the picture is in sight"
     keep_picture(page, "check-these-labels")
