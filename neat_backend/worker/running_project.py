@@ -21,7 +21,7 @@ from neat_backend.worker.rota import Job, Pause, Rota
 from neat_backend.worker.steps.keeping import KEEP_SECONDS
 from neat_backend.worker.steps.step import Step
 
-SAFETY_SECONDS = 15.0  # no step waits longer, so a missed change costs no more than that
+SAFETY_SECONDS = 60.0  # no step waits longer, so a missed change costs no more than that
 FOREVER = Pause(math.inf)
 
 

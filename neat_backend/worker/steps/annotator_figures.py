@@ -40,12 +40,12 @@ class People(Step):
     def __init__(self, context: Context, engine: SharedEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self._context, self._engine, self._clock = context, engine, clock
         self._of = -1  # the engine's version at the last comparison
-        self._free_at = -math.inf
+        self._free_at = self._decided_at = -math.inf
         self._names: dict[int, str] = {}
         self._names_at = -math.inf
 
     def step(self) -> bool:
-        began = self._clock()
+        began = self._decided_at = self._clock()
         if began < self._free_at:
             return False
         with self._engine() as engine:
@@ -63,7 +63,7 @@ class People(Step):
         return True
 
     def wait_seconds(self, done: bool) -> float:
-        return until_first(self._clock(), self._free_at)
+        return until_first(self._decided_at, self._clock(), self._free_at)
 
     def _compare(
         self, ids: NDArray[np.int64], nearest: NDArray[np.int16], classes: tuple[str, ...]

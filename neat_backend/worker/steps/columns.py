@@ -54,7 +54,7 @@ class Columns:
         self.project, self.client, self.arrays = context.project, context.client, context.arrays
         self._clock = clock
         self._written = _read(self.arrays)  # column → task → its value
-        self._free_at = float("-inf")
+        self._free_at = self._decided_at = float("-inf")
         self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
 
     def step(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> bool:
@@ -62,7 +62,7 @@ class Columns:
 
         Label Studio's failures are logged and tried again; no other work waits for them.
         """
-        began = self._clock()
+        began = self._decided_at = self._clock()
         if began < self._free_at:
             return False
         wanted = self._missing(head, mistakes)
@@ -86,7 +86,7 @@ class Columns:
 
     def due_seconds(self) -> float:
         """Time until the next call may be made."""
-        return until_first(self._clock(), self._free_at)
+        return until_first(self._decided_at, self._clock(), self._free_at)
 
     def _missing(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> dict[tuple[str, Value], list[int]]:
         """Column and value → the tasks that should have it but don't."""

@@ -50,7 +50,7 @@ class Tabs:
         self._ids = _read_ids(self.arrays)  # title → the tab's id
         self._shown: tuple[str, tuple[int, ...]] = ("", ())  # sampling and tasks to check of the last update
         self._waits = False  # a change has to wait
-        self._look_at = self._change_at = self._again_at = float("-inf")
+        self._look_at = self._change_at = self._again_at = self._decided_at = float("-inf")
         self._backoff = Backoff(LOOK_SECONDS, LONGEST_BACKOFF_SECONDS)
 
     def step(self, sampling: str, to_check: Sequence[int]) -> bool:
@@ -60,7 +60,7 @@ class Tabs:
         disagrees with their neighbours', the strongest disagreement first.
         """
         wanted = (sampling, tuple(sorted(to_check[:MOST_CHECKED])))
-        now = self._clock()
+        now = self._decided_at = self._clock()
         self._waits = wanted != self._shown
         news = wanted != self._shown and (wanted[0] != self._shown[0] or now >= self._change_at)
         if now < self._again_at or (not news and now < self._look_at):
@@ -80,7 +80,8 @@ class Tabs:
 
     def due_seconds(self) -> float:
         """Time until the next check, or until a change that has to wait may be made."""
-        return until_first(self._clock(), self._again_at, self._look_at, self._change_at if self._waits else -math.inf)
+        moments = (self._again_at, self._look_at, self._change_at if self._waits else -math.inf)
+        return until_first(self._decided_at, self._clock(), *moments)
 
     def make(self, sampling: str, to_check: Sequence[int]) -> None:
         """Create, find or repair both tabs. Raises LabelStudioError."""

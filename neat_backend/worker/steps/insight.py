@@ -66,10 +66,12 @@ class Insights(Step):
         self.written = 0  # how often an insight was written
         self._mistakes: tuple[Mistake, ...] | None = None  # of the last insight; None = not computed yet
         self._complete: tuple[object, ...] = ()  # the state for which nothing is left to do
+        self._decided_at = -math.inf  # when the last step began
         self._free_at = {"map": 0.0, "states": 0.0, "insight": 0.0}
 
     def step(self) -> bool:
         """Do one piece of due work; True if anything was written."""
+        self._decided_at = self._clock()
         with self._engine() as engine:
             now = (engine.version, engine.pool_version, engine.training_version, self._settled())
         if now == self._complete:
@@ -83,7 +85,7 @@ class Insights(Step):
         return done
 
     def wait_seconds(self, done: bool) -> float:
-        return until_first(self._clock(), *self._free_at.values())
+        return 0.0 if done else until_first(self._decided_at, self._clock(), *self._free_at.values())
 
     def mistakes(self) -> tuple[Mistake, ...]:
         """The likely mistakes found last, the likeliest first; at the start those of an earlier process."""
@@ -93,7 +95,7 @@ class Insights(Step):
         return self._mistakes
 
     def _due(self, name: str) -> bool:
-        return self._clock() >= self._free_at[name]
+        return self._decided_at >= self._free_at[name]
 
     def _timed(self, name: str, work: Callable[[], bool]) -> bool:
         began = self._clock()

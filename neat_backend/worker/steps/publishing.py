@@ -97,7 +97,7 @@ class Publishing:
         self._refused: set[int] = set()  # tasks of that head that Label Studio refused
         self._served_sampling = ""
         self._found: tuple[int | None, str] = (None, "")  # version and sampling of the order last found served
-        self._published_at = float("-inf")
+        self._published_at = self._looked_at = float("-inf")  # looked_at: by the background
         self._took_seconds = 0.0  # the last publication
         self._event = -1
 
@@ -235,7 +235,8 @@ class Publishing:
             return False  # old revisions are known only after a switch: a crash may have hidden the last one
         with self._database.read() as conn:
             old = revisions.to_delete(conn, self.project)
-        calm_seconds = self._clock() - self._published_at
+        self._looked_at = self._clock()
+        calm_seconds = self._looked_at - self._published_at
         if old and (calm_seconds >= SETTLED_SECONDS or len(old) > SPARED_REVISIONS):
             self._check_ownership()
             gone: str | None = old[0]
@@ -252,7 +253,7 @@ class Publishing:
     def due_seconds(self) -> float:
         """Time until the next piece of background work, if nothing is published before."""
         at = (SETTLED_SECONDS, QUIET_SECONDS) if self._version else ()
-        return until_first(self._clock(), *(self._published_at + seconds for seconds in at))
+        return until_first(self._looked_at, self._clock(), *(self._published_at + seconds for seconds in at))
 
     def _send_tail(self, tail: Callable[[int], Sequence[Ranked]]) -> bool:
         """Write scores for the next tasks of the order without one in this version; True when there were any."""

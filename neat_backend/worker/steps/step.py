@@ -38,6 +38,9 @@ class Step(ABC):
         return False
 
 
-def until_first(now: float, *moments: float) -> float:
-    """Seconds from now to the first of those moments that lie ahead; math.inf if none does."""
-    return min((moment - now for moment in moments if moment > now), default=math.inf)
+def until_first(decided_at: float, now: float, *moments: float) -> float:
+    """Seconds from now to the first of the moments after `decided_at`; math.inf if there is none.
+
+    decided_at: the time by which the last step decided what was due. A moment that has passed since then gives 0.
+    """
+    return min((max(0.0, moment - now) for moment in moments if moment > decided_at), default=math.inf)

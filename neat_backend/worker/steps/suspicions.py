@@ -48,7 +48,7 @@ class Suspicions:
         self._wanted: dict[int, Prediction] = {}  # by task, the likeliest mistake first
         self._on: tuple[str, Sent] = ("", {})  # the version that is switched on, and what it has; replaced as a whole
         self._of: tuple[Mistake, ...] = ()  # what the wanted ones were made of
-        self._free_at = self._look_at = float("-inf")
+        self._free_at = self._look_at = self._decided_at = float("-inf")
         self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
 
     def predictions(self, besides: Collection[int]) -> list[Prediction]:
@@ -69,7 +69,8 @@ class Suspicions:
 
         mistakes: to check, the likeliest first. Label Studio's failures are logged and tried again.
         """
-        began, of = self._clock(), tuple(mistakes)
+        began = self._decided_at = self._clock()
+        of = tuple(mistakes)
         if began < self._free_at or (of == self._of and (not of or began < self._look_at)):
             return False
         try:
@@ -87,7 +88,8 @@ class Suspicions:
 
     def due_seconds(self) -> float:
         """Time until the next look, or until a change that has to wait may be made."""
-        return until_first(self._clock(), self._free_at, self._look_at if self._of else -math.inf)
+        moments = (self._free_at, self._look_at if self._of else -math.inf)
+        return until_first(self._decided_at, self._clock(), *moments)
 
     def _send(self, publisher: Publisher, version: str, sent: Sent) -> None:
         if not version or _shows(sent, self._wanted):
