@@ -27,6 +27,7 @@ from neat_backend.errors import LabelStudioError, LabelStudioUnavailable
 log = logging.getLogger(__name__)
 
 PROGRAM_IN_REPOSITORY = Path(".label-studio/venv/bin/label-studio")
+NEXT_ATTEMPTS, NEXT_AGAIN_SECONDS = 5, 1.0  # to get the next task
 
 
 def find_label_studio() -> Path | None:
@@ -266,8 +267,17 @@ class Annotator:
         self.call("POST", f"/api/ml/{backend}/train", {})
 
     def next_task(self, project: int) -> int | None:
-        """The task that "Label All Tasks" would open now; None when there is nothing left."""
-        response = self._http.get(f"/api/projects/{project}/next/")
+        """The task that "Label All Tasks" would open now; None when there is nothing left.
+
+        Label Studio answers 500 where its SQLite file stays locked. Then this asks again, as a person loads the page
+        again.
+        """
+        for left in range(NEXT_ATTEMPTS - 1, -1, -1):
+            response = self._http.get(f"/api/projects/{project}/next/")
+            if response.status_code < 500 or not left:
+                break
+            log.info("Label Studio answered %d for the next task, asking again", response.status_code)
+            time.sleep(NEXT_AGAIN_SECONDS)
         return None if response.status_code == 404 else int(self._answer(response)["id"])
 
     def annotate(self, task: int, choice: str, control: str = "class", to_name: str = "image", **more: Any) -> int:
