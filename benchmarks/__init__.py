@@ -16,6 +16,7 @@ from benchmarks.encode import encode
 from benchmarks.estimates import estimates
 from benchmarks.export import export
 from benchmarks.failover import failover
+from benchmarks.first_order import first_order
 from benchmarks.idle import idle
 from benchmarks.ingest import ingest
 from benchmarks.memory import memory
@@ -55,6 +56,7 @@ for command in (
     startup,
     session,
     idle,
+    first_order,
 ):
     app.command()(command)
 app.command()(soak)

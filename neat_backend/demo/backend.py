@@ -63,6 +63,13 @@ class Backend:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id. Raises NeatError where it was not started."""
+        if self._process is None:
+            raise NeatError("the backend was not started")
+        return self._process.pid
+
     def stop(self) -> int | None:
         """Ask it to stop, as Ctrl-C or `docker stop` does; its exit code."""
         if self._process is None:

@@ -106,6 +106,13 @@ class LabelStudioServer:
             self.stop()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Its process id. Raises LabelStudioError where it was not started."""
+        if self._process is None:
+            raise LabelStudioError("Label Studio was not started")
+        return self._process.pid
+
     def stop(self) -> None:
         """Stop it: SIGTERM first, then SIGKILL."""
         if self._process is not None:

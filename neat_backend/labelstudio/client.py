@@ -149,7 +149,7 @@ class LabelStudioClient:
             yield self.transport.read(lambda items: [task_from_json(item, image_key) for item in items], page)
 
     def spread_tasks(self, project: int, image_key: str, page_size: int, places: int) -> list[Task]:
-        """A few tasks from all over the project, by id: a page from each of so many places."""
+        """So many pages of tasks from all over the project, by id."""
         found = self._pages.spread(project, _ONLY_TASKS, page_size, places)
         return self.transport.read(lambda items: [task_from_json(item, image_key) for item in items], found)
 

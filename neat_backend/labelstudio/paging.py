@@ -39,15 +39,24 @@ class Pages:
                 return
 
     def spread(self, project: int, params: Params, page_size: int, places: int) -> Page:
-        """A page of tasks from each of so many places, evenly spread over the project's ids; each task once, by id."""
-        found, total = self._above(project, params, 0, page_size)
-        if total > len(found):
-            newest = self._task_page(project, {**params, "include": "id"}, {"ordering": ["-tasks:id"]}, 1)
-            last = self._transport.read(lambda answer: int(answer["tasks"][0]["id"]), newest)
-            first = int(found[0]["id"])
-            for place in range(1, places):
-                found += self._above(project, params, first + (last - first) * place // places, page_size)[0]
-        return [task for _, task in sorted({int(task["id"]): task for task in found}.items())]
+        """So many pages of tasks from all over the project: those with evenly spaced ids; each task once, by id.
+
+        Where more than half of these ids do not exist, a page from each of so many places. Few of these requests count
+        the project's tasks, which takes Label Studio 0.3 s of 1,000,000.
+        """
+        wanted = page_size * places
+        oldest, total = self._above(project, {**params, "include": "id"}, 0, 1)
+        if total <= wanted:
+            return self._above(project, params, 0, wanted)[0] if total else []
+        newest = self._task_page(project, {**params, "include": "id"}, {"ordering": ["-tasks:id"]}, 1)
+        last = self._transport.read(lambda answer: int(answer["tasks"][0]["id"]), newest)
+        first = int(oldest[0]["id"])
+        even = [first + (last - first) * number // (wanted - 1) for number in range(wanted)]
+        found = [task for page in self.of_tasks(project, params, even) for task in page]
+        if len(found) < wanted / 2:
+            for place in range(places):
+                found += self._above(project, params, first - 1 + (last - first) * place // places, page_size)[0]
+        return [task for _, task in sorted({int(task["id"]): task for task in found}.items())][:wanted]
 
     def of_tasks(self, project: int, params: Params, tasks: Sequence[int]) -> Iterator[Page]:
         """The given tasks that the project has."""

@@ -27,6 +27,7 @@ from neat_backend.errors import LeaseLost, NeatError, SettingsError, StoreError,
 from neat_backend.labelstudio import inspection
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.image_hosts import shown
+from neat_backend.models.backends import backend_of, with_backend
 from neat_backend.models.encoders import Encoder, build_encoder
 from neat_backend.records import Project
 from neat_backend.settings import Settings
@@ -76,10 +77,13 @@ def run(settings: Settings) -> None:
             webhook_secret.share(database, settings.data_dir)
         threading.Thread(target=_log_label_studio, args=(settings,), name="greeting", daemon=True).start()
         worker = Worker(settings, database)
+        warming = threading.Thread(target=worker.warm_up, name="encoder", daemon=True)
+        warming.start()
         try:
             worker.run(stopping)
         finally:
             worker.stop()
+            warming.join(JOIN_SECONDS)
             database.dispose()
 
 
@@ -143,6 +147,20 @@ class Worker:
             self._rota.remove(job)
         self._rota.join(self._looking)
         self._rota.join(self._keeping_up, JOIN_SECONDS)
+
+    def warm_up(self) -> None:
+        """Build the encoder before the first project is connected, which then need not wait for it.
+
+        Where projects have been read, they build it, each with the back end that made its features.
+        """
+        try:
+            with self.database.read() as conn:
+                if any(project.synced_at is not None for project in projects.all(conn)):
+                    return
+            settings = self.settings
+            with_backend(self._shared_encoder(), backend_of(settings.encoder_backend, settings.compute), stored="")
+        except (DBAPIError, NeatError) as error:  # a project that needs the encoder says so to people
+            log.info("the encoder is not ready yet: %s", error)
 
     def stop(self) -> None:
         """Unload all projects and release their leases."""

@@ -87,6 +87,21 @@ def test_a_large_project_is_served_in_order_before_it_is_read(
     assert [name for name, *_ in server.calls].count("spread_tasks") == 1, "it has been read"
 
 
+def test_the_first_order_of_a_large_project_does_not_wait_for_its_tabs(
+    server: FakeLabelStudio, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SLICE_PAGE", 1)
+    monkeypatch.setattr(reading, "SLICE_PLACES", 2)
+    live = backend.live(PROJECT)
+    del server.calls[:]
+    take_in(live)
+    names = [name for name, *_ in server.calls]
+    before = names[: names.index("spread_tasks")]
+    assert before.count("project") == before.count("ml_backends") == before.count("set_sampling") == 1
+    assert not {"tabs", "create_tab", "ensure_webhook"} & set(before)
+    assert {"create_tab", "ensure_webhook"} <= set(names)
+
+
 def test_reading_again_changes_nothing(backend: Backend) -> None:
     read(backend)
     before = known(backend), backend.counts(PROJECT)
@@ -193,7 +208,7 @@ def test_a_change_of_settings_that_overtakes_the_reading_stays(
     def project(number: int) -> Any:
         info = original(number)
         calls.append(number)
-        if len(calls) != 2:  # the first one is the look at the connection
+        if len(calls) != 2:  # the first one is the look at the connection, which read_project relies on
             return info
         backend.deliver(server.change_project(PROJECT, label_config=CONFIG.replace("cat", "owl"), sampling="Random"))
         live.apply.step()
@@ -217,7 +232,8 @@ def test_annotations_of_a_few_tasks_are_read_alone(server: FakeLabelStudio, back
 
 
 def test_the_tab_shows_the_lowest_score_on_top(server: FakeLabelStudio, backend: Backend) -> None:
-    reading.configure(backend.context(PROJECT), Tabs(backend.context(PROJECT)))
+    reading.configure(backend.context(PROJECT))
+    Tabs(backend.context(PROJECT)).make("Uncertainty sampling", ())
     assert server.projects[PROJECT].sampling == backend.project(PROJECT).sampling == "Uncertainty sampling"
     assert server.titles(PROJECT) == ["Default", NEXT, CHECK]
     (shown,) = [data for data in server.projects[PROJECT].views.values() if data["title"] == NEXT]

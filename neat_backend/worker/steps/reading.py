@@ -28,13 +28,12 @@ from neat_backend.worker.steps.context import Context
 
 if TYPE_CHECKING:
     from neat_backend.labelstudio.client import ProjectInfo
-    from neat_backend.worker.steps.data_manager import Tabs
 
 log = logging.getLogger(__name__)
 
 FORGOTTEN_AT_ONCE = 5000
-# The tasks of the first order of a large project: a page from each of several places, so that a pool that is sorted by
-# class gives several classes. Encoding so many takes a second or two.
+# The tasks of the first order of a large project: from all over it, since a pool that is sorted by class should give
+# several classes. Encoding so many takes a second or two.
 SLICE_PAGE, SLICE_PLACES = 16, 8
 LARGE_SLICES = 4  # from so many slices on, a project is large
 
@@ -92,18 +91,22 @@ def read_project(context: Context, on_progress: Callable[[int, int], None] = lam
     return Synced(info, config, seen, read, len(answered), len(deleted), frozenset(relabelled))
 
 
-def read_slice(context: Context) -> list[int]:
+def read_slice(context: Context, info: ProjectInfo, seen: int) -> list[int]:
     """Store a few tasks from all over a large project, with their annotations; returns their ids, none of a small one.
 
-    A first order of them can be served while the whole project is read. Raises as `read_project`.
+    A first order of them can be served while the whole project is read. info: the project, as it has just been read.
+    seen: the inbox's last event before that. Raises as `read_project`.
     """
-    seen, info, config = _look(context)
+    context.update(title=info.title, label_config=info.label_config)
+    config = label_config.read(info.label_config, context.settings)
     if info.task_count < LARGE_SLICES * SLICE_PAGE * SLICE_PLACES:
         return []
     found = context.client.spread_tasks(context.project, config.image_key, SLICE_PAGE, SLICE_PLACES)
     with context.database.begin() as conn:
         tasks.upsert_tasks(conn, context.project, found, seen, authoritative=True)
-    read_annotations(context, [task.id for task in found if task.has_annotations])
+    answered = [task.id for task in found if task.has_annotations]
+    if answered:
+        read_annotations(context, answered)
     log.info("project %d: %d of %d tasks read for a first order", context.project, len(found), info.task_count)
     return [task.id for task in found]
 
@@ -191,15 +194,14 @@ def read_annotations(context: Context, of_tasks: Sequence[int]) -> None:
             tasks.upsert_annotations(conn, project, answers, seen, authoritative=True)
 
 
-def configure(context: Context, tabs: Tabs) -> None:
-    """Configure Label Studio to serve this order: uncertainty sampling, tabs of the next tasks and of labels to check.
+def configure(context: Context) -> None:
+    """Configure Label Studio to serve this order: uncertainty sampling.
 
     Once for each connection; a later change of the sampling by a person is respected.
     """
     context.client.set_sampling(context.project, UNCERTAINTY)
     context.update(sampling=UNCERTAINTY)
-    tabs.make(UNCERTAINTY, ())
-    log.info("project %d: sampling is %r, the tabs are there", context.project, UNCERTAINTY)
+    log.info("project %d: sampling is %r", context.project, UNCERTAINTY)
 
 
 def note_chosen(conn: Connection, project: int, config: LabelConfig, chosen: Mapping[int, Selection]) -> None:

@@ -6,7 +6,9 @@ import math
 import time
 from datetime import datetime, timezone
 
-from neat_backend.store import projects
+from neat_backend.labelstudio.client import ProjectInfo
+from neat_backend.records import MLBackend, Project
+from neat_backend.store import inbox, projects
 from neat_backend.worker.steps import reading
 from neat_backend.worker.steps.comparing import Comparing
 from neat_backend.worker.steps.connection_watch import Connecting
@@ -16,6 +18,8 @@ from neat_backend.worker.steps.intake import Intake
 from neat_backend.worker.steps.label_schema import Schema
 from neat_backend.worker.steps.shown_state import ShownState
 from neat_backend.worker.steps.wanted import Wanted
+
+TASKS_PER_SECOND = 2000.0  # that Label Studio usually gives: the time left, until the first page has been timed
 
 
 class Syncing:
@@ -34,6 +38,7 @@ class Syncing:
     ) -> None:
         self._context, self._intake, self._schema, self._followed = context, intake, schema, followed
         self._connecting, self._comparing, self._wanted, self._state = connecting, comparing, wanted, state
+        self._held: tuple[Project, MLBackend, ProjectInfo] | None = None  # checked just now, for `read_project`
         self._missed = True  # changes made while no worker ran are not read yet
         self.compare_at = time.monotonic() + (context.settings.reconcile_seconds or math.inf)
 
@@ -41,11 +46,14 @@ class Syncing:
         """Read a few tasks of a large project that was never read; whether there are any."""
         with self._context.database.read() as conn:
             project = projects.known(conn, self._context.project)
+            seen = inbox.received_through(conn, self._context.project)
         if project.synced_at is not None:
             return False
         self._state.at(projects.SYNCING)
-        self._connecting.hold()
-        return bool(reading.read_slice(self._context))
+        self._held = self._connecting.hold(tabs=False)
+        info = self._held[2]
+        self._state.progress(0, info.task_count, info.task_count / TASKS_PER_SECOND)
+        return bool(reading.read_slice(self._context, info, seen))
 
     def read_project(self) -> None:
         """Read the whole project."""
@@ -57,7 +65,9 @@ class Syncing:
 
     def _read_project(self) -> None:
         self._state.at(projects.SYNCING)
-        project, backend, _ = self._connecting.hold()
+        held, self._held = self._held, None
+        project, backend, _ = held or self._connecting.hold()
+        self._connecting.make_tabs()
         self._connecting.ensure_webhook(backend)
         if self._missed and project.compared_at is not None:
             image_key = self._schema.config.image_key

@@ -1,0 +1,62 @@
+"""What is done before a first project is connected, so that its first order comes soon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from neat_backend.errors import EncoderError
+from neat_backend.worker import worker as worker_module
+from neat_backend.worker.worker import Worker
+from tests.living import PROJECT, Backend, take_in
+from tests.worker.workers import Workers
+
+
+@pytest.fixture
+def built(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The arguments of each encoder that is built."""
+    calls: list[Any] = []
+
+    def build(*args: Any) -> Any:
+        calls.append(args)
+        return backend.encoder
+
+    monkeypatch.setattr(worker_module, "build_encoder", build)
+    return calls
+
+
+def own_encoder(workers: Workers, backend: Backend) -> Worker:
+    worker = workers.make(backend)
+    del worker._shared_encoder  # type: ignore[method-assign]
+    return worker
+
+
+def test_the_encoder_is_built_before_a_first_project_is_read(
+    backend: Backend, workers: Workers, built: list[Any]
+) -> None:
+    worker = own_encoder(workers, backend)
+    worker.warm_up()
+    assert len(built) == 1
+    assert worker._shared_encoder() is backend.encoder
+    assert len(built) == 1, "projects use the one that is there"
+
+
+def test_projects_that_have_been_read_build_their_encoder_themselves(
+    backend: Backend, workers: Workers, built: list[Any]
+) -> None:
+    take_in(backend.live(PROJECT))
+    own_encoder(workers, backend).warm_up()
+    assert built == []
+
+
+def test_missing_weights_are_said_once_a_project_needs_them(
+    backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build(*_: object) -> Any:
+        raise EncoderError("NEAT_ENCODER: no weights; set NEAT_ENCODER_WEIGHTS")
+
+    monkeypatch.setattr(worker_module, "build_encoder", build)
+    with caplog.at_level("INFO"):
+        own_encoder(workers, backend).warm_up()
+    assert "the encoder is not ready yet: NEAT_ENCODER: no weights" in caplog.text
