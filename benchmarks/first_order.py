@@ -39,6 +39,9 @@ STAGES = {
     "published": "on, ",
 }
 Times = dict[str, float]
+FastImport = Annotated[
+    bool, typer.Option("--fast-import", help="Start Label Studio with its feature flag for imports (label-studio.md).")
+]
 
 
 def first_order(
@@ -50,6 +53,7 @@ def first_order(
     against: Annotated[
         Path | None, typer.Option(help="Another checkout of this repository, measured in turn in the same run.")
     ] = None,
+    fast_import: FastImport = False,
     as_json: Json = False,
 ) -> None:
     """Seconds from connecting a project (POST /api/ml) until progress is shown and the first order is served.
@@ -61,14 +65,12 @@ def first_order(
 
     Example: python -m benchmarks first-order --tasks 10000 --no-wait
     """
-    from neat_backend.demo.label_studio import LabelStudioServer
-
     sizes = numbers(tasks, "--tasks", least=600)
     checkouts = {"this": HERE} | ({"the other": against.absolute()} if against else {})
     rows = []
     for size in sizes:
         found: dict[str, list[Times]] = {name: [] for name in checkouts}
-        with tempfile.TemporaryDirectory() as name, LabelStudioServer(Path(name) / "label-studio") as server:
+        with tempfile.TemporaryDirectory() as name, started(Path(name) / "label-studio", fast_import) as server:
             make_files(server.document_root / "bench", FILES, SIDE, "jpg", np.random.default_rng(0))
             for number in range(repeat):
                 for build, checkout in list(checkouts.items())[:: -1 if number % 2 else 1]:
@@ -84,12 +86,24 @@ def first_order(
             "repeat": repeat,
             "images": f"{FILES} files of {SIDE} px, used by all tasks",
             "encoder": ENCODER,
+            "fast_import": fast_import,
             "aim": f"at most {AIM_SECONDS:.0f} s from connecting to the first order",
         },
         as_json,
         rows,
         of="run",
     )
+
+
+def started(folder: Path, fast_import: bool) -> Any:
+    """A Label Studio to enter, with its feature flag for imports or without it."""
+    from neat_backend.demo.label_studio import LabelStudioServer
+    from neat_backend.labelstudio.importing import FLAG
+
+    server = LabelStudioServer(folder)
+    if fast_import:
+        server.variables[FLAG] = "true"
+    return server
 
 
 def _measure(server: Any, folder: Path, checkout: Path, size: int, wait: bool) -> Times:

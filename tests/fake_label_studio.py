@@ -390,6 +390,8 @@ class FakeLabelStudio(FakeServer):
         self._maybe_fail("import_predictions, landed")
         return created
 
+    imports_one_by_one = staticmethod(lambda project: False)
+
     def tasks_with_prediction(self, project: int, version: str, tasks: Sequence[int]) -> set[int]:
         there = self._call("tasks_with_prediction", project)
         return set(tasks) & set(there.predictions.get(version, {}))

@@ -69,6 +69,7 @@ class LabelStudioServer:
         self.token = token or secrets.token_hex(20)
         self.document_root = self.folder / "files"  # its sub-folders can be local-files storages
         self.log_file = self.folder / "label-studio.log"
+        self.variables: dict[str, str] = {}  # more of them for its environment, set before `start`
         self._program = program
         self._timeout_seconds = timeout_seconds
         self._progress = progress
@@ -186,6 +187,7 @@ class LabelStudioServer:
             "SENTRY_DSN": "",
             "FRONTEND_SENTRY_DSN": "",
             "PYTHONUNBUFFERED": "1",
+            **self.variables,
         }
 
     def _wait(

@@ -27,6 +27,8 @@ UNCERTAINTY = "Uncertainty sampling"  # Label Studio's name for serving the lowe
 # A call has a fixed part that grows with the project, so few are made; one as large as this takes 1 s.
 PREDICTIONS_PER_CALL = 1000
 
+ONE_BY_ONE_AT_ONCE = 20  # where each prediction takes a call of 0.1 s
+
 DELETED_AT_ONCE = 100  # predictions; takes 1 s
 TAKEN_OUT = 10  # predictions of a larger version that one call deletes one by one
 
@@ -93,6 +95,8 @@ class _Client(Protocol):
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int: ...
 
+    def imports_one_by_one(self, project: int) -> bool: ...
+
     def tasks_with_prediction(self, project: int, version: str, tasks: Sequence[int]) -> set[int]: ...
 
     def existing_tasks(self, project: int, tasks: Sequence[int]) -> set[int]: ...
@@ -116,6 +120,11 @@ class Publisher:
         self.project = project
         self.config = config
         self._apart: dict[str, list[int]] = {}  # of a large version that is being deleted, the predictions left
+
+    @property
+    def at_once(self) -> int:
+        """Predictions to import at a time in the background."""
+        return ONE_BY_ONE_AT_ONCE if self.client.imports_one_by_one(self.project) else PREDICTIONS_PER_CALL
 
     def import_revision(self, version: str, predictions: Sequence[Prediction]) -> Imported:
         """Import predictions under a model version that these tasks have no prediction of yet.

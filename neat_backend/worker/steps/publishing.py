@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 HOLD_SECONDS = 30.0  # between publications while images are still being embedded
 SLOW_SECONDS = 1.0  # after a longer publication, rest as long as it took
 QUIET_SECONDS = 10.0  # without news for the tail to be written
-TAIL_CHUNK = 1000  # predictions in one background call
 SETTLED_SECONDS = 1.0  # without news for old revisions to be deleted
 SPARED_REVISIONS = 1  # old revisions that wait for that
 
@@ -271,7 +270,7 @@ class Publishing:
                 self._tail_sent |= landed
                 self._tail_unsure, self._tail_left = [], left
             sent |= landed
-        wanted = [t for t in tail(left + len(sent)) if t.task not in sent][: min(TAIL_CHUNK, max(left, 0))]
+        wanted = [t for t in tail(left + len(sent)) if t.task not in sent][: min(self.publisher.at_once, max(left, 0))]
         if not wanted:
             with self._tail_lock:
                 if version == self._version:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from neat_backend.errors import LabelStudioUnavailable
-from neat_backend.labelstudio.publisher import UNCERTAINTY
+from neat_backend.labelstudio.publisher import UNCERTAINTY, Publisher
 from neat_backend.store.database import Database
 from neat_backend.worker.steps import publishing
 from tests.worker.publishing.site import AWAY, PROJECT, Site, ranked
@@ -15,7 +15,7 @@ from tests.worker.publishing.site import AWAY, PROJECT, Site, ranked
 
 @pytest.fixture
 def tailed(db: Database, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(publishing, "TAIL_CHUNK", 4)
+    monkeypatch.setattr(Publisher, "at_once", 4)
     site = Site(db, tail=10)
     site.step(list(range(1, 7)))
     return site
