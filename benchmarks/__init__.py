@@ -17,6 +17,7 @@ from benchmarks.estimates import estimates
 from benchmarks.export import export
 from benchmarks.failover import failover
 from benchmarks.first_order import first_order
+from benchmarks.heads import heads
 from benchmarks.idle import idle
 from benchmarks.ingest import ingest
 from benchmarks.memory import memory
@@ -57,6 +58,7 @@ for command in (
     session,
     idle,
     first_order,
+    heads,
 ):
     app.command()(command)
 app.command()(soak)

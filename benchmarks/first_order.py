@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 from benchmarks import processes
-from benchmarks.publish import ENCODER, LABEL_CONFIG
+from benchmarks.publish import ENCODER, LABEL_CONFIG, FastImport, started
 from benchmarks.report import Json, numbers, progress, report
 from benchmarks.samples import make_files
 
@@ -39,9 +39,6 @@ STAGES = {
     "published": "on, ",
 }
 Times = dict[str, float]
-FastImport = Annotated[
-    bool, typer.Option("--fast-import", help="Start Label Studio with its feature flag for imports (label-studio.md).")
-]
 
 
 def first_order(
@@ -95,17 +92,6 @@ def first_order(
     )
 
 
-def started(folder: Path, fast_import: bool) -> Any:
-    """A Label Studio to enter, with its feature flag for imports or without it."""
-    from neat_backend.demo.label_studio import LabelStudioServer
-    from neat_backend.labelstudio.importing import FLAG
-
-    server = LabelStudioServer(folder)
-    if fast_import:
-        server.variables[FLAG] = "true"
-    return server
-
-
 def _measure(server: Any, folder: Path, checkout: Path, size: int, wait: bool) -> Times:
     """One project, made, filled and connected to a backend that has just started; what took how long."""
     from neat_backend.demo.backend import Backend
@@ -115,7 +101,7 @@ def _measure(server: Any, folder: Path, checkout: Path, size: int, wait: bool) -
     annotator = Annotator(server.url, server.token, timeout_seconds=HANGS_SECONDS)
     project = annotator.create_project(f"{size} tasks", LABEL_CONFIG)
     annotator.add_local_files(project, server.document_root / "bench")
-    (first,) = annotator.import_tasks(project, [{"data": {"image": _image(0)}}])
+    (first,) = annotator.import_tasks(project, [{"data": {"image": image(0)}}])
     fill(server.folder / "label_studio.sqlite3", first, size)
     settings = {
         "PYTHONPATH": str(checkout),
@@ -137,7 +123,7 @@ def _measure(server: Any, folder: Path, checkout: Path, size: int, wait: bool) -
 
 
 def _follow(server: Any, annotator: Any, backend: Any, project: int, wait: bool) -> Times:
-    ours, theirs = _cpu_seconds(backend.pid), _cpu_seconds(server.pid)
+    ours, theirs = cpu_seconds(backend.pid), cpu_seconds(server.pid)
     connected_at, began = time.time(), time.perf_counter()
     annotator.connect_backend(project, backend.url)
     found = {"connect_answered_s": time.perf_counter() - began}
@@ -147,8 +133,8 @@ def _follow(server: Any, annotator: Any, backend: Any, project: int, wait: bool)
             found["progress_s"] = time.perf_counter() - began
         if "first_order_s" not in found and status["model_version"] != "neat":
             found["first_order_s"] = time.perf_counter() - began
-            found["our_processor_s"] = _cpu_seconds(backend.pid) - ours
-            found["label_studio_processor_s"] = _cpu_seconds(server.pid) - theirs
+            found["our_processor_s"] = cpu_seconds(backend.pid) - ours
+            found["label_studio_processor_s"] = cpu_seconds(server.pid) - theirs
         _give_up(began, status)
         time.sleep(LOOK_SECONDS)
     switched = annotator.call("GET", f"/api/projects/{project}/?include=id,model_version")["model_version"]
@@ -202,14 +188,14 @@ def _lines(log_file: Path) -> list[dict[str, Any]]:
     return [line for line in found if isinstance(line, dict)]
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Of a process and those below it, also of those that have ended and were waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own = sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
-    return own + sum(_cpu_seconds(child) for child in processes.children(pid))
+    return own + sum(cpu_seconds(child) for child in processes.children(pid))
 
 
-def _image(number: int) -> str:
+def image(number: int) -> str:
     return f"/data/local-files/?d=bench/{number % FILES:06d}.jpg"
 
 
@@ -227,6 +213,6 @@ def _copies(row: Mapping[str, Any], size: int) -> Iterable[tuple[Any, ...]]:
         more = {
             "id": row["id"] + number,
             "inner_id": row["inner_id"] + number,
-            "data": json.dumps({"image": _image(number)}),
+            "data": json.dumps({"image": image(number)}),
         }
         yield tuple({**row, **more}.values())

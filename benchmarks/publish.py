@@ -30,6 +30,11 @@ LABEL_CONFIG = (
 )
 
 
+FastImport = Annotated[
+    bool, typer.Option("--fast-import", help="Start Label Studio with its feature flag for imports (label-studio.md).")
+]
+
+
 @dataclass(frozen=True)
 class Waits:
     """Seconds of each label that changed the head, until the new one was served; of Label Studio's own part."""
@@ -46,6 +51,7 @@ def publish(
     pause: Annotated[
         float, typer.Option(min=0, help="Seconds between them. Below NEAT_PUBLISH_INTERVAL, that is waited for too.")
     ] = 2.5,
+    fast_import: FastImport = False,
     as_json: Json = False,
 ) -> None:
     """Seconds from an annotation to the new order being served, against a real Label Studio on SQLite.
@@ -57,7 +63,6 @@ def publish(
 
     Example: python -m benchmarks publish --tasks 300 --labels 5
     """
-    from neat_backend.demo.label_studio import LabelStudioServer
     from neat_backend.models.encoders import build_encoder
     from neat_backend.settings import Settings
 
@@ -69,7 +74,7 @@ def publish(
     key, dim = network.key, network.dim
     del network
     rows = []
-    with tempfile.TemporaryDirectory() as name, LabelStudioServer(Path(name) / "label-studio") as server:
+    with tempfile.TemporaryDirectory() as name, started(Path(name) / "label-studio", fast_import) as server:
         for size in sizes:
             progress.print(f"a project of {size:,} tasks …")
             waits = _measure(server, Path(name) / f"backend-{size}", size, labels, pause, key, dim, defaults.batch_size)
@@ -82,6 +87,7 @@ def publish(
             "pause_seconds": pause,
             "publish_interval_seconds": defaults.publish_interval_seconds,
             "head": 2 * defaults.batch_size,
+            "fast_import": fast_import,
             "features": "made up, stored beforehand; nothing is encoded",
             "largest_over_smallest_p50": last["p50_s"] / first["p50_s"],
             "largest_over_smallest_p95": last["p95_s"] / first["p95_s"],
@@ -94,6 +100,17 @@ def publish(
         rows,
         of="tasks",
     )
+
+
+def started(folder: Path, fast_import: bool) -> Any:
+    """A Label Studio to enter, with its feature flag for imports or without it."""
+    from neat_backend.demo.label_studio import LabelStudioServer
+    from neat_backend.labelstudio.importing import FLAG
+
+    server = LabelStudioServer(folder)
+    if fast_import:
+        server.variables[FLAG] = "true"
+    return server
 
 
 def _ratio(large: float, small: float) -> float | None:
