@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 
 from benchmarks import app, samples
 from benchmarks.estimates import Replay, figures_of
+from benchmarks.first_order import fill
 from benchmarks.idle import Build, rest
 from neat_backend.models.grid import to_grid
 from neat_backend.store import projects
@@ -278,6 +281,26 @@ class TestPublish:
     )
     def test_sizes_that_can_not_be_measured_are_refused(self, options: dict[str, str], words: str) -> None:
         assert words in refused("publish", options)
+
+
+class TestFirstOrder:
+    """Its measurement takes minutes; its ways to fill Label Studio and to read a log are tried here."""
+
+    def test_sizes_that_can_not_be_measured_are_refused(self, tmp_path: Path) -> None:
+        assert "at least 600" in refused("first-order", {"tasks": "599"})
+        assert "at most 1000" in refused("heads", {"sizes": "1001"})
+
+    def test_label_studios_table_of_tasks_is_filled_with_copies(self, tmp_path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "a.sqlite3")) as conn, conn:
+            conn.execute("CREATE TABLE task (id INTEGER PRIMARY KEY, data TEXT, inner_id INTEGER, project_id INTEGER)")
+            conn.execute("INSERT INTO task VALUES (7, '{}', 1, 3)")
+        fill(tmp_path / "a.sqlite3", 7, 70)
+        with contextlib.closing(sqlite3.connect(tmp_path / "a.sqlite3")) as conn:
+            rows = conn.execute("SELECT * FROM task ORDER BY id").fetchall()
+        assert [(row[0], row[2], row[3]) for row in rows] == [(7 + n, 1 + n, 3) for n in range(70)]
+        images = [json.loads(row[1])["image"] for row in rows[1:]]
+        assert images[0] != images[1]
+        assert images[0] == images[64], "64 images are used in turn"
 
 
 class TestIdle:

@@ -126,23 +126,6 @@ def test_tasks_come_by_id_page_by_page(client, person, project):
     assert not any(task.has_annotations for task in tasks)
 
 
-def test_a_few_tasks_from_all_over_a_project(client, person, project):
-    assert client.spread_tasks(project, "image", 2, 4) == []
-    ids = add_tasks(person, project, 40)
-    found = client.spread_tasks(project, "image", 2, 4)
-    assert [task.id for task in found] == [ids[at] for at in (0, 5, 11, 16, 22, 27, 33, 39)]
-    assert found[2].image == "/data/upload/11.png"
-    assert [task.id for task in client.spread_tasks(project, "image", 30, 4)] == ids
-
-
-def test_a_few_tasks_of_a_project_whose_ids_have_gaps(client, person, project):
-    first = add_tasks(person, project, 5)
-    add_tasks(person, person.create_project("between", CONFIG), 200)
-    ids = [*first, *add_tasks(person, project, 5)]
-    found = client.spread_tasks(project, "image", 2, 4)
-    assert [task.id for task in found] == [ids[at] for at in (0, 1, 5, 6, 9)]
-
-
 def test_changed_tasks_are_those_whose_data_or_annotations_changed_since(client, person, project):
     ids = add_tasks(person, project, 6)
     person.annotate(ids[0], "dog")
