@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import pytest
 
+from neat_backend.demo.label_studio import Annotator
 from neat_backend.errors import LabelStudioUnavailable, PredictionsRejected
+from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.importing import FLAG, Imports
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import (
@@ -26,7 +31,7 @@ class Answers:
         self.said, self.landed, self.gone = said, list(landed), gone
         self.imports = 0
 
-    def send(self, method, path, body, timeout_seconds=None, bad=None):
+    def send(self, method: str, path: str, body: Any, timeout_seconds: float = 0, bad: Any = None) -> None:
         if path.endswith("/import/predictions"):
             self.imports += 1
             raise LabelStudioUnavailable(self.said)
@@ -35,7 +40,7 @@ class Answers:
             raise PredictionsRejected("a task is gone")
         self.landed.append(body["task"])
 
-    def found(self, project, version, tasks):
+    def found(self, project: int, version: str, tasks: Sequence[int]) -> set[int]:
         return set(tasks) & set(self.landed)
 
 
@@ -43,9 +48,11 @@ def predictions(*tasks: int) -> list[dict[str, object]]:
     return [{"task": task, "score": 0.5, "model_version": "v1", "result": []} for task in tasks]
 
 
-def test_a_project_that_is_too_large_for_an_import_gets_its_predictions_one_by_one(caplog):
+def test_a_project_that_is_too_large_for_an_import_gets_its_predictions_one_by_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     server = Answers(landed=(2,), gone=(3,))
-    imports = Imports(server, server.found)
+    imports = Imports(cast(Any, server), server.found)
     assert imports.send(7, predictions(1, 2, 3)) == 2
     assert sorted(server.landed) == [1, 2], "none is there twice"
     assert f"start Label Studio with {FLAG}=true" in caplog.text
@@ -55,15 +62,17 @@ def test_a_project_that_is_too_large_for_an_import_gets_its_predictions_one_by_o
     assert not imports.are_one_by_one(8)
 
 
-def test_another_failure_of_an_import_is_raised():
+def test_another_failure_of_an_import_is_raised() -> None:
     server = Answers("Label Studio answered 500: database is locked")
-    imports = Imports(server, server.found)
+    imports = Imports(cast(Any, server), server.found)
     with pytest.raises(LabelStudioUnavailable, match="locked"):
         imports.send(7, predictions(1))
     assert not imports.are_one_by_one(7)
 
 
-def test_predictions_one_by_one_are_those_of_an_import(client, person, project):
+def test_predictions_one_by_one_are_those_of_an_import(
+    client: LabelStudioClient, person: Annotator, project: int
+) -> None:
     ids = add_tasks(person, project, 5)
     person.delete_tasks(project, ids[4:])
     publisher = Publisher(client, project, LabelConfig("class", "image", "image", ("dog", "cat"), ("invalid",)))

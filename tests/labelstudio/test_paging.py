@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from neat_backend.demo.label_studio import Annotator
+from neat_backend.labelstudio.client import LabelStudioClient
 from tests.labelstudio.server import CONFIG, add_tasks
 
 
-def test_a_few_tasks_from_all_over_a_project(client, person, project):
+def test_a_few_tasks_from_all_over_a_project(client: LabelStudioClient, person: Annotator, project: int) -> None:
     assert client.spread_tasks(project, "image", 2, 4) == []
     ids = add_tasks(person, project, 40)
     found = client.spread_tasks(project, "image", 2, 4)
@@ -14,7 +16,9 @@ def test_a_few_tasks_from_all_over_a_project(client, person, project):
     assert [task.id for task in client.spread_tasks(project, "image", 30, 4)] == ids
 
 
-def test_a_few_tasks_of_a_project_whose_ids_have_gaps(client, person, project):
+def test_a_few_tasks_of_a_project_whose_ids_have_gaps(
+    client: LabelStudioClient, person: Annotator, project: int
+) -> None:
     first = add_tasks(person, project, 5)
     add_tasks(person, person.create_project("between", CONFIG), 200)
     ids = [*first, *add_tasks(person, project, 5)]

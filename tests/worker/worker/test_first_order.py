@@ -28,7 +28,7 @@ def built(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def own_encoder(workers: Workers, backend: Backend) -> Worker:
     worker = workers.make(backend)
-    del worker._shared_encoder  # type: ignore[method-assign]
+    del worker._shared_encoder
     return worker
 
 
