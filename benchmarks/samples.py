@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Pictures = tuple[NDArray[np.uint8], NDArray[np.int64]]
 CLUSTERS = 100
+N_CLASSES = 10  # of each set of real pictures
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
 
@@ -49,17 +50,34 @@ def make_files(folder: Path, n: int, side: int, suffix: str, rng: np.random.Gene
     return files
 
 
-def real_pictures(name: str, n: int, side: int, seed: int) -> Pictures:
-    """Pictures [n, side, side, 3] and labels [n], drawn by the seed. Raises ValueError when there are too few."""
-    pictures, labels = _fashion() if name == "fashion-mnist" else _digits()
+def real_pictures(
+    name: str, n: int, side: int, seed: int, *, folder: Path | None = None, classes: int = 10
+) -> Pictures:
+    """Pictures [n, side, side, 3] and labels [n] of so many of the ten classes, all drawn by the seed.
+
+    Labels are in 0..classes-1. `folder` is that of cifar10. Raises ValueError when there are too few.
+    """
+    pictures, labels = _cifar(folder) if name == "cifar10" else _fashion() if name == "fashion-mnist" else _digits()
+    rng = np.random.default_rng(seed)
+    if classes < N_CLASSES:
+        kept = np.sort(rng.permutation(N_CLASSES)[:classes])
+        pictures, labels = pictures[np.isin(labels, kept)], labels[np.isin(labels, kept)]
+        labels = np.searchsorted(kept, labels)
     if n > len(labels):
         raise ValueError(f"{name} has {len(labels)} pictures, fewer than {n}")
-    chosen = np.random.default_rng(seed).permutation(len(labels))[:n]
+    chosen = rng.permutation(len(labels))[:n]
     return _resized(pictures[chosen], side), labels[chosen]
 
 
+def _cifar(folder: Path | None) -> Pictures:
+    from neat_backend.experiments.datasets import load
+
+    found = load("cifar10", folder)
+    return found.train_images, found.train_labels
+
+
 def _resized(pictures: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Grey pictures [n, s, s] as RGB of another side."""
+    """Pictures [n, s, s] or [n, s, s, 3] as RGB of another side."""
     from PIL import Image
 
     bicubic = Image.Resampling.BICUBIC

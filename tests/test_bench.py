@@ -20,6 +20,7 @@ from benchmarks import app, samples
 from benchmarks.estimates import Replay, figures_of
 from benchmarks.first_order import fill
 from benchmarks.idle import Build, rest
+from benchmarks.train import interval
 from neat_backend.models.grid import to_grid
 from neat_backend.store import projects
 from neat_backend.store.database import Database
@@ -209,6 +210,19 @@ class TestTrain:
         assert len(row["ours_accuracy_of_each_seed"]) == len(row["plain_accuracy_of_each_seed"]) == 1
         assert row["times_faster"] == pytest.approx(row["ours_images_per_second"] / row["plain_images_per_second"])
         assert found["least_times_faster"] == row["times_faster"]
+        less = row["plain_processor_seconds"] / row["ours_processor_seconds"]
+        assert row["times_less_processor_time"] == pytest.approx(less)
+        assert row["difference_95_percent"] is None  # of one seed
+
+    def test_seeds_are_compared_in_pairs(self) -> None:
+        """Differences 1, 2, 3: mean 2, deviation 1, and Student's t for two degrees of freedom is 4.303."""
+        mean, half = interval([1.0, 2.0, 3.0])
+        assert (mean, half) == (2.0, pytest.approx(4.303 / 3**0.5, rel=1e-3))
+
+    def test_some_classes_of_a_set_are_numbered_from_zero(self) -> None:
+        pictures, labels = samples.real_pictures("digits", 50, 8, seed=0, classes=3)
+        assert len(pictures) == 50
+        assert set(labels.tolist()) == {0, 1, 2}
 
     @pytest.mark.parametrize(
         ("changed", "words"),

@@ -7,7 +7,8 @@ labels and seed give the same weights on a CPU.
 Runs in channels-last, and in bfloat16 where `devices.bfloat16_is_faster` says so (AMX, AMD's AVX512-BF16, recent
 GPUs); weights, BatchNorm statistics, the loss and the softmax stay float32. Speeds measured are in that function's
 docstring. torch.compile is not used: on two CPU cores it took 47 and 52 s to compile and then changed a training step
-by +8 % (32 px) and -17 % (64 px) of the processor's time, which a training of some minutes doesn't earn back.
+by +8 % (32 px) and -17 % (64 px) of the processor's time, which a training of some minutes doesn't earn back. It
+needs a C++ compiler where it runs, too.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ ROTATION_DEGREES = 15
 FLAT_FROM_EPOCHS = 3 * HALVED_EVERY_EPOCHS
 FLAT_WINDOW_EPOCHS = 10
 FLAT_SHARE = 0.04
+SMALL_SHARE = 0.5  # of the epochs, in a progressive training
+SMALLEST_SIDE = 16  # pixels
 NETWORK = "resnet18"
 PREDICT_BATCH_SIZE = 256
 FORMAT = "neat-classifier-1"
@@ -150,10 +153,27 @@ def _checksum(tensors: Mapping[str, torch.Tensor]) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The length of a training: a number of epochs, or with early_stop until `is_flat`."""
+    """The length of a training, and the sides of its images. The defaults are the paper's.
+
+    epochs       how many, or at most how many
+    early_stop   end when `is_flat`
+    progressive  on a CPU, see the images at half their side first (progressive resizing): in the first half of the
+                 epochs, with early_stop 40 at most, so that `is_flat` compares epochs of the full side only
+    """
 
     epochs: int = 100
     early_stop: bool = False
+    progressive: bool = False
+
+    def small_epochs(self, side: int, device: torch.device) -> int:
+        """How many epochs, the first ones, see images of `side` pixels at side // 2.
+
+        0 if that is less than SMALLEST_SIDE, and on a GPU, where nothing was measured.
+        """
+        if not self.progressive or device.type != "cpu" or side // 2 < SMALLEST_SIDE:
+            return 0
+        most = FLAT_FROM_EPOCHS - 2 * FLAT_WINDOW_EPOCHS if self.early_stop else self.epochs
+        return min(int(self.epochs * SMALL_SHARE), most)
 
 
 def fit(
@@ -208,17 +228,20 @@ def train(
     The loss is the cross-entropy of logits / temperature. `on_epoch` as for `fit`.
     """
     pixels, targets = pixels.to(place), targets.to(place)
+    small_epochs = schedule.small_epochs(pixels.shape[-1], place)
+    small = shrunk(pixels, pixels.shape[-1] // 2) if small_epochs else pixels  # [n, 3, s // 2, s // 2]
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device sees the same augmentation
     optimiser = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.StepLR(optimiser, HALVED_EVERY_EPOCHS, gamma=0.5)
     losses: list[float] = []  # of each epoch
     network.train()
     for epoch in range(1, schedule.epochs + 1):
+        seen_pixels = small if epoch <= small_epochs else pixels
         total = torch.zeros((), device=place)
         seen = 0
         for chosen in _batches(len(pixels), generator):  # chosen: [b]
             chosen = chosen.to(place)
-            batch = augment(pixels[chosen], generator)  # [b, 3, s, s]
+            batch = augment(seen_pixels[chosen], generator)  # [b, 3, s, s] or half the side
             with _precision(place):
                 logits = network(_normalise(batch))  # [b, C]
             loss = F.cross_entropy(logits.float() / temperature, targets[chosen])
@@ -277,6 +300,11 @@ def penultimate(
         seen.append(inner.float().cpu().numpy())
         logits.append(outer.float().cpu().numpy())
     return np.concatenate(seen), np.concatenate(logits)
+
+
+def shrunk(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    """uint8 [n, 3, s, s] -> uint8 [n, 3, side, side]: every pixel is the weighted mean of those that it covers."""
+    return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
 
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -56,6 +56,7 @@ PER_PROJECT = (
     "classifier",
     "epochs",
     "early_stop",
+    "progressive_resizing",
     "seed",
 )
 
@@ -178,8 +179,7 @@ class Settings(BaseModel):
     label_studio_api_key: SecretStr = env(SecretStr(""), "LABEL_STUDIO_API_KEY")
     """Legacy or personal access token of a user who may edit the projects"""
     configure_project: bool = env(True, "NEAT_CONFIGURE_PROJECT")
-    """Set uncertainty sampling when a project connects, and keep the tabs “NEAT: next batch” and “NEAT: check these
-    labels”"""
+    """Set uncertainty sampling on connecting; keep the tabs “NEAT: next batch” and “NEAT: check these labels”"""
     task_columns: bool = env(False, "NEAT_TASK_COLUMNS")
     """Write inconsistency and predicted class of the tasks that come next into their data, as columns
     `neat_inconsistency` and `neat_class` of the Data Manager; and of the labels to check what the neighbours say and
@@ -283,8 +283,7 @@ class Settings(BaseModel):
     skip_duplicates: bool = env(False, "NEAT_SKIP_DUPLICATES")
     """Of near-duplicates ask for one only: the others, and all beside one that is labelled, come last"""
     random_share: float = env(0.05, "NEAT_RANDOM_SHARE", ge=0, le=0.5)
-    """Share of the tasks asked for that is drawn at random, for the dashboard's estimates; 0 = none, and no estimates
-    (paper)"""
+    """Share of the tasks asked for that is drawn at random, for the dashboard's estimates; 0 = neither (paper)"""
     prefill: Literal["agree", "off", "vote", "classifier"] = env("agree", "NEAT_PREFILL")
     """Which choice an annotator finds filled in: agree = the one that classifier and nearly all neighbours agree
     on, once the classifier was right on 3 of 4 of the last labels; vote = the neighbours'; classifier = the
@@ -312,6 +311,8 @@ class Settings(BaseModel):
     """Epochs of one training, at most"""
     early_stop: bool = env(True, "NEAT_EARLY_STOP")
     """End a training before its last epoch when its loss is flat (0 = all epochs, as in the paper)"""
+    progressive_resizing: bool = env(True, "NEAT_PROGRESSIVE_RESIZING")
+    """On a CPU, train on images of half the side in the first half of the epochs (0 = full side, as in the paper)"""
     holdout: float = env(0.1, "NEAT_HOLDOUT", ge=0, le=0.5)
     """Share of known labels kept to measure accuracy"""
     train_time_limit_seconds: float = env(7200, "NEAT_TRAIN_TIME_LIMIT", gt=0)

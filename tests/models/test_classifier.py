@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,82 @@ def test_training_ends_with_the_epoch_after_which_the_loss_is_flat(digits, monke
     two = weights_of(fit(images, labels, 3, schedule=Schedule(epochs=2), **how))
     for early in (stopped, unwatched):
         assert all(torch.equal(two[key], value) for key, value in weights_of(early).items())
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def sides(monkeypatch) -> list[int]:
+    """The side of every batch that is trained on from now on."""
+    seen: list[int] = []
+    monkeypatch.setattr(module, "augment", lambda pixels, _: seen.append(pixels.shape[-1]) or pixels.float() / 255)
+    return seen
+
+
+def test_a_progressive_training_sees_half_the_side_in_the_first_half_of_its_epochs(sides):
+    classifier = fit(
+        noise(4, 32), np.array([0, 1, 0, 1]), 2, schedule=Schedule(epochs=5, progressive=True), device="cpu"
+    )
+    assert sides == [16, 16, 32, 32, 32]
+    assert classifier.side == 32
+
+
+def test_unless_asked_otherwise_every_epoch_sees_the_full_side(sides):
+    """As in the paper; experiments rely on it."""
+    fit(noise(4, 32), np.array([0, 1, 0, 1]), 2, schedule=Schedule(epochs=2), device="cpu")
+    assert sides == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "early_stop", "side", "device", "small"),
+    [
+        (100, False, 64, "cpu", 50),
+        (100, True, 64, "cpu", 40),
+        (1000, True, 64, "cpu", 40),  # is_flat would end it at 60
+        (1000, False, 64, "cpu", 500),
+        (60, True, 64, "cpu", 30),
+        (1, False, 64, "cpu", 0),
+        (10, False, 32, "cpu", 5),
+        (10, False, 31, "cpu", 0),  # 15 pixels are too few
+        (10, False, 64, "cuda", 0),
+    ],
+)
+def test_how_many_epochs_see_half_the_side(epochs, early_stop, side, device, small):
+    schedule = Schedule(epochs=epochs, early_stop=early_stop, progressive=True)
+    assert schedule.small_epochs(side, torch.device(device)) == small
+
+
+def test_flatness_is_judged_by_epochs_of_the_full_side_alone():
+    """`is_flat` compares two windows; neither may hold an epoch of another side."""
+    small = Schedule(epochs=10_000, early_stop=True, progressive=True).small_epochs(64, CPU)
+    assert small + 2 * module.FLAT_WINDOW_EPOCHS == module.FLAT_FROM_EPOCHS
+
+
+def test_a_progressive_training_gives_the_same_weights_for_the_same_seed(digits):
+    images = np.repeat(np.repeat(digits[0][:12], 4, axis=1), 4, axis=2)  # 32 pixels
+    labels = digits[1][:12]
+    full = Schedule(epochs=2)
+    first, again, other, whole = (
+        weights_of(fit(images, labels, 3, schedule=schedule, seed=seed, device="cpu"))
+        for schedule, seed in ((replace(full, progressive=True), 5),) * 2
+        + ((replace(full, progressive=True), 6), (full, 5))
+    )
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+    assert not torch.equal(first["conv1.weight"], whole["conv1.weight"])
+
+
+def test_a_pixel_of_a_shrunk_image_is_the_weighted_mean_of_those_it_covers():
+    """To a half, weights in each direction are 1, 3, 3, 1 of 8; outside the image there are none."""
+    pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    pixels[0, :, 2, 3] = 128  # row 2 is inside of small row 1 (weight 3), and next to small row 0 (weight 1)
+    small = module.shrunk(pixels, 4)
+    assert small.dtype == torch.uint8
+    assert small[0, 0, 1, 1] == 18  # 128 · 3/8 · 3/8
+    assert small[0, 0, 0, 1] == pytest.approx(128 / 7 * 3 / 8, abs=1)
+    assert small[0, 0, 3].tolist() == [0, 0, 0, 0]
+    assert torch.equal(module.shrunk(torch.full((2, 3, 8, 8), 77, dtype=torch.uint8), 4).unique(), torch.tensor([77]))
 
 
 def test_training_begins_with_the_weights_it_is_given_and_a_fresh_last_layer(digits, learned, monkeypatch):

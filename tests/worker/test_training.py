@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -181,6 +182,40 @@ def test_probabilities_go_to_disk_in_pieces(job, tmp_path: Path, monkeypatch):
     train_round(job, with_labels(tmp_path / "job", ids, codes))
     assert len(list(arrays.segments("probabilities/000003"))) == 2
     assert np.array_equal(arrays.load("probabilities/000003").ids, ids)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_job_says_whether_the_training_is_progressive(job, progressive, tmp_path: Path, monkeypatch):
+    from neat_backend.models import classifier
+
+    ids, images, codes = digits(20)
+    stored(job, ids, images)
+    schedules = []
+    fit = classifier.fit
+    monkeypatch.setattr(classifier, "fit", lambda *a, **how: schedules.append(how["schedule"]) or fit(*a, **how))
+    train_round(replace(job, progressive=progressive), with_labels(tmp_path / "job", ids, codes))
+    assert [schedule.progressive for schedule in schedules] == [progressive]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_memory_that_was_freed_is_used_again_without_asking_the_kernel():
+    """Without it, every page of each block is cleared anew: 8,192 faults for each."""
+    program = """
+import resource
+import numpy as np
+from neat_backend.worker.steps.training import keep_freed_memory
+keep_freed_memory()
+def fill():
+    np.full(1 << 25, 1, np.uint8)  # 32 MiB, freed at once
+fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    fill()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANGS, check=True)
+    assert int(done.stdout) < 1000
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -174,6 +174,7 @@ class Rounds(Step):
             device=self.settings.device,
             weights=self.settings.classifier_weights,
             early_stop=self.settings.early_stop,
+            progressive=self.settings.progressive_resizing,
             compute=self.settings.compute,
             ray_address=self._ray_address,
         )

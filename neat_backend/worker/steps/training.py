@@ -17,6 +17,8 @@ killed leaves no half-written file, and doing its job again replaces what it lef
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -52,6 +54,8 @@ APPEND_ROWS = 65_536  # probabilities collected before they go to disk
 NICENESS = 10
 PARENT_CHECK_SECONDS = 1.0
 STOP_SECONDS = 5.0
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+TOP_PAD_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class TrainingJob:
     ray_address: str = ""
     weights: str = "scratch"  # as NEAT_CLASSIFIER_WEIGHTS
     early_stop: bool = False  # as NEAT_EARLY_STOP
+    progressive: bool = False  # as NEAT_PROGRESSIVE_RESIZING
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -236,7 +241,7 @@ def train_round(job: TrainingJob, folder: Path) -> TrainingResult:
         images[~held_out],
         codes[~held_out],
         len(job.classes),
-        schedule=Schedule(epochs=job.epochs, early_stop=job.early_stop),
+        schedule=Schedule(epochs=job.epochs, early_stop=job.early_stop, progressive=job.progressive),
         seed=job.seed,
         device=job.device,
         weights=begin.state,
@@ -327,6 +332,19 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep what this process frees for its next allocations, instead of returning it to the kernel.
+
+    PyTorch frees every large tensor after its use, and glibc gives blocks of 32 MiB back at once; the kernel then
+    clears each page anew in every layer of every step. Does nothing with another C library.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_TOP_PAD, TOP_PAD_BYTES)
+
+
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -374,6 +392,7 @@ def main(arguments: list[str] | None = None) -> int:
     # when it is imported, later; OMP_NUM_THREADS in the environment wins.
     os.nice(NICENESS)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() - 1)))
+    keep_freed_memory()
     folder = options.job.absolute().parent
     try:
         result = train_round(TrainingJob.from_json(options.job.read_text()), folder)

@@ -140,8 +140,10 @@ def test_a_round_begins_with_the_weights_of_the_settings_and_ends_as_they_say(
     label(backend, live, "dog", "cat", "dog", "cat")
     live.rounds.step()
     settings = backend.settings
-    assert (settings.classifier_weights, settings.early_stop) != (TrainingJob.weights, TrainingJob.early_stop)
-    assert (trainings[0].job.weights, trainings[0].job.early_stop) == (settings.classifier_weights, settings.early_stop)
+    job = trainings[0].job
+    wanted = (settings.classifier_weights, settings.early_stop, settings.progressive_resizing)
+    assert wanted != (TrainingJob.weights, TrainingJob.early_stop, TrainingJob.progressive)
+    assert (job.weights, job.early_stop, job.progressive) == wanted
 
 
 def test_why_a_training_began_from_scratch_is_said_once(
