@@ -69,8 +69,8 @@ def train(
     folder: Annotated[Path | None, typer.Option(help="Where cifar10 lies.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     progressive: Annotated[
-        bool, typer.Option(help="Half the side in the first half of our epochs, as rounds do; else as in the paper.")
-    ] = True,
+        bool, typer.Option("--progressive", help="NEAT_PROGRESSIVE_RESIZING=1: half the side in half of our epochs.")
+    ] = False,
     single: Annotated[bool, typer.Option("--single", help="No bfloat16, as on a CPU without it.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -71,7 +71,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "NEAT_CLASSIFIER_WEIGHTS": ("/srv/resnet18.pth", "/srv/resnet18.pth"),
     "NEAT_EPOCHS": ("9", 9),
     "NEAT_EARLY_STOP": ("0", False),
-    "NEAT_PROGRESSIVE_RESIZING": ("0", False),
+    "NEAT_PROGRESSIVE_RESIZING": ("1", True),
     "NEAT_HOLDOUT": ("0.2", 0.2),
     "NEAT_TRAIN_TIME_LIMIT": ("60", 60),
     "NEAT_PUBLISH_INTERVAL": ("0.1", 0.1),

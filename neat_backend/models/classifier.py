@@ -158,7 +158,7 @@ class Schedule:
     epochs       how many, or at most how many
     early_stop   end when `is_flat`
     progressive  on a CPU, see the images at half their side first (progressive resizing): in the first half of the
-                 epochs, with early_stop 40 at most, so that `is_flat` compares epochs of the full side only
+                 epochs, with early_stop in half of the fewest, so that `is_flat` compares losses of one side
     """
 
     epochs: int = 100
@@ -172,8 +172,8 @@ class Schedule:
         """
         if not self.progressive or device.type != "cpu" or side // 2 < SMALLEST_SIDE:
             return 0
-        most = FLAT_FROM_EPOCHS - 2 * FLAT_WINDOW_EPOCHS if self.early_stop else self.epochs
-        return min(int(self.epochs * SMALL_SHARE), most)
+        fewest = min(self.epochs, FLAT_FROM_EPOCHS) if self.early_stop else self.epochs
+        return int(fewest * SMALL_SHARE)
 
 
 def fit(

@@ -311,7 +311,7 @@ class Settings(BaseModel):
     """Epochs of one training, at most"""
     early_stop: bool = env(True, "NEAT_EARLY_STOP")
     """End a training before its last epoch when its loss is flat (0 = all epochs, as in the paper)"""
-    progressive_resizing: bool = env(True, "NEAT_PROGRESSIVE_RESIZING")
+    progressive_resizing: bool = env(False, "NEAT_PROGRESSIVE_RESIZING")
     """On a CPU, train on images of half the side in the first half of the epochs (0 = full side, as in the paper)"""
     holdout: float = env(0.1, "NEAT_HOLDOUT", ge=0, le=0.5)
     """Share of known labels kept to measure accuracy"""

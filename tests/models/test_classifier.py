@@ -265,10 +265,10 @@ def test_unless_asked_otherwise_every_epoch_sees_the_full_side(sides):
     ("epochs", "early_stop", "side", "device", "small"),
     [
         (100, False, 64, "cpu", 50),
-        (100, True, 64, "cpu", 40),
-        (1000, True, 64, "cpu", 40),  # is_flat would end it at 60
+        (100, True, 64, "cpu", 30),
+        (1000, True, 64, "cpu", 30),  # is_flat may end it at 60
         (1000, False, 64, "cpu", 500),
-        (60, True, 64, "cpu", 30),
+        (40, True, 64, "cpu", 20),
         (1, False, 64, "cpu", 0),
         (10, False, 32, "cpu", 5),
         (10, False, 31, "cpu", 0),  # 15 pixels are too few
@@ -283,7 +283,7 @@ def test_how_many_epochs_see_half_the_side(epochs, early_stop, side, device, sma
 def test_flatness_is_judged_by_epochs_of_the_full_side_alone():
     """`is_flat` compares two windows; neither may hold an epoch of another side."""
     small = Schedule(epochs=10_000, early_stop=True, progressive=True).small_epochs(64, CPU)
-    assert small + 2 * module.FLAT_WINDOW_EPOCHS == module.FLAT_FROM_EPOCHS
+    assert small + 2 * module.FLAT_WINDOW_EPOCHS <= module.FLAT_FROM_EPOCHS
 
 
 def test_a_progressive_training_gives_the_same_weights_for_the_same_seed(digits):

@@ -141,9 +141,19 @@ def test_a_round_begins_with_the_weights_of_the_settings_and_ends_as_they_say(
     live.rounds.step()
     settings = backend.settings
     job = trainings[0].job
-    wanted = (settings.classifier_weights, settings.early_stop, settings.progressive_resizing)
-    assert wanted != (TrainingJob.weights, TrainingJob.early_stop, TrainingJob.progressive)
-    assert (job.weights, job.early_stop, job.progressive) == wanted
+    assert (settings.classifier_weights, settings.early_stop) != (TrainingJob.weights, TrainingJob.early_stop)
+    assert (job.weights, job.early_stop) == (settings.classifier_weights, settings.early_stop)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_round_sees_small_images_first_where_the_settings_say_so(
+    progressive: bool, backend: Backend, live: LiveProject, trainings: list[FakeTraining], monkeypatch
+) -> None:
+    settings = live.rounds.settings
+    monkeypatch.setattr(live.rounds, "settings", settings.model_copy(update={"progressive_resizing": progressive}))
+    label(backend, live, "dog", "cat", "dog", "cat")
+    live.rounds.step()
+    assert trainings[0].job.progressive == progressive
 
 
 def test_why_a_training_began_from_scratch_is_said_once(
