@@ -73,7 +73,7 @@ def _cifar(folder: Path | None) -> Pictures:
     from neat_backend.experiments.datasets import load
 
     found = load("cifar10", folder)
-    return found.train_images, found.train_labels
+    return found.images, found.labels
 
 
 def _resized(pictures: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

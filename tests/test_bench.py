@@ -219,6 +219,17 @@ class TestTrain:
         mean, half = interval([1.0, 2.0, 3.0])
         assert (mean, half) == (2.0, pytest.approx(4.303 / 3**0.5, rel=1e-3))
 
+    def test_the_pictures_of_cifar10_come_from_a_folder(self, tmp_path: Path) -> None:
+        records = np.zeros((10, 3073), np.uint8)
+        records[:, 0] = np.arange(10)  # the class, then all pixels
+        records[:, 1:] = 20 * np.arange(10)[:, None]
+        for name in ("test_batch", *(f"data_batch_{number}" for number in range(1, 6))):
+            records.tofile(tmp_path / f"{name}.bin")
+        (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij"))
+        pictures, labels = samples.real_pictures("cifar10", 20, 32, seed=0, folder=tmp_path)
+        assert pictures.shape == (20, 32, 32, 3)
+        assert np.array_equal(pictures[:, 5, 5, 1], 20 * labels)
+
     def test_some_classes_of_a_set_are_numbered_from_zero(self) -> None:
         pictures, labels = samples.real_pictures("digits", 50, 8, seed=0, classes=3)
         assert len(pictures) == 50
