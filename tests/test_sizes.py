@@ -25,6 +25,7 @@ COMMANDS = {
     "benchmarks/paper.py": {"paper"},
     "benchmarks/query.py": {"query"},
     "benchmarks/rerank.py": {"rerank"},
+    "benchmarks/train.py": {"train"},
 }
 
 
