@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from label_studio_sdk import LabelStudio
+from label_studio_sdk.base_client import LabelStudioBase  # what it adds imports pandas and more, 140 MB
 from label_studio_sdk.core.api_error import ApiError
 
 from neat_backend.errors import (
@@ -65,7 +65,7 @@ class Transport:
         self._server_time: tuple[datetime, float] | None = None  # of its latest answer, and its arrival
         self.sdk = self._call(
             "reading the API key",
-            lambda: LabelStudio(
+            lambda: LabelStudioBase(
                 # With the slash, a path in the URL survives the SDK's own joining of paths.
                 base_url=self.base_url + "/",
                 api_key=api_key.strip(),

@@ -1,10 +1,40 @@
-"""Which device to compute on, and in which precision."""
+"""Which device to compute on, and in which precision. PyTorch is imported at the first question that needs it."""
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neat_backend.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device_name(name: str = "auto") -> str:
+    """The device of NEAT_DEVICE as `resolve_device` finds it: "cpu", "cuda" or "cuda:N".
+
+    Without PyTorch where that is the CPU by name, or because no driver of a GPU is installed.
+    """
+    if name == "cpu" or (name == "auto" and not _has_gpu_driver()):
+        return "cpu"
+    device = resolve_device(name)
+    return "cpu" if device.type == "cpu" else str(device)
+
+
+@cache
+def _has_gpu_driver() -> bool:
+    """Whether PyTorch could find a GPU: a driver of NVIDIA's or AMD's is installed, or that can't be told."""
+    if not sys.platform.startswith("linux") or Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -12,6 +42,8 @@ def resolve_device(name: str = "auto") -> torch.device:
 
     Raises SettingsError for a device that does not exist here.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -41,6 +73,8 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     Decided by the CPU's model and not by a measurement, so that one machine always computes the same. On a GPU: Ampere
     or newer.
     """
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -48,18 +82,10 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16")) or (is_amd and bool(capabilities.get("avx512_bf16")))
 
 
-def multiplies_int8(device: torch.device) -> bool:
-    """Whether the CPU multiplies matrices of int8 faster than of float32: with AVX512-VNNI, which AMX comes with.
-
-    50,000 × 512 by 512 × 100, one core of a Xeon with AMX, milliseconds: float32 54, bfloat16 9.6, int8 10.
-    """
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type == "cpu" and bool(capabilities.get("avx512_vnni"))
-
-
 def compute_on_share(at_once: int) -> None:
     """Limit this thread's computations to its share of the cores: 1 / at_once of them."""
     if at_once > 1:
+        import torch
         from threadpoolctl import threadpool_limits
 
         threads = torch.get_num_threads()  # call this first: it sets a new thread's number

@@ -20,7 +20,6 @@ from typing import Literal
 
 import faiss
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from neat_backend.ranking import kernels
@@ -62,7 +61,7 @@ class NeighborTable:
     A row keeps its number while its task lives; rows of removed tasks are used again.
     """
 
-    def __init__(self, dim: int, k: int, device: torch.device | None = None, large: LargePool | None = None) -> None:
+    def __init__(self, dim: int, k: int, device: str | None = None, large: LargePool | None = None) -> None:
         """device: where the pool is kept and multiplied; default the CPU, and the CPU in approximate mode."""
         self._large = large or LargePool()
         if self._large.neighbours == "approximate":
@@ -70,7 +69,7 @@ class NeighborTable:
         if dim < 1 or k < 1:
             raise ValueError(f"dim and k must be at least 1, got {dim} and {k}")
         self.dim, self.k = dim, k
-        self.planes = FeaturePlanes(dim, device or torch.device("cpu"), self._large.scratch, self._large.memory_bytes)
+        self.planes = FeaturePlanes(dim, device or "cpu", self._large.scratch, self._large.memory_bytes)
         self._cells: Cells | None = None
         self._cell: Rows = np.zeros(0, np.int32)  # each row's, while there are cells
         self.ids: Ids = np.zeros(0, np.int64)
@@ -218,7 +217,7 @@ class NeighborTable:
     def _settle_cells(self) -> None:
         """In approximate mode, cut the pool into cells once there are enough rows, and again as it grows."""
         how = self._large.neighbours
-        on_cpu = self.planes.device.type == "cpu"  # a GPU that holds the pool is fast enough without cells
+        on_cpu = self.planes.device == "cpu"  # a GPU that holds the pool is fast enough without cells
         wanted = how == "approximate" or (how == "auto" and on_cpu and self.planes.mapped)
         if not wanted or len(self) < 16 or (self._cells is not None and len(self) < GROWN * self._cells.made_for):
             return

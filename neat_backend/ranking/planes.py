@@ -15,19 +15,19 @@ With a GPU, a half-precision copy in its memory is the filter; the exact part st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from neat_backend.models.devices import multiplies_int8
 from neat_backend.models.grid import GRID
 from neat_backend.ranking import kernels
-from neat_backend.ranking.kernels import Block, Planes, Queries, Query, Short, Sketched, Table
+from neat_backend.ranking.kernels import Planes, Queries, Query, Short, Sketched, Table
 from neat_backend.ranking.mapped import MappedArray
+
+if TYPE_CHECKING:
+    from neat_backend.ranking.half_plane import HalfPlane
 
 Rows = NDArray[np.int32]
 
@@ -38,9 +38,9 @@ _SKETCH_PAYS = 0.25  # share of the rows left to read above which a whole pass i
 _SKETCH_REST = 50  # labels until it is tried again after it didn't pay
 _SKETCH_SLACK = 1e-4  # more than the directions' and the sketch's own rounding in single precision
 _LONGEST_CENTRE = np.floor(0.9 / GRID)  # so that 127 steps and an int16 reach every value from there
-_FEW_LABELS = 4  # so many are offered one by one; more are multiplied as a matrix
-_BLOCK_ROWS = 4096  # multiplied at a time, so that the products stay in the cache
+_FEW_LABELS = 4  # so many are offered one by one; more in one pass over the rows
 _CHUNK_ROWS = 65_536  # converted at a time
+_INT16, _INT32 = np.iinfo(np.int16).max, np.iinfo(np.int32).max
 
 
 class Neighbours(Protocol):
@@ -58,8 +58,9 @@ class FeaturePlanes:
     read_share: of the rows, how many the sketch left to read when a label was last offered alone.
     """
 
-    def __init__(self, dim: int, device: torch.device, scratch: Path | None = None, most_bytes: float = np.inf) -> None:
-        """scratch: folder for what exceeds most_bytes of the exact part, which then lies in a mapped file."""
+    def __init__(self, dim: int, device: str = "cpu", scratch: Path | None = None, most_bytes: float = np.inf) -> None:
+        """device: as `models.devices.device_name` gives it. scratch: folder for what exceeds most_bytes of the exact
+        part, which then lies in a mapped file."""
         self.dim, self.device = dim, device
         self._scratch, self._most_bytes = scratch, most_bytes
         self._mapped: dict[str, MappedArray] = {}
@@ -74,7 +75,7 @@ class FeaturePlanes:
         self._slack = dim * kernels.SINGLE
         self._sketch: Sketch | None = None
         self._resting = 0
-        self._half = HalfPlane(dim, device) if device.type != "cpu" else None
+        self._half = None if device == "cpu" else _half_plane(dim, device)
 
     def __len__(self) -> int:
         return len(self._step)
@@ -249,46 +250,30 @@ class FeaturePlanes:
         return np.concatenate([found for found, _ in parts])
 
     def _offer_many(self, labels: Rows, near: Neighbours) -> Rows:
-        queries, columns = self._queries(labels)  # [d, m]
-        whole = columns.dtype == torch.int8
+        queries = self._queries(labels)
         planes, measures, table = self._planes, (self._length, self._along), _table(near)
         touched = np.empty(len(self), np.int32)
-        found = []
-        for first in range(0, len(self), _BLOCK_ROWS):
-            coarse = torch.from_numpy(self._coarse[first : first + _BLOCK_ROWS])  # [b, d]
-            products = torch._int_mm(coarse, columns) if whole else coarse.float() @ columns  # [b, m]
-            block = Block(first, products.numpy())
 
-            def work(begin: int, end: int, block: Block = block) -> Rows:
-                count = kernels.offer_block(begin, end, block, queries, planes, measures, table, touched)
-                return touched[block.first + begin : block.first + begin + count]
+        def work(begin: int, end: int) -> Rows:
+            count = kernels.offer_many(begin, end, queries, planes, measures, table, touched)
+            return touched[begin : begin + count]
 
-            found += kernels.in_parallel(work, len(coarse), least=512)
-        return np.concatenate(found)
+        return np.concatenate(kernels.in_parallel(work, len(self), least=512))
 
-    def _queries(self, labels: Rows) -> tuple[Queries, torch.Tensor]:
-        """The labels' queries for the kernels, and as columns [d, m]: int8 where the CPU multiplies these faster."""
+    def _queries(self, labels: Rows) -> Queries:
+        """The labels' queries for the kernels."""
         features = self.exact(labels).astype(np.float64)  # [m, d]
         centre = self._centre * GRID
         moved = features - centre
-        if multiplies_int8(torch.device("cpu")):
-            unit = np.maximum(np.abs(moved).max(axis=1), GRID) / 127
-            columns = np.rint(moved / unit[:, None]).astype(np.int8)
-        else:
-            unit, columns = np.ones(len(labels)), moved.astype(np.float32)
-        queries = Queries(
-            labels,
-            *(
-                values.astype(np.float32)
-                for values in (
-                    unit,
-                    features @ centre + self._slack + 2 * kernels.SINGLE,
-                    np.linalg.norm(moved, axis=1) * (1 + 1e-6),
-                    np.linalg.norm(moved - columns * unit[:, None], axis=1) * (1 + 1e-6),
-                )
-            ),
+        unit = np.maximum(np.abs(moved).max(axis=1), GRID) / min(_INT16, _INT32 // (127 * self.dim))
+        values = np.rint(moved / unit[:, None])
+        measures = (
+            unit,
+            features @ centre + self._slack + 2 * kernels.SINGLE,
+            np.linalg.norm(moved, axis=1) * (1 + 1e-6),
+            np.linalg.norm(moved - values * unit[:, None], axis=1) * (1 + 1e-6),
         )
-        return queries, torch.from_numpy(np.ascontiguousarray(columns.T))
+        return Queries(labels, values.astype(np.int16), *(measure.astype(np.float32) for measure in measures))
 
     def _offer_found(self, labels: Rows, near: Neighbours, half: HalfPlane) -> Rows:
         changed = []
@@ -305,10 +290,11 @@ class Sketch:
     def __init__(self, sample: NDArray[np.float32], centre: NDArray[np.float64], n: int) -> None:
         """sample: features [s, d] that the directions are found from; centre: their mean, in grid units."""
         self._centre = (centre * GRID).astype(np.float32)
-        moved = torch.from_numpy(sample - self._centre)
-        moments = (moved.T @ moved).double()
+        moved = sample - self._centre
+        moments = (moved.T @ moved).astype(np.float64)
         count = sample.shape[1] // _SKETCH_SHARE
-        self._directions = torch.linalg.eigh(moments).eigenvectors[:, -count:].float().contiguous()  # [d, p]
+        directions = np.linalg.eigh(moments)[1][:, -count:]
+        self._directions = np.ascontiguousarray(directions, np.float32)  # [d, p]
         self._coarse = np.zeros((0, count), np.int8)
         self._step = self._error = self._left_out = self._along = np.zeros(0, np.float32)
         self.grow(n)
@@ -344,55 +330,15 @@ class Sketch:
     def _split(
         self, features: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        moved = torch.from_numpy(features - self._centre)  # [n, d]
+        moved = features - self._centre  # [n, d]
         along = moved @ self._directions  # [n, p]
-        left = (moved - along @ self._directions.T).norm(dim=1)
-        return moved.numpy(), along.numpy(), left.numpy()
+        return moved, along, np.linalg.norm(moved - along @ self._directions.T, axis=1)
 
 
-class HalfPlane:
-    """A half-precision copy of the features on a GPU, and each row's bar: the similarity a new neighbour needs."""
+def _half_plane(dim: int, device: str) -> HalfPlane:
+    from neat_backend.ranking.half_plane import HalfPlane  # the only part that needs PyTorch
 
-    def __init__(self, dim: int, device: torch.device) -> None:
-        self._device = device
-        self._half = torch.zeros((0, dim), dtype=torch.float16, device=device)
-        self._bars = torch.zeros(0, dtype=torch.float16, device=device)  # inf where no row is alive
-        # Rounding to float16 moves a value by at most 2^-12 of itself (those below 2^-14 are exact, being
-        # multiples of 2^-22), so a unit vector by at most 2^-12, and the product of two by twice that. The sum
-        # is kept in float32, n·2^-24 off at most (Higham, Accuracy and Stability, 3.1), and comes out as float16,
-        # off by another 2^-12. The last term is the float32 rounding of the exact value.
-        self._error = 2 * 2.0**-12 * (1 + 2.0**-11) + dim * 2.0**-24 + 2.0**-12 + 2.0**-24
-        self._block_scores = 200_000_000  # products kept at a time, beside the pool
-
-    def grow(self, n: int) -> None:
-        """Grow to n rows."""
-        half = torch.zeros((n, self._half.shape[1]), dtype=torch.float16, device=self._device)
-        bars = torch.full((n,), torch.inf, dtype=torch.float16, device=self._device)
-        half[: len(self._half)], bars[: len(self._bars)] = self._half, self._bars
-        self._half, self._bars = half, bars
-
-    def set(self, rows: Rows, features: NDArray[np.float32]) -> None:
-        """Write features [n, dim]."""
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            part = slice(start, start + _CHUNK_ROWS)
-            at = torch.from_numpy(rows[part].astype(np.int64)).to(self._device)
-            self._half[at] = torch.from_numpy(features[part].astype(np.float16)).to(self._device)
-
-    def set_bars(self, rows: Rows, kth: NDArray[np.floating]) -> None:
-        """Set the K-th similarities of rows, inf for removed ones; rounded down, so that no neighbour is missed."""
-        lowered = np.nextafter((kth - self._error).astype(np.float16), np.float16(-np.inf))
-        at = torch.from_numpy(rows.astype(np.int64)).to(self._device)
-        self._bars[at] = torch.from_numpy(lowered).to(self._device)
-
-    def near(self, labels: Rows) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
-        """Rows, ascending, and the places of the labels whose rough similarity reaches their bar, by blocks of rows."""
-        queries = self._half[torch.from_numpy(labels.astype(np.int64)).to(self._device)]  # [m, d]
-        step = max(1024, self._block_scores // len(labels))
-        for start in range(0, len(self._half), step):
-            block, bars = self._half[start : start + step], self._bars[start : start + step]
-            found, which = ((block @ queries.T) >= bars[:, None]).nonzero(as_tuple=True)
-            if len(found):
-                yield (found + start).cpu().numpy().astype(np.int32), which.cpu().numpy()
+    return HalfPlane(dim, device)
 
 
 def _table(near: Neighbours) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.models.devices import resolve_device
+from neat_backend.models.devices import device_name
 from neat_backend.ranking import scores
 from neat_backend.ranking.draws import Draws
 from neat_backend.ranking.hashing import mixed
@@ -47,7 +47,7 @@ class PoolRows:
         self.pool_version = 0  # grows when tasks come or go
         self.training_version = 0  # grows when the training data of the linear head changes
         self.class_features: NDArray[np.float32] | None = None  # [C, dim] of the classes' names, where there are any
-        self._table = NeighborTable(dim, method.k, resolve_device(device), large)
+        self._table = NeighborTable(dim, method.k, device_name(device), large)
         self._book = LabelBook()
         self._probabilities: NDArray[np.float32] = np.zeros((0, len(self.classes)), np.float32)
         self._codes = np.zeros(0, np.int32)  # each row's class code, INVALID or UNLABELLED

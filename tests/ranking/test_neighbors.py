@@ -3,13 +3,12 @@
 import faiss
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neat_backend.ranking import kernels
+from neat_backend.ranking.half_plane import HalfPlane
 from neat_backend.ranking.neighbors import NONE, NeighborTable
-from neat_backend.ranking.planes import HalfPlane
 
 
 def grid(features):
@@ -123,7 +122,7 @@ def test_features_come_back_as_they_were_given(outlier):
 
 def half_plane(table):
     """The table as it is on a GPU, kept on the CPU."""
-    table.planes._half = HalfPlane(table.dim, torch.device("cpu"))
+    table.planes._half = HalfPlane(table.dim, "cpu")
     table.planes._half._block_scores = 10_000
     return table
 
@@ -143,16 +142,14 @@ def test_the_half_precision_filter_of_a_gpu_leaves_the_table_exact():
     assert held_neighbours(table) == exact_neighbours(table)
 
 
-@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_many_labels_at_once_are_filtered_with_float32_and_int8_queries(monkeypatch, whole, shift):
-    monkeypatch.setattr("neat_backend.ranking.planes.multiplies_int8", lambda device: whole)
+def test_many_labels_at_once_leave_the_table_exact(shift):
     rng = np.random.default_rng(7)
     table = NeighborTable(64, 5)
     rows = table.add_tasks(np.arange(9000), structured_features(rng, 9000, 64, shift))
     table.label(rows[:600])
     table.label(rows[600:660])
-    assert table.planes._sketch is not None, "a matrix of labels, not a search of all rows"
+    assert table.planes._sketch is not None, "one pass for all labels, not a search of all rows"
     assert held_neighbours(table) == exact_neighbours(table)
 
 
