@@ -101,7 +101,7 @@ class TrainingError(NeatError):
 
 
 class ComputeError(NeatError):
-    """Ray can't be used, or failed at what it was to compute."""
+    """Ray can't be used, or failed at what it was to compute; or the process that encodes has died."""
 
 
 class ShardsLost(ComputeError):

@@ -35,7 +35,10 @@ FLUSH_IMAGES = 512
 
 
 class Encoder(Protocol):
-    """An encoder as embedding uses it; see models/encoders.py. One without `at_once` gets one batch at a time."""
+    """An encoder as embedding uses it; see models/encoders.py. One without `at_once` gets one batch at a time.
+
+    preprocess gives an array or a tensor; a batch is a stack of these.
+    """
 
     key: str
     dim: int
@@ -43,6 +46,12 @@ class Encoder(Protocol):
     def preprocess(self, image: Image) -> Any: ...
 
     def encode(self, batch: Any) -> NDArray[np.float32]: ...
+
+
+class ReadingEncoder(Encoder, Protocol):
+    """An encoder as the steps of a project use it."""
+
+    def encode_names(self, names: Sequence[str]) -> NDArray[np.float32] | None: ...
 
 
 @dataclass(frozen=True)
@@ -179,10 +188,8 @@ def embed(
             writer.fail(task, error)
         writer.flush_if_due()
 
-    from neat_backend.models.devices import compute_on_share
-
     with (
-        ThreadPoolExecutor(at_once, "encode", compute_on_share, (at_once,)) as encoders,
+        ThreadPoolExecutor(at_once, "encode", getattr(encoder, "start_thread", None)) as encoders,
         ThreadPoolExecutor(source.downloads, thread_name_prefix="image") as pool,
     ):
         try:
@@ -272,6 +279,8 @@ def _shrunk(image: Image, side: int) -> Image:
 
 
 def _stack(prepared: Sequence[Any]) -> Any:
+    if isinstance(prepared[0], np.ndarray):
+        return np.stack(prepared)
     import torch
 
     return torch.stack(list(prepared))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 from neat_backend.errors import EncoderError
-from neat_backend.models.encoders import Encoder
-from neat_backend.models.openvino_network import BF16, F32, OpenVinoNetwork
+
+if TYPE_CHECKING:
+    from neat_backend.models.encoders import Encoder
+    from neat_backend.models.openvino_network import OpenVinoNetwork
 
 log = logging.getLogger(__name__)
 
 TORCH, OPENVINO, OPENVINO_BF16 = "torch", "openvino", "openvino-bf16"
-PRECISIONS = {OPENVINO: F32, OPENVINO_BF16: BF16}
+PRECISIONS = {OPENVINO: "f32", OPENVINO_BF16: "bf16"}  # as OpenVINO calls them
 
 _LOCK = threading.Lock()  # one conversion at a time, and each once
 
@@ -87,6 +90,8 @@ def _convert(encoder: Encoder, backend: str) -> Encoder | EncoderError:
 
 def _network(encoder: Encoder, precision: str) -> OpenVinoNetwork:
     import torch
+
+    from neat_backend.models.openvino_network import OpenVinoNetwork
 
     mean, std = (
         torch.tensor(part).view(1, 3, 1, 1) for part in (encoder.preprocessing.mean, encoder.preprocessing.std)

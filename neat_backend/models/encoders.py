@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from torch import nn
 
 from neat_backend import plugins
 from neat_backend.errors import EncoderError
-from neat_backend.models.devices import resolve_device
+from neat_backend.models.devices import compute_on_share, resolve_device
 from neat_backend.models.grid import to_grid
+from neat_backend.models.preprocessing import FEATURES_VERSION
+from neat_backend.models.preprocessing import Preprocessing as Preprocessing  # encoders of other distributions use it
 from neat_backend.models.weights import WEIGHT_ERRORS, download_file, place_of, reach, read_state, reason_of
 
 log = logging.getLogger(__name__)
@@ -37,9 +39,6 @@ ACCEPTED = (
 )
 OFFLINE = "NEAT_ENCODER=efficientnet_lite0, whose weights are part of the installation"
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-
-# Part of every key: raise it when features change although name, weights and preprocessing did not.
-FEATURES_VERSION = 3
 
 # EfficientNet-Lite0 was trained at 224 px. On two CPU cores (float32, batches of 32) it encodes 340 images a
 # second at 96 px, 180 at 128 px and 30 at 224 px; 10-NN accuracy on scikit-learn's digits is 0.82, 0.83 and
@@ -59,52 +58,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Fields of open_clip's description of weights, apart from the side.
 CLIP_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
-# A large picture is first averaged down to this many times the size wanted, as Pillow's own thumbnails are:
-# 512 px to 128 px takes a third of the time.
-REDUCING_GAP = 2.0
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Converting a picture of any shape to side × side pixels, and their normalisation."""
-
-    side: int  # pixels of the square that the network sees
-    resize: int  # pixels: the shorter edge is scaled to this before the centre is cut out
-    mean: tuple[float, ...]  # of channels in [0, 1]
-    std: tuple[float, ...]
-    bicubic: bool = True  # else bilinear
-    squash: bool = False  # resize to the square, cutting nothing off
-
-    def pixels(self, image: Image.Image) -> torch.Tensor:
-        """One picture of any size -> uint8 [3, side, side]; nothing about it is random."""
-        return torch.from_numpy(np.array(self.apply(image))).permute(2, 0, 1)
-
-    def apply(self, image: Image.Image) -> Image.Image:
-        """The side × side RGB part of `image` that gets encoded; the same every time."""
-        image = image if image.mode == "RGB" else image.convert("RGB")  # which copies
-        resample = Image.Resampling.BICUBIC if self.bicubic else Image.Resampling.BILINEAR
-        if self.squash:
-            return image.resize((self.side, self.side), resample, reducing_gap=REDUCING_GAP)
-        image = _without_far_ends(image)
-        width, height = image.size
-        if width <= height:
-            size = (self.resize, int(self.resize * height / width))
-        else:
-            size = (int(self.resize * width / height), self.resize)
-        image = image.resize(size, resample, reducing_gap=REDUCING_GAP)
-        left, top = round((size[0] - self.side) / 2), round((size[1] - self.side) / 2)
-        return image.crop((left, top, left + self.side, top + self.side))
-
-
-def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The middle of a very long image: scaled up whole, a 1 × 100000 strip would take gigabytes."""
-    width, height = image.size
-    longest = 4 * min(width, height)
-    if max(width, height) <= longest:
-        return image
-    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return image.crop((left, top, min(width, left + longest), min(height, top + longest)))
-
 
 class Encoder:
     """A network with its preprocessing; made by `build_encoder`.
@@ -114,6 +67,7 @@ class Encoder:
     input_size  side in pixels of what `preprocess` returns
     preprocessing  what `preprocess` does, without the network
     at_once     batches to encode at the same time, each on its share of the cores; 1 on a GPU
+    reads_text  whether there is a text side
     variants    the same by other back ends, or why there is none; see `backends`
     """
 
@@ -153,7 +107,7 @@ class Encoder:
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """One picture of any size -> uint8 [3, input_size, input_size]; nothing about it is random."""
-        return self.preprocessing.pixels(image)
+        return torch.from_numpy(self.preprocessing.pixels(image))
 
     def encode(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
         """Preprocessed pictures, uint8 [n, 3, s, s] -> features, float32 [n, dim], of length 1 and on `to_grid`'s grid.
@@ -166,6 +120,14 @@ class Encoder:
         if self.device.type == "cuda":
             batch = batch.pin_memory()  # or the copy to the device would not run beside what it computes
         return to_grid(self._forward(batch).float().cpu().numpy())
+
+    @property
+    def reads_text(self) -> bool:
+        return self._read is not None
+
+    def start_thread(self) -> None:
+        """To be called in each of `at_once` threads before it encodes: limits it to its share of the cores."""
+        compute_on_share(self.at_once)
 
     def by(self, key: str, compute: Callable[[torch.Tensor], torch.Tensor]) -> Encoder:
         """The same with features of another `key`, which `compute` gives."""

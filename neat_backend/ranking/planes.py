@@ -294,7 +294,7 @@ class Sketch:
         moments = (moved.T @ moved).astype(np.float64)
         count = sample.shape[1] // _SKETCH_SHARE
         directions = np.linalg.eigh(moments)[1][:, -count:]
-        self._directions = np.ascontiguousarray(directions, np.float32)  # [d, p]
+        self._directions: NDArray[np.float32] = np.ascontiguousarray(directions, np.float32)  # [d, p]
         self._coarse = np.zeros((0, count), np.int8)
         self._step = self._error = self._left_out = self._along = np.zeros(0, np.float32)
         self.grow(n)
@@ -330,8 +330,8 @@ class Sketch:
     def _split(
         self, features: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        moved = features - self._centre  # [n, d]
-        along = moved @ self._directions  # [n, p]
+        moved: NDArray[np.float32] = features - self._centre  # [n, d]
+        along: NDArray[np.float32] = moved @ self._directions  # [n, p]
         return moved, along, np.linalg.norm(moved - along @ self._directions.T, axis=1)
 
 

@@ -20,16 +20,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from neat_backend import connection
 from neat_backend.compute import Compute, LocalCompute
+from neat_backend.compute.embedding import ReadingEncoder
+from neat_backend.compute.inference_process import InferenceProcess
 from neat_backend.errors import BadLabelConfig, Disconnected, LeaseLost
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
 from neat_backend.models.backends import backend_of, with_backend
-from neat_backend.models.encoders import Encoder
 from neat_backend.ranking.engine import Engine
 from neat_backend.ranking.neighbors import LargePool
 from neat_backend.ranking.prefill import filled_in
@@ -58,7 +60,7 @@ from neat_backend.worker.steps.labelling import Labelling
 from neat_backend.worker.steps.learning import Learning, engine_settings
 from neat_backend.worker.steps.planning import Planning, Unplanned
 from neat_backend.worker.steps.publishing import Publishing
-from neat_backend.worker.steps.query_rounds import Rounds
+from neat_backend.worker.steps.query_rounds import Classify, Rounds
 from neat_backend.worker.steps.reading import Changed
 from neat_backend.worker.steps.reranking import CurrentOrder
 from neat_backend.worker.steps.serving import Serving
@@ -70,6 +72,9 @@ from neat_backend.worker.steps.tidying import Tidying
 from neat_backend.worker.steps.timing import LabelTimes
 from neat_backend.worker.steps.wanted import Wanted
 
+if TYPE_CHECKING:
+    from neat_backend.models.encoders import Encoder
+
 log = logging.getLogger(__name__)
 
 
@@ -77,9 +82,10 @@ log = logging.getLogger(__name__)
 class Resources:
     """Resources that the projects of a process share; each is made at first use."""
 
-    encoder: Callable[[], Encoder]
+    encoder: Callable[[], Encoder | InferenceProcess]
     connect: Callable[[Project], LabelStudioClient]
     compute: Callable[[], Compute] = LocalCompute
+    classify: Classify | None = None  # as for `Rounds`
 
 
 class LiveProject:
@@ -116,6 +122,7 @@ class LiveProject:
             tested=lambda: self.learning.tested.counts("linear"),
             settled=settled,
             on_trained=trained,
+            classify=shared.classify,
         )
         self.learning = Learning(context, engine, applied, self.rounds.follow_classes)
         self.shown = shown = ShownOrder(context, engine, project.model_version)
@@ -278,14 +285,17 @@ def _usable(project: Project, context: Context) -> tuple[Project, LabelConfig]:
         return project, label_config.read(project.label_config, context.settings)
 
 
-def _encoder(context: Context, encoder: Encoder) -> Encoder:
+def _encoder(context: Context, encoder: Encoder | InferenceProcess) -> ReadingEncoder:
     """The encoder by the back end that the settings name, or that made the project's features."""
     settings, arrays = context.settings, context.arrays
     stored = snapshots.features_kind(arrays, snapshots.read_head(arrays)).removeprefix(f"{kinds.FEATURES}/")
-    return with_backend(encoder, backend_of(settings.encoder_backend, settings.compute), stored)
+    backend = backend_of(settings.encoder_backend, settings.compute)
+    if isinstance(encoder, InferenceProcess):
+        return encoder.encoder(backend, stored)
+    return with_backend(encoder, backend, stored)
 
 
-def _engine(context: Context, config: LabelConfig, encoder: Encoder, compute: Compute) -> Engine:
+def _engine(context: Context, config: LabelConfig, encoder: ReadingEncoder, compute: Compute) -> Engine:
     settings = context.settings
     return compute.engine(
         encoder.dim,

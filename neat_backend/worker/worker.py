@@ -18,17 +18,18 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
 from neat_backend import connection, logs
 from neat_backend.compute import Compute, heap, open_compute
+from neat_backend.compute.inference_process import InferenceProcess
 from neat_backend.errors import LeaseLost, NeatError, SettingsError, StoreError, UnknownProject
 from neat_backend.labelstudio import inspection
 from neat_backend.labelstudio.client import LabelStudioClient
 from neat_backend.labelstudio.image_hosts import shown
 from neat_backend.models.backends import backend_of, with_backend
-from neat_backend.models.encoders import Encoder, build_encoder
 from neat_backend.records import Project
 from neat_backend.settings import Settings
 from neat_backend.stopping import Stopping
@@ -44,6 +45,9 @@ from neat_backend.worker.running_project import RunningProject
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.reading import Changed
 from neat_backend.worker.upkeep import Upkeep, leave
+
+if TYPE_CHECKING:
+    from neat_backend.models.encoders import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +121,14 @@ class Worker:
         self._visited: set[int] = set()  # projects read at least once since the start
         self._pruned_at = -math.inf  # time.monotonic()
         self._waits: dict[int, float] = {}  # projects that wait for a slot, since when
-        self._encoder: Encoder | None = None
+        self._inference = InferenceProcess(
+            settings.encoder,
+            settings.encoder_weights,
+            settings.device,
+            settings.data_dir / "encoders",
+            settings.log_format,
+        )
+        self._encoder: Encoder | None = None  # only with Ray, which takes its network
         self._encoder_lock = threading.Lock()
         self._objects = Objects(settings.arrays_url, settings.data_dir, database) if settings.arrays_url else None
         self._upkeep = Upkeep(
@@ -158,7 +169,11 @@ class Worker:
                 if any(project.synced_at is not None for project in projects.all(conn)):
                     return
             settings = self.settings
-            with_backend(self._shared_encoder(), backend_of(settings.encoder_backend, settings.compute), stored="")
+            encoder, backend = self._shared_encoder(), backend_of(settings.encoder_backend, settings.compute)
+            if isinstance(encoder, InferenceProcess):
+                encoder.warm_up(backend)
+            else:
+                with_backend(encoder, backend, stored="")
         except (DBAPIError, NeatError) as error:  # a project that needs the encoder says so to people
             log.info("the encoder is not ready yet: %s", error)
 
@@ -168,6 +183,7 @@ class Worker:
             running.stop()
         for number in list(self.running):
             self._put_away(number)
+        self._inference.stop()
         log.info("worker %s stopped", self.owner)
 
     def _hear(self, heard: Heard) -> None:
@@ -341,7 +357,8 @@ class Worker:
 
     def _load(self, owned: OwnedProject, found: Iterable[Changed]) -> LiveProject:
         """The project, loaded; found: changes that comparisons have found since it was unloaded."""
-        live = LiveProject.load(owned, Resources(self._shared_encoder, self._connect, self._shared_compute))
+        shared = Resources(self._shared_encoder, self._connect, self._shared_compute, self._inference.classify)
+        live = LiveProject.load(owned, shared)
         for changed in found:
             live.count_found(changed)
         return live
@@ -364,14 +381,16 @@ class Worker:
             log.warning("project %d: its lease runs out by itself: %s", number, error)
         self._rota.wake(self._keeping_up)
 
-    def _shared_encoder(self) -> Encoder:
-        """One encoder for all projects, built at first use."""
+    def _shared_encoder(self) -> Encoder | InferenceProcess:
+        """The encoder of all projects: in a process of its own, or for Ray here, built at first use."""
+        if self.settings.compute != "ray":
+            return self._inference
+        from neat_backend.models.encoders import build_encoder
+
         with self._encoder_lock:
             if self._encoder is None:
-                started = time.monotonic()
                 settings = self.settings
                 self._encoder = build_encoder(settings.encoder, settings.encoder_weights, settings.device)
-                log.info("encoder %s ready in %.1f s", self._encoder.key, time.monotonic() - started)
             return self._encoder
 
     def _shared_compute(self) -> Compute:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 
+from neat_backend.compute.embedding import ReadingEncoder
 from neat_backend.errors import NeatError
-from neat_backend.models.encoders import Encoder
 from neat_backend.store import requests
 from neat_backend.store.requests import Request
 from neat_backend.worker.steps.context import Context
@@ -23,7 +23,7 @@ class Answering(Step):
     again_at_once = False
     in_background = True
 
-    def __init__(self, context: Context, encoder: Encoder, tabs: Tabs) -> None:
+    def __init__(self, context: Context, encoder: ReadingEncoder, tabs: Tabs) -> None:
         self._context, self._encoder, self._tabs = context, encoder, tabs
 
     def step(self) -> bool:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from neat_backend.compute import Compute, embedding
-from neat_backend.compute.embedding import Source, Target
+from neat_backend.compute.embedding import ReadingEncoder, Source, Target
 from neat_backend.errors import ImageError
 from neat_backend.labelstudio.images import ImageFetcher, thumbnail
-from neat_backend.models.encoders import Encoder
 from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.store import kinds, projects, tasks
 from neat_backend.store.arrays import image_key
@@ -33,7 +32,7 @@ class PoolImages:
     """One project's images."""
 
     def __init__(
-        self, context: Context, engine: SharedEngine, compute: Compute, encoder: Encoder, labelling: Labelling
+        self, context: Context, engine: SharedEngine, compute: Compute, encoder: ReadingEncoder, labelling: Labelling
     ) -> None:
         self.retry_at = 0.0  # time.monotonic()
         self._project, self._settings = context.project, context.settings

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
+from neat_backend.compute.embedding import ReadingEncoder
 from neat_backend.errors import BadLabelConfig
 from neat_backend.labelstudio import label_config
 from neat_backend.labelstudio.label_config import LabelConfig
 from neat_backend.labelstudio.publisher import Publisher
-from neat_backend.models.encoders import Encoder
 from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.store import projects
 from neat_backend.worker.steps.context import Context
@@ -28,7 +29,7 @@ class Schema:
         context: Context,
         engine: SharedEngine,
         config: LabelConfig,
-        encoder: Encoder,
+        encoder: ReadingEncoder,
         publishing: Publishing,
         rounds: Rounds,
         learning: Learning,
@@ -71,4 +72,5 @@ class Schema:
             classes = engine.classes
             if self._context.settings.strategy != "neat":
                 engine.class_features = self._encoder.encode_names(classes)
-        self._learning.name_classes(classes, self._encoder.encode_names([*self.config.texts, "thing"]))
+        texts = [*self.config.texts, "thing"]
+        self._learning.name_classes(classes, cache(lambda: self._encoder.encode_names(texts)))

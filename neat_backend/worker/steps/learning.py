@@ -93,7 +93,7 @@ class Learning(Step):
         self.wanted = head_is_wanted(settings)
         self.event = -1  # the last event that the head reflects
         # Classes, and features [C + 1, d] of their names and of "thing", where the encoder reads text.
-        self._names: tuple[tuple[str, ...], NDArray[np.float32] | None] = ((), None)
+        self._names: tuple[tuple[str, ...], Callable[[], NDArray[np.float32] | None]] = (), lambda: None
         self.tested = prequential.read(self.arrays)
         self._clock = clock
         self._written = self.tested
@@ -116,8 +116,8 @@ class Learning(Step):
         right = np.concatenate([self.tested.right, np.stack(columns, axis=1).astype(np.int8)])[-WINDOW:]
         self.tested = replace(self.tested, right=right, tested=self.tested.tested + len(new))
 
-    def name_classes(self, classes: tuple[str, ...], features: NDArray[np.float32] | None) -> None:
-        """Set the classes' names and their features, which give the order before there are labels."""
+    def name_classes(self, classes: tuple[str, ...], features: Callable[[], NDArray[np.float32] | None]) -> None:
+        """Set the classes' names and what gives their features, which give the order before there are labels."""
         self._names = classes, features
         self._named += 1
 
@@ -170,8 +170,9 @@ class Learning(Step):
             _, codes, features = engine.training_data()
             classes, (named, names) = engine.classes, self._names
         head = fit_head(features, codes, classes)
-        if head is None and names is not None and named == classes:
-            head = name_head(names, classes)
+        if head is None and named == classes:
+            features_of_names = names()  # not before they are needed: the encoder may have to be loaded
+            head = None if features_of_names is None else name_head(features_of_names, classes)
         self._apply(head)
         self._head, self._of = (head,), of
         return reflects

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.compute.inference import Inference
 from neat_backend.errors import StoreError, TrainingError
 from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.records import TRAIN, Round
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 BATCH, REQUESTED, CLASSES = "batch", "requested", "classes"  # triggers of a round
 _FILL_AT_ONCE = 2048  # images classified in one step for tasks added after a round
+
+
+Classify = Callable[[Path, NDArray[np.uint8]], NDArray[np.float32]]  # classifier's file, images -> probabilities
 
 
 class Rounds(Step):
@@ -49,15 +53,18 @@ class Rounds(Step):
         tested: Callable[[], tuple[int, int]] = lambda: (0, 0),
         settled: Callable[[], bool] = lambda: True,
         on_trained: Callable[[], None] = lambda: None,
+        classify: Classify | None = None,
     ) -> None:
         """ray_address: of the Ray cluster for trainings, with NEAT_COMPUTE=ray. tested: how often the linear classifier
         was right on the last labels before it learnt them, and the number of these labels. settled: whether no images
-        wait to be embedded. on_trained: called after a training, which has read all images."""
+        wait to be embedded. on_trained: called after a training, which has read all images. classify: as
+        `Inference.classify`, which is the default; raises ValueError for a damaged classifier."""
         self.ended = 0
         self._engine, self._tested, self._settled, self._on_trained = engine, tested, settled, on_trained
         self.project, self.settings = context.project, context.settings
         self.database, self.arrays = context.database, context.arrays
         self._ray_address = ray_address
+        self._classify = classify or Inference("", None, self.settings.device).classify
         self._training: tuple[Round, TrainingProcess, float] | None = None
         self.wanted = ""  # the trigger of a requested round
         self._failed: tuple[Round, str] | None = None  # a failure that is not stored yet
@@ -241,8 +248,6 @@ class Rounds(Step):
         done = self._done
         if not missing or done is None or self._training is not None or not self._model(done).exists():
             return False
-        from neat_backend.models.classifier import Classifier
-
         answers = (done.number, classes)
         if answers != self._unanswered_by:
             self._unanswered, self._unanswered_by = set(), answers
@@ -251,19 +256,18 @@ class Rounds(Step):
         wanted = {t for t in missing if t in keys and (t, keys[t]) not in self._unanswered}
         if not wanted:
             return False
-        try:
-            classifier = Classifier.load(self._model(done), self.settings.device)
-        except ValueError as error:
-            log.warning("project %d: %s; training again", self.project, error)
-            with self._engine():
-                self.request()
-            self._model(done).unlink(missing_ok=True)
-            return False
         ids = np.array(sorted(wanted), np.int64)
         for segment in self.arrays.segments(kind):
             at = np.flatnonzero(np.isin(segment.ids, ids))
             for part in np.array_split(at, -(-len(at) // _FILL_AT_ONCE)) if len(at) else []:
-                probabilities = classifier.predict_proba(segment.values[part])
+                try:
+                    probabilities = self._classify(self._model(done), segment.values[part])
+                except ValueError as error:
+                    log.warning("project %d: %s; training again", self.project, error)
+                    with self._engine():
+                        self.request()
+                    self._model(done).unlink(missing_ok=True)
+                    return False
                 self.arrays.append(self._kind(done), segment.ids[part], segment.keys[part], probabilities)
                 with self._engine() as engine:
                     if self._done is done:

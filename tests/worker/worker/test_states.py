@@ -14,7 +14,6 @@ from neat_backend.errors import (
 )
 from neat_backend.records import SYNC
 from neat_backend.store import projects
-from neat_backend.worker import worker as worker_module
 from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, FakeLabelStudio
 from tests.living import PROJECT, Backend, engine_of, live_of
 from tests.waiting import until
@@ -76,13 +75,13 @@ def test_missing_weights_block_the_project_until_they_are_there(
     def build(*_: object) -> Any:
         raise EncoderError("NEAT_ENCODER: no weights; set NEAT_ENCODER_WEIGHTS")
 
-    monkeypatch.setattr(worker_module, "build_encoder", build)
     worker = workers.make(backend)
     del worker._shared_encoder  # type: ignore[method-assign]
+    monkeypatch.setattr(worker._inference, "encoder", build)
     workers.run(worker)
     until(lambda: shown(backend) == projects.BLOCKED)
     assert backend.project().detail == "NEAT_ENCODER: no weights; set NEAT_ENCODER_WEIGHTS"
-    monkeypatch.setattr(worker_module, "build_encoder", lambda *_: backend.encoder)
+    monkeypatch.setattr(worker._inference, "encoder", lambda *_: backend.encoder)
     until(ready(backend))
 
 
