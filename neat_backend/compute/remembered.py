@@ -45,11 +45,9 @@ class Remembered:
     def find(self, backend: str, stored: str) -> EncoderFacts | None:
         """Those of the encoder that `with_backend` would choose; None where they are not known."""
         for known in self._read():
+            facts, cut = known["facts"], known["facts"]["preprocessing"]
             # Only auto looks at the stored features: it goes on with the encoder that made them.
-            if known["backend"] == backend and (
-                backend != "auto" or stored in (known["stored"], known["facts"]["key"])
-            ):
-                facts, cut = known["facts"], known["facts"]["preprocessing"]
+            if known["backend"] == backend and (backend != "auto" or stored in (known["stored"], facts["key"])):
                 cut |= {name: tuple(cut[name]) for name in ("mean", "std")}
                 return EncoderFacts(**{**facts, "preprocessing": Preprocessing(**cut)})
         return None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial import KDTree
 
 from neat_backend.store.arrays import ProjectArrays
 
@@ -33,11 +31,14 @@ class Layout:
         """features [m, d], of unit length; positions [m, 2]."""
         self.features, self.positions = features, positions
         near = min(SPACING + 1, len(positions))
-        self._reach = NearestNeighbors(n_neighbors=near).fit(positions).kneighbors(positions)[0][:, -1]
+        self._reach = KDTree(positions).query(positions, k=[near])[0][:, 0]
 
     @classmethod
     def find(cls, features: Floats, seed: int, before: Layout | None = None) -> Layout:
         """Lay out landmarks, from FEWEST on: features [m, d], of unit length. before: the layout to start from."""
+        from sklearn.decomposition import PCA  # here, as both take 90 MB
+        from sklearn.manifold import TSNE
+
         rng = np.random.default_rng(seed)
         axes = PCA(min(AXES, *features.shape), random_state=seed) if np.ptp(features, axis=0).any() else None
         if axes is None:  # all the same
