@@ -51,7 +51,7 @@ def annotate(worker, live):
 
 assert run(annotate), "the images were encoded by a process of its own"
 assert run(annotate) is None, "what has been encoded needs no such process"
-loaded = {"torch", "openvino", "pandas"} & set(sys.modules)
+loaded = {"torch", "openvino"} & set(sys.modules)
 assert not loaded, loaded
 """
 
