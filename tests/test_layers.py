@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "ranking": {"errors", "models", "records"},
     "strategies": {"errors", "models", "plugins", "ranking"},
     "testing": {"models", "ranking", "strategies"},  # what others test their strategies and encoders with
-    "compute": {"errors", "models", "ranking", "records", "store"},
+    "compute": {"errors", "logs", "models", "plugins", "ranking", "records", "store"},
     "experiments": GROUND | {"models", "ranking", "strategies"},
     "connection": GROUND | {"labelstudio", "store"},
     "setup": GROUND | {"connection", "labelstudio"},

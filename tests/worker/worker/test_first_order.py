@@ -6,24 +6,28 @@ from typing import Any
 
 import pytest
 
+from neat_backend.compute.inference import EncoderFacts
+from neat_backend.compute.inference_process import InferenceProcess
 from neat_backend.errors import EncoderError
-from neat_backend.worker import worker as worker_module
+from neat_backend.models.preprocessing import Preprocessing
 from neat_backend.worker.worker import Worker
 from tests.living import PROJECT, Backend, take_in
 from tests.worker.workers import Workers
 
+FACTS = EncoderFacts("fake", 12, 1, False, Preprocessing(2, 2, (0.5,) * 3, (0.5,) * 3))
+
 
 @pytest.fixture
-def built(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The arguments of each encoder that is built."""
-    calls: list[Any] = []
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the process that encodes is asked."""
+    asked: list[Any] = []
 
-    def build(*args: Any) -> Any:
-        calls.append(args)
-        return backend.encoder
+    def ask(_: object, *request: Any) -> EncoderFacts:
+        asked.append(request)
+        return FACTS
 
-    monkeypatch.setattr(worker_module, "build_encoder", build)
-    return calls
+    monkeypatch.setattr(InferenceProcess, "ask", ask)
+    return asked
 
 
 def own_encoder(workers: Workers, backend: Backend) -> Worker:
@@ -37,8 +41,8 @@ def test_the_encoder_is_built_before_a_first_project_is_read(
 ) -> None:
     worker = own_encoder(workers, backend)
     worker.warm_up()
-    assert len(built) == 1
-    assert worker._shared_encoder() is backend.encoder
+    assert built == [("facts", "auto", "")]
+    assert worker._inference.encoder("auto", "").key == FACTS.key
     assert len(built) == 1, "projects use the one that is there"
 
 
@@ -53,10 +57,10 @@ def test_projects_that_have_been_read_build_their_encoder_themselves(
 def test_missing_weights_are_said_once_a_project_needs_them(
     backend: Backend, workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def build(*_: object) -> Any:
+    def ask(*_: object) -> Any:
         raise EncoderError("NEAT_ENCODER: no weights; set NEAT_ENCODER_WEIGHTS")
 
-    monkeypatch.setattr(worker_module, "build_encoder", build)
+    monkeypatch.setattr(InferenceProcess, "ask", ask)
     with caplog.at_level("INFO"):
         own_encoder(workers, backend).warm_up()
     assert "the encoder is not ready yet: NEAT_ENCODER: no weights" in caplog.text
