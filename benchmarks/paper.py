@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +12,11 @@ import numpy as np
 import typer
 
 from benchmarks.report import Json, device_name, progress, report
+from benchmarks.samples import made_up
 
 if TYPE_CHECKING:
     from neat_backend.experiments.datasets import Dataset
 
-N_CLASSES = 10
-PATTERN = 8  # pixels of what the pictures of a class have in common
-TEST_SHARE = 0.2
 PAPER_MINUTES = 17  # on one A5000: section "Training time" of the paper
 
 
@@ -37,72 +36,72 @@ def paper(
 
     Example: python -m benchmarks paper --images 2000 --rounds 2 --epochs 1 --batch 40
     """
-    from neat_backend.experiments.checkpoints import Run, RunFolder
     from neat_backend.experiments.datasets import load
-    from neat_backend.experiments.features import features_of
-    from neat_backend.experiments.image_files import ImageLearner
-    from neat_backend.experiments.loop import Samples, run_rounds
     from neat_backend.experiments.presets import Protocol
-    from neat_backend.models.devices import resolve_device
     from neat_backend.models.encoders import build_encoder
 
-    place = resolve_device(device)
     protocol = Protocol(
         "cifar10", known=2, initial=0.01, encoder=encoder, batch=batch, rounds=rounds - 1, epochs=epochs
     )
     pictures = load("cifar10", data) if data is not None else made_up(images, side)
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        progress.print("encoding …")
-        features, _ = features_of(pictures, build_encoder(encoder, device=device), Path(folder))
-        encoded = time.perf_counter()
-        both = np.concatenate([pictures.images, pictures.test_images])
-        labels = np.concatenate([pictures.labels, pictures.test_labels])
-        learner = ImageLearner(both, protocol.classifier, epochs, device)
-        done = run_rounds(
-            protocol,
-            Samples(features, labels, learner),
-            RunFolder(Path(folder), Run(strategy, 0, (0, 1))),
-            lambda number, _: progress.print(f"round {number + 1} of {rounds} …"),
-        )
-        ended = time.perf_counter()
-    queried, found = (sum(int(each[name]) for each in done) for name in ("asked", "found"))
-    phases = {name: sum(each["seconds"].get(name, 0.0) for each in done) for name in done[-1]["seconds"]}
-    figures: dict[str, Any] = {
-        "device": device_name(place),
+    figures = measured(
+        pictures,
+        build_encoder(encoder, device=device),
+        protocol,
+        strategy,
+        device,
+        lambda number: progress.print(f"round {number + 1} of {rounds} …"),
+    )
+    figures |= {
         "data": "cifar10" if data is not None else "made up",
-        "images": len(pictures.images),
-        "side": pictures.images.shape[1],
-        "rounds": len(done),
-        "epochs": epochs,
-        "strategy": strategy,
-        "minutes": (ended - began) / 60,
-        "encoding_seconds": encoded - began,
-        **{f"{name}_seconds": seconds for name, seconds in phases.items()},
-        "trained_images_per_second": epochs * sum(int(each["known"]) for each in done) / phases["training"],
-        "mean_precision": found / queried if queried else 0.0,
-        "accuracy": done[-1]["accuracy"],
         "paper_minutes_on_an_a5000": PAPER_MINUTES,
         "aim": "at most 3 minutes on one H100",
     }
     report("paper", figures, as_json)
 
 
-def made_up(n: int, side: int) -> Dataset:
-    """Pictures of ten classes, each with a pattern of its own that is shifted, dimmed and full of grain."""
-    from neat_backend.experiments.datasets import Dataset
+def measured(
+    pictures: Dataset,
+    encoder: Any,
+    protocol: Any,
+    strategy: str,
+    device: str,
+    on_round: Callable[[int], None],
+) -> dict[str, Any]:
+    """The figures of one run of an experiment, its classes 0 and 1 known; on_round(number) after each round."""
+    from neat_backend.experiments.checkpoints import Run, RunFolder
+    from neat_backend.experiments.features import features_of
+    from neat_backend.experiments.image_files import ImageLearner
+    from neat_backend.experiments.loop import Samples, run_rounds
+    from neat_backend.models.devices import resolve_device
 
-    rng = np.random.default_rng(0)
-    times = -(-side // PATTERN)
-    patterns = rng.integers(0, 256, (N_CLASSES, PATTERN, PATTERN, 3)).repeat(times, axis=1).repeat(times, axis=2)
-
-    def some(count: int) -> tuple[Any, Any]:
-        labels = np.arange(count) % N_CLASSES
-        pictures = np.empty((count, side, side, 3), np.uint8)
-        for i, label in enumerate(labels):
-            moved = np.roll(patterns[label, :side, :side], rng.integers(-side // 8, side // 8 + 1, 2), axis=(0, 1))
-            grain = rng.normal(0, 40, (side, side, 3))
-            pictures[i] = (moved * rng.uniform(0.5, 1) + grain).clip(0, 255)
-        return pictures, labels.astype(np.int64)
-
-    return Dataset("made up", *some(n), *some(int(n * TEST_SHARE)), tuple(str(c) for c in range(N_CLASSES)))
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        features, _ = features_of(pictures, encoder, Path(folder))
+        encoded = time.perf_counter()
+        both = np.concatenate([pictures.images, pictures.test_images])
+        labels = np.concatenate([pictures.labels, pictures.test_labels])
+        learner = ImageLearner(both, protocol.classifier, protocol.epochs, device)
+        done = run_rounds(
+            protocol,
+            Samples(features, labels, learner),
+            RunFolder(Path(folder), Run(strategy, 0, (0, 1))),
+            lambda number, _: on_round(number),
+        )
+        ended = time.perf_counter()
+    queried, found = (sum(int(each[name]) for each in done) for name in ("asked", "found"))
+    phases = {name: sum(each["seconds"].get(name, 0.0) for each in done) for name in done[-1]["seconds"]}
+    return {
+        "device": device_name(resolve_device(device)),
+        "images": len(pictures.images),
+        "side": pictures.images.shape[1],
+        "rounds": len(done),
+        "epochs": protocol.epochs,
+        "strategy": strategy,
+        "minutes": (ended - began) / 60,
+        "encoding_seconds": encoded - began,
+        **{f"{name}_seconds": seconds for name, seconds in phases.items()},
+        "trained_images_per_second": protocol.epochs * sum(int(each["known"]) for each in done) / phases["training"],
+        "mean_precision": found / queried if queried else 0.0,
+        "accuracy": done[-1]["accuracy"],
+    }

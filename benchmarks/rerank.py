@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,14 +59,35 @@ def rerank(
     if labels + BATCHES * batch >= pool:
         more = f"{labels} + {BATCHES} × {batch}" if batch else str(labels)
         raise typer.BadParameter(f"labelling {more} leaves nothing of a pool of {pool} to compare")
+    rng = np.random.default_rng(0)
+    rows = random_features(rng, pool + labelled, dim) if given is None else given
+    figures = measured(rows, Sizes(pool, labelled, k, labels, batch), rng, balance=balance)
+    report("rerank", figures, as_json)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured: tasks without a label at first, labels at first, K, single labels, labels at once."""
+
+    pool: int
+    labelled: int
+    k: int
+    labels: int
+    batch: int
+
+
+def measured(
+    rows: NDArray[np.float32], sizes: Sizes, rng: np.random.Generator, *, balance: bool = True, device: str = "cpu"
+) -> dict[str, Any]:
+    """The figures of `rerank` for features [pool + labelled, dim], with the pool and the products on the device."""
     from neat_backend.ranking.engine import Engine
     from neat_backend.ranking.method import Method
     from neat_backend.records import Label
 
-    rng = np.random.default_rng(0)
-    rows = random_features(rng, pool + labelled, dim) if given is None else given
+    pool, labelled, k, labels, batch = sizes.pool, sizes.labelled, sizes.k, sizes.labels, sizes.batch
+    dim = rows.shape[1]
     classes = tuple(f"class {c}" for c in range(10))
-    engine = Engine(dim, classes, Method(k=k, balance=balance), source="linear")
+    engine = Engine(dim, classes, Method(k=k, balance=balance), source="linear", device=device)
     engine.add_tasks(range(pool + labelled), rows)
     some = rng.permutation(pool + labelled)[: labelled + labels + BATCHES * batch]
     answers = [
@@ -85,7 +107,7 @@ def rerank(
     batches = [_time(engine, rest[start : start + batch]) for start in range(0, len(rest), batch or 1)]
     full, compared, same = _full_search(engine, rows, some, k)
     one = statistics.median(singles)
-    products = _products(rows, batch)
+    products = _products(rows, batch, device)
     figures: dict[str, Any] = {
         "pool": pool,
         "labelled": labelled,
@@ -113,7 +135,7 @@ def rerank(
             "batch_over_faster_product": many / best,
             "batch_over_slower_product": many / max(products["half"], products["single"]),
         }
-    report("rerank", figures, as_json)
+    return figures
 
 
 def _given(path: Path) -> NDArray[np.float32]:
@@ -203,18 +225,27 @@ def _full_search(
     return full, len(range(0, len(rest), step)), same
 
 
-def _products(features: NDArray[np.float32], batch: int) -> dict[str, float]:
+def _products(features: NDArray[np.float32], batch: int, device: str) -> dict[str, float]:
     """Median seconds of the pool times one vector (half precision) and times `batch` (half and single)."""
     import torch
 
-    single = torch.from_numpy(features)
-    half = torch.empty(single.shape, dtype=torch.float16)
+    single = torch.from_numpy(features).to(device)
+    half = torch.empty(single.shape, dtype=torch.float16, device=device)
     half.copy_(single)
-    seconds = {"vector": _median(lambda: torch.mv(half, half[0]), 11)}
+
+    def seconds_of(work: Callable[[], object], times: int) -> float:
+        def done() -> None:
+            work()
+            if single.is_cuda:
+                torch.cuda.synchronize()
+
+        return _median(done, times)
+
+    seconds = {"vector": seconds_of(lambda: torch.mv(half, half[0]), 11)}
     if batch:
         several = min(batch, len(features))
-        seconds["half"] = _median(lambda: half @ half[:several].T, 3)
-        seconds["single"] = _median(lambda: single @ single[:several].T, 3)
+        seconds["half"] = seconds_of(lambda: half @ half[:several].T, 3)
+        seconds["single"] = seconds_of(lambda: single @ single[:several].T, 3)
     return seconds
 
 

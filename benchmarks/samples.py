@@ -5,13 +5,19 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from neat_backend.experiments.datasets import Dataset
+
 Pictures = tuple[NDArray[np.uint8], NDArray[np.int64]]
 CLUSTERS = 100
 N_CLASSES = 10  # of each set of real pictures
+PATTERN = 8  # pixels of what the made-up pictures of a class have in common
+TEST_SHARE = 0.2
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
 
@@ -98,3 +104,23 @@ def _fashion() -> Pictures:
         np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 28, 28),
         np.frombuffer(labels, np.uint8, offset=8).astype(np.int64),
     )
+
+
+def made_up(n: int, side: int) -> Dataset:
+    """Pictures of ten classes, each with a pattern of its own that is shifted, dimmed and full of grain."""
+    from neat_backend.experiments.datasets import Dataset
+
+    rng = np.random.default_rng(0)
+    times = -(-side // PATTERN)
+    patterns = rng.integers(0, 256, (N_CLASSES, PATTERN, PATTERN, 3)).repeat(times, axis=1).repeat(times, axis=2)
+
+    def some(count: int) -> tuple[Any, Any]:
+        labels = np.arange(count) % N_CLASSES
+        pictures = np.empty((count, side, side, 3), np.uint8)
+        for i, label in enumerate(labels):
+            moved = np.roll(patterns[label, :side, :side], rng.integers(-side // 8, side // 8 + 1, 2), axis=(0, 1))
+            grain = rng.normal(0, 40, (side, side, 3))
+            pictures[i] = (moved * rng.uniform(0.5, 1) + grain).clip(0, 255)
+        return pictures, labels.astype(np.int64)
+
+    return Dataset("made up", *some(n), *some(int(n * TEST_SHARE)), tuple(str(c) for c in range(N_CLASSES)))

@@ -37,6 +37,7 @@ OF_PATHS = {
         "test_deploy.py",
         "test_examples.py",
         "test_failover.py",
+        "test_gpu_bench.py",
         "test_image.py",
         "test_logs.py::test_every_line_of_the_web_process",
         "test_model.py::TestRelease109",

@@ -82,7 +82,7 @@ CONFINED = {
     "ray": {"benchmarks", "compute"},
     "torch": {"benchmarks", "compute", "experiments", "exports", "models", "ranking", "steps", "strategies", "testing"},
     "torchvision": {"benchmarks", "experiments", "models"},
-    "open_clip": {"models"},
+    "open_clip": {"benchmarks", "models"},
     "httpx": {"benchmarks", "demo", "labelstudio"},
     "typer": {"benchmarks", "cli", "experiments", "tools"},
     "prometheus_client": {"tools", "web"},
