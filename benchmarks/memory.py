@@ -27,7 +27,7 @@ def memory(
     webhooks: Annotated[int, typer.Option(min=0, help="Webhooks sent to the web process.")] = 1_000,
     as_json: Json = False,
 ) -> None:
-    """Memory of an engine with a large pool beyond the interpreter with PyTorch, and of the web process.
+    """Memory of an engine with a large pool beyond the interpreter with its libraries, and of the web process.
 
     Each in a process of its own: what is resident at the end, and the most that was ever resident.
 
@@ -48,7 +48,7 @@ def memory(
             "pool": pool,
             "dim": dim,
             "labels": labels,
-            "interpreter_and_torch_gb": bare["resident_mb"] / 1e3,
+            "interpreter_gb": bare["resident_mb"] / 1e3,
             "with_engine_gb": full["resident_mb"] / 1e3,
             "engine_beyond_gb": engine_gb,
             "engine_beyond_most_gb": (full["most_mb"] - bare["most_mb"]) / 1e3,
@@ -72,10 +72,10 @@ def resident(pid: int | str = "self") -> dict[str, float]:
 
 
 def bare() -> dict[str, float]:
-    """In a process of its own: the interpreter with PyTorch and nothing else."""
-    import torch
+    """In a process of its own: the interpreter with what an engine imports, and no tasks."""
+    from neat_backend.ranking.engine import Engine
 
-    torch.ones(8) @ torch.ones(8)
+    Engine(8, ("a class",)).set_labels([])
     return resident()
 
 

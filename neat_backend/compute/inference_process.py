@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REST_SECONDS = 30.0  # without a request, until the process is ended
+REST_SECONDS = 300.0  # without a request, until the process is ended
 STOP_SECONDS = 5.0
 CHANNELS = 10  # requests at a time; more wait
 
