@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy import Connection
 
+from neat_backend.records import Round
 from neat_backend.settings import Settings
-from neat_backend.store import projects, snapshots
+from neat_backend.store import projects, rounds, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.snapshots import Head
@@ -109,6 +111,13 @@ def write_ranking(settings: Settings, project: int = 7, head: Sequence[int] = (5
     tasks = [snapshots.row(ranking, ids.index(task), place) for place, task in enumerate(head)]
     snapshots.write_head(arrays, Head(tasks, ranking["classes"], 4, 1, len(ids), 0, "neat-r000003"))
     snapshots.write_ranking(arrays, ranking)
+
+
+def begin_round(conn: Connection, project: int = 7, **fields: Any) -> Round:
+    """A training round that runs: of 8 images of dogs and cats and 2 of neither, but for these fields."""
+    counts = {"known": 8, "invalid": 2, "unlabelled": 4, "queried": 10, "queried_known": 8}
+    new = {"trigger": "batch", "classes": ("dog", "cat"), **counts, **fields}
+    return rounds.start(conn, project, rounds.NewRound(**new))
 
 
 def make_ready(database: Database, project: int = 7, **fields: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from neat_backend.errors import SettingsError
 from neat_backend.experiments.protocols import LiveProtocol, Protocol
@@ -40,6 +41,12 @@ CLIP = "clip:ViT-B-32/openai"
 LITE = "efficientnet_lite0"
 
 
+def _small(dataset: str, known: int, initial: float, train_images: int = 12_000, **more: Any) -> Protocol:
+    """The paper's protocol in a size for two cores: a linear classifier on features, B = 100, six queries."""
+    fields = {"batch": 100, "rounds": 6, **more}
+    return Protocol(dataset, known, initial, LITE, train_images=train_images, classifier="linear", **fields)
+
+
 def _live(dataset: str, known: int, test_images: int, about: str) -> Preset:
     protocol = LiveProtocol(dataset, known, LITE, train_images=12_000, test_images=test_images, choice="draw:5")
     return Preset(protocol, LIVE_ORDERS, (0, 1, 2), f"live, {about}")
@@ -56,83 +63,31 @@ PRESETS = {
         Protocol("tiny-imagenet", 40, 0.08, CLIP), PAPER_STRATEGIES, (0, 1, 2), "the paper: 40 of 200, 8 %, B = 400"
     ),
     "fashion-2of10": Preset(
-        Protocol(
-            "fashion-mnist",
-            2,
-            0.08,
-            LITE,
-            train_images=12_000,
-            choice="draw:5",
-            batch=100,
-            rounds=6,
-            classifier="linear",
-        ),
+        _small("fashion-mnist", 2, 0.08, choice="draw:5"),
         (*PAPER_STRATEGIES, "neat_plus"),
         (0, 1, 2),
         "the paper's protocol scaled: 2 known of 10, B = 100, 6 queries",
     ),
     "fashion-5of10": Preset(
-        Protocol(
-            "fashion-mnist",
-            5,
-            0.01,
-            LITE,
-            train_images=12_000,
-            choice="draw:5",
-            batch=100,
-            rounds=6,
-            classifier="linear",
-        ),
+        _small("fashion-mnist", 5, 0.01, choice="draw:5"),
         (*PAPER_STRATEGIES, "neat_plus"),
         (0, 1, 2),
         "the same with 5 known of 10 and 1 % initial labels",
     ),
     "fashion-quick": Preset(
-        Protocol(
-            "fashion-mnist",
-            2,
-            0.08,
-            LITE,
-            train_images=3_000,
-            test_images=1_000,
-            batch=50,
-            rounds=4,
-            classifier="linear",
-        ),
+        _small("fashion-mnist", 2, 0.08, train_images=3_000, test_images=1_000, batch=50, rounds=4),
         ALL_STRATEGIES,
         (0, 1),
         "all strategies, reduced: minutes on two cores",
     ),
     "cifar10-small": Preset(
-        Protocol(
-            "cifar10",
-            4,
-            0.01,
-            LITE,
-            train_images=12_000,
-            test_images=3_000,
-            choice="draw:2",
-            batch=100,
-            rounds=6,
-            classifier="linear",
-        ),
+        _small("cifar10", 4, 0.01, test_images=3_000, choice="draw:2"),
         ("random", "badge", "neat", "neat_plus"),
         (0,),
         "4 known of 10, two draws: minutes on two cores",
     ),
     "cifar100-small": Preset(
-        Protocol(
-            "cifar100",
-            20,
-            0.08,
-            LITE,
-            train_images=12_000,
-            test_images=5_000,
-            choice="draw:2",
-            batch=100,
-            rounds=6,
-            classifier="linear",
-        ),
+        _small("cifar100", 20, 0.08, test_images=5_000, choice="draw:2"),
         ("random", "badge", "neat", "neat_plus"),
         (0,),
         "20 known of 100, two draws",

@@ -26,6 +26,7 @@ from neat_backend.service.service import Service
 from neat_backend.settings import Settings
 from neat_backend.store import inbox, projects, rounds
 from tests.conftest import Clock
+from tests.serving import begin_round
 from tests.test_layers import HEAVY
 from tests.waiting import HANGS
 
@@ -228,18 +229,15 @@ class TestFollowing:
     ) -> None:
         def begin() -> None:
             with served.database.begin() as conn:
-                rounds.start(
+                begin_round(
                     conn,
-                    7,
-                    rounds.NewRound(
-                        trigger="requested",
-                        known=1,
-                        invalid=0,
-                        unlabelled=1,
-                        queried=1,
-                        queried_known=1,
-                        classes=["dog"],
-                    ),
+                    trigger="requested",
+                    known=1,
+                    invalid=0,
+                    unlabelled=1,
+                    queried=1,
+                    queried_known=1,
+                    classes=["dog"],
                 )
 
         def fail() -> None:

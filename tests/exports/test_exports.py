@@ -23,6 +23,7 @@ from neat_backend.exports.folders import SPLITS, folder_names, split_codes
 from neat_backend.exports.table_files import TEXTS
 from neat_backend.store import rounds
 from tests.exports.labelled import PROJECT, START, Labelled, fetch
+from tests.serving import begin_round
 from tests.waiting import HANGS
 
 
@@ -55,12 +56,8 @@ class TestWhatIsExported:
         for minutes in (10.5, 25.5):
             monkeypatch.setattr(rounds, "clock", lambda conn, m=minutes: START + timedelta(minutes=m))
             with labelled.database.begin() as conn:
-                rounds.start(
-                    conn,
-                    PROJECT,
-                    rounds.NewRound(
-                        trigger="batch", known=1, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=("dog",)
-                    ),
+                begin_round(
+                    conn, PROJECT, known=1, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=("dog",)
                 )
         assert [row.task for row in labelled.rows(round=1)] == list(range(1, 11))
         assert [row.task for row in labelled.rows(round=2)] == list(range(11, 26))

@@ -25,6 +25,7 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.prequential import Prequential
 from tests.exports.labelled import PROJECT, Labelled
 from tests.exports.outside import alone, content, take_out
+from tests.serving import begin_round
 
 CLASSES = ("dog", "cat", 'Ωwl\'s "own"')
 
@@ -39,12 +40,8 @@ def train(labelled: Labelled, side: int = 16, learnt: bool = False) -> Classifie
         made = Classifier(fresh(NETWORK, 3, side, 0, cpu), 3, side, cpu)
     made.classes = CLASSES
     with labelled.database.begin() as conn:
-        begun = rounds.start(
-            conn,
-            PROJECT,
-            rounds.NewRound(
-                trigger="batch", known=30, invalid=4, unlabelled=6, queried=34, queried_known=30, classes=CLASSES
-            ),
+        begun = begin_round(
+            conn, PROJECT, known=30, invalid=4, unlabelled=6, queried=34, queried_known=30, classes=CLASSES
         )
         rounds.finish(conn, PROJECT, begun.number, seconds=1, held_out=10, held_out_correct=9)
     arrays = ProjectArrays(labelled.settings.data_dir, PROJECT)
@@ -138,12 +135,8 @@ def test_the_last_round_that_is_done_counts(
     train(labelled)
     train(labelled)
     with labelled.database.begin() as conn:
-        failed = rounds.start(
-            conn,
-            PROJECT,
-            rounds.NewRound(
-                trigger="batch", known=1, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=("x",)
-            ),
+        failed = begin_round(
+            conn, PROJECT, known=1, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=("x",)
         )
         rounds.fail(conn, PROJECT, failed.number, "no memory")
     assert take_out(labelled, tmp_path / "model")["round"] == 2

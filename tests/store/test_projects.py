@@ -7,8 +7,9 @@ import sqlalchemy as sa
 
 from neat_backend.errors import StoreError, UnknownProject
 from neat_backend.records import Project, Task
-from neat_backend.store import inbox, prefills, projects, requests, revisions, rounds, schema, selections, tasks
+from neat_backend.store import inbox, prefills, projects, requests, revisions, schema, selections, tasks
 from neat_backend.store.database import Database
+from tests.serving import begin_round
 from tests.waiting import HANGS, until
 
 NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
@@ -59,13 +60,7 @@ def test_deleting_a_project_leaves_none_of_its_rows_and_all_of_the_others(db: Da
             selections.note(conn, id, {1: selections.Selection(0, 0.5)})
             prefills.publish(conn, id, {1: "dog"})
             requests.ask(conn, id, requests.TEXT, "a dog")
-            rounds.start(
-                conn,
-                id,
-                rounds.NewRound(
-                    trigger="batch", known=0, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=()
-                ),
-            )
+            begin_round(conn, id, known=0, invalid=0, unlabelled=1, queried=0, queried_known=0, classes=())
             conn.execute(sa.insert(schema.array_lists).values(project=id, version="v", folder="f"))
             conn.execute(sa.insert(schema.array_files).values(project=id, name="n", object="o", bytes=1, sha256="s"))
         projects.delete(conn, 1)

@@ -16,7 +16,7 @@ from neat_backend.service.service import Service
 from neat_backend.store import insights, rounds, tasks
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import UNLABELLED, Map, States
-from tests.serving import make_ready, setup_body, tasks_created, write_ranking
+from tests.serving import begin_round, make_ready, setup_body, tasks_created, write_ranking
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +62,7 @@ def test_odd_pages_are_refused(client: FlaskClient, query: str) -> None:
 
 def test_rounds_with_precision_and_accuracy(client: FlaskClient, service: Service) -> None:
     with service.database.begin() as conn:
-        rounds.start(
-            conn,
-            7,
-            rounds.NewRound(
-                trigger="batch", known=40, invalid=10, unlabelled=50, queried=50, queried_known=40, classes=["dog"]
-            ),
-        )
+        begin_round(conn, known=40, invalid=10, unlabelled=50, queried=50, queried_known=40, classes=["dog"])
         rounds.finish(conn, 7, 1, seconds=3.5, held_out=4, held_out_correct=3)
     answer = client.get("/api/projects/7/rounds").json
     assert answer is not None

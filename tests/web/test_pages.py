@@ -21,7 +21,7 @@ from neat_backend.store.insights import BINS, Insight, Map, Mistake
 from neat_backend.web.openapi import responses
 from neat_backend.web.pages import VERDICTS
 from neat_backend.web.shown import STATES, TABS, seconds_in_words
-from tests.serving import CONFIG, make_ready, write_ranking
+from tests.serving import CONFIG, begin_round, make_ready, write_ranking
 from tests.web.pages import HTML, PATHS, page
 from tests.web.test_task_pages import TestTask
 
@@ -88,18 +88,8 @@ class TestProject:
         self, client: FlaskClient, database: Database, settings: Settings, project: int
     ) -> None:
         with database.begin() as conn:
-            rounds.start(
+            begin_round(
                 conn,
-                7,
-                rounds.NewRound(
-                    trigger="batch",
-                    known=8,
-                    invalid=2,
-                    unlabelled=4,
-                    queried=10,
-                    queried_known=8,
-                    classes=("dog", "cat"),
-                ),
             )
         assert "Training round 1" in page(client)
         folder = ProjectArrays(settings.data_dir, 7).folder("training") / "000001"
@@ -112,18 +102,9 @@ class TestProject:
         self, client: FlaskClient, database: Database, project: int
     ) -> None:
         with database.begin() as conn:
-            begun = rounds.start(
+            begun = begin_round(
                 conn,
-                7,
-                rounds.NewRound(
-                    trigger="batch",
-                    known=8,
-                    invalid=2,
-                    unlabelled=4,
-                    queried=10,
-                    queried_known=7,
-                    classes=("dog", "cat"),
-                ),
+                queried_known=7,
             )
             rounds.finish(conn, 7, begun.number, seconds=1, held_out=10, held_out_correct=8)
         text = page(client, "/projects/7/system")
@@ -154,19 +135,7 @@ class TestProject:
         )
         insights.write_insight(ProjectArrays(settings.data_dir, 7), insight)
         with database.begin() as conn:
-            rounds.start(
-                conn,
-                7,
-                rounds.NewRound(
-                    trigger="batch",
-                    known=30,
-                    invalid=10,
-                    unlabelled=60,
-                    queried=20,
-                    queried_known=16,
-                    classes=("dog", "cat"),
-                ),
-            )
+            begin_round(conn, known=30, invalid=10, unlabelled=60, queried=20, queried_known=16)
         text = page(client)
         assert "1.8 times as many of your classes as at random" in text
         assert "likely 1.5 to 2.1 times" in text

@@ -16,11 +16,11 @@ from neat_backend.labelstudio.events import parse_setup
 from neat_backend.records import NOT_IN_CONFIG, SKIPPED, WithoutLabel
 from neat_backend.service.service import Service
 from neat_backend.settings import Settings
-from neat_backend.store import inbox, measures, prequential, projects, rounds, snapshots
+from neat_backend.store import inbox, measures, prequential, projects, snapshots
 from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.database import Database
 from neat_backend.store.measures import Measures
-from tests.serving import make_ready, setup_body, write_ranking
+from tests.serving import begin_round, make_ready, setup_body, write_ranking
 
 
 @pytest.fixture
@@ -86,13 +86,7 @@ def test_metrics_tell_of_rounds_worker_reading_and_progress(
     assert 'neat_training_running{project="7"} 0.0' in text
     lease(database)
     with database.begin() as conn:
-        rounds.start(
-            conn,
-            7,
-            rounds.NewRound(
-                trigger="batch", known=3, invalid=1, unlabelled=4, queried=4, queried_known=3, classes=("dog",)
-            ),
-        )
+        begin_round(conn, known=3, invalid=1, queried=4, queried_known=3, classes=("dog",))
     text = client.get("/metrics").text
     assert 'neat_worker_owned{project="7"} 1.0' in text
     assert 'neat_training_running{project="7"} 1.0' in text
