@@ -6,11 +6,11 @@ Imports no PyTorch before it is asked for something.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,13 @@ class EncoderFacts:
     at_once: int  # batches to encode at the same time
     reads_text: bool
     preprocessing: Preprocessing
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> EncoderFacts:
+        """From the fields as JSON has them."""
+        cut = fields["preprocessing"]
+        tuples = {name: tuple(cut[name]) for name in ("mean", "std")}
+        return cls(**{**fields, "preprocessing": Preprocessing(**{**cut, **tuples})})
 
 
 class Inference:
@@ -70,13 +77,14 @@ class Inference:
         self._check(encoder.key, key_of_network(key))
         return encoder.encode_names(names)
 
-    def classify(self, path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def classify(self, path: Path | str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probabilities that a saved classifier gives, as `Classifier.predict_proba`.
 
         Raises FileNotFoundError, and ValueError for a file or images that can't be used.
         """
         from neat_backend.models.classifier import Classifier
 
+        path = Path(path)
         of = path, path.stat().st_mtime_ns
         with self._lock:
             if self._classifier is None or self._classifier[0] != of:

@@ -1,8 +1,8 @@
 """`Inference` in a process of its own, which is started at first need and ends when it has rested.
 
 `InferenceProcess` is the side that asks: it imports no torch. The other side is `python -m
-neat_backend.compute.inference_process JSON`. Between them are sockets, each for one request at a time: pickled, with
-the contents of arrays sent as they lie in memory. The process ends when its standard input does, so with its parent.
+neat_backend.compute.inference_process JSON`. Between them are sockets, each for one request at a time: JSON, with the
+contents of arrays sent as they lie in memory. The process ends when its standard input does, so with its parent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import queue
 import signal
 import socket
@@ -20,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from io import BufferedRWPair
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 import neat_backend
 from neat_backend.compute.inference import EncoderFacts, Inference
 from neat_backend.compute.remembered import Remembered
-from neat_backend.errors import ComputeError, EncoderError
+from neat_backend.errors import ComputeError, EncoderError, SettingsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 REST_SECONDS = 300.0  # without a request, until the process is ended
 STOP_SECONDS = 5.0
 CHANNELS = 10  # requests at a time; more wait
+ARRAY = "array"  # key of an array in a message
+ERRORS = {error.__name__: error for error in (EncoderError, SettingsError, ValueError, FileNotFoundError)}
 
 
 class InferenceProcess:
@@ -75,7 +77,7 @@ class InferenceProcess:
         """
         facts = self._remembered.find(backend, stored)
         if facts is None:
-            facts = self.ask("facts", backend, stored)
+            facts = EncoderFacts.of(self.ask("facts", backend, stored))
             self._remembered.keep(backend, stored, facts)
         return RemoteEncoder(self, facts, backend)
 
@@ -84,7 +86,7 @@ class InferenceProcess:
 
         Raises as `encoder`.
         """
-        self._remembered.keep(backend, "", self.ask("facts", backend, ""))
+        self._remembered.keep(backend, "", EncoderFacts.of(self.ask("facts", backend, "")))
 
     def classify(self, path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As `Inference.classify`. Raises ComputeError when the process dies."""
@@ -197,12 +199,13 @@ class _Child:
         try:
             _send(channel, (method, args))
             done, answer = _receive(channel)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise ComputeError(self._ended()) from error
         finally:
             self._channels.put(channel)
         if not done:
-            raise answer
+            name, text = answer
+            raise ERRORS[name](text) if name in ERRORS else RuntimeError(f"{name}: {text}")
         return answer
 
     def stop(self) -> None:
@@ -231,23 +234,39 @@ class _Child:
 
 
 def _send(file: BufferedRWPair, message: Any) -> None:
-    parts: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(message, 5, buffer_callback=parts.append)
-    raw = [part.raw() for part in parts]
-    pickle.dump([len(one) for one in raw], file)
-    for one in raw:
-        file.write(one)
-    file.write(data)
+    """Write a message: its length, JSON, and the contents of its arrays in the order of the JSON."""
+    arrays: list[NDArray[Any]] = []
+
+    def as_json(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            arrays.append(np.ascontiguousarray(value))
+            return {ARRAY: [value.dtype.str, value.shape]}
+        return asdict(value) if isinstance(value, EncoderFacts) else str(value)  # a path
+
+    data = json.dumps(message, default=as_json).encode()
+    file.write(b"%d\n" % len(data) + data)
+    for array in arrays:
+        file.write(array.reshape(-1).view(np.uint8).data)
     file.flush()
 
 
 def _receive(file: BufferedRWPair) -> Any:
     """Raises EOFError where the other side has gone."""
-    parts = [bytearray(size) for size in pickle.load(file)]
-    for part in parts:
-        if file.readinto(part) != len(part):
+
+    def value_of(found: dict[str, Any]) -> Any:
+        if ARRAY not in found:
+            return found
+        dtype, shape = found[ARRAY]
+        array = np.empty(shape, dtype)
+        if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
             raise EOFError
-    return pickle.load(file, buffers=parts)
+        return array
+
+    size = file.readline()
+    data = file.read(int(size)) if size else b""
+    if not data:
+        raise EOFError
+    return json.loads(data, object_hook=value_of)
 
 
 def _serve(inference: Inference, file: BufferedRWPair) -> None:
@@ -260,17 +279,8 @@ def _serve(inference: Inference, file: BufferedRWPair) -> None:
             except Exception as error:
                 if not isinstance(error, (EncoderError, ValueError)):
                     log.exception("%s failed", method)
-                answer = False, _portable(error)
+                answer = False, [type(error).__name__, str(error)]
             _send(file, answer)
-
-
-def _portable(error: Exception) -> Exception:
-    """The exception, or its text where it can't be sent."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def main() -> None:

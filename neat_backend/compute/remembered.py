@@ -20,7 +20,7 @@ from typing import Any
 from neat_backend import __version__, plugins
 from neat_backend.compute.inference import EncoderFacts
 from neat_backend.models.devices import device_name
-from neat_backend.models.preprocessing import FEATURES_VERSION, Preprocessing
+from neat_backend.models.preprocessing import FEATURES_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,10 @@ class Remembered:
     def find(self, backend: str, stored: str) -> EncoderFacts | None:
         """Those of the encoder that `with_backend` would choose; None where they are not known."""
         for known in self._read():
-            facts, cut = known["facts"], known["facts"]["preprocessing"]
+            facts = known["facts"]
             # Only auto looks at the stored features: it goes on with the encoder that made them.
             if known["backend"] == backend and (backend != "auto" or stored in (known["stored"], facts["key"])):
-                cut |= {name: tuple(cut[name]) for name in ("mean", "std")}
-                return EncoderFacts(**{**facts, "preprocessing": Preprocessing(**cut)})
+                return EncoderFacts.of(facts)
         return None
 
     def keep(self, backend: str, stored: str, facts: EncoderFacts) -> None:

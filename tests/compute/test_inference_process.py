@@ -17,7 +17,7 @@ from PIL import Image
 
 from neat_backend.compute import embedding, inference_process
 from neat_backend.compute.embedding import Source, Target
-from neat_backend.compute.inference import Inference
+from neat_backend.compute.inference import EncoderFacts, Inference
 from neat_backend.compute.inference_process import InferenceProcess, RemoteEncoder
 from neat_backend.errors import ComputeError, EncoderError
 from neat_backend.labelstudio.images import thumbnail
@@ -29,6 +29,7 @@ TORCH = "torch"  # starts sooner than OpenVINO
 PARENT = """
 import os, sys
 from pathlib import Path
+from neat_backend.compute.inference import EncoderFacts
 from neat_backend.compute.inference_process import InferenceProcess
 
 made = InferenceProcess("efficientnet_lite0", None, "cpu", Path(sys.argv[1]))
@@ -104,7 +105,7 @@ def test_key_and_dimensions_are_remembered(folder: Path, encoder: RemoteEncoder)
 
 def test_the_encoder_of_stored_features_is_remembered(tmp_path: Path, encoder: RemoteEncoder) -> None:
     remembered = InferenceProcess(NAME, None, "cpu", tmp_path)._remembered
-    facts = encoder._process.ask("facts", TORCH, "")
+    facts = EncoderFacts.of(encoder._process.ask("facts", TORCH, ""))
     remembered.keep("auto", "", facts)
     assert remembered.find("auto", facts.key) == facts
     assert remembered.find("auto", "another") is None
