@@ -16,6 +16,7 @@ from neat_backend.store import projects
 from neat_backend.store.database import Database
 from neat_backend.store.schema import metadata
 from tests.conftest import need
+from tests.waiting import HANGS
 
 POSTGRES = os.environ.get("NEAT_TEST_POSTGRES_URL", "postgresql+psycopg://root@127.0.0.1:5432/test")
 
@@ -63,13 +64,13 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A migrated database with projects 1 and 2 in it."""
+    """A migrated database with projects 1 and 2 in it. On a busy machine writers wait for each other for minutes."""
     if request.param == "sqlite":
         path = tmp_path / "neat.sqlite3"
         shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-        database = Database(f"sqlite:///{path}")
+        database = Database(f"sqlite:///{path}", busy_seconds=HANGS)
     else:
-        database = Database(request.getfixturevalue("migrated_postgres"))
+        database = Database(request.getfixturevalue("migrated_postgres"), busy_seconds=HANGS)
     with database.begin() as conn:
         for table in reversed(metadata.sorted_tables):
             conn.execute(sa.delete(table))
