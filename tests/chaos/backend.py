@@ -24,6 +24,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from neat_backend.cli import supervisor, terminal
+from neat_backend.compute.inference import Inference
+from neat_backend.compute.inference_process import InferenceProcess
 from neat_backend.labelstudio import transport
 from neat_backend.service import service
 from neat_backend.settings import Settings
@@ -61,7 +63,8 @@ def work(settings: Settings) -> int:
         return nursery.popen([*start, str(nursery.pid)], env, stdout.name)  # which ends with the worker
 
     training.subprocess = _subprocess(popen)  # type: ignore[assignment]
-    worker.build_encoder = lambda *_: FakeEncoder()  # type: ignore[assignment, return-value]
+    inference = Inference("", None, "cpu")  # in this process: one that imports PyTorch after each kill takes seconds
+    InferenceProcess.classify = lambda _, path, images: inference.classify(path, images)  # type: ignore[method-assign]
     worker.Worker = _Watched  # type: ignore[misc]
     worker.run(settings)
     return 0
@@ -83,6 +86,9 @@ class _Watched(worker.Worker):
         requests: queue.SimpleQueue[None] = queue.SimpleQueue()
         signal.signal(signal.SIGUSR1, lambda *_: requests.put(None))
         threading.Thread(target=self._tell, args=(requests,), daemon=True).start()
+
+    def _shared_encoder(self) -> Any:
+        return FakeEncoder()
 
     def _tell(self, requests: queue.SimpleQueue[None]) -> None:
         while True:

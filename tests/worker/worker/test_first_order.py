@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -22,9 +23,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the process that encodes is asked."""
     asked: list[Any] = []
 
-    def ask(_: object, *request: Any) -> EncoderFacts:
+    def ask(_: object, *request: Any) -> dict[str, Any]:
         asked.append(request)
-        return FACTS
+        return asdict(FACTS)
 
     monkeypatch.setattr(InferenceProcess, "ask", ask)
     return asked
