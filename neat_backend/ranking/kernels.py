@@ -80,17 +80,6 @@ class Query(NamedTuple):
     slack: Any  # error of a bound in single precision
 
 
-class Queries(NamedTuple):
-    """Labels to offer together, float32 [m] but for the first two. A query is a label's difference from the centre."""
-
-    label: Array  # its row, int32
-    values: Array  # int16 [m, d]: of the query, in units; so large that no sum of products exceeds int32
-    unit: Array  # of the query's values
-    base: Array  # centre·y, and the error of a bound in single precision
-    norm: Array  # length of the difference
-    error: Array  # length of what the query leaves out of it
-
-
 class Short(NamedTuple):
     """A label's sketch."""
 
@@ -337,53 +326,6 @@ def lengths(rows: Array, planes: Planes, length: Array, along: Array) -> None:
             product += (part + np.float64(rest[row, j])) * centre[j]
         length[row] = np.float32(np.sqrt(squares) * GRID * (1 + 1e-6))
         along[row] = np.float32(product * (GRID * GRID))
-
-
-# int16 by int8: LLVM makes the innermost loop of multiply-and-add instructions, twice as many products as in float32
-@compiled()
-def offer_many(
-    begin: int, end: int, queries: Queries, planes: Planes, measures: tuple[Array, Array], near: Table, touched: Array
-) -> int:
-    """Offer several labels to rows begin..end; measures: of `lengths`.
-
-    Rows that took any are written to touched[begin:]; returns their number.
-    """
-    count = 0
-    coarse, rest, step, residual, centre = planes
-    alive, ids, neighbours, similarities = near
-    labels, values, unit, base, norm, error = queries
-    length, along = measures
-    k = similarities.shape[1]
-    m = len(labels)
-    d = coarse.shape[1]
-    bound = np.empty(m, np.float32)
-    for row in range(begin, end):
-        if not alive[row]:
-            continue
-        for i in range(m):
-            product = np.int32(0)
-            for j in range(d):
-                product += np.int32(coarse[row, j]) * np.int32(values[i, j])
-            bound[i] = np.float32(product)
-        scale, left, long, here = np.float32(step[row] * GRID), residual[row], length[row], along[row]
-        for i in range(m):  # without a branch, so that it becomes vector instructions; so does the next loop
-            bound[i] = bound[i] * (scale * unit[i]) + (here + (base[i] + (left * norm[i] + long * error[i])))
-        kth = similarities[row, k - 1]
-        above = np.int32(0)
-        for i in range(m):
-            above += np.int32(bound[i] >= kth)
-        if above == 0:
-            continue
-        taken = False
-        for i in range(m):
-            if bound[i] < similarities[row, k - 1] or labels[i] == row:
-                continue
-            similarity = exact_similarity(coarse, rest, step, centre, row, labels[i])
-            taken |= insert(neighbours, similarities, ids, row, labels[i], similarity)
-        if taken:
-            touched[begin + count] = row
-            count += 1
-    return count
 
 
 @compiled()

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.models.grid import GRID
-from neat_backend.ranking import kernels
-from neat_backend.ranking.kernels import Planes, Queries, Query, Short, Sketched, Table
+from neat_backend.ranking import kernels, many
+from neat_backend.ranking.kernels import Planes, Query, Short, Sketched, Table
 from neat_backend.ranking.mapped import MappedArray
 
 if TYPE_CHECKING:
@@ -255,12 +255,12 @@ class FeaturePlanes:
         touched = np.empty(len(self), np.int32)
 
         def work(begin: int, end: int) -> Rows:
-            count = kernels.offer_many(begin, end, queries, planes, measures, table, touched)
+            count = many.offer_many(begin, end, queries, planes, measures, table, touched)
             return touched[begin : begin + count]
 
         return np.concatenate(kernels.in_parallel(work, len(self), least=512))
 
-    def _queries(self, labels: Rows) -> Queries:
+    def _queries(self, labels: Rows) -> many.Queries:
         """The labels' queries for the kernels."""
         features = self.exact(labels).astype(np.float64)  # [m, d]
         centre = self._centre * GRID
@@ -273,7 +273,7 @@ class FeaturePlanes:
             np.linalg.norm(moved, axis=1) * (1 + 1e-6),
             np.linalg.norm(moved - values * unit[:, None], axis=1) * (1 + 1e-6),
         )
-        return Queries(labels, values.astype(np.int16), *(measure.astype(np.float32) for measure in measures))
+        return many.Queries(labels, many.filled(values), *(measure.astype(np.float32) for measure in measures))
 
     def _offer_found(self, labels: Rows, near: Neighbours, half: HalfPlane) -> Rows:
         changed = []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neat_backend.ranking import kernels
+from neat_backend.ranking import kernels, many
 from neat_backend.ranking.half_plane import HalfPlane
 from neat_backend.ranking.neighbors import NONE, NeighborTable
 
@@ -151,6 +151,25 @@ def test_many_labels_at_once_leave_the_table_exact(shift):
     table.label(rows[600:660])
     assert table.planes._sketch is not None, "one pass for all labels, not a search of all rows"
     assert held_neighbours(table) == exact_neighbours(table)
+    table.remove_tasks(np.arange(700, 900))
+    table.label(rows[660:667])
+    assert held_neighbours(table) == exact_neighbours(table)
+
+
+@pytest.mark.parametrize(("m", "dim"), [(1, 1), (5, 33), (4, 64), (7, 1280)])
+def test_products_of_tiles_are_exact(m, dim):
+    rng = np.random.default_rng(8)
+    coarse = rng.integers(-127, 128, (9, dim)).astype(np.int8)
+    largest = min(2**15, 2**31 // (127 * dim)) - 1  # as large as the int32 sums allow
+    values = rng.choice([-largest, largest - 1, 0, 3], (m, dim))
+    coarse[0], values[0] = -127, largest
+    padded = many.filled(values)
+    wide = np.zeros((32, padded.shape[1]), np.int16)
+    found = np.zeros((32, len(padded)), np.int32)
+    many.products(coarse, 2, 9, padded, wide, found)
+    assert found[:7, :m].tolist() == (coarse[2:].astype(np.int64) @ values.T).tolist()
+    many.products(coarse, 0, 2, padded, wide, found)  # after others
+    assert found[:2, :m].tolist() == (coarse[:2].astype(np.int64) @ values.T).tolist()
 
 
 @pytest.mark.parametrize("steps", [1, 7, 80])
