@@ -11,7 +11,6 @@ planes' sketch (`ranking.planes`) is as short as its codes would be, and its bou
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +31,8 @@ class Cells:
 
     def __init__(self, sample: Features, n: int, listed: int) -> None:
         """sample: features to find the centres from; n: number of rows; listed: labels that a cell lists."""
+        import faiss  # takes 190 MB, which pools that fit into memory do without
+
         count = int(np.clip(n // ROWS_PER_CELL, 1, min(MOST_CELLS, max(1, len(sample) // 8))))
         dim = sample.shape[1]
         kmeans = faiss.Kmeans(
@@ -42,8 +43,6 @@ class Cells:
         assert kmeans.centroids is not None
         self.centres = to_grid(kmeans.centroids)
         self._exact = self.centres.astype(np.float64)  # products of grid values are exact in it, in any order
-        self._index = faiss.IndexFlatIP(dim)
-        self._index.add(self.centres)
         self._labels: list[Rows] = [np.zeros(0, np.int32)] * count  # nearest first
         self._similarities = [np.zeros(0)] * count
 
@@ -52,7 +51,7 @@ class Cells:
 
     def of(self, features: Features) -> Rows:
         """The cells of features [n, dim]: int32 [n]."""
-        return self._index.search(np.ascontiguousarray(features), 1)[1][:, 0].astype(np.int32)
+        return (features @ self.centres.T).argmax(axis=1).astype(np.int32)
 
     def labels(self, cell: int) -> Rows:
         """The labels that a cell lists, nearest first."""

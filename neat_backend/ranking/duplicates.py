@@ -5,7 +5,7 @@ ties to the smaller id), or else leads a group of its own. So every task of a gr
 small differences joins a whole class, as connected components do. The result follows from the features alone.
 
 A search costs a product with each leader along 64 axes instead of all: with rests of the lengths r, s that the axes
-leave, x·y ≤ Px·Py + r·s (Cauchy-Schwarz), which FAISS searches for as one inner product. Those within reach are
+leave, x·y ≤ Px·Py + r·s (Cauchy-Schwarz), which is one inner product. Those within reach are
 compared exactly (the features lie on a grid, `ranking.neighbors`).
 """
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from neat_backend.ranking.planes import grown
 from neat_backend.ranking.repeats import Groups
 
 Floats = NDArray[np.float32]
@@ -26,6 +26,7 @@ AXES = 64
 REACHED = 64  # leaders that a task is compared with exactly: those with the highest bounds
 SLACK = 1e-4  # of a bound: it is computed in single precision
 AT_ONCE = 1024  # tasks compared with each other in full
+LEADERS_AT_ONCE = 4096  # whose bounds are computed together: 17 MB
 
 
 class NearDuplicates:
@@ -37,8 +38,8 @@ class NearDuplicates:
         self._features = features
         values = sample.astype(np.float64)
         self._axes = np.linalg.eigh(values.T @ values)[1][:, -AXES:]  # the rest: what they leave of length 1
-        self._index = faiss.IndexFlatIP(self._axes.shape[1] + 1)
-        self._leaders: Ids = np.zeros(0, np.int64)  # of the index, ascending
+        self._leaders: Ids = np.zeros(0, np.int64)  # ascending
+        self._reduced_leaders: Floats = np.zeros((0, self._axes.shape[1] + 1), np.float32)  # and room for more
         self._group: dict[int, int] = {}  # task → its leader
         self._sizes: dict[int, int] = {}  # leader → tasks of its group
 
@@ -72,8 +73,8 @@ class NearDuplicates:
             return False
         if alone:
             at = np.searchsorted(self._leaders, alone)
-            self._index.remove_ids(faiss.IDSelectorBatch(at))
             self._leaders = np.delete(self._leaders, at)
+            self._reduced_leaders = np.delete(self._reduced_leaders, at, axis=0)
         return True
 
     def _add(self, tasks: Ids, features: Floats) -> None:
@@ -93,8 +94,11 @@ class NearDuplicates:
                 new.append(row)
             self._group[task] = leader
             self._sizes[leader] = self._sizes.get(leader, 0) + 1
-        self._index.add(reduced[new])
+        count = len(self._leaders)
         self._leaders = np.concatenate([self._leaders, tasks[new]])
+        if len(self._leaders) > len(self._reduced_leaders):
+            self._reduced_leaders = grown(self._reduced_leaders, len(self._leaders) + count // 4)
+        self._reduced_leaders[count : len(self._leaders)] = reduced[new]
 
     def _reduced(self, features: Floats) -> Floats:
         """[n, d] → [n, axes + 1]: along the axes, and the length of the rest."""
@@ -104,17 +108,31 @@ class NearDuplicates:
 
     def _nearest_leader(self, features: Floats, reduced: Floats) -> list[tuple[np.float32, int]]:
         """For each row the similarity and id of the most similar leader; -1 where none is within reach."""
-        none = [(np.float32(-1), 0)] * len(features)
-        if not self._index.ntotal:
-            return none
-        bounds, found = self._index.search(reduced, min(REACHED, self._index.ntotal))
-        row, column = np.nonzero(bounds >= self.similarity - SLACK)
+        nearest = [(np.float32(-1), 0)] * len(features)
+        row, place = self._within_reach(reduced)
         if not len(row):
-            return none
-        leaders, at = np.unique(self._leaders[found[row, column]], return_inverse=True)
+            return nearest
+        leaders, at = np.unique(self._leaders[place], return_inverse=True)
         theirs = self._features(leaders).astype(np.float64)
         similarity = np.einsum("ij,ij->i", features[row].astype(np.float64), theirs[at]).astype(np.float32)
-        nearest = none
         for best in np.lexsort((-leaders[at], similarity)).tolist():  # the last assignment to a row is its best
             nearest[int(row[best])] = (similarity[best], int(leaders[at[best]]))
         return nearest
+
+    def _within_reach(self, reduced: Floats) -> tuple[Ids, Ids]:
+        """Pairs whose bound allows the similarity, rows and places of leaders; of each row the REACHED highest."""
+        bound: Floats = np.zeros(0, np.float32)
+        row = place = self._leaders[:0]
+        bars = np.full((len(reduced), 1), self.similarity - SLACK, np.float32)
+        for start in range(0, len(self._leaders), LEADERS_AT_ONCE):
+            stop = min(start + LEADERS_AT_ONCE, len(self._leaders))
+            products = reduced @ self._reduced_leaders[start:stop].T
+            rows, places = np.nonzero(products >= bars)
+            bound = np.concatenate([bound, products[rows, places]])
+            row, place = np.concatenate([row, rows]), np.concatenate([place, places + start])
+            order = np.lexsort((-bound, row))
+            rank = np.arange(len(row)) - np.searchsorted(row[order], row[order])
+            order, rank = order[rank < REACHED], rank[rank < REACHED]
+            bound, row, place = bound[order], row[order], place[order]
+            bars[row[rank == REACHED - 1], 0] = bound[rank == REACHED - 1]
+        return row, place

@@ -7,8 +7,8 @@ float32: one number, independent of batch shapes, threads and libraries. Ties go
 
 Fast products of the features' leading eight bits only *filter*: where they leave it possible that a label is
 among a row's K nearest, its similarity is computed exactly. Adding m labels is one blocked pass over the rows
-(`ranking.planes`); unlabelling searches again only for the rows that had the task as a neighbour. Bulk searches go
-through a FAISS flat index of the labelled tasks, on a GPU when faiss sees one.
+(`ranking.planes`); unlabelling searches again only for the rows that had the task as a neighbour. Searches from scratch
+multiply rows and labels by BLAS (`ranking.all_pairs`); where a GPU holds the pool, large ones are FAISS's on the GPUs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.ranking import kernels
+from neat_backend.ranking.all_pairs import rounding
 from neat_backend.ranking.cells import GROWN, MOST_CELLS, SAMPLE_PER_CELL, Cells
+from neat_backend.ranking.gpus import index_on_gpus
 from neat_backend.ranking.kernels import NONE
 from neat_backend.ranking.planes import FeaturePlanes, Rows, grown
 
@@ -33,6 +34,7 @@ Features = NDArray[np.float32]
 _BLOCK_ROWS = 8192
 _BULK_LABELS = 64  # from here on, and from an eighth of the labels, a search of all rows beats adding columns
 _SEARCH_SLACK = 8  # neighbours requested from FAISS beyond K, to prove that the K are the right ones
+_GPU_PAIRS = 1_000_000  # fewer are searched before the labels have been copied to a GPU
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,6 @@ class NeighborTable:
         self._known: Ids = np.zeros(0, np.int64)  # the tasks of the table, ascending
         self._known_rows: Rows = np.zeros(0, np.int32)  # and their rows
         self._free: Rows = np.zeros(0, np.int32)  # unused rows
-        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
-        # FAISS sums in single precision: n·2^-24 off at most, and the float32 rounding of the exact value.
-        self._error = dim * 2.0**-24 * 1.01 + 2.0**-24
 
     def __len__(self) -> int:
         """Number of tasks."""
@@ -162,11 +161,9 @@ class NeighborTable:
             return rows
         self.planes.settle(np.flatnonzero(self.alive).astype(np.int32))
         self._settle_cells()
-        before = self._index.ntotal
+        before = self.count_labelled()
         self.labelled[rows] = True
-        features = self.planes.exact(rows)
-        self._index.add_with_ids(features, rows.astype(np.int64))
-        entered = None if self._cells is None else self._cells.add(rows, features, self.ids)
+        entered = None if self._cells is None else self._cells.add(rows, self.planes.exact(rows), self.ids)
         filled = before > self.k  # every row has K neighbours besides itself
         if not filled or len(rows) >= max(_BULK_LABELS, before // 8):
             return self._search(np.flatnonzero(self.alive).astype(np.int32))
@@ -181,13 +178,12 @@ class NeighborTable:
             return rows
         touched = self.rows_near(rows)
         self.labelled[rows] = False
-        self._index.remove_ids(faiss.IDSelectorBatch(rows.astype(np.int64)))
         if self._cells is None:
             self._search(touched)
             return touched
         cells = self._cells.listing(rows)
         before = {int(cell): self._cells.labels(int(cell)) for cell in cells}
-        labels = np.flatnonzero(self.labelled).astype(np.int32)
+        labels = self._labels()
         self._cells.relist(cells, labels, self.planes.exact(labels), self.ids)
         self._search(touched)
         # A cell that lost a label lists another instead; offer that one to the cell's other rows.
@@ -228,7 +224,7 @@ class NeighborTable:
         for start in range(0, len(rows), _BLOCK_ROWS):
             part = rows[start : start + _BLOCK_ROWS]
             self._cell[part] = self._cells.of(self.planes.exact(part))
-        labels = np.flatnonzero(self.labelled).astype(np.int32)
+        labels = self._labels()
         self._cells.relist(np.arange(len(self._cells)), labels, self.planes.exact(labels), self.ids)
 
     def _offer_to_cells(self, labels: Rows, entered: NDArray[np.bool_]) -> Rows:
@@ -267,69 +263,48 @@ class NeighborTable:
             self._cell = grown(self._cell, size)
         self._free = np.concatenate([self._free, np.arange(old, size, dtype=np.int32)])
 
-    def _choose(self, rows: Rows, starts: NDArray[np.int64], labels: Rows) -> None:
-        """Set the neighbours of rows to the best K of labels[starts[i]:starts[i+1]], without itself and NONE."""
-        self.neighbours[rows], self.similarities[rows] = NONE, -np.inf
-        self.planes.offer_pairs(rows, starts, labels, self)
-        self.planes.note(rows, self)
+    def _labels(self) -> Rows:
+        """The labelled rows, ascending."""
+        return np.flatnonzero(self.labelled).astype(np.int32)
 
     def _search(self, rows: Rows) -> Rows:
         """Search the neighbours of rows from scratch; returns the rows (all count as changed)."""
-        count = self._index.ntotal
-        if self._cells is not None and count > self._cells.listed:
-            return self._search_cells(rows, self._cells)
-        index = self._search_index() if len(rows) * count > 1_000_000 else self._index
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            part = np.sort(rows[start : start + _BLOCK_ROWS])
-            queried = min(count, self.k + 1 + _SEARCH_SLACK)
-            starts = np.arange(len(part) + 1, dtype=np.int64) * queried
-            if not queried:
-                self._choose(part, starts, part[:0])
-                continue
-            rough, found = index.search(self.planes.exact(part), queried)  # [n, queried]
-            self._choose(part, starts, found.ravel().astype(np.int32))
-            if queried < count:
-                # Whatever FAISS left out is at most its last value plus the error of both computations.
-                unproven = self.similarities[part, -1] <= rough[:, -1] + 2 * self._error
-                self._search_among(part[unproven], np.flatnonzero(self.labelled).astype(np.int32))
+        labels, left = self._labels(), np.sort(rows)
+        if self._cells is not None and len(labels) > self._cells.listed:
+            self._search_cells(left, self._cells)
+            return rows
+        if self.planes.device != "cpu" and len(rows) * len(labels) > _GPU_PAIRS:
+            left = self._search_on_gpus(left, labels)
+        self.planes.search(left, labels, self)
         return rows
 
-    def _search_cells(self, rows: Rows, cells: Cells) -> Rows:
-        """As `_search`, among the labels that each row's cell lists."""
-        if not len(rows):
-            return rows
+    def _search_cells(self, rows: Rows, cells: Cells) -> None:
+        """As `_search`, among the labels that each row's cell lists; rows ascending."""
         rows = rows[np.argsort(self._cell[rows], kind="stable")]
         distinct, starts = np.unique(self._cell[rows], return_index=True)
-        for cell, part in zip(distinct.tolist(), np.split(rows, starts[1:]), strict=True):
-            self._search_among(np.sort(part), cells.labels(cell))
-        return rows
+        for cell, part in zip(distinct.tolist(), np.split(rows, starts)[1:], strict=True):
+            self.planes.search(part, np.sort(cells.labels(cell)), self)
 
-    def _search_among(self, rows: Rows, labels: Rows) -> None:
-        """Search the neighbours of rows among a few labels."""
-        columns = self.planes.exact(labels).T  # [dim, L]
-        step = max(1, 4_000_000 // max(len(labels), 1))
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            rough = self.planes.exact(part) @ columns  # [n, L]
-            rough[part[:, None] == labels[None, :]] = -np.inf
-            if len(labels) > self.k:
-                kth = np.partition(rough, len(labels) - self.k, axis=1)[:, len(labels) - self.k]
-                near = rough >= (kth - 2 * self._error)[:, None]
-            else:
-                near = np.isfinite(rough)
-            _, which = np.nonzero(near & np.isfinite(rough))
-            starts = np.append(0, np.count_nonzero(near & np.isfinite(rough), axis=1).cumsum())
-            self._choose(part, starts, labels[which])
-
-    def _search_index(self) -> faiss.Index:
-        """The index of the labelled rows, copied to the GPUs if FAISS sees any."""
-        if faiss.get_num_gpus() == 0:
-            return self._index
-        return faiss.index_cpu_to_all_gpus(self._index)
+    def _search_on_gpus(self, rows: Rows, labels: Rows) -> Rows:
+        """As `_search`, by FAISS; returns the rows that are not proven to have the right neighbours."""
+        index = index_on_gpus(self.planes.exact(labels))
+        if index is None:
+            return rows
+        queried, unproven = min(len(labels), self.k + 1 + _SEARCH_SLACK), [rows[:0]]
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            part = rows[start : start + _BLOCK_ROWS]
+            rough, found = index.search(self.planes.exact(part), queried)  # [n, queried]
+            self.neighbours[part], self.similarities[part] = NONE, -np.inf
+            self.planes.offer_pairs(part, np.arange(len(part) + 1) * queried, labels[found].ravel(), self)
+            self.planes.note(part, self)
+            if queried < len(labels):
+                # Whatever FAISS left out is at most its last value plus the error of both computations.
+                unproven.append(part[self.similarities[part, -1] <= rough[:, -1] + 2 * rounding(self.dim)])
+        return np.concatenate(unproven)
 
     def count_labelled(self) -> int:
         """Number of labelled tasks."""
-        return int(self._index.ntotal)
+        return int(np.count_nonzero(self.labelled))
 
     def rows_by_id(self) -> Rows:
         """The rows of all tasks, ascending by task id; never changed in place, so it may be kept."""

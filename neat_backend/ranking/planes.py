@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.models.grid import GRID
-from neat_backend.ranking import kernels, many
-from neat_backend.ranking.kernels import Planes, Query, Short, Sketched, Table
+from neat_backend.ranking import all_pairs, kernels, many
+from neat_backend.ranking.kernels import NONE, Planes, Query, Short, Sketched, Table
 from neat_backend.ranking.mapped import MappedArray
 
 if TYPE_CHECKING:
@@ -187,6 +187,12 @@ class FeaturePlanes:
         kernels.in_parallel(work, len(rows), least=256)
         self.note(rows[taken], near)
         return rows[taken]
+
+    def search(self, rows: Rows, labels: Rows, near: Neighbours) -> None:
+        """Set the neighbours of rows to the nearest of the labels, themselves excluded; labels ascending."""
+        near.neighbours[rows], near.similarities[rows] = NONE, -np.inf
+        all_pairs.offer_all(rows, labels, self.exact, self._planes, _table(near))
+        self.note(rows, near)
 
     def note(self, rows: Rows, near: Neighbours) -> None:
         """Note that the neighbours of rows have changed; `offer` and `offer_pairs` call it themselves."""

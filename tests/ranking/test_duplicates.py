@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from neat_backend.models.grid import to_grid
+from neat_backend.ranking import duplicates
 from neat_backend.ranking.duplicates import NearDuplicates
 from tests.ranking.test_neighbors import some_features
 
@@ -86,3 +88,29 @@ def test_however_they_come_and_go_the_groups_are_those_of_a_rebuild(actions) -> 
                 pool = again
     assert pool.groups() == plain(pool.features, 0.8)
     assert len(pool.found) == len(pool.features)
+
+
+@pytest.mark.parametrize("reached", [64, 300])
+def test_leaders_are_found_in_whichever_block_they_lie(monkeypatch: pytest.MonkeyPatch, reached: int) -> None:
+    monkeypatch.setattr(duplicates, "LEADERS_AT_ONCE", 7)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 16)
+    monkeypatch.setattr(duplicates, "REACHED", reached)
+    pool = Pool(0.9, 100)
+    pool.add(dict(enumerate(some_features(np.random.default_rng(0), 300, 100, copies=0.4), 1)))
+    assert pool.found.groups().count > 20
+    assert pool.groups() == plain(pool.features, 0.9)
+
+
+def test_only_the_leaders_with_the_highest_bounds_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 leaders in reach, in blocks of 7, the nearest three; all lie along the axes, so bounds are similarities."""
+    monkeypatch.setattr(duplicates, "LEADERS_AT_ONCE", 7)
+    monkeypatch.setattr(duplicates, "REACHED", 3)
+    pool = Pool(0.5, 50)
+    leaders = np.eye(40, 50, dtype=np.float32)
+    pool.found._axes = np.eye(50, 50)
+    pool.add(dict(enumerate(leaders, 1)))
+    pool.found.similarity = np.float32(0.01)
+    close = to_grid((np.arange(50, 0, -1)[None] * np.r_[np.ones(40), np.zeros(10)] / 300).astype(np.float32))
+    rows, places = pool.found._within_reach(pool.found._reduced(close))
+    assert rows.tolist() == [0, 0, 0]
+    assert places.tolist() == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""A worker's own process imports neither PyTorch nor OpenVINO, whatever a project needs of them."""
+"""A worker's own process imports neither PyTorch, OpenVINO nor FAISS, whatever a project needs of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def annotate(worker, live):
 
 assert run(annotate), "the images were encoded by a process of its own"
 assert run(annotate) is None, "what has been encoded needs no such process"
-loaded = {"torch", "openvino"} & set(sys.modules)
+loaded = {"torch", "openvino", "faiss"} & set(sys.modules)
 assert not loaded, loaded
 """
 
