@@ -15,11 +15,13 @@ from neat_backend.labelstudio.tabs import CHECK, NEXT
 from neat_backend.records import Label
 from neat_backend.store import tasks
 from neat_backend.store.database import Database
-from neat_backend.worker.steps import reading
+from neat_backend.worker.live import LiveProject
+from neat_backend.worker.steps import reading, slices
 from neat_backend.worker.steps.data_manager import Tabs
 from tests.fake_label_studio import CONFIG, NOTHING_TO_CHOOSE, FakeLabelStudio
 from tests.living import Backend, engine_of, label_studio_of, take_in
 from tests.store.conftest import db, migrated_postgres, migrated_sqlite, postgres_server
+from tests.waiting import until
 
 __all__ = ["db", "migrated_postgres", "migrated_sqlite", "postgres_server"]
 
@@ -64,34 +66,88 @@ def test_the_store_has_what_label_studio_has(server: FakeLabelStudio, backend: B
     assert (project.title, project.label_config, project.sampling) == ("animals", CONFIG, "Sequential sampling")
 
 
-def test_a_large_project_is_served_in_order_before_it_is_read(
-    server: FakeLabelStudio, backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "SLICE_PAGE", 1)
-    monkeypatch.setattr(reading, "SLICE_PLACES", 2)
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first slice of 2 tasks of 8, further ones of 4 and 8 while fewer than 4 unlabelled tasks are in the order."""
+    values = {"PAGE": 1, "FIRST_PLACES": 2, "NEXT_PLACES": 4, "NEXT_PART": 2, "FEW_TASKS": 4}
+    for name, value in values.items():
+        monkeypatch.setattr(slices, name, value)
+
+
+def serve(live: LiveProject, server: FakeLabelStudio) -> set[int]:
+    """The tasks of the order that is served now."""
+    live.learning.step()
+    assert live.publish.step()
+    there = server.projects[PROJECT]
+    return set(there.predictions[there.model_version])
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_large_project_is_served_in_order_before_it_is_read(server: FakeLabelStudio, backend: Backend) -> None:
     live = backend.live(PROJECT)
     served: list[set[int]] = []
-
-    def serve() -> None:
-        live.learning.step()
-        assert live.publish.step()
-        served.append(set(server.projects[PROJECT].predictions[server.projects[PROJECT].model_version]))
-
-    server.gates["tasks"] = serve
+    server.gates["tasks"] = lambda: served.append(serve(live, server))
     take_in(live)
     del server.gates["tasks"]
     assert served[0] == {5}  # of 1 and 5, which is the first of each half, 1 is labelled
     assert known(backend)[1] == Label(1, "dog")
     assert set(engine_of(live).tasks()) == set(range(1, 9))
-    backend.live(PROJECT)
-    assert [name for name, *_ in server.calls].count("spread_tasks") == 1, "it has been read"
+    calls = len(server.called("spread_tasks"))
+    take_in(backend.live(PROJECT))
+    assert len(server.called("spread_tasks")) == calls, "it has been read"
 
 
-def test_the_first_order_of_a_large_project_does_not_wait_for_its_tabs(
-    server: FakeLabelStudio, backend: Backend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize("action", ["nothing", "label", "delete"])
+def test_the_order_of_a_large_project_grows_while_it_is_read(
+    server: FakeLabelStudio, backend: Backend, action: str
 ) -> None:
-    monkeypatch.setattr(reading, "SLICE_PAGE", 1)
-    monkeypatch.setattr(reading, "SLICE_PLACES", 2)
+    live = backend.live(PROJECT)
+    served: list[set[int]] = []
+
+    def go_on() -> None:
+        """Before each page: wait for the slice that the page before has asked for."""
+        if len(server.called("tasks")) == 2:
+            until(lambda: {5, 7} <= set(engine_of(live).tasks()), "the second slice is not encoded")
+            if action != "nothing":
+                backend.deliver(server.annotate(7, "cat") if action == "label" else server.delete_tasks(7))
+                live.apply.step()
+            served.append(serve(live, server))
+            assert backend.project(PROJECT).state == "syncing"
+
+    server.gates["tasks"] = go_on
+    take_in(live)
+    assert served == [{5, 7} if action == "nothing" else {5}]  # every second task; 1 and 3 are labelled
+    assert set(engine_of(live).tasks()) == set(server.projects[PROJECT].tasks)
+    assert engine_of(live).labels().get(7) == (Label(7, "cat") if action == "label" else None)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_slice_that_fails_does_not_stop_the_reading(server: FakeLabelStudio, backend: Backend) -> None:
+    live = backend.live(PROJECT)
+    server.fail_after["spread_tasks"] = (1, LabelStudioUnavailable("away"))
+    take_in(live)
+    assert "spread_tasks" not in server.fail_after
+    assert set(engine_of(live).tasks()) == set(range(1, 9))
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_reading_that_broke_off_is_done_again_without_encoding_twice(
+    server: FakeLabelStudio, backend: Backend
+) -> None:
+    server.fail_after["tasks"] = (1, LabelStudioUnavailable("away"))
+    with pytest.raises(LabelStudioUnavailable):
+        take_in(backend.live(PROJECT))
+    live = backend.live(PROJECT)
+    take_in(live)
+    assert backend.encoder.encoded == 8
+    assert set(engine_of(live).tasks()) == set(range(1, 9))
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_the_first_order_of_a_large_project_does_not_wait_for_its_tabs(
+    server: FakeLabelStudio, backend: Backend
+) -> None:
     live = backend.live(PROJECT)
     del server.calls[:]
     take_in(live)

@@ -41,9 +41,7 @@ class Bulk(Step):
 
     def step(self) -> bool:
         if self._wanted.read:
-            if self.syncing.read_slice():  # a first order is served, which else waits until all has been read
-                self._images.embed(self._state, self._stopping.is_set)
-            self.syncing.read_project()
+            self.syncing.read_project(self._images, self._stopping.is_set)
         elif self._wanted.annotations:
             self.syncing.read_annotations()
         elif self._images.embed(self._state, self._stopping.is_set) or self._rounds.fill():

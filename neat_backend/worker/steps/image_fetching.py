@@ -93,12 +93,38 @@ class PoolImages:
                 return False
             state.at(projects.EMBEDDING)
             engine.remove_tasks([task for task in pending if task in engine])
-            have = self._take_stored(list(pending.items()))
-            self._note({t: pending[t] for t in have}, "ready")
-            self._labelling.relabel(pending)
-        todo = {task: ref for task, ref in pending.items() if task not in have}
+            todo = self._without_stored(pending)
+        self._encode(todo, stopped, lambda p: state.progress(p.done + p.failed, p.total, p.eta_seconds))
+        return True
+
+    def embed_some(self, of_tasks: Sequence[int], stopped: Callable[[], bool]) -> None:
+        """Embed the images of these tasks that the engine lacks, whatever else is pending; shows no progress."""
+        with self._engine() as engine:  # before reading, as above
+            with self._database.read() as conn:
+                images = tasks.images_of(conn, self._project, of_tasks)
+            todo = self._without_stored({task: ref for task, ref in images.items() if task not in engine})
+        self._encode(todo, stopped)
+
+    def unlabelled(self) -> int:
+        """How many unlabelled tasks the engine has."""
+        with self._engine() as engine:
+            return engine.counts().unlabelled
+
+    def _without_stored(self, images: dict[int, str | None]) -> dict[int, str | None]:
+        """Add stored features of these images to the engine, and the tasks' labels; returns the other images."""
+        have = self._take_stored(list(images.items()))
+        self._note({t: images[t] for t in have}, "ready")
+        self._labelling.relabel(images)
+        return {task: ref for task, ref in images.items() if task not in have}
+
+    def _encode(
+        self,
+        todo: dict[int, str | None],
+        stopped: Callable[[], bool],
+        on_progress: Callable[[embedding.Progress], None] = lambda progress: None,
+    ) -> None:
         if not todo:
-            return True
+            return
         with ImageFetcher(
             self._client,
             self._settings.max_image_bytes,
@@ -113,7 +139,7 @@ class PoolImages:
                     self._arrays,
                     on_stored=self._on_stored,
                     on_failed=lambda task, error: self._on_failed(task, todo[task], error),
-                    on_progress=lambda p: state.progress(p.done + p.failed, p.total, p.eta_seconds),
+                    on_progress=on_progress,
                 ),
                 batch_size=self._settings.encode_batch_size,
                 stopped=stopped,
@@ -125,7 +151,6 @@ class PoolImages:
             progress.failed,
             progress.images_per_second,
         )
-        return True
 
     def requeue_lost(self) -> None:
         """Embed images again whose thumbnail was lost in a damaged file."""

@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORGOTTEN_AT_ONCE = 5000
-# The tasks of the first order of a large project: from all over it, since a pool that is sorted by class should give
-# several classes. Encoding so many takes a second or two.
-SLICE_PAGE, SLICE_PLACES = 16, 8
-LARGE_SLICES = 4  # from so many slices on, a project is large
 
 
 @dataclass(frozen=True)
@@ -91,23 +87,21 @@ def read_project(context: Context, on_progress: Callable[[int, int], None] = lam
     return Synced(info, config, seen, read, len(answered), len(deleted), frozenset(relabelled))
 
 
-def read_slice(context: Context, info: ProjectInfo, seen: int) -> list[int]:
-    """Store a few tasks from all over a large project, with their annotations; returns their ids, none of a small one.
+def read_slice(context: Context, image_key: str, page_size: int, places: int) -> list[int]:
+    """Store a few tasks from all over a project, with their annotations; returns their ids. See `spread_tasks`.
 
-    A first order of them can be served while the whole project is read. info: the project, as it has just been read.
-    seen: the inbox's last event before that. Raises as `read_project`.
+    Raises LabelStudioError.
     """
-    context.update(title=info.title, label_config=info.label_config)
-    config = label_config.read(info.label_config, context.settings)
-    if info.task_count < LARGE_SLICES * SLICE_PAGE * SLICE_PLACES:
-        return []
-    found = context.client.spread_tasks(context.project, config.image_key, SLICE_PAGE, SLICE_PLACES)
-    with context.database.begin() as conn:
-        tasks.upsert_tasks(conn, context.project, found, seen, authoritative=True)
+    project, database = context.project, context.database
+    with database.read() as conn:
+        seen = inbox.received_through(conn, project)
+    found = context.client.spread_tasks(project, image_key, page_size, places)
+    with database.begin() as conn:
+        tasks.upsert_tasks(conn, project, found, seen, authoritative=True)
     answered = [task.id for task in found if task.has_annotations]
     if answered:
         read_annotations(context, answered)
-    log.info("project %d: %d of %d tasks read for a first order", context.project, len(found), info.task_count)
+    log.info("project %d: %d tasks read for a first order", project, len(found))
     return [task.id for task in found]
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 
-from neat_backend.labelstudio.client import ProjectInfo
-from neat_backend.records import MLBackend, Project
-from neat_backend.store import inbox, projects
+from neat_backend.store import projects
 from neat_backend.worker.steps import reading
 from neat_backend.worker.steps.comparing import Comparing
 from neat_backend.worker.steps.connection_watch import Connecting
 from neat_backend.worker.steps.context import Context
 from neat_backend.worker.steps.followed import Followed
+from neat_backend.worker.steps.image_fetching import PoolImages
 from neat_backend.worker.steps.intake import Intake
 from neat_backend.worker.steps.label_schema import Schema
 from neat_backend.worker.steps.shown_state import ShownState
+from neat_backend.worker.steps.slices import Slices
 from neat_backend.worker.steps.wanted import Wanted
 
 TASKS_PER_SECOND = 2000.0  # that Label Studio usually gives: the time left, until the first page has been timed
@@ -38,35 +39,26 @@ class Syncing:
     ) -> None:
         self._context, self._intake, self._schema, self._followed = context, intake, schema, followed
         self._connecting, self._comparing, self._wanted, self._state = connecting, comparing, wanted, state
-        self._held: tuple[Project, MLBackend, ProjectInfo] | None = None  # checked just now, for `read_project`
         self._missed = True  # changes made while no worker ran are not read yet
         self.compare_at = time.monotonic() + (context.settings.reconcile_seconds or math.inf)
 
-    def read_slice(self) -> bool:
-        """Read a few tasks of a large project that was never read; whether there are any."""
-        with self._context.database.read() as conn:
-            project = projects.known(conn, self._context.project)
-            seen = inbox.received_through(conn, self._context.project)
-        if project.synced_at is not None:
-            return False
-        self._state.at(projects.SYNCING)
-        self._held = self._connecting.hold(tabs=False)
-        info = self._held[2]
-        self._state.progress(0, info.task_count, info.task_count / TASKS_PER_SECOND)
-        return bool(reading.read_slice(self._context, info, seen))
+    def read_project(self, images: PoolImages, stopped: Callable[[], bool]) -> None:
+        """Read the whole project; at the first time, slices of a large one are read and encoded before and meanwhile.
 
-    def read_project(self) -> None:
-        """Read the whole project."""
+        stopped: whether to encode no more images.
+        """
         try:
-            self._read_project()
+            self._read_project(Slices(self._context, images, stopped))
         except BaseException:  # whatever failed, the request remains
             self._wanted.read = True
             raise
 
-    def _read_project(self) -> None:
+    def _read_project(self, slices: Slices) -> None:
         self._state.at(projects.SYNCING)
-        held, self._held = self._held, None
-        project, backend, _ = held or self._connecting.hold()
+        project, backend, info = self._connecting.hold(tabs=False)
+        if project.synced_at is None:
+            self._state.progress(0, info.task_count, info.task_count / TASKS_PER_SECOND)
+            slices.add_first(info)
         self._connecting.make_tabs()
         self._connecting.ensure_webhook(backend)
         if self._missed and project.compared_at is not None:
@@ -78,8 +70,11 @@ class Syncing:
 
         def progress(done: int, total: int) -> None:
             self._state.progress(done, total, (time.monotonic() - started) / max(done, 1) * (total - done))
+            add_slice()
 
-        self._intake.apply_reading(reading.read_project(self._context, progress), began)
+        with slices.adding() as add_slice:
+            found = reading.read_project(self._context, progress)
+        self._intake.apply_reading(found, began)
         self._comparing.read_at(began)
         now = datetime.now(timezone.utc)
         self._context.update(synced_at=now, compared_at=now)
