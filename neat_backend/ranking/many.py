@@ -91,7 +91,7 @@ def _multiply_tile(context: Any, rows: Any, i: Any, values: Any, j: Any, found: 
 
 @compiled()
 def products(coarse: Array, begin: int, end: int, values: Array, wide: Array, found: Array) -> None:
-    """found[r, c] = coarse[begin+r]·values[c], values: of `filled`; wide: int16 scratch."""
+    """found[r, c] = coarse[begin+r]·values[c] for rows begin..end. values: of `filled`; wide: scratch."""
     for r in range(end - begin):
         for j in range(coarse.shape[1]):
             wide[r, j] = coarse[begin + r, j]
