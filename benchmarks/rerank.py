@@ -14,7 +14,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.report import Json, quantile, report
-from benchmarks.samples import random_features
+from benchmarks.samples import features_of, random_features
 
 if TYPE_CHECKING:
     from neat_backend.ranking.engine import Engine
@@ -51,7 +51,7 @@ def rerank(
 
     Example: python -m benchmarks rerank --pool 50000 --labelled 5000 --dim 512
     """
-    given = None if features is None else _given(features)
+    given = None if features is None else features_of(features)
     if given is not None:
         pool, dim = len(given) - labelled, given.shape[1]
     if k > labelled:
@@ -136,16 +136,6 @@ def measured(
             "batch_over_slower_product": many / max(products["half"], products["single"]),
         }
     return figures
-
-
-def _given(path: Path) -> NDArray[np.float32]:
-    """The features of a file, on the grid. Raises BadParameter for anything else."""
-    from neat_backend.models.grid import to_grid
-
-    try:
-        return to_grid(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"--features {path}: {error}") from error
 
 
 def _learn(engine: Engine) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ CLUSTERS = 100
 N_CLASSES = 10  # of each set of real pictures
 PATTERN = 8  # pixels of what the made-up pictures of a class have in common
 TEST_SHARE = 0.2
+NOISE = 0.1  # length of what is added to a feature of length 1
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
 
@@ -39,6 +41,28 @@ def feature_chunks(rng: np.random.Generator, n: int, dim: int, rows: int = 50_00
     for start in range(0, n, rows):
         size = min(rows, n - start)
         yield to_grid(centres[rng.integers(CLUSTERS, size=size)] + rng.normal(size=(size, dim)).astype(np.float32))
+
+
+def features_of(path: Path) -> NDArray[np.float32]:
+    """The features of a file, [n, dim], on the grid. Raises BadParameter for anything else."""
+    from neat_backend.models.grid import to_grid
+
+    try:
+        return to_grid(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"--features {path}: {error}") from error
+
+
+def repeated(
+    rng: np.random.Generator, features: NDArray[np.float32], n: int, rows: int
+) -> Iterator[NDArray[np.float32]]:
+    """n features near those given, [at most `rows`, dim] at a time: drawn with replacement, noise of NOISE added."""
+    from neat_backend.models.grid import to_grid
+
+    for start in range(0, n, rows):
+        drawn = features[rng.integers(len(features), size=min(rows, n - start))]
+        noise = rng.standard_normal(drawn.shape, np.float32) * np.float32(NOISE / drawn.shape[1] ** 0.5)
+        yield to_grid(drawn + noise)
 
 
 def make_files(folder: Path, n: int, side: int, suffix: str, rng: np.random.Generator) -> list[Path]:

@@ -295,6 +295,12 @@ class TestCapacity:
         assert large["features_on_disk_gb"] > 600 * 16 * 4 / 1e9 > small["features_on_disk_gb"]
         assert (small["approximate"], large["approximate"]) == (False, True)
         assert min(large["load_seconds"], large["label_ms"], large["whole_ranking_seconds"]) > 0
+        assert small["recall"] == 1.0 >= large["recall"] > 0.5
+
+    def test_features_of_real_images_are_repeated(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "mine.npy", np.eye(24, dtype=np.float32))
+        found = figures("capacity", {"pools": "1200", "labels": 100, "features": tmp_path / "mine.npy"})
+        assert (found["dim"], found["rows"][0]["tasks"], found["rows"][0]["recall"]) == (24, 1200, 1.0)
 
 
 class TestPublish:
