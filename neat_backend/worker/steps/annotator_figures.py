@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from neat_backend.store import answers, people, projects
 from neat_backend.store.insights import INVALID, UNLABELLED
 from neat_backend.store.people import Person
 from neat_backend.worker.steps.context import Context
-from neat_backend.worker.steps.step import Step, until_first
+from neat_backend.worker.steps.step import Step
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,12 @@ class People(Step):
     def __init__(self, context: Context, engine: SharedEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self._context, self._engine, self._clock = context, engine, clock
         self._of = -1  # the engine's version at the last comparison
-        self._free_at = self._decided_at = -math.inf
+        self._free_at = -math.inf
         self._names: dict[int, str] = {}
         self._names_at = -math.inf
 
-    def step(self) -> bool:
-        began = self._decided_at = self._clock()
-        if began < self._free_at:
+    def _work(self) -> bool:
+        if self.decided_at < self._free_at:
             return False
         with self._engine() as engine:
             version, classes = engine.version, engine.classes
@@ -59,11 +58,14 @@ class People(Step):
         people.write(self._context.arrays, found)
         self._of = version
         now = self._clock()
-        self._free_at = now + max(SHORTEST_REST_SECONDS, RESTS * (now - began))
+        self._free_at = now + max(SHORTEST_REST_SECONDS, RESTS * (now - self.decided_at))
         return True
 
     def wait_seconds(self, done: bool) -> float:
-        return until_first(self._decided_at, self._clock(), self._free_at)
+        return self.first_moment_seconds()
+
+    def moments(self) -> Iterable[float]:
+        return (self._free_at,)
 
     def _compare(
         self, ids: NDArray[np.int64], nearest: NDArray[np.int16], classes: tuple[str, ...]

@@ -26,7 +26,7 @@ class Answering(Step):
     def __init__(self, context: Context, encoder: ReadingEncoder, tabs: Tabs) -> None:
         self._context, self._encoder, self._tabs = context, encoder, tabs
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         """Answer the oldest request; True if there was one."""
         with self._context.database.read() as conn:
             waiting = requests.waiting(conn, self._context.project)

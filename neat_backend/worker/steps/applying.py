@@ -50,7 +50,7 @@ class Applying(Step):
         self._intake, self._schema, self._followed, self._shown = intake, schema, followed, shown
         self._stopping = stopping
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         """Apply a batch of events; True if there was any."""
         self._intake.recover()
         with self._database.read() as conn:

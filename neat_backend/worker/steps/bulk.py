@@ -39,7 +39,7 @@ class Bulk(Step):
         self._stopping = stopping
         self._computed = False  # images have been encoded or classified, which frees much memory
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         if self._wanted.read:
             self.syncing.read_project(self._images, self._stopping.is_set)
         elif self._wanted.annotations:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import Mistake
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.context import Context
-from neat_backend.worker.steps.step import until_first
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Columns:
         self.project, self.client, self.arrays = context.project, context.client, context.arrays
         self._clock = clock
         self._written = _read(self.arrays)  # column → task → its value
-        self._free_at = self._decided_at = float("-inf")
+        self._free_at = float("-inf")
         self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
 
     def step(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> bool:
@@ -62,7 +61,7 @@ class Columns:
 
         Label Studio's failures are logged and tried again; no other work waits for them.
         """
-        began = self._decided_at = self._clock()
+        began = self._clock()
         if began < self._free_at:
             return False
         wanted = self._missing(head, mistakes)
@@ -84,9 +83,9 @@ class Columns:
         self._free_at = self._clock() + max(SHORTEST_REST_SECONDS, RESTS * (self._clock() - began))
         return True
 
-    def due_seconds(self) -> float:
-        """Time until the next call may be made."""
-        return until_first(self._decided_at, self._clock(), self._free_at)
+    def moments(self) -> Iterable[float]:
+        """When the next call may be made."""
+        return (self._free_at,)
 
     def _missing(self, head: Sequence[Ranked], mistakes: Sequence[Mistake] = ()) -> dict[tuple[str, Value], list[int]]:
         """Column and value → the tasks that should have it but don't."""

@@ -6,10 +6,10 @@ The order does not need them: a failure is logged and tried again later. labelst
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,6 @@ from neat_backend.worker.steps.followed import Followed
 from neat_backend.worker.steps.insight import Insights
 from neat_backend.worker.steps.label_schema import Schema
 from neat_backend.worker.steps.serving import Serving
-from neat_backend.worker.steps.step import until_first
 from neat_backend.worker.steps.suspicions import Suspicions
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class Tabs:
         self._ids = _read_ids(self.arrays)  # title → the tab's id
         self._shown: tuple[str, tuple[int, ...]] = ("", ())  # sampling and tasks to check of the last update
         self._waits = False  # a change has to wait
-        self._look_at = self._change_at = self._again_at = self._decided_at = float("-inf")
+        self._look_at = self._change_at = self._again_at = float("-inf")
         self._backoff = Backoff(LOOK_SECONDS, LONGEST_BACKOFF_SECONDS)
 
     def step(self, sampling: str, to_check: Sequence[int]) -> bool:
@@ -60,7 +59,7 @@ class Tabs:
         disagrees with their neighbours', the strongest disagreement first.
         """
         wanted = (sampling, tuple(sorted(to_check[:MOST_CHECKED])))
-        now = self._decided_at = self._clock()
+        now = self._clock()
         self._waits = wanted != self._shown
         news = wanted != self._shown and (wanted[0] != self._shown[0] or now >= self._change_at)
         if now < self._again_at or (not news and now < self._look_at):
@@ -78,10 +77,9 @@ class Tabs:
             self._change_at = self._clock() + max(SHORTEST_REST_SECONDS, 20 * (self._clock() - began))
         return True
 
-    def due_seconds(self) -> float:
-        """Time until the next check, or until a change that has to wait may be made."""
-        moments = (self._again_at, self._look_at, self._change_at if self._waits else -math.inf)
-        return until_first(self._decided_at, self._clock(), *moments)
+    def moments(self) -> Iterable[float]:
+        """When the next check is due, and when a change that has to wait may be made."""
+        return (self._again_at, self._look_at, *((self._change_at,) if self._waits else ()))
 
     def make(self, sampling: str, to_check: Sequence[int]) -> None:
         """Create, find or repair both tabs. Raises LabelStudioError."""
@@ -131,10 +129,10 @@ class DataManager:
         """Do one piece of due work; True if there was any."""
         return self._keep_tabs() | self._write_columns()
 
-    def due_seconds(self) -> float:
-        """Time until the next piece of work, if nothing changes before."""
+    def moments(self) -> Iterable[float]:
+        """When there may be work, if nothing changes before."""
         parts = (self.tabs, self._suspicions) if self._context.settings.configure_project else ()
-        return min((part.due_seconds() for part in (*parts, self._columns)), default=math.inf)
+        return chain.from_iterable(part.moments() for part in (*parts, self._columns))
 
     def _keep_tabs(self) -> bool:
         """Recreate missing tabs, sort the first by the sampling, list the labels to check."""

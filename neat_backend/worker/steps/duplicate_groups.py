@@ -57,7 +57,7 @@ class Duplicates(Step):
         if found.skipped != self._skipped:
             self._write(groups)
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         """Search some more tasks; True when all are done and the engine has the groups."""
         if not self._has_work():
             return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from neat_backend.store.arrays import ProjectArrays
 from neat_backend.store.insights import BINS, INVALID, UNLABELLED, Insight, Map, Mistake, States
 from neat_backend.worker.steps import estimates, mistakes
 from neat_backend.worker.steps.layout import FEWEST, LANDMARKS, Layout, read_layout, write_layout
-from neat_backend.worker.steps.step import Step, until_first
+from neat_backend.worker.steps.step import Step
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,10 @@ class Insights(Step):
         self.written = 0  # how often an insight was written
         self._mistakes: tuple[Mistake, ...] | None = None  # of the last insight; None = not computed yet
         self._complete: tuple[object, ...] = ()  # the state for which nothing is left to do
-        self._decided_at = -math.inf  # when the last step began
         self._free_at = {"map": 0.0, "states": 0.0, "insight": 0.0}
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         """Do one piece of due work; True if anything was written."""
-        self._decided_at = self._clock()
         with self._engine() as engine:
             now = (engine.version, engine.pool_version, engine.training_version, self._settled())
         if now == self._complete:
@@ -84,8 +82,8 @@ class Insights(Step):
             self._complete = now
         return done
 
-    def wait_seconds(self, done: bool) -> float:
-        return 0.0 if done else until_first(self._decided_at, self._clock(), *self._free_at.values())
+    def moments(self) -> Iterable[float]:
+        return self._free_at.values()
 
     def mistakes(self) -> tuple[Mistake, ...]:
         """The likely mistakes found last, the likeliest first; at the start those of an earlier process."""
@@ -95,7 +93,7 @@ class Insights(Step):
         return self._mistakes
 
     def _due(self, name: str) -> bool:
-        return self._decided_at >= self._free_at[name]
+        return self.decided_at >= self._free_at[name]
 
     def _timed(self, name: str, work: Callable[[], bool]) -> bool:
         began = self._clock()

@@ -21,7 +21,7 @@ class Keeping(Step):
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         began = time.monotonic()
         try:
             return self._keeper.keep()

@@ -143,7 +143,7 @@ class Learning(Step):
         self._behind_since = now if self._behind_since is None else self._behind_since
         return now - self._behind_since < LONGEST_HOLD_SECONDS
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         """Fit the head to new labels, choose the classifier in force, write both; True if anything changed."""
         changed = self.catch_up()
         self._write()  # last: a full disk must not prevent the fit

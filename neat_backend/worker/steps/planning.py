@@ -69,7 +69,7 @@ class Planning(Step):
     def is_busy(self) -> bool:
         return self.is_behind()
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         """Compute a new plan if the state has changed; True if so."""
         self.rest_seconds = POLL_SECONDS
         if self._holds():

@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
@@ -23,7 +23,6 @@ from neat_backend.labelstudio.publisher import Imported, Prediction, Publisher, 
 from neat_backend.records import Ranked
 from neat_backend.store import inbox, prefills, projects, revisions
 from neat_backend.worker.steps.context import Context
-from neat_backend.worker.steps.step import until_first
 from neat_backend.worker.steps.suspicions import Suspicions
 
 log = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ class Publishing:
         self._refused: set[int] = set()  # tasks of that head that Label Studio refused
         self._served_sampling = ""
         self._found: tuple[int | None, str] = (None, "")  # version and sampling of the order last found served
-        self._published_at = self._looked_at = float("-inf")  # looked_at: by the background
+        self._published_at = float("-inf")
         self._took_seconds = 0.0  # the last publication
         self._event = -1
 
@@ -234,8 +233,7 @@ class Publishing:
             return False  # old revisions are known only after a switch: a crash may have hidden the last one
         with self._database.read() as conn:
             old = revisions.to_delete(conn, self.project)
-        self._looked_at = self._clock()
-        calm_seconds = self._looked_at - self._published_at
+        calm_seconds = self._clock() - self._published_at
         if old and (calm_seconds >= SETTLED_SECONDS or len(old) > SPARED_REVISIONS):
             self._check_ownership()
             gone: str | None = old[0]
@@ -249,10 +247,9 @@ class Publishing:
             return False  # where the sampling has changed, a new head is on its way
         return self._send_tail(tail)
 
-    def due_seconds(self) -> float:
-        """Time until the next piece of background work, if nothing is published before."""
-        at = (SETTLED_SECONDS, QUIET_SECONDS) if self._version else ()
-        return until_first(self._looked_at, self._clock(), *(self._published_at + seconds for seconds in at))
+    def moments(self) -> Iterable[float]:
+        """When there may be background work, if nothing is published before."""
+        return (self._published_at + seconds for seconds in (SETTLED_SECONDS, QUIET_SECONDS))
 
     def _send_tail(self, tail: Callable[[int], Sequence[Ranked]]) -> bool:
         """Write scores for the next tasks of the order without one in this version; True when there were any."""

@@ -93,7 +93,7 @@ class Rounds(Step):
             self.request()
         self.follow_classes()
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         """Store a finished training's result, start a training that is due; True if anything happened."""
         finished = self._finish()
         if finished:

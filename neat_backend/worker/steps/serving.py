@@ -45,7 +45,7 @@ class Serving(Step):
         self._shows = Head([], (), 0, 0, 0, -1)
         self._wait_seconds = 0.0  # until what is left may be done
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         """Publish and show the present order; True if nothing is left to do for it."""
         self._wait_seconds = 0.0
         with self._engine() as engine:

@@ -11,9 +11,8 @@ far end, still sorted, and no choice is pre-filled.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from neat_backend.errors import LabelStudioError
 from neat_backend.labelstudio.label_config import LabelConfig
@@ -21,7 +20,6 @@ from neat_backend.labelstudio.publisher import Prediction, Publisher
 from neat_backend.store.insights import Mistake
 from neat_backend.worker.steps.backoff import Backoff
 from neat_backend.worker.steps.context import Context
-from neat_backend.worker.steps.step import until_first
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +46,7 @@ class Suspicions:
         self._wanted: dict[int, Prediction] = {}  # by task, the likeliest mistake first
         self._on: tuple[str, Sent] = ("", {})  # the version that is switched on, and what it has; replaced as a whole
         self._of: tuple[Mistake, ...] = ()  # what the wanted ones were made of
-        self._free_at = self._look_at = self._decided_at = float("-inf")
+        self._free_at = self._look_at = float("-inf")
         self._backoff = Backoff(AGAIN_SECONDS, LONGEST_AGAIN_SECONDS)
 
     def predictions(self, besides: Collection[int]) -> list[Prediction]:
@@ -69,7 +67,7 @@ class Suspicions:
 
         mistakes: to check, the likeliest first. Label Studio's failures are logged and tried again.
         """
-        began = self._decided_at = self._clock()
+        began = self._clock()
         of = tuple(mistakes)
         if began < self._free_at or (of == self._of and (not of or began < self._look_at)):
             return False
@@ -86,10 +84,9 @@ class Suspicions:
         self._free_at = self._clock() + max(SHORTEST_REST_SECONDS, RESTS * (self._clock() - began))
         return True
 
-    def due_seconds(self) -> float:
-        """Time until the next look, or until a change that has to wait may be made."""
-        moments = (self._free_at, self._look_at if self._of else -math.inf)
-        return until_first(self._decided_at, self._clock(), *moments)
+    def moments(self) -> Iterable[float]:
+        """When the next look is due, and when a change that has to wait may be made."""
+        return (self._free_at, self._look_at) if self._of else (self._free_at,)
 
     def _send(self, publisher: Publisher, version: str, sent: Sent) -> None:
         if not version or _shows(sent, self._wanted):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.records import Ranked
 from neat_backend.store.measures import Measures
@@ -29,15 +32,17 @@ class Tidying(Step):
         self._engine, self._followed, self._publishing = engine, followed, publishing
         self._data_manager, self._measures = data_manager, measures
 
-    def step(self) -> bool:
+    def _work(self) -> bool:
         self._measures.save()
         # The Data Manager's steps handle their own failures; the one that may raise comes last.
         done = self._data_manager.step()
         return self._publishing.background_step(self._first, self._followed.sampling) or done
 
     def wait_seconds(self, done: bool) -> float:
-        parts = (self._measures, self._data_manager, self._publishing)
-        return min(part.due_seconds() for part in parts)
+        return min(self._measures.due_seconds(), self.first_moment_seconds())
+
+    def moments(self) -> Iterable[float]:
+        return chain(self._data_manager.moments(), self._publishing.moments())
 
     def _first(self, n: int) -> list[Ranked]:
         with self._engine() as engine:
