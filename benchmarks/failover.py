@@ -18,7 +18,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.publish import CLASSES, ENCODER, INVALID, THUMBNAIL_SIDE, make_project, store
+from benchmarks import processes
+from benchmarks.processes import ENCODER
+from benchmarks.publish import CLASSES, INVALID, THUMBNAIL_SIDE, make_project, store
 from benchmarks.report import Json, progress, report
 from neat_backend.settings import Settings
 from neat_backend.store import projects
@@ -112,11 +114,8 @@ def _measure(
     items = [{"data": {"image": f"/data/local-files/?d=bench/{number}.png"}} for number in range(size)]
     project, ids = make_project(annotator, "fail-over", items)
     variables = {
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": server.token,
         "DATABASE_URL": settings.database_url,
         "DATABASE_PASSWORD": settings.database_password.get_secret_value(),
-        "NEAT_ENCODER": ENCODER,
         "NEAT_IMAGE_SIZE": str(THUMBNAIL_SIDE),
         "NEAT_ARRAYS_URL": arrays_url,
         "NEAT_PUBLISH_INTERVAL": "0.2",
@@ -128,12 +127,12 @@ def _measure(
         nonlocal begun
         home = folder / (f"host-{begun % 2}" if arrays_url else "host-0")
         begun += 1
-        return _Worker(folder, base | variables | {"NEAT_DATA_DIR": str(home)})
+        return _Worker(folder, base | processes.settings(server, home, **variables))
 
     refs = [item["data"]["image"] for item in items]
     store(folder / "host-0", project, ids, refs, network.key, network.dim, rng)
     web_home = folder / ("web" if arrays_url else "host-0")
-    web = Backend(free_port(), folder / "web.log", variables | {"NEAT_DATA_DIR": str(web_home)}, command="web")
+    web = Backend(free_port(), folder / "web.log", processes.settings(server, web_home, **variables), command="web")
     workers = [start()]
     try:
         web.start()

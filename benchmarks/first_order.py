@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import statistics
 import tempfile
@@ -18,11 +17,11 @@ import numpy as np
 import typer
 
 from benchmarks import processes
-from benchmarks.publish import ENCODER, LABEL_CONFIG, FastImport, started
+from benchmarks.processes import ENCODER, Against, cpu_seconds_below
+from benchmarks.publish import LABEL_CONFIG, FastImport, started
 from benchmarks.report import Json, numbers, progress, report
 from benchmarks.samples import make_files
 
-HERE = Path(__file__).parents[1]
 FILES, SIDE = 64, 256  # different images, and their side in pixels; many tasks share one
 LOOK_SECONDS = 0.05
 HANGS_SECONDS = 1800.0
@@ -47,9 +46,7 @@ def first_order(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Until all is read and encoded, not only the first order.")
     ] = True,
-    against: Annotated[
-        Path | None, typer.Option(help="Another checkout of this repository, measured in turn in the same run.")
-    ] = None,
+    against: Against = None,
     fast_import: FastImport = False,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +60,7 @@ def first_order(
     Example: python -m benchmarks first-order --tasks 10000 --no-wait
     """
     sizes = numbers(tasks, "--tasks", least=600)
-    checkouts = {"this": HERE} | ({"the other": against.absolute()} if against else {})
+    checkouts = processes.checkouts(against)
     rows = []
     for size in sizes:
         found: dict[str, list[Times]] = {name: [] for name in checkouts}
@@ -94,25 +91,14 @@ def first_order(
 
 def _measure(server: Any, folder: Path, checkout: Path, size: int, wait: bool) -> Times:
     """One project, made, filled and connected to a backend that has just started; what took how long."""
-    from neat_backend.demo.backend import Backend
     from neat_backend.demo.label_studio import Annotator
-    from neat_backend.demo.ports import free_port
 
     annotator = Annotator(server.url, server.token, timeout_seconds=HANGS_SECONDS)
     project = annotator.create_project(f"{size} tasks", LABEL_CONFIG)
     annotator.add_local_files(project, server.document_root / "bench")
     (first,) = annotator.import_tasks(project, [{"data": {"image": image(0)}}])
     fill(server.folder / "label_studio.sqlite3", first, size)
-    settings = {
-        "PYTHONPATH": str(checkout),
-        "PYTHONSAFEPATH": "1",  # else the working directory comes first
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": server.token,
-        "NEAT_DATA_DIR": str(folder),
-        "NEAT_ENCODER": ENCODER,
-        "NEAT_LOG_FORMAT": "json",
-    }
-    backend = Backend(free_port(), folder / "backend.log", settings)
+    backend = processes.backend(server, folder, checkout, NEAT_LOG_FORMAT="json")
     try:
         backend.start()
         _wait_for_worker(backend.log_file)
@@ -123,7 +109,7 @@ def _measure(server: Any, folder: Path, checkout: Path, size: int, wait: bool) -
 
 
 def _follow(server: Any, annotator: Any, backend: Any, project: int, wait: bool) -> Times:
-    ours, theirs = cpu_seconds(backend.pid), cpu_seconds(server.pid)
+    ours, theirs = cpu_seconds_below(backend.pid), cpu_seconds_below(server.pid)
     connected_at, began = time.time(), time.perf_counter()
     annotator.connect_backend(project, backend.url)
     found = {"connect_answered_s": time.perf_counter() - began}
@@ -133,8 +119,8 @@ def _follow(server: Any, annotator: Any, backend: Any, project: int, wait: bool)
             found["progress_s"] = time.perf_counter() - began
         if "first_order_s" not in found and status["model_version"] != "neat":
             found["first_order_s"] = time.perf_counter() - began
-            found["our_processor_s"] = cpu_seconds(backend.pid) - ours
-            found["label_studio_processor_s"] = cpu_seconds(server.pid) - theirs
+            found["our_processor_s"] = cpu_seconds_below(backend.pid) - ours
+            found["label_studio_processor_s"] = cpu_seconds_below(server.pid) - theirs
         _give_up(began, status)
         time.sleep(LOOK_SECONDS)
     switched = annotator.call("GET", f"/api/projects/{project}/?include=id,model_version")["model_version"]
@@ -186,13 +172,6 @@ def _lines(log_file: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             found.append(json.loads(text))
     return [line for line in found if isinstance(line, dict)]
-
-
-def cpu_seconds(pid: int) -> float:
-    """Of a process and those below it, also of those that have ended and were waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    own = sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
-    return own + sum(cpu_seconds(child) for child in processes.children(pid))
 
 
 def image(number: int) -> str:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.first_order import cpu_seconds, fill, image
+from benchmarks.first_order import fill, image
+from benchmarks.processes import cpu_seconds_below
 from benchmarks.publish import LABEL_CONFIG, FastImport, started
 from benchmarks.report import Json, numbers, quantile, report
 
@@ -76,12 +77,12 @@ def _publish(server: Any, tasks: int, found: dict[int, Costs], repeat: int) -> N
             items = [
                 {"task": first + at, "score": at / size, "model_version": version, "result": []} for at in range(size)
             ]
-            before, began = cpu_seconds(server.pid), time.perf_counter()
+            before, began = cpu_seconds_below(server.pid), time.perf_counter()
             client.import_predictions(project, items)
             client.set_model_version(project, version)
-            seconds, switched = time.perf_counter() - began, cpu_seconds(server.pid)
+            seconds, switched = time.perf_counter() - began, cpu_seconds_below(server.pid)
             client.delete_model_version(project, version)
             if number >= 0:
                 found[size].seconds.append(seconds)
                 found[size].processor.append(switched - before)
-                found[size].deletion.append(cpu_seconds(server.pid) - switched)
+                found[size].deletion.append(cpu_seconds_below(server.pid) - switched)

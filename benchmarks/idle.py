@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -14,10 +13,10 @@ import numpy as np
 import typer
 
 from benchmarks import processes
-from benchmarks.publish import CLASSES, ENCODER, INVALID, LABELLED_BEFORE, THUMBNAIL_SIDE, make_project, store
+from benchmarks.processes import ENCODER, Against, cpu_seconds
+from benchmarks.publish import CLASSES, INVALID, LABELLED_BEFORE, THUMBNAIL_SIDE, make_project, store
 from benchmarks.report import Json, progress, quantile, report
 
-HERE = Path(__file__).parents[1]
 SETTLE_SECONDS = 190.0  # after the last project is served: comparisons read what has changed within two minutes again
 WORKER = "neat_backend.cli worker"
 
@@ -44,9 +43,7 @@ def idle(
     seconds: Annotated[float, typer.Option(min=1, help="Time at rest that is measured.")] = 60,
     labels: Annotated[int, typer.Option(min=1, help="Annotations that are timed, in turn.")] = 20,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between them.")] = 2.5,
-    against: Annotated[
-        Path | None, typer.Option(help="Another checkout of this repository, measured in the same run.")
-    ] = None,
+    against: Against = None,
     as_json: Json = False,
 ) -> None:
     """Processor time, threads and wake-ups of a worker while nothing happens, then seconds from a label to its order.
@@ -59,9 +56,7 @@ def idle(
     """
     from neat_backend.demo.label_studio import LabelStudioServer
 
-    checkouts = {"this": HERE} | ({"the other": against.absolute()} if against else {})
-    if against and not (against / "neat_backend").is_dir():
-        raise typer.BadParameter(f"--against {against}: there is no neat_backend in it")
+    checkouts = processes.checkouts(against)
     with (
         tempfile.TemporaryDirectory() as name,
         LabelStudioServer(Path(name) / "label-studio") as server,
@@ -84,9 +79,8 @@ def idle(
 
 
 def _start(stack: ExitStack, server: Any, folder: Path, checkout: Path, name: str, projects: int, tasks: int) -> Build:
-    from neat_backend.demo.backend import Backend, is_ranked
+    from neat_backend.demo.backend import is_ranked
     from neat_backend.demo.label_studio import Annotator, choices_result
-    from neat_backend.demo.ports import free_port
     from neat_backend.models.encoders import build_encoder
 
     network = build_encoder(ENCODER, device="cpu")
@@ -98,22 +92,13 @@ def _start(stack: ExitStack, server: Any, folder: Path, checkout: Path, name: st
         for number, picture in enumerate(pictures[:LABELLED_BEFORE])
     ]
     items += pictures[LABELLED_BEFORE:]
-    settings = {
-        "PYTHONPATH": str(checkout),
-        "PYTHONSAFEPATH": "1",  # else the working directory comes first
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": server.token,
-        "NEAT_DATA_DIR": str(folder),
-        "NEAT_ENCODER": ENCODER,
-        "NEAT_IMAGE_SIZE": str(THUMBNAIL_SIDE),
-        "NEAT_MAX_LIVE_PROJECTS": str(projects),
-    }
-    backend = Backend(free_port(), folder / "backend.log", settings)
+    size, most = str(THUMBNAIL_SIDE), str(projects)
+    backend = processes.backend(server, folder, checkout, NEAT_IMAGE_SIZE=size, NEAT_MAX_LIVE_PROJECTS=most)
     made = []
     for number in range(projects):
         project, ids = make_project(annotator, f"{name} {number}", items)
         refs = [picture["data"]["image"] for picture in pictures]
-        store(folder, project, ids, refs, network.key, network.dim, np.random.default_rng(number))
+        store(folder / "data", project, ids, refs, network.key, network.dim, np.random.default_rng(number))
         made.append(project)
     backend.start()
     stack.callback(backend.stop)
@@ -127,22 +112,17 @@ def _start(stack: ExitStack, server: Any, folder: Path, checkout: Path, name: st
 
 def rest(builds: list[Build], seconds: float) -> None:
     """Measure all workers during the same seconds."""
-    before = [(time.monotonic(), _cpu_seconds(build.pid), _of_thread(build.pid)) for build in builds]
+    before = [(time.monotonic(), cpu_seconds(build.pid), _of_thread(build.pid)) for build in builds]
     time.sleep(seconds)
     for build, (began, cpu, switches) in zip(builds, before, strict=True):
         took = time.monotonic() - began
         threads, active = processes.usage(build.pid).threads, _active_threads(build.pid)
         build.rest = {
-            "core_percent": 100 * (_cpu_seconds(build.pid) - cpu) / took,
+            "core_percent": 100 * (cpu_seconds(build.pid) - cpu) / took,
             "threads": threads,
             "active_threads": active,
             "wake_ups_per_second": sum(n - switches.get(name, 0) for name, n in _of_thread(build.pid).items()) / took,
         }
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _of_thread(pid: int) -> dict[str, int]:

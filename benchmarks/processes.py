@@ -1,4 +1,4 @@
-"""Memory, file handles and threads of processes, from /proc (Linux), and whether a series of them stays flat."""
+"""Backends to measure; memory, file handles, threads and processor time of processes, from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import typer
 
+if TYPE_CHECKING:
+    from neat_backend.demo.backend import Backend
+    from neat_backend.demo.label_studio import LabelStudioServer
+
+HERE = Path(__file__).parents[1]
+ENCODER = "efficientnet_lite0"
 MEGABYTE = 1e6
 WARM_UP_SHARE = 0.2  # of a run: caches fill, libraries are loaded at their first use
 FEWEST_SAMPLES, SHORTEST_SECONDS = 30, 240.0  # after the warm-up; with less, there is no verdict
 GROWTH_SHARE, GROWTH_MB = 0.05, 16.0  # of memory from the first third to the last that still counts as flat
 GROWTH_COUNT = 2.0  # of handles and threads: a request that is answered just then holds some
+
+
+Against = Annotated[
+    Path | None, typer.Option(help="Another checkout of this repository, measured in turn in the same run.")
+]
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,31 @@ class Trend:
     most: float
     per_hour: float  # Theil-Sen: the median of the slopes between all pairs, which a few peaks don't move
     flat: bool | None  # None: too few samples to say
+
+
+def checkouts(against: Path | None) -> dict[str, Path]:
+    """This checkout and the other one, if any. Raises BadParameter where that has no backend."""
+    if against and not (against / "neat_backend").is_dir():
+        raise typer.BadParameter(f"--against {against}: there is no neat_backend in it")
+    return {"this": HERE} | ({"the other": against.absolute()} if against else {})
+
+
+def settings(server: LabelStudioServer, data: Path, **more: str) -> dict[str, str]:
+    """Of a backend for this Label Studio, with its data in that folder."""
+    place = {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.token, "NEAT_DATA_DIR": str(data)}
+    return {**place, "NEAT_ENCODER": ENCODER, **more}
+
+
+def backend(server: LabelStudioServer, folder: Path, checkout: Path = HERE, **more: str) -> Backend:
+    """A backend of that checkout for this Label Studio, not started yet. more: settings.
+
+    In the folder are its log and, in `data`, its data.
+    """
+    from neat_backend.demo.backend import Backend
+    from neat_backend.demo.ports import free_port
+
+    code = {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}  # else the working directory comes first
+    return Backend(free_port(), folder / "backend.log", code | settings(server, folder / "data", **more))
 
 
 def usage(pid: int) -> Usage:
@@ -73,6 +111,16 @@ def children(pid: int) -> list[int]:
     return sorted(found)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of the process alone."""
+    return sum(_cpu_seconds(pid)[:2])
+
+
+def cpu_seconds_below(pid: int) -> float:
+    """Of the process and those below it, also of those that have ended and were waited for."""
+    return sum(_cpu_seconds(pid)) + sum(cpu_seconds_below(child) for child in children(pid))
+
+
 def trend(seconds: Sequence[float], values: Sequence[float], *, counts: bool = False) -> Trend:
     """The trend of a series. counts: of handles or threads, by their floor, since work in progress is no leak."""
     from scipy.stats import theilslopes
@@ -88,6 +136,12 @@ def trend(seconds: Sequence[float], values: Sequence[float], *, counts: bool = F
     enough = len(series) >= FEWEST_SAMPLES and times[-1] - times[0] >= SHORTEST_SECONDS
     flat = bool(last - first <= allowed) if enough else None
     return Trend(first, last, float(series.max()), slope, flat)
+
+
+def _cpu_seconds(pid: int) -> list[float]:
+    """Its own, as a user and in the kernel, then the same of its children that have ended and were waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return [int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[11:15]]
 
 
 def _kilobytes(path: Path) -> dict[str, int]:

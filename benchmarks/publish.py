@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks import processes
+from benchmarks.processes import ENCODER
 from benchmarks.report import Json, numbers, progress, quantile, report
 from benchmarks.samples import feature_chunks
 from neat_backend.errors import NeatError
 
-ENCODER = "efficientnet_lite0"
 THUMBNAIL_SIDE = 16  # pixels; no training takes place, so they are not used
 LABELLED_BEFORE = 20  # tasks imported with an annotation: with fewer than K labels no order means anything
 AT_ONCE = 2000  # tasks in one import
@@ -137,9 +138,8 @@ def _measure(
     server: Any, folder: Path, size: int, labels: int, pause: float, encoder_key: str, dim: int, batch_size: int
 ) -> Waits:
     """One project: made, connected, labelled, and then published to without the backend."""
-    from neat_backend.demo.backend import Backend, is_ranked, labelled
+    from neat_backend.demo.backend import is_ranked, labelled
     from neat_backend.demo.label_studio import Annotator, choices_result
-    from neat_backend.demo.ports import free_port
     from neat_backend.store import measures
 
     rng = np.random.default_rng(0)
@@ -155,17 +155,7 @@ def _measure(
     bare = _Bare(server, annotator, *make_project(annotator, f"{size} tasks without a backend", items), 2 * batch_size)
     refs = [picture["data"]["image"] for picture in pictures]
     store(folder / "data", project, ids, refs, encoder_key, dim, rng)
-    backend = Backend(
-        free_port(),
-        folder / "backend.log",
-        {
-            "LABEL_STUDIO_URL": server.url,
-            "LABEL_STUDIO_API_KEY": server.token,
-            "NEAT_DATA_DIR": str(folder / "data"),
-            "NEAT_ENCODER": ENCODER,
-            "NEAT_IMAGE_SIZE": str(THUMBNAIL_SIDE),
-        },
-    )
+    backend = processes.backend(server, folder, NEAT_IMAGE_SIZE=str(THUMBNAIL_SIDE))
     try:
         backend.start()
         annotator.connect_backend(project, backend.url)

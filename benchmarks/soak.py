@@ -25,11 +25,9 @@ from benchmarks.rebuild import differences, rebuilt
 from benchmarks.report import Json, progress, report
 from neat_backend.demo.backend import Backend, is_ranked
 from neat_backend.demo.label_studio import Annotator, LabelStudioServer
-from neat_backend.demo.ports import free_port
 from neat_backend.errors import NeatError
 
 SETTINGS = {
-    "NEAT_ENCODER": "efficientnet_lite0",
     "NEAT_K": "5",
     "NEAT_BATCH_SIZE": "20",
     "NEAT_EPOCHS": "2",
@@ -133,15 +131,9 @@ def soak(
         folder = Path(name)
         annotator = Annotator(server.url, server.token)
         person = Person(annotator, Pictures(server.document_root / "digits"), tasks, rng)
-        place = {
-            "LABEL_STUDIO_URL": server.url,
-            "LABEL_STUDIO_API_KEY": server.token,
-            "NEAT_DATA_DIR": str(folder / "data"),
-            "DATABASE_URL": database_url,
-        }
         reconcile_seconds = min(LONGEST_RECONCILE_SECONDS, minutes * 60 / COMPARISONS)
-        place["NEAT_RECONCILE_SECONDS"] = f"{reconcile_seconds:g}"
-        backend = Backend(free_port(), folder / "backend.log", {**SETTINGS, **place})
+        place = {"DATABASE_URL": database_url, "NEAT_RECONCILE_SECONDS": f"{reconcile_seconds:g}"}
+        backend = processes.backend(server, folder, processes.HERE, **SETTINGS, **place)
         sampler: Sampler | None = None
         try:
             backend.start()
