@@ -229,16 +229,7 @@ class TestFollowing:
     ) -> None:
         def begin() -> None:
             with served.database.begin() as conn:
-                begin_round(
-                    conn,
-                    trigger="requested",
-                    known=1,
-                    invalid=0,
-                    unlabelled=1,
-                    queried=1,
-                    queried_known=1,
-                    classes=["dog"],
-                )
+                begin_round(conn, trigger="requested", classes=["dog"])
 
         def fail() -> None:
             with served.database.begin() as conn:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from neat_backend.store import queries, rounds, schema, tasks
 from neat_backend.store.database import Database
-from tests.store.test_rounds import BEGUN
+from tests.serving import begin_round
 from tests.store.test_tasks import annotation, at, task
 
 
@@ -12,7 +12,7 @@ def begin_rounds(db: Database, *minutes: int) -> None:
     """Rounds 1, 2, … of project 1, begun at these minutes."""
     with db.begin() as conn:
         for minute in minutes:
-            begun = rounds.start(conn, 1, BEGUN)
+            begun = begin_round(conn, 1)
             rounds.fail(conn, 1, begun.number, "whatever came of it")
             here = (schema.rounds.c.project == 1) & (schema.rounds.c.number == begun.number)
             conn.execute(sa.update(schema.rounds).where(here).values(started_at=at(minute)))
