@@ -14,6 +14,7 @@
     ├── ImageError             one task's image can't be fetched or decoded; marks that task failed
     ├── EncoderError           the encoder can't be built: unknown name, weights missing
     ├── TrainingError          a training round failed; the last classifier stays in use
+    ├── ClassifierDamaged      the file of a round's classifier can't be used; the next training writes another
     ├── ComputeError           Ray is missing, does not answer, or failed at what it was to compute
     │   └── ShardsLost         a part of the engine is lost: it must be rebuilt
     ├── LeaseLost              another worker owns the project now: stop at once, write nothing more
@@ -98,6 +99,10 @@ class EncoderError(NeatError):
 
 class TrainingError(NeatError):
     """A training round failed, crashed or ran out of time."""
+
+
+class ClassifierDamaged(NeatError):
+    """The file of a round's classifier is damaged, or was not written by this package."""
 
 
 class ComputeError(NeatError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neat_backend.errors import EncoderError
+from neat_backend.errors import ClassifierDamaged, EncoderError, SettingsError
 from neat_backend.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Inference:
     def classify(self, path: Path | str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probabilities that a saved classifier gives, as `Classifier.predict_proba`.
 
-        Raises FileNotFoundError, and ValueError for a file or images that can't be used.
+        Raises FileNotFoundError, ClassifierDamaged, and SettingsError for images of another side.
         """
         from neat_backend.models.classifier import Classifier
 
@@ -88,8 +88,16 @@ class Inference:
         of = path, path.stat().st_mtime_ns
         with self._lock:
             if self._classifier is None or self._classifier[0] != of:
-                self._classifier = of, Classifier.load(path, self._device)
+                try:
+                    self._classifier = of, Classifier.load(path, self._device)
+                except ValueError as error:
+                    raise ClassifierDamaged(str(error)) from error
             classifier = self._classifier[1]
+        if images.shape[1] != classifier.side:
+            raise SettingsError(
+                f"NEAT_IMAGE_SIZE is {images.shape[1]}, but the last classifier was trained on images of"
+                f" {classifier.side} pixels: press “Start Training”, or set NEAT_IMAGE_SIZE={classifier.side} again"
+            )
         return classifier.predict_proba(images)
 
     def _built(self) -> Encoder:

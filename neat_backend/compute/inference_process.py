@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 import neat_backend
 from neat_backend.compute.inference import EncoderFacts, Inference
 from neat_backend.compute.remembered import Remembered
-from neat_backend.errors import ComputeError, EncoderError, SettingsError
+from neat_backend.errors import ClassifierDamaged, ComputeError, EncoderError, SettingsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +41,8 @@ REST_SECONDS = 300.0  # without a request, until the process is ended
 STOP_SECONDS = 5.0
 CHANNELS = 10  # requests at a time; more wait
 ARRAY = "array"  # key of an array in a message
-ERRORS = {error.__name__: error for error in (EncoderError, SettingsError, ValueError, FileNotFoundError)}
+_CARRIED = (ClassifierDamaged, EncoderError, SettingsError, ValueError, FileNotFoundError)
+ERRORS = {error.__name__: error for error in _CARRIED}
 
 
 class InferenceProcess:
@@ -277,7 +278,7 @@ def _serve(inference: Inference, file: BufferedRWPair) -> None:
             try:
                 answer = True, getattr(inference, method)(*args)
             except Exception as error:
-                if not isinstance(error, (EncoderError, ValueError)):
+                if type(error).__name__ not in ERRORS:
                     log.exception("%s failed", method)
                 answer = False, [type(error).__name__, str(error)]
             _send(file, answer)

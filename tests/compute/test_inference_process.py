@@ -19,7 +19,7 @@ from neat_backend.compute import embedding, inference_process
 from neat_backend.compute.embedding import Source, Target
 from neat_backend.compute.inference import EncoderFacts, Inference
 from neat_backend.compute.inference_process import InferenceProcess, RemoteEncoder
-from neat_backend.errors import ComputeError, EncoderError
+from neat_backend.errors import ClassifierDamaged, ComputeError, EncoderError, SettingsError
 from neat_backend.labelstudio.images import thumbnail
 from neat_backend.store.arrays import ProjectArrays
 from tests.waiting import HANGS, until
@@ -217,5 +217,7 @@ def test_probabilities_are_those_of_a_classifier_of_this_process(tmp_path: Path,
     np.testing.assert_array_equal(found, made.predict_proba(images))
     np.testing.assert_array_equal(found, Inference("", None, "cpu").classify(tmp_path / "a.safetensors", images))
     (tmp_path / "b.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="not a classifier saved here"):
+    with pytest.raises(ClassifierDamaged, match="not a classifier saved here"):
         process.classify(tmp_path / "b.safetensors", images)
+    with pytest.raises(SettingsError, match="trained on images of 16 pixels: press “Start Training”, or set"):
+        process.classify(tmp_path / "a.safetensors", images[:, :8, :8])

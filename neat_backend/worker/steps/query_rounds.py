@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neat_backend.compute.inference import Inference
-from neat_backend.errors import StoreError, TrainingError
+from neat_backend.errors import ClassifierDamaged, StoreError, TrainingError
 from neat_backend.ranking.shared_engine import SharedEngine
 from neat_backend.records import TRAIN, Round
 from neat_backend.store import inbox, kinds, rounds, tasks
@@ -58,7 +58,7 @@ class Rounds(Step):
         """ray_address: of the Ray cluster for trainings, with NEAT_COMPUTE=ray. tested: how often the linear classifier
         was right on the last labels before it learnt them, and the number of these labels. settled: whether no images
         wait to be embedded. on_trained: called after a training, which has read all images. classify: as
-        `Inference.classify`, which is the default; raises ValueError for a damaged classifier."""
+        `Inference.classify`, which is the default."""
         self.ended = 0
         self._engine, self._tested, self._settled, self._on_trained = engine, tested, settled, on_trained
         self.project, self.settings = context.project, context.settings
@@ -242,7 +242,10 @@ class Rounds(Step):
         return True
 
     def fill(self) -> bool:
-        """Classify tasks that were embedded after the last round; True if there were any."""
+        """Classify tasks that were embedded after the last round; True if there were any.
+
+        Raises SettingsError where NEAT_IMAGE_SIZE is another than at that round.
+        """
         with self._engine() as engine:
             missing, classes = engine.untrained(), engine.classes
         done = self._done
@@ -262,7 +265,7 @@ class Rounds(Step):
             for part in np.array_split(at, -(-len(at) // _FILL_AT_ONCE)) if len(at) else []:
                 try:
                     probabilities = self._classify(self._model(done), segment.values[part])
-                except ValueError as error:
+                except ClassifierDamaged as error:
                     log.warning("project %d: %s; training again", self.project, error)
                     with self._engine():
                         self.request()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from neat_backend.errors import SettingsError
 from neat_backend.store import projects
 from neat_backend.worker.live import LiveProject
 from tests.fake_label_studio import FakeLabelStudio, label_config
@@ -16,6 +17,7 @@ class FakeClassifier:
     """Knows only the first of the classes; counts the images."""
 
     calls = 0
+    side = 16  # as tests.living sets it
 
     @classmethod
     def load(cls, *_: object) -> FakeClassifier:
@@ -75,6 +77,21 @@ def test_a_damaged_classifier_is_made_again(
     live.rounds.step()
     take_in(live)
     assert untrained(live) == []
+
+
+def test_images_of_another_side_than_it_was_trained_on_are_an_error_that_names_the_remedy(
+    server: FakeLabelStudio,
+    backend: Backend,
+    live: LiveProject,
+    filled: type[FakeClassifier],
+    trainings: list[FakeTraining],
+) -> None:
+    filled.side = 32
+    backend.deliver(server.import_tasks(PROJECT, 1))
+    with pytest.raises(SettingsError, match="press “Start Training”"):
+        take_in(live)
+    live.rounds.step()
+    assert len(trainings) == 1, "that is for a person to decide"
 
 
 def test_a_classifier_that_knows_none_of_the_classes_is_not_asked_for_ever(
