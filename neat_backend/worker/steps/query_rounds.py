@@ -242,10 +242,7 @@ class Rounds(Step):
         return True
 
     def fill(self) -> bool:
-        """Classify tasks that were embedded after the last round; True if there were any.
-
-        Raises SettingsError where NEAT_IMAGE_SIZE is another than at that round.
-        """
+        """Classify tasks embedded after the last round; True if there were any. Raises SettingsError: another side."""
         with self._engine() as engine:
             missing, classes = engine.untrained(), engine.classes
         done = self._done

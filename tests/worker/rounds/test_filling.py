@@ -85,8 +85,9 @@ def test_images_of_another_side_than_it_was_trained_on_are_an_error_that_names_t
     live: LiveProject,
     filled: type[FakeClassifier],
     trainings: list[FakeTraining],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    filled.side = 32
+    monkeypatch.setattr(filled, "side", 32)
     backend.deliver(server.import_tasks(PROJECT, 1))
     with pytest.raises(SettingsError, match="press “Start Training”"):
         take_in(live)
