@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ def feature_chunks(rng: np.random.Generator, n: int, dim: int, rows: int = 50_00
 
 def features_of(path: Path) -> NDArray[np.float32]:
     """The features of a file, [n, dim], on the grid. Raises BadParameter for anything else."""
+    import typer  # missing where only `benchmarks.gpu` is run
+
     from neat_backend.models.grid import to_grid
 
     try:
