@@ -52,11 +52,10 @@ def capacity(
         raise typer.BadParameter("memory is read from /proc, which this system does not have")
     if features is not None:
         dim = features_of(features).shape[1]
-    rows = []
+    rows, given = [], features and str(features.absolute())
     for pool in numbers(pools, "--pools", least=200):
         progress.print(f"{pool:,} tasks …")
         with tempfile.TemporaryDirectory(dir=folder) as home:
-            given = features and str(features.absolute())
             call = f"hold({pool}, {dim}, {min(labels, pool // 5)}, {home!r}, {features_memory!r}, {given!r})"
             code = f"import json; from benchmarks.capacity import hold; print(json.dumps({call}))"
             done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True)

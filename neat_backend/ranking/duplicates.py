@@ -5,8 +5,8 @@ ties to the smaller id), or else leads a group of its own. So every task of a gr
 small differences joins a whole class, as connected components do. The result follows from the features alone.
 
 A search costs a product with each leader along 64 axes instead of all: with rests of the lengths r, s that the axes
-leave, x·y ≤ Px·Py + r·s (Cauchy-Schwarz), which is one inner product. Those within reach are
-compared exactly (the features lie on a grid, `ranking.neighbors`).
+leave, x·y ≤ Px·Py + r·s (Cauchy-Schwarz), which is one inner product. Those within reach are compared exactly (the
+features lie on a grid, `ranking.neighbors`).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from neat_backend.ranking import kernels
 from neat_backend.ranking.all_pairs import rounding
 from neat_backend.ranking.cells import GROWN, MOST_CELLS, SAMPLE_PER_CELL, Cells
-from neat_backend.ranking.gpus import index_on_gpus
+from neat_backend.ranking.gpus import GPU_PAIRS, index_on_gpus
 from neat_backend.ranking.kernels import NONE
 from neat_backend.ranking.planes import FeaturePlanes, Rows, grown
 
@@ -34,7 +34,6 @@ Features = NDArray[np.float32]
 _BLOCK_ROWS = 8192
 _BULK_LABELS = 64  # from here on, and from an eighth of the labels, a search of all rows beats adding columns
 _SEARCH_SLACK = 8  # neighbours requested from FAISS beyond K, to prove that the K are the right ones
-_GPU_PAIRS = 1_000_000  # fewer are searched before the labels have been copied to a GPU
 
 
 @dataclass(frozen=True)
@@ -273,7 +272,7 @@ class NeighborTable:
         if self._cells is not None and len(labels) > self._cells.listed:
             self._search_cells(left, self._cells)
             return rows
-        if self.planes.device != "cpu" and len(rows) * len(labels) > _GPU_PAIRS:
+        if self.planes.device != "cpu" and len(rows) * len(labels) >= GPU_PAIRS:
             left = self._search_on_gpus(left, labels)
         self.planes.search(left, labels, self)
         return rows

@@ -10,12 +10,13 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
+from neat_backend.ranking.all_pairs import rounding
+from neat_backend.ranking.gpus import GPU_PAIRS, index_on_gpus
 from neat_backend.ranking.kernels import NONE, grid_similarities, in_parallel
 from neat_backend.ranking.pool import Floats, Indices
 
 _SPARE = 8  # neighbours requested from FAISS beyond K, to prove that the K are the right ones
 _SEARCH_ROWS = 8192
-_GPU_PAIRS = 1_000_000  # fewer are found before the labelled samples have been copied
 
 
 def nearest(features: Floats, queries: Indices, among: Indices, k: int) -> tuple[Indices, Floats]:
@@ -33,9 +34,7 @@ def nearest(features: Floats, queries: Indices, among: Indices, k: int) -> tuple
     if not len(among):
         return indices, similarities
     index = _index(features[among], len(queries))
-    # FAISS sums in single precision: d·2^-24 off at most (Higham, Accuracy and Stability, 3.1), plus the rounding
-    # to float32 of the exact value and of the bars below.
-    error = np.float32(features.shape[1] * 2.0**-24 * 1.01 + 2.0**-23)
+    error = rounding(features.shape[1])  # FAISS sums in single precision
     requested = min(len(among), k + 1 + _SPARE)  # one more: a query may find itself
     for start in range(0, len(queries), _SEARCH_ROWS):
         part = slice(start, start + _SEARCH_ROWS)
@@ -55,11 +54,11 @@ def nearest(features: Floats, queries: Indices, among: Indices, k: int) -> tuple
 
 def _index(rows: Floats, n_queries: int) -> faiss.Index:
     """A flat index of rows, on the GPUs when faiss sees any and the search is worth it."""
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows)
-    if len(rows) * n_queries < _GPU_PAIRS or faiss.get_num_gpus() == 0:
-        return index
-    return faiss.index_cpu_to_all_gpus(index)
+    index = index_on_gpus(rows) if len(rows) * n_queries >= GPU_PAIRS else None
+    if index is None:
+        index = faiss.IndexFlatIP(rows.shape[1])
+        index.add(rows)
+    return index
 
 
 def _checked(features: Floats, queries: Indices, places: Indices, rough: Floats, k: int, error: np.float32) -> Floats:

@@ -242,7 +242,7 @@ class Rounds(Step):
         return True
 
     def fill(self) -> bool:
-        """Classify tasks embedded after the last round; True if there were any. Raises SettingsError: another side."""
+        """Classify tasks embedded after the last round; True if any. Raises SettingsError for another side."""
         with self._engine() as engine:
             missing, classes = engine.untrained(), engine.classes
         done = self._done

@@ -64,7 +64,7 @@ class Slices:
     def _try_to_add(self, places: int) -> None:
         try:
             self._add(places)
-        except Exception:  # the reading goes on, and these tasks are encoded after it
+        except Exception:  # also a bug, which nobody else would see; the reading goes on and brings these tasks
             log.warning("project %d: a slice can't be added", self._context.project, exc_info=True)
 
     def _add(self, places: int) -> None:
